@@ -1,0 +1,81 @@
+"""The arms: which objective, optimizer, learning rate, storage dtype and reward each one trains with."""
+
+import dataclasses
+
+from jaxpost import models, objectives, tasks, training
+from jaxpost.tasks import Task
+
+from experiments.config import nearest
+from experiments.errors import UserError
+
+RL_OBJECTIVES = ("grpo", "dr_grpo", "rloo", "reinforce")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One column of the experiment. `source` makes its batches; `scalars` are arguments of the compiled program."""
+
+    name: str
+    source: training.Rollouts | training.Demonstrations
+    spec: training.StepSpec
+    scalars: training.Scalars
+
+
+def _optimizer(name: str) -> tuple:
+    return (("name", name), ("b2", 0.98)) if name == "adamw" else (("name", name),)
+
+
+def build(config, model: models.TransformerConfig, task: Task) -> list[Arm]:
+    """The arms named in `config.arms`, in that order.
+
+    Raises:
+      UserError: an unknown arm or objective.
+    """
+    train = config.train
+    rates = train.learning_rates
+    known = {}
+    for i, rate in enumerate(rates):
+        known[f"rlvr-lr{i}"] = ("rl", "adamw", rate, "float32", False)
+        known[f"sft-lr{i}"] = ("sft", "adamw", rate, "float32", False)
+    middle = rates[len(rates) // 2]
+    known |= {"raft": ("raft", "adamw", middle, "float32", False), "permuted": ("rl", "adamw", middle, "float32", True),
+              "rlvr-sgd": ("rl", "sgd", train.sgd_learning_rate, "float32", False),
+              "sft-sgd": ("sft", "sgd", train.sgd_learning_rate, "float32", False),
+              "rlvr-bf16": ("rl", "adamw", middle, "bfloat16", False),
+              "sft-bf16": ("sft", "adamw", middle, "bfloat16", False)}
+    arms = []
+    for name in config.arms:
+        if name not in known:
+            raise UserError(f"arm {name!r} is not known{nearest(name, known)}")
+        arms.append(_arm(name, *known[name], train, model, task))
+    return arms
+
+
+def _arm(name, kind, optimizer, rate, storage, permute, train, model, task) -> Arm:
+    rows = train.prompts * train.group
+    if rows % train.microbatches:
+        raise UserError(f"train.microbatches={train.microbatches} does not divide the {rows} rows of a step")
+    if train.objective not in RL_OBJECTIVES:
+        raise UserError(f"train.objective {train.objective!r} is not an RL objective of this experiment"
+                        f"{nearest(train.objective, RL_OBJECTIVES)}")
+    overrides = {"aggregation_length": task.completion_len} if train.objective == "dr_grpo" and kind == "rl" else {}
+    objective = {"rl": train.objective, "raft": "raft", "sft": "cross_entropy"}[kind]
+    spec = training.StepSpec(model, objectives.get(objective, **overrides), _optimizer(optimizer),
+                             group=1 if kind == "sft" else train.group, microbatches=train.microbatches,
+                             storage_dtype=storage)
+    source = (training.Demonstrations(((task, rows),)) if kind == "sft"
+              else training.Rollouts(task, train.prompts, spec))
+    return Arm(name, source, spec, training.Scalars(rate, 0.0, permute))
+
+
+def make_task(section) -> Task:
+    """The task of a config section {name, options...}.
+
+    Raises:
+      UserError: unknown family or option, or a value out of range.
+    """
+    options = {k: v for k, v in section.items() if k != "name"}
+    try:
+        return tasks.get(section.name, **options)
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,149 @@
+"""Comparisons at equal footing: at the same update norm, at the same rescaled norm, at the same new-task success.
+
+Works on rows of role "seed" and gives rows of role "seed" back, with `params` saying `at=...;among=...`; seeds are
+summarised later like any others. Outside an arm's range a value is absent, never extrapolated.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from jaxpost import stats
+from jaxpost.records import parse_params, select
+
+_KEY = ("metric", "side", "k", "params", "split", "dtype", "granularity")
+_NUMBERS = ("value", "null_value", "null_lo", "null_hi", "noise_floor")
+
+
+class Trajectories:
+    """Seed rows of global and policy granularity, by (arm, seed, base), as step-ordered series."""
+
+    def __init__(self, table: pa.Table):
+        self.runs = defaultdict(lambda: defaultdict(list))
+        for granularity in ("global", "policy"):
+            for row in select(table, role="seed", granularity=granularity).to_pylist():
+                if "at=" not in (row["params"] or ""):
+                    run = (row["arm"], row["seed"], row["conditional_on"])
+                    self.runs[run][tuple(row[k] for k in _KEY)].append(row)
+        for series in self.runs.values():
+            for rows in series.values():
+                rows.sort(key=lambda row: row["step"])
+
+    def of(self, arms: Sequence[str], base: str) -> dict:
+        """{(arm, seed): series} of some arms on one base."""
+        return {(a, s): series for (a, s, b), series in self.runs.items() if b == base and a in arms}
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms that were trained."""
+        return sorted({arm for arm, _, _ in self.runs if arm != "base"})
+
+
+def path(series: Mapping, **wanted) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values) of the one series with these key fields; NaN where a value is absent.
+
+    Raises:
+      KeyError: none or several such series.
+    """
+    found = [rows for key, rows in series.items() if all(dict(zip(_KEY, key))[n] == v for n, v in wanted.items())]
+    if len(found) != 1:
+        raise KeyError(f"{len(found)} series match {wanted}")
+    return (np.asarray([r["step"] for r in found[0]], float),
+            np.asarray([np.nan if r["value"] is None else r["value"] for r in found[0]], float))
+
+
+def update_norm(series: Mapping) -> np.ndarray:
+    """||dW||_F of all 2-D weights along the run, from the masters."""
+    return path(series, metric="weight.update_norm", granularity="global", dtype="fp32")[1]
+
+
+def tag(params: str | None, **more: str) -> str:
+    """`params` with further key=value pairs, sorted."""
+    return ";".join(f"{k}={v}" for k, v in sorted({**parse_params(params), **more}.items()))
+
+
+def _columns(rows: list[dict]) -> dict[str, list]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _row(first: Mapping, at: Mapping[str, str], numbers: Mapping[str, float]) -> dict:
+    finite = np.isfinite(numbers["value"])
+    kept = {k: first[k] for k in (*_KEY, "arm", "seed", "conditional_on", "null_kind", "unit")}
+    found = {k: float(v) if np.isfinite(v) else None for k, v in numbers.items()}
+    if not finite:
+        found = dict.fromkeys(found)
+    return {**kept, **found, "params": tag(first["params"], **at), "role": "seed", "n_units": 1,
+            "status": "ok" if finite else "absent",
+            "status_reason": None if finite else "outside the range of this run: not extrapolated"}
+
+
+def at_matched_norm(table: pa.Table, arms: Sequence[str], base: str, among: str) -> tuple[dict, float]:
+    """Every global weight statistic and KL where each run first had the target update norm, log-linear between steps.
+
+    Returns:
+      (columns, target): the target is the smallest final norm over the runs of `arms`.
+    """
+    runs = Trajectories(table).of(arms, base)
+    norms = {run: update_norm(series) for run, series in runs.items()}
+    target = min(float(x[-1]) for x in norms.values())
+    rows = []
+    for run, series in runs.items():
+        for key, points in series.items():
+            if key[0] == "policy.loss_tokens" or len(points) < len(norms[run]):
+                continue  # measured at the last step only: nothing to interpolate
+            numbers = {n: stats.log_interp([target], norms[run], [np.nan if p[n] is None else p[n] for p in points])[0]
+                       for n in _NUMBERS}
+            rows.append(_row(points[-1], {"at": "matched_norm", "among": among}, numbers))
+    return _columns(rows), target
+
+
+def at_matched_success(table: pa.Table, arms: Sequence[str], base: str, among: str) -> tuple[dict, float]:
+    """Second-task success where each run first had the target new-task success, linear between measured steps.
+
+    Returns:
+      (columns, target): the target is the smallest final new-task success over the runs of `arms`.
+    """
+    collected = Trajectories(table)
+    runs = collected.of(arms, base)
+    start = next(iter(collected.of(["base"], base).values()))
+
+    def success(series, split):
+        first = path(start, metric="policy.success", split=split)[1]
+        return np.concatenate([first, path(series, metric="policy.success", split=split)[1]])
+
+    target = min(float(success(series, "id")[-1]) for series in runs.values())
+    rows = []
+    for series in runs.values():
+        new, old = success(series, "id"), success(series, "second")
+        value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear in success: the logarithm undoes the exp
+        key = next(k for k in series if k[0] == "policy.success" and dict(zip(_KEY, k))["split"] == "second")
+        last = series[key][-1]
+        rows.append(_row(last, {"at": "matched_success", "among": among},
+                         {"value": value, "null_value": last["null_value"]}))
+    return _columns(rows), target
+
+
+def at_rescaled_norm(rows_of: Callable[[dict], dict], base_params: Mapping, final_S: Mapping, norm_S: np.ndarray,
+                     target: float, among: str, combine: Callable) -> dict:
+    """Global rows of W0 + c dW with c = target / ||dW||_F: what size alone does to the final update's statistics.
+
+    Args:
+      rows_of: stacked parameters -> columns of the weight panel.
+      base_params, final_S: the base, and the final masters with a leading axis over seeds (float32).
+      norm_S: ||dW||_F of each seed.
+      combine: tree map over (base leaf, final leaf).
+    """
+    scale_S = np.asarray(target / norm_S, np.float32)
+
+    def shrink(w0, w1):
+        c = scale_S.reshape((-1,) + (1,) * w0.ndim)
+        return w0[None] + c * (w1 - w0[None])
+
+    columns = rows_of(combine(shrink, base_params, final_S))
+    keep = [i for i, (g, r) in enumerate(zip(columns["granularity"], columns["role"])) if g == "global" and r == "seed"]
+    kept = {name: [values[i] for i in keep] for name, values in columns.items()}
+    kept["params"] = [tag(p, at="rescaled_norm", among=among) for p in kept["params"]]
+    return kept

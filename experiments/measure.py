@@ -1,0 +1,97 @@
+"""Measuring the seeds of an arm at a step: one compiled program, rows out. Training never sees it (sidecar lane)."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpost import models, sharding, training
+from jaxpost.probes import policy, weights
+from jaxpost.records import row_ids
+
+from experiments.arms import Arm
+from experiments.base_model import Base
+
+
+def infos(config: models.TransformerConfig) -> list[weights.TensorInfo]:
+    """The inventory of 2-D weights."""
+    shapes = jax.eval_shape(lambda: models.matrices(models.init(config, jax.random.key(0)), config))
+    out = []
+    for name, shape in shapes.items():
+        parts = name.split("/")
+        out.append(weights.TensorInfo(name, parts[-1], int(parts[1]) if len(parts) == 3 else None, shape.shape))
+    return out
+
+
+def concatenate(*columns: dict) -> dict:
+    """Columns of several row sets in one; what one lacks is null there."""
+    names = dict.fromkeys(name for c in columns for name in c)
+    sizes = [len(next(iter(c.values()))) for c in columns]
+    return {name: [x for c, n in zip(columns, sizes) for x in (list(c[name]) if name in c else [None] * n)]
+            for name in names}
+
+
+class Measurement:
+    """Weight and policy statistics against one base.
+
+    Args:
+      panel: the full weight panel; grid steps before the last read its primary part.
+      suite: evaluation problems.
+      last: the step that gets the full panel.
+    """
+
+    def __init__(self, base: Base, model: models.TransformerConfig, panel: weights.Panel, suite: training.Suite,
+                 last: int, mesh=None):
+        self.base, self.model, self.panel, self.suite, self.last, self.mesh = base, model, panel, suite, last, mesh
+        self.infos = infos(model)
+        self.base_weights = models.matrices(base.params, model)
+        self.references = weights.prepare(panel, self.base_weights, training.stream(0, "nulls", 0))
+        self.guesses = {label: task.guess(split) for label, task, split in suite.splits}
+        self.base_values = {name: float(x) for name, x in jax.jit(
+            lambda params: suite.measure(params, params, training.stream(0, "evaluate", 0)))(base.params).items()}
+
+    def base_rows(self) -> dict:
+        """What the base itself does, as arm "base" at step 0, one replicate."""
+        values = {name: [value] for name, value in self.base_values.items()}
+        return self._policy_rows(values, "base", 0, [0])
+
+    def __call__(self, arm: Arm, step: int, seeds: Sequence[int], params_S: dict, history: dict) -> dict:
+        """Columns of every statistic of every seed."""
+        panel = self.panel if step == self.last else self.panel.primary()
+        with sharding.on_mesh(self.mesh):
+            seen = _policy_program(self.suite, self.mesh)(params_S, jnp.asarray(seeds, jnp.uint32), self.base.params)
+        values = {name: np.asarray(x) for name, x in seen.items()}
+        values["loss_tokens"] = history["loss_tokens"].mean(axis=1)
+        return concatenate(self.weight_rows(panel, arm.name, step, seeds, params_S),
+                           self._policy_rows(values, arm.name, step, seeds))
+
+    def weight_rows(self, panel: weights.Panel, arm: str, step: int, seeds: Sequence[int], params_S: dict) -> dict:
+        """Columns of the weight panel alone."""
+        with sharding.on_mesh(self.mesh):
+            values = _weight_program(panel, self.model, self.mesh)(params_S, self.references)
+        return weights.finalize(panel, self.infos, self.references, jax.device_get(values), arm=arm, step=step,
+                                seeds=seeds, conditional_on=self.base.digest, row_ids=row_ids)
+
+    def _policy_rows(self, values, arm, step, seeds) -> dict:
+        return policy.finalize(values, arm=arm, step=step, seeds=seeds, conditional_on=self.base.digest,
+                               guesses=self.guesses, base=self.base_values)
+
+
+def float32_matrices(params: dict, model: models.TransformerConfig) -> dict[str, jax.Array]:
+    """Every 2-D weight by name, upcast to float32 (exact for bf16 masters)."""
+    return jax.tree.map(lambda w: w.astype(jnp.float32), models.matrices(params, model))
+
+
+@functools.cache
+def _weight_program(panel, model, mesh):
+    return jax.jit(sharding.map_members(
+        lambda params, references: weights.measure(panel, references, float32_matrices(params, model)), mesh))
+
+
+@functools.cache
+def _policy_program(suite, mesh):
+    mapped = sharding.map_members(
+        lambda member, base: suite.measure(member[0], base, training.stream(member[1], "evaluate", 0)), mesh)
+    return jax.jit(lambda params_S, seeds_S, base: mapped((params_S, seeds_S), base))

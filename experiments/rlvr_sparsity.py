@@ -1,0 +1,173 @@
+"""RLVR against SFT in weight space: pretrain a base, train every arm over seeds, measure, match, judge, publish."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxpost import models, probes, records, sharding, tasks, training
+from jaxpost.probes import weights
+
+from experiments import arms as arm_table
+from experiments import claims as claim_rules
+from experiments import ensemble, exhibits, matched
+from experiments.base_model import Pretraining
+from experiments.config import EXCLUDED
+from experiments.errors import UserError
+from experiments.measure import Measurement, concatenate, float32_matrices
+from experiments.session import Session
+
+TITLE = "RLVR against SFT in weight space"
+QUESTION = ("Do RL with verifiable rewards and supervised fine-tuning move weights differently, once dtype, learning rate, "
+            "update norm and a blind null are accounted for?")
+
+
+class Setup:
+    """Everything a config determines before any compute; building it finds what a user got wrong.
+
+    Raises:
+      UserError: a value that cannot run; the message names the fix.
+    """
+
+    def __init__(self, config: ConfigDict, claims: Sequence[dict]):
+        self.config = config
+        self.task, self.second = arm_table.make_task(config.task), arm_table.make_task(config.second)
+        try:
+            self.model = models.TransformerConfig(vocab=tasks.vocab.SIZE, **config.model.to_dict())
+            self.mesh = sharding.make_mesh(config.mesh.to_dict()) if config.mesh.ensemble > 1 else None
+            self.panel = weights.Panel(ks=config.measure.ks, alphas=config.measure.alphas)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        self.arms = arm_table.build(config, self.model, self.task)
+        self.claims = claim_rules.judgeable(claims, config.arms)
+        claim_rules.check(self.claims)
+        if config.seeds.count < 1 or config.seeds.bases < 1:
+            raise UserError(f"seeds.count={config.seeds.count}, seeds.bases={config.seeds.bases}: both must be at least 1")
+        if config.seeds.count % config.mesh.ensemble:
+            raise UserError(f"seeds.count={config.seeds.count} is not divisible by mesh.ensemble={config.mesh.ensemble}")
+        self.grid = grid(config.train.steps, config.measure.grid_points)
+        self.suite = training.Suite(
+            self.model, (*((split, self.task, split) for split in self._splits()), ("second", self.second, "id")),
+            config.measure.problems, "id")
+
+    def _splits(self) -> list[str]:
+        return ["id"] + [s for s in self.task.splits if s.startswith("ood/")]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The test seeds."""
+        return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
+
+
+def grid(steps: int, points: int) -> tuple[int, ...]:
+    """About `points` log-spaced steps from 1 to the last.
+
+    Raises:
+      UserError: fewer than two points or no step.
+    """
+    if steps < 1 or points < 2:
+        raise UserError(f"train.steps={steps}, measure.grid_points={points}: at least 1 step and 2 points are needed")
+    return tuple(sorted({int(round(s)) for s in np.geomspace(1, steps, points)}))
+
+
+def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str) -> None:
+    """Run, resume, or report that it is finished.
+
+    Raises:
+      UserError, BundleError, CheckpointError: one clear line; nothing that was written is lost.
+    """
+    setup = Setup(config, claims)
+    devices = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "count": jax.device_count(),
+               "processes": jax.process_count()}
+    bundle = records.Bundle.open(workdir, config.to_dict(), records.config_hash(config.to_dict(), EXCLUDED),
+                                 setup.claims, config_exclude=EXCLUDED, title=TITLE, question=QUESTION, devices=devices)
+    report = workdir / "report.html"
+    if bundle.state == "finished":
+        print(f"{workdir} is finished (bundle {bundle.manifest['bundle_id'][:12]}) and is not overwritten: report {report}")
+        return
+    with bundle, Session(config.wandb, config.to_dict(), name) as session:
+        session.say(f"{bundle.state} run in {workdir}")
+        inventory = [_one_base(setup, b, bundle, session) for b in range(config.seeds.bases)]
+        session.phase("report", 1)
+        began = time.monotonic()
+        results = claim_rules.judge(setup.claims, bundle.read_rows(), setup.grid[-1])
+        bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, tensors=concatenate(*inventory),
+                                   papers=exhibits.PAPERS, extra={"n_seeds": config.seeds.count},
+                                   hierarchical=config.seeds.bases > 1)
+        session.say(f"report written in {time.monotonic() - began:.0f} s")
+        exhibits.print_claims(session.console, results)
+        session.say(f"bundle {bundle_id[:12]}: {report}")
+
+
+def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session) -> dict:
+    """Everything conditional on one base; returns its tensor inventory."""
+    config = setup.config
+    directory = bundle.path / f"base-{index}"
+    began = time.monotonic()
+    base = Pretraining(config.pretrain, setup.model, setup.task, setup.second, config.seeds.base + index).run(
+        directory, session, config.checkpoint.every_seconds)
+    session.say(f"base {base.digest}: step {base.step}, new task {base.success:.3f}, second task {base.second:.3f}")
+    bundle.cost("pretrain", arm=f"base-{index}", wall_s=time.monotonic() - began)
+    measure = Measurement(base, setup.model, setup.panel, setup.suite, setup.grid[-1], setup.mesh)
+    prefix = f"base{index}-" if config.seeds.bases > 1 else ""
+    bundle.write_rows(f"{prefix}base", measure.base_rows())
+    plan = ensemble.Plan(base, prefix, setup.grid, config.train.steps_per_call, config.checkpoint.every_seconds, setup.mesh,
+                         measure)
+    finals = {}
+    for arm in setup.arms:
+        began = time.monotonic()
+        found = ensemble.blocks(directory / "arms", arm.name, config.seeds.first, config.seeds.count)
+        for block in found:
+            ensemble.train(arm, block, plan, bundle, session)
+        finals[arm.name] = ensemble.final_params(arm, found, plan)
+        session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
+    _compare(setup, plan, measure, finals, bundle, session)
+    return exhibits.inventory(measure.infos, base, {n: float32_matrices_S(p, setup.model) for n, p in finals.items()},
+                              setup.seeds)
+
+
+def float32_matrices_S(params_S: dict, model) -> dict:
+    """Matrices of stacked parameters, [S, m, n] each."""
+    return jax.vmap(lambda params: float32_matrices(params, model))(params_S)
+
+
+def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: dict, bundle, session) -> None:
+    """What needs several seeds or several arms: Jaccard, matched norm, matched success, rescaled updates, arrays."""
+    session.phase("comparing", 3)
+    base, last = plan.base, setup.grid[-1]
+    parts = []
+    for arm, params_S in finals.items():
+        found = weights.jaccard(measure.base_weights, float32_matrices_S(params_S, setup.model))
+        parts.append(weights.finalize_jaccard(measure.infos, found, arm=arm, step=last, conditional_on=base.digest,
+                                              row_ids=records.row_ids))
+    bundle.write_rows(f"{plan.prefix}jaccard", concatenate(*parts))
+    session.advance(1)
+    derived = (f"{plan.prefix}matched",)
+    table = bundle.read_rows(exclude=(*derived, "summary", "claims"))
+    sets = {"all": tuple(setup.config.arms)} | {claim_rules.among(c): c["arms"] for c in setup.claims if c["at"] != "final"}
+    parts = []
+    for among, members in sets.items():
+        columns, target = matched.at_matched_norm(table, members, base.digest, among)
+        parts += [columns, matched.at_matched_success(table, members, base.digest, among)[0]]
+        parts += _rescaled(setup, measure, finals, table, members, target, among)
+    bundle.write_rows(derived[0], concatenate(*parts))
+    session.advance(1)
+    for name, arrays in exhibits.arrays(measure, {n: float32_matrices_S(p, setup.model) for n, p in finals.items()}).items():
+        bundle.write_arrays(f"{plan.prefix}{name}", arrays)
+    session.advance(1)
+
+
+def _rescaled(setup: Setup, measure: Measurement, finals: dict, table, members, target: float, among: str) -> list[dict]:
+    runs = matched.Trajectories(table).of(members, measure.base.digest)
+    parts = []
+    for arm in setup.arms:
+        if arm.name not in members or arm.spec.storage_dtype != "float32":
+            continue  # W0 + c dW of bf16 masters leaves their grid
+        norm_S = np.asarray([matched.update_norm(runs[arm.name, seed])[-1] for seed in setup.seeds])
+        parts.append(matched.at_rescaled_norm(
+            lambda params_S, name=arm.name: measure.weight_rows(setup.panel.primary(), name, setup.grid[-1], setup.seeds, params_S),
+            measure.base.params, finals[arm.name], norm_S, target, among, jax.tree.map))
+    return parts

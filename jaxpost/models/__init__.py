@@ -1,0 +1,14 @@
+"""Policies: the declaration table, the decoder, its sampler."""
+
+from jaxpost.models.declare import (
+    MATRIX_KINDS,
+    Parameter,
+    TransformerConfig,
+    count_parameters,
+    parameter_table,
+)
+from jaxpost.models.sampler import Completions, sample, token_logits
+from jaxpost.models.transformer import Cache, Output, apply, empty_cache, init, matrices
+
+__all__ = ["MATRIX_KINDS", "Cache", "Completions", "Output", "Parameter", "TransformerConfig", "apply",
+           "count_parameters", "empty_cache", "init", "matrices", "parameter_table", "sample", "token_logits"]

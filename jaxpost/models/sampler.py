@@ -1,0 +1,77 @@
+"""KV-cached sampling inside jit: one prefill, then a fixed-length scan (ensembles) or an early-stopping loop (one model).
+
+Shapes: N rows, P prompt tokens, T completion tokens, V vocabulary. Randomness is keyed by (key, position), so a
+sampled token does not depend on the mesh, on how many rows are done, or on which of the two loops is used.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpost.models import transformer
+
+
+class Completions(NamedTuple):
+    """Sampled completions. `mask_NxT` is 1 up to and including the end token; later tokens are padding."""
+
+    tokens_NxT: jax.Array
+    logp_NxT: jax.Array  # of the behaviour distribution (temperature applied), 0 off-mask
+    mask_NxT: jax.Array  # float32
+
+
+def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, key: jax.Array, *, length: int,
+           temperature: float | jax.Array = 1.0, eos: int, pad: int = 0, early_stop: bool = False) -> Completions:
+    """Sample `length` tokens a row from softmax(logits / temperature).
+
+    Args:
+      config, params: the policy.
+      prompt_NxP: int32, left-padded with `pad`.
+      key: typed PRNG key; token t uses `fold_in(key, t)`.
+      length: T, static.
+      temperature: > 0; a traced scalar is fine. Greedy decoding is `temperature -> 0` (1e-4 is greedy in float32).
+      eos, pad: token ids. A row that emitted `eos` continues with `pad` at log-probability 0 and mask 0.
+      early_stop: leave the loop when every row is done (dynamic trip count; same tokens).
+
+    Returns:
+      Completions.
+    """
+    N, P = prompt_NxP.shape
+    valid = jnp.concatenate([prompt_NxP != pad, jnp.ones((N, length), bool)], axis=1)
+    out = transformer.apply(config, params, prompt_NxP, valid_BxS=valid,
+                            cache=transformer.empty_cache(config, N, P + length), first=P - 1)
+
+    def draw(t, logits_NxV, done_N):
+        logp_NxV = jax.nn.log_softmax(logits_NxV.astype(jnp.float32) / temperature, axis=-1)
+        gumbel = jax.random.gumbel(jax.random.fold_in(key, t), logp_NxV.shape)
+        token = jnp.argmax(logp_NxV + gumbel, axis=-1).astype(jnp.int32)
+        logp = jnp.take_along_axis(logp_NxV, token[:, None], axis=-1)[:, 0]
+        token, logp = jnp.where(done_N, pad, token), jnp.where(done_N, 0.0, logp)
+        return token, logp, (~done_N).astype(jnp.float32), done_N | (token == eos)
+
+    def advance(t, state):
+        logits_NxV, cache, done_N, made = state
+        token, logp, live, done_N = draw(t, logits_NxV, done_N)
+        made = Completions(*(jax.lax.dynamic_update_slice_in_dim(buffer, x[:, None], t, axis=1)
+                             for buffer, x in zip(made, (token, logp, live))))
+        out = transformer.apply(config, params, token[:, None], valid_BxS=valid, cache=cache)
+        return out.logits[:, 0], out.cache, done_N, made
+
+    zero = jnp.zeros((N, length), jnp.float32)
+    made = Completions(jnp.full((N, length), pad, jnp.int32), zero, zero)
+    state = (out.logits[:, 0], out.cache, jnp.zeros((N,), bool), made)
+    if early_stop:
+        _, state = jax.lax.while_loop(lambda s: (s[0] < length) & ~jnp.all(s[1][2]),
+                                      lambda s: (s[0] + 1, advance(s[0], s[1])), (jnp.int32(0), state))
+    else:
+        state = jax.lax.fori_loop(0, length, advance, state)
+    return state[3]
+
+
+def token_logits(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, completion_NxT: jax.Array,
+                 pad: int = 0) -> jax.Array:
+    """Teacher-forced float32 logits_NxTxV of the completion tokens given the prompt."""
+    tokens = jnp.concatenate([prompt_NxP, completion_NxT], axis=1)
+    P = prompt_NxP.shape[1]
+    valid = jnp.concatenate([prompt_NxP != pad, jnp.ones(completion_NxT.shape, bool)], axis=1)
+    return transformer.apply(config, params, tokens[:, :-1], valid_BxS=valid[:, :-1], first=P - 1).logits

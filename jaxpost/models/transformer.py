@@ -1,0 +1,180 @@
+"""A dense decoder in Flax NNX: `nnx.split` once at the boundary, then pure functions of a parameter pytree.
+
+Shapes: B rows, T query tokens, S key positions, P prompt, V vocabulary, D width, H/K query/key-value heads, E head
+dimension, L layers. Rows may be left-padded: rotary embedding depends on position differences only, so a row's
+absolute offset does not matter, and padded keys are masked by `valid_BxS`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxpost.models import declare
+from jaxpost.models.declare import TransformerConfig
+
+_MASKED = -1e30  # finite, so that a fully padded query row gives a uniform, finite softmax
+
+
+class Cache(NamedTuple):
+    """Keys and values of all layers, and how many positions are filled."""
+
+    k_LxBxSxKxE: jax.Array
+    v_LxBxSxKxE: jax.Array
+    length: jax.Array
+
+
+class Output(NamedTuple):
+    """What the core sees of a forward pass. `router` and `taps` are empty for a dense model without taps."""
+
+    logits: jax.Array
+    cache: Cache | None
+    router: dict
+    taps: dict
+
+
+def _declared(table: dict[str, declare.Parameter], key: jax.Array) -> dict[str, nnx.Param]:
+    made = {}
+    for i, (name, p) in enumerate(sorted(table.items())):
+        value = jnp.ones(p.shape) if p.std is None else p.std * jax.random.normal(jax.random.fold_in(key, i), p.shape)
+        made[name] = nnx.Param(value)
+    return made
+
+
+def _wide(dtype) -> jnp.dtype:
+    """At least float32: where sums and exponentials are taken."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def rms_norm(x: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * gain over the last axis, in at least float32, back in x's dtype (arXiv:1910.07467)."""
+    wide = x.astype(_wide(x.dtype))
+    y = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    gain = gain.astype(wide.dtype).reshape((1,) * (x.ndim - 1) + gain.shape)
+    return (y * gain).astype(x.dtype)
+
+
+def rope(x_BxTxHxE: jax.Array, position_T: jax.Array, theta: float) -> jax.Array:
+    """Rotary embedding on half-split pairs (arXiv:2104.09864; the layout of Llama and Qwen), angles in at least float32."""
+    half, wide = x_BxTxHxE.shape[-1] // 2, _wide(x_BxTxHxE.dtype)
+    frequency = theta ** (-jnp.arange(half, dtype=wide) / half)
+    angle_1xTx1xh = position_T.astype(wide)[None, :, None, None] * frequency[None, None, None, :]
+    cos, sin = jnp.cos(angle_1xTx1xh), jnp.sin(angle_1xTx1xh)
+    a, b = jnp.split(x_BxTxHxE.astype(wide), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxTxHxE.dtype)
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and SwiGLU with residual connections."""
+
+    def __init__(self, config: TransformerConfig, key: jax.Array):
+        self.config = config
+        for name, param in _declared(declare.layer_parameters(config), key).items():
+            setattr(self, name, param)
+
+    def _weight(self, name: str) -> jax.Array:
+        return getattr(self, name)[...].astype(self.config.compute_dtype)
+
+    def _heads(self, x_NxD: jax.Array, name: str, B: int, T: int, count: int) -> jax.Array:
+        y = x_NxD @ self._weight(name)
+        if self.config.qkv_bias:
+            y = y + self._weight(f"{name}_bias")[None, :]
+        return y.reshape(B, T, count, self.config.head_dim)
+
+    def attention(self, x_BxTxD, valid_BxS, kv, start):
+        """Grouped-query attention; `kv` holds earlier keys and values, written to at `start`, or is None."""
+        c = self.config
+        B, T, D = x_BxTxD.shape
+        h = rms_norm(x_BxTxD, self.attention_norm[...], c.norm_eps).reshape(B * T, D)
+        q, k = self._heads(h, "q", B, T, c.heads), self._heads(h, "k", B, T, c.kv_heads)
+        v = self._heads(h, "v", B, T, c.kv_heads)
+        if c.qk_norm:
+            q, k = rms_norm(q, self.q_norm[...], c.norm_eps), rms_norm(k, self.k_norm[...], c.norm_eps)
+        position_T = start + jnp.arange(T)
+        q, k = rope(q, position_T, c.rope_theta), rope(k, position_T, c.rope_theta)
+        if kv is not None:
+            k = jax.lax.dynamic_update_slice_in_dim(kv[0], k.astype(kv[0].dtype), start, axis=1)
+            v = jax.lax.dynamic_update_slice_in_dim(kv[1], v.astype(kv[1].dtype), start, axis=1)
+        S = k.shape[1]
+        q = q.reshape(B, T, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
+        score = jnp.einsum("btkge,bske->bkgts", q, k, preferred_element_type=_wide(q.dtype)) * c.head_dim**-0.5
+        causal_TxS = position_T[:, None] >= jnp.arange(S)[None, :]
+        keep = causal_TxS[None, :, :] & valid_BxS[:, None, :]
+        weight = jax.nn.softmax(jnp.where(keep[:, None, None], score, _MASKED), axis=-1).astype(v.dtype)
+        y = jnp.einsum("bkgts,bske->btkge", weight, v).reshape(B * T, c.heads * c.head_dim)
+        return (y @ self._weight("o")).reshape(B, T, D), (k, v)
+
+    def __call__(self, x_BxTxD, valid_BxS, kv=None, start=0):
+        c = self.config
+        B, T, D = x_BxTxD.shape
+        y, kv = self.attention(x_BxTxD, valid_BxS, kv, start)
+        x = x_BxTxD + y
+        h = rms_norm(x, self.mlp_norm[...], c.norm_eps).reshape(B * T, D)
+        h = (jax.nn.silu(h @ self._weight("gate")) * (h @ self._weight("up"))) @ self._weight("down")
+        return x + h.reshape(B, T, D), kv
+
+
+@functools.cache
+def _block_graph(config: TransformerConfig):
+    return nnx.split(nnx.eval_shape(lambda: Block(config, jax.random.key(0))))[0]
+
+
+def init(config: TransformerConfig, key: jax.Array) -> dict:
+    """A fresh float32 parameter pytree, blocks stacked on a leading layer axis."""
+    def one(layer_key):
+        return nnx.to_pure_dict(nnx.split(Block(config, layer_key))[1])
+
+    outer = {n: p[...] for n, p in _declared(declare.outer_parameters(config), jax.random.fold_in(key, 0)).items()}
+    return {**outer, "layers": jax.vmap(one)(jax.random.split(jax.random.fold_in(key, 1), config.layers))}
+
+
+def empty_cache(config: TransformerConfig, rows: int, positions: int) -> Cache:
+    """A zero cache for `rows` rows of `positions` positions."""
+    shape = (config.layers, rows, positions, config.kv_heads, config.head_dim)
+    zero = jnp.zeros(shape, config.compute_dtype)
+    return Cache(zero, zero, jnp.zeros((), jnp.int32))
+
+
+def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, valid_BxS: jax.Array,
+          cache: Cache | None = None, first: int = 0) -> Output:
+    """Forward pass.
+
+    Args:
+      config: static architecture.
+      params: the pytree of `init`, in any floating storage dtype.
+      tokens_BxT: int32 tokens; with a cache they are positions `cache.length .. cache.length + T - 1`.
+      valid_BxS: bool, which key positions are real (False for padding); S = T without a cache, else the cache's size.
+      cache: keys and values to extend, or None.
+      first: logits are returned for query positions `first ..` only (static; saves the head on prompt tokens).
+
+    Returns:
+      Output with at least float32 `logits_Bx(T-first)xV` and the extended cache (None without one).
+    """
+    graph = _block_graph(config)
+    start = 0 if cache is None else cache.length
+    x = jnp.take(params["embed"], tokens_BxT, axis=0).astype(config.compute_dtype)
+
+    def body(x, layer):
+        weights, kv = layer
+        return nnx.merge(graph, weights)(x, valid_BxS, kv, start)
+
+    kv = None if cache is None else (cache.k_LxBxSxKxE, cache.v_LxBxSxKxE)
+    x, kv = jax.lax.scan(body, x, (params["layers"], kv))
+    x = rms_norm(x[:, first:], params["final_norm"], config.norm_eps)
+    B, T, D = x.shape
+    head = params["embed"].T if config.tied else params["head"]
+    logits = jnp.matmul(x.reshape(B * T, D), head.astype(config.compute_dtype), preferred_element_type=_wide(x.dtype))
+    new = None if cache is None else Cache(kv[0], kv[1], cache.length + tokens_BxT.shape[1])
+    return Output(logits.reshape(B, T, -1), new, {}, {})
+
+
+def matrices(params: dict, config: TransformerConfig) -> dict[str, jax.Array]:
+    """Every 2-D weight once, by name (`layers/<i>/<kind>`, `embed`, `head`); a tied head is the embedding."""
+    kinds = declare.MATRIX_KINDS
+    flat = {n: params[n] for n, p in declare.outer_parameters(config).items() if p.kind in kinds}
+    for name, p in declare.layer_parameters(config).items():
+        if p.kind in kinds:
+            flat |= {f"layers/{i}/{name}": params["layers"][name][i] for i in range(config.layers)}
+    return flat

@@ -1,0 +1,40 @@
+"""Kullback-Leibler terms from log-probabilities. Shapes: N rows, T tokens, V vocabulary."""
+
+import jax
+import jax.numpy as jnp
+
+ESTIMATORS = ("k1", "k2", "k3")
+PLACES = ("none", "loss", "reward")
+
+
+def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str) -> jax.Array:
+    """Per-token estimate of KL(pi || ref) from samples of pi, with d = l - f:
+
+      k1 = d    k2 = d^2 / 2    k3 = exp(-d) - 1 + d        (Schulman, "Approximating KL divergence", 2020)
+
+    As loss terms their expected on-policy gradients are 0, grad KL(pi||ref) and grad KL(ref||pi) respectively; as a
+    (stopped) reward k1 gives the unbiased gradient of KL(pi||ref).
+
+    Raises:
+      ValueError: unknown estimator.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"KL estimator {estimator!r} is unknown; choose one of {', '.join(ESTIMATORS)}")
+    d = logp_NxT - reference_NxT
+    if estimator == "k1":
+        return d
+    if estimator == "k2":
+        return d * d / 2
+    return jnp.expm1(-d) + d
+
+
+def full_vocabulary(logits_NxTxV: jax.Array, other_NxTxV: jax.Array) -> jax.Array:
+    """Exact KL(softmax(logits) || softmax(other)) per token, nats: kl_NxT = sum_v p_v (log p_v - log q_v)."""
+    logp, logq = jax.nn.log_softmax(logits_NxTxV, axis=-1), jax.nn.log_softmax(other_NxTxV, axis=-1)
+    return jnp.sum(jnp.exp(logp) * (logp - logq), axis=-1)
+
+
+def entropy(logits_NxTxV: jax.Array) -> jax.Array:
+    """Entropy of softmax(logits) per token, nats."""
+    logp = jax.nn.log_softmax(logits_NxTxV, axis=-1)
+    return -jnp.sum(jnp.exp(logp) * logp, axis=-1)

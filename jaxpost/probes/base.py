@@ -1,0 +1,127 @@
+"""The one contract of a measurement: what a probe needs, when it runs, what its numbers mean.
+
+A probe is a frozen dataclass. Its `measure` is jit-pure with fixed shapes and runs in one of three lanes:
+  inline   reductions whose inputs exist in the train step; always compiled in
+  sidecar  a separate program between steps, on a fixed probe batch; the training executable never changes
+  offline  the same `measure`, fed by the checkpoint streamer
+A weight-only probe runs unmodified in sidecar and offline and gives the same value in both.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+LANES = ("inline", "sidecar", "offline")
+POOLINGS = (
+    "ratio of sums",  # counts, or energies weighted by ||dW||^2
+    "quadrature",  # root of the sum of squares
+    "mean over matrices",  # unweighted
+    "mean over pairs of seeds, ratio of sums over matrices",
+    "mean over prompts",
+    "mean over tokens",
+    "none",
+)
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing a probe wants to be handed. Two needs are the same need only if they are equal in every field.
+
+    `kind` names a field of `Context`; `params` are sorted (name, value) pairs such as (("batch", "id-256"),).
+    """
+
+    kind: str
+    params: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """Read-only inputs of `measure`: exactly the declared needs, keyed by `Need`."""
+
+    given: dict[Need, Any]
+
+    def __getitem__(self, need: Need) -> Any:
+        if need not in self.given:
+            known = ", ".join(sorted(f"{n.kind}{dict(n.params) or ''}" for n in self.given)) or "nothing"
+            asked = f"{need.kind}{dict(need.params) or ''}"
+            raise KeyError(f"probe asked for {asked} but was given {known}: declare the need")
+        return self.given[need]
+
+
+jax.tree_util.register_pytree_node(
+    Context,
+    lambda ctx: (tuple(ctx.given.values()), tuple(ctx.given)),
+    lambda needs, values: Context(dict(zip(needs, values, strict=True))),
+)
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """What a probe must have.
+
+    `state` is the probe's own pytree (references, running sums), a checkpoint item of its own. `key` is derived
+    from the run key, the probe id and the step; it never consumes the training stream.
+    """
+
+    id: str
+    version: str
+    definition: str
+    needs: frozenset[Need]
+    lane: str
+    schedule: Callable[[int], bool]
+
+    def init(self, ctx: Context, key: jax.Array) -> Any:
+        """State before the first measurement."""
+
+    def measure(self, ctx: Context, state: Any, key: jax.Array) -> tuple[Any, Any]:
+        """(state, values): jit-pure, fixed shapes, float32 or int32 leaves, no host effects."""
+
+    def finalize(self, values: Any, state: Any, **meta: Any) -> dict[str, Any]:
+        """Host side: columns of measurement rows."""
+
+
+def merge_needs(probes: Iterable[Probe]) -> frozenset[Need]:
+    """Every distinct need of several probes, so that each is computed once."""
+    return frozenset().union(*(probe.needs for probe in probes))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is constant for a metric id; written once to `metrics.parquet`. A changed number is a new version."""
+
+    id: str
+    definition: str  # the formula
+    unit: str
+    paper: str
+    null: str  # the primary null model
+    pooling: str  # one of POOLINGS: how matrices (prompts, tokens) combine
+    algorithm: str
+    ci_method: str = "t over seeds"
+    higher_is_better: bool | None = None
+    version: str = "1"
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def register(*metrics: Metric) -> None:
+    """Add metrics to `METRICS`. Raises: ValueError for an id that is taken or a pooling nobody implements."""
+    for metric in metrics:
+        if metric.id in METRICS:
+            raise ValueError(f"metric {metric.id!r} is registered twice")
+        if metric.pooling not in POOLINGS:
+            raise ValueError(f"metric {metric.id!r}: pooling {metric.pooling!r} is none of {POOLINGS}")
+        METRICS[metric.id] = metric
+
+
+def metric(name: str) -> Metric:
+    """Look a metric up. Raises: KeyError that names the nearest id."""
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, n=1)
+        raise KeyError(f"unknown metric {name!r}" + (f"; nearest is {near[0]!r}" if near else ""))
+    return METRICS[name]

@@ -1,0 +1,165 @@
+"""Do runs from one base change the same entries? Jaccard index of bf16-visible masks over pairs of seeds.
+
+Two blind updates of one base already share entries, because small weights are easier to move visibly: the baseline is
+that magnitude-conditioned expectation, not plain independence.
+
+Legend: S seeds, T matrices, C scopes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpost import linalg, stats
+from jaxpost.probes import pooling, visibility
+from jaxpost.probes.panel import TensorInfo
+from jaxpost.probes.pooling import NAN, OK, divide, total
+
+
+def jaccard(weights0: Mapping[str, jax.Array], weights1_S: Mapping[str, jax.Array]) -> dict[str, dict[str, np.ndarray]]:
+    """Observed and expected intersections and unions of visible masks, for every pair of seeds and every matrix.
+
+    Args: weights0 name -> f32[m, n] on the bf16 grid; weights1_S name -> f32[S, m, n] masters.
+    Returns: name -> {"both", "either"} observed counts, {"expected_both", "expected_either"} of blind updates,
+      each f64[S, S]; visible "density" and "n_nonfinite" f64[S]; the number of entries "n". The diagonals mean nothing.
+      Expectations use the seed's own float32 update, or, where its masters are bf16, a Gaussian at its density.
+    Raises: ValueError when names or shapes do not match.
+    """
+    if set(weights0) != set(weights1_S):
+        raise ValueError(f"jaccard: tensors differ: {sorted(set(weights0) ^ set(weights1_S))}")
+    out = {}
+    for name, w0 in weights0.items():
+        w1 = weights1_S[name]
+        if w1.shape[1:] != w0.shape:
+            raise ValueError(f"jaccard: {name!r} has shapes {w0.shape} and {w1.shape}; expected [S, m, n]")
+        flat = jnp.reshape(w0, (1, -1)), jnp.reshape(w1, (len(w1), 1, -1))  # one program a size
+        found = jax.device_get(_pairs(*flat))
+        out[name] = {key: np.asarray(x, np.float64) for key, x in found.items()} | {"n": float(w0.size)}
+    return out
+
+
+@jax.jit
+def _pairs(w0: jax.Array, w1_S: jax.Array) -> dict[str, jax.Array]:
+    n = w0.size
+    codes0 = visibility.bf16_codes(w0)
+    counts_C = visibility.class_counts(codes0)
+
+    def one(w1):
+        visible = ~visibility.same_value(codes0, visibility.bf16_codes(w1))
+        density = jnp.sum(visible, dtype=jnp.int32) / n
+        own = visibility.visibility_empirical(visibility.update_histogram(w1 - w0), n)
+        sigma = visibility.calibrate(counts_C, density)[visibility.LAWS.index("gaussian")]
+        bf16_master = jnp.all(visibility.fp32_codes(w1) & 0xFFFF == 0)
+        p_C = jnp.where(bf16_master, visibility.visibility_law("gaussian", sigma), own)
+        return visible.ravel(), p_C, density, jnp.sum(~jnp.isfinite(w1), dtype=jnp.int32)
+
+    visible_SxN, p_SxC, density_S, nonfinite_S = jax.lax.map(one, w1_S)
+    both = jax.lax.map(lambda row: jnp.sum(row[None, :] & visible_SxN, axis=1, dtype=jnp.int32), visible_SxN)
+    size_S = jnp.sum(visible_SxN, axis=1, dtype=jnp.int32)
+    weighted = p_SxC * counts_C.astype(jnp.float32)[None, :]
+    expected_both, expected_S = linalg.matmul(weighted, p_SxC.T), weighted.sum(1)
+    return {
+        "both": both,
+        "either": size_S[:, None] + size_S[None, :] - both,
+        "expected_both": expected_both,
+        "expected_either": expected_S[:, None] + expected_S[None, :] - expected_both,
+        "density": density_S,
+        "n_nonfinite": nonfinite_S,
+    }
+
+
+def jaccard_by_scope(
+    infos: Sequence[TensorInfo], found: Mapping[str, Mapping]
+) -> tuple[pooling.Scopes, dict[str, np.ndarray]]:
+    """Pooled pair statistics: scopes, and {"observed", "expected", "independence"} f64[C, S, S].
+
+    Intersections and unions are summed over the matrices of a scope before dividing. A contrast between observed and
+    expected is `stats.jackknife_pairs(observed - expected)`.
+    """
+    scopes = pooling.scopes_of(infos)
+    used = np.ones((1, len(infos)), bool)
+
+    def pooled(read):
+        return total(np.stack([read(found[info.name]) for info in infos])[None], used, scopes)[0]
+
+    share = divide(pooled(lambda f: f["density"] * f["n"]), pooled(lambda f: np.asarray(f["n"]))[:, None])
+    p, q = share[:, :, None], share[:, None, :]
+    return scopes, {
+        "observed": divide(pooled(lambda f: f["both"]), pooled(lambda f: f["either"])),
+        "expected": divide(pooled(lambda f: f["expected_both"]), pooled(lambda f: f["expected_either"])),
+        "independence": divide(p * q, p + q - p * q),
+    }
+
+
+def finalize_jaccard(
+    infos: Sequence[TensorInfo],
+    found: Mapping[str, Mapping],
+    *,
+    arm: str,
+    step: int,
+    conditional_on: str,
+    row_ids: Callable[[dict], Sequence[str]],
+) -> dict[str, np.ndarray]:
+    """Rows of `weight.jaccard`: role "estimate" (mean over pairs, jackknife over seeds), and the independence null.
+
+    One seed has no pair and two have no jackknife: the row says so (status absent; interval absent). Args as in
+    `weight_rows.finalize`; `found` from `jaccard`.
+    """
+    scopes, pairs = jaccard_by_scope(infos, found)
+    n_seeds = pairs["observed"].shape[-1]
+    nonfinite = np.asarray([found[info.name]["n_nonfinite"].sum() for info in infos])
+    state = np.where(nonfinite > 0, NAN, OK)[None, :]
+    status, reason = (x[0] for x in pooling.statuses(state, scopes, ""))
+    if n_seeds < 2:
+        missing = stats.Interval(*(np.full(len(status), np.nan) for _ in range(3)))
+        interval = {name: missing for name in pairs}
+        status[:], reason[:] = "absent", "one seed has no pair"
+    else:
+        interval = {name: stats.jackknife_pairs(x) for name, x in pairs.items()}
+        empty = (status == "ok") & np.isnan(interval["observed"].value)
+        status[empty], reason[empty] = "degenerate", "a pair of seeds changed no entry visibly"
+    n = len(status)
+    common = dict(scopes.columns) | {
+        "metric": np.full(n, "weight.jaccard", object),
+        "arm": np.full(n, arm, object),
+        "step": np.full(n, step, object),
+        "side": np.full(n, "none", object),
+        "dtype": np.full(n, "bf16", object),
+        "conditional_on": np.full(n, conditional_on, object),
+        "unit": np.full(n, "seed", object),
+        "n_units": np.full(n, n_seeds, object),
+    }
+    estimate = common | {
+        "role": np.full(n, "estimate", object),
+        "of": np.full(n, None, object),
+        "value": interval["observed"].value,
+        "ci_lo": interval["observed"].lo,
+        "ci_hi": interval["observed"].hi,
+        "status": status,
+        "status_reason": reason,
+        "null_kind": np.full(n, "magnitude_conditioned", object),
+        "null_value": interval["expected"].value,
+        "null_lo": interval["expected"].lo,
+        "null_hi": interval["expected"].hi,
+        "noise_floor": np.zeros(n),
+    }
+    further = interval["independence"]
+    null = common | {
+        "role": np.full(n, "null", object),
+        "of": np.asarray(row_ids(estimate), object),
+        "value": further.value,
+        "ci_lo": np.full(n, np.nan),
+        "ci_hi": np.full(n, np.nan),
+        "status": np.where(np.isfinite(further.value), "ok", "absent").astype(object),
+        "status_reason": np.full(n, None, object),
+        "null_kind": np.full(n, "independence", object),
+        "null_value": further.value,
+        "null_lo": np.full(n, np.nan),
+        "null_hi": np.full(n, np.nan),
+        "noise_floor": np.full(n, np.nan),
+    }
+    return {name: np.concatenate([estimate[name], null[name]]) for name in estimate}

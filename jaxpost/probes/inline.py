@@ -1,0 +1,33 @@
+"""Inline probes: one fixed set of reductions over quantities that a step has anyway, always compiled in.
+
+Each returns float32 scalars of one optimizer step; none changes the parameters (tested bitwise).
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def _dot(a: dict, b: dict) -> jax.Array:
+    return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def measure(grads: dict, updates: dict, before: dict, after: dict) -> dict[str, jax.Array]:
+    """Norms, alignment and bf16 visibility of one step.
+
+      grad_norm       ||g||_2
+      update_norm     ||u||_2 of the float32 update, before it is rounded to the storage dtype
+      descent_cosine  -<g, u> / (||g|| ||u||), 0 when either vanishes
+      step_sparsity   fraction of entries whose bf16 cast the step left unchanged
+
+    Args:
+      grads, updates: float32 pytrees shaped like the parameters.
+      before, after: parameters around the step, in their storage dtype.
+    """
+    squares = _dot(grads, grads), _dot(updates, updates)
+    product = jnp.sqrt(squares[0] * squares[1])
+    same = sum((x.astype(jnp.bfloat16) == y.astype(jnp.bfloat16)).astype(jnp.float32).sum()
+               for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+    total = sum(x.size for x in jax.tree.leaves(before))
+    return {"grad_norm": jnp.sqrt(squares[0]), "update_norm": jnp.sqrt(squares[1]),
+            "descent_cosine": jnp.where(product > 0, -_dot(grads, updates) / jnp.where(product > 0, product, 1.0), 0.0),
+            "step_sparsity": same / total}

@@ -1,0 +1,130 @@
+"""What a panel measured, as arrays over seeds and matrices in the order of the inventory. Host side.
+
+Legend: S seeds, T matrices, L matrices of one shape, P points of the null grid, D null draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from jaxpost.probes import nulls
+from jaxpost.probes.panel import Panel, TensorInfo, fits, shape_groups
+from jaxpost.probes.pooling import ABSENT, DEGENERATE, NAN, OK, divide
+
+
+@dataclass
+class Readings:
+    """Values of `measure` with a leading axis over seeds, and references of `prepare`, put in the order of `infos`."""
+
+    panel: Panel
+    infos: Sequence[TensorInfo]
+    refs: Mapping[str, Mapping]
+    vals: Mapping[str, np.ndarray]
+    n_seeds: int
+
+    def __post_init__(self):
+        names = [info.name for info in self.infos]
+        if len(set(names)) != len(names):
+            raise ValueError(f"tensor names repeat in infos: {sorted({n for n in names if names.count(n) > 1})}")
+        self._order = np.argsort(np.argsort(names))  # position of each info among the sorted names
+        place = {name: t for t, name in enumerate(names)}
+        groups = shape_groups({info.name: info.shape for info in self.infos})
+        self._columns = {g: [place[name] for name in members] for g, members in groups.items()}
+        found = {g: np.shape(ref["s"])[0] for g, ref in self.refs.items()}
+        expected = {g: len(columns) for g, columns in self._columns.items()}
+        if found != expected:
+            raise ValueError(f"references do not match infos: shapes and counts {found}, expected {expected}")
+        shape = np.shape(self.vals["same_bf16"])
+        if shape != (self.n_seeds, len(names)):
+            raise ValueError(f"values have [seeds, tensors] = {shape}; expected {(self.n_seeds, len(names))}")
+
+    def value(self, name: str) -> np.ndarray:
+        """f64[S, T, ...] of a statistic of `measure`."""
+        return np.asarray(self.vals[name], np.float64)[:, self._order]
+
+    def reference(self, read: Callable[[Mapping], np.ndarray]) -> np.ndarray:
+        """f64[T, ...] of something in the references."""
+        found = {g: np.asarray(read(ref), np.float64) for g, ref in self.refs.items()}
+        out = np.empty((len(self.infos), *next(iter(found.values())).shape[1:]))
+        for g, columns in self._columns.items():
+            out[columns] = found[g]
+        return out
+
+    @cached_property
+    def n_T(self) -> np.ndarray:
+        return np.asarray([info.shape[0] * info.shape[1] for info in self.infos], np.float64)
+
+    @cached_property
+    def norm0_T(self) -> np.ndarray:
+        return self.reference(lambda ref: np.linalg.norm(np.asarray(ref["s"], np.float64), axis=-1))
+
+    @cached_property
+    def finite_SxT(self) -> np.ndarray:
+        """State OK or NAN."""
+        return np.where(self.value("n_nonfinite") > 0, NAN, OK)
+
+    def state(self, k: int | None = None, view: int | None = None) -> np.ndarray:
+        """State [S, T]: absent where a matrix is too small for k, degenerate where the update of `view` is zero."""
+        small_T = np.asarray([not fits(k, info.shape) for info in self.infos])
+        state = np.where(small_T[None, :], ABSENT, self.finite_SxT)
+        return state if view is None else np.where((state == OK) & (self.norm(view) == 0), DEGENERATE, state)
+
+    @cached_property
+    def bf16_master_S(self) -> np.ndarray:
+        """Seeds whose masters are stored in bf16: then the update before rounding is not known."""
+        return (self.value("n_off_grid") == 0).all(1)
+
+    def norm(self, view: int) -> np.ndarray:
+        return self.value("update_norm")[..., view]
+
+    @cached_property
+    def _curves(self) -> dict[str, np.ndarray]:
+        """Isotropic null curves: name -> f64[T, P, D, 2 views, ...]."""
+        names = next(iter(self.refs.values()))["curves"]
+        curves = {name: self.reference(lambda ref, name=name: ref["curves"][name]) for name in names}
+        return curves | {"spectral_shift_over_update": divide(curves["spectral_shift"], curves["relative_norm"])}
+
+    def null_at(self, view: int) -> np.ndarray:
+        """Relative norm [S, T] at which the isotropic null is read: that of the master update.
+
+        For bf16 masters, in the bf16 view, the norm whose visible part is as large as the update.
+        """
+        relative = self.norm(0) / self.norm0_T
+        if view == 0 or not self.bf16_master_S.any():
+            return relative
+        seen_TxP = self._curves["relative_norm"][..., view].mean(-1)
+        matched = nulls.invert_norm(self.panel.null_norms, seen_TxP, relative)
+        return np.where(self.bf16_master_S[:, None], matched, relative)
+
+    def isotropic(self, name: str, view: int, side: int | None = None, k: int | None = None) -> np.ndarray:
+        """Null draws [S, T, D] of a statistic of `spectra.rotation` (side and k are positions), or of relative_norm."""
+        curve = self._curves[name][:, :, :, view]
+        if side is not None:
+            curve = curve[..., side, k]
+        return nulls.interpolate(self.panel.null_norms, curve, self.null_at(view))
+
+    def floor(self, name: str, view: int, side: int | None = None, k: int | None = None) -> np.ndarray:
+        """Rounding floor [S, T] of a statistic (the same for every seed)."""
+        floor = self.reference(lambda ref: ref["floor"][name])[:, view]
+        if side is not None:
+            floor = floor[..., side, k]
+        return np.broadcast_to(floor, (self.n_seeds, len(floor)))
+
+    def gaussian_ranks(self, rank: int) -> np.ndarray:
+        """A rank of drawn Gaussian matrices of the same shapes: [S, T, D]."""
+        draws = self.reference(lambda ref: ref["gaussian"]["ranks"])[..., rank]
+        return np.broadcast_to(draws, (self.n_seeds, *draws.shape))
+
+    def gaussian_above_edge(self, view: int) -> np.ndarray:
+        """Singular values above the rounding edge of a Gaussian matrix of the update's shape and norm: [S, T, D]."""
+        level, norm = self.value("edge")[..., view], self.norm(view)
+        out = np.empty((self.n_seeds, len(self.infos), self.panel.null_draws))
+        for g, columns in self._columns.items():
+            spectrum_LxDxQ = np.asarray(self.refs[g]["gaussian"]["spectrum"], np.float64)
+            scaled = spectrum_LxDxQ[None] * norm[:, columns, None, None]
+            out[:, columns] = (scaled > level[:, columns, None, None]).sum(-1)
+        return np.where(np.isfinite(norm)[..., None], out, np.nan)

@@ -1,0 +1,81 @@
+"""What a closed bundle holds: its files, their digests, its id, and how to read it."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jaxpost.records import provenance, storage
+from jaxpost.records.rows import table_digest, table_from_columns
+from jaxpost.records.schema import COST_UNITS, COSTS, MEASUREMENTS, METRICS
+from jaxpost.records.storage import BundleError
+
+FILES = (
+    "measurements.parquet",
+    "metrics.parquet",
+    "costs.parquet",
+    "tensors.parquet",
+    "events.jsonl",
+    "report.html",
+    "CITATION.bib",
+)
+FOLDERS = ("arrays", "tables", "figures")
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table atomically."""
+    storage.write_atomic(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def cost_table(folder: Path) -> pa.Table:
+    """The cost shards of a folder as a table of `schema.COSTS`."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        cost = storage.read_json(path)
+        for name, value in sorted(cost["quantities"].items()):
+            rows.append((cost["phase"], cost["arm"], cost["step"], name, value, COST_UNITS[name]))
+    return table_from_columns({name: [row[i] for row in rows] for i, name in enumerate(COSTS.names)}, COSTS)
+
+
+def metrics_table(metrics: Mapping[str, object]) -> pa.Table:
+    """Definitions (mappings or dataclasses, by metric id) as a table of `schema.METRICS`."""
+    columns = {name: [] for name in METRICS.names}
+    for key in sorted(metrics):
+        metric = metrics[key] if isinstance(metrics[key], Mapping) else vars(metrics[key])
+        for name in METRICS.names:
+            value = key if name == "metric" else metric.get(name)
+            columns[name].append(value if value is None or name == "higher_is_better" else str(value))
+    return table_from_columns(columns, METRICS)
+
+
+def compute_bundle_id(config_hash: str, table: pa.Table, arrays: Mapping[str, str]) -> str:
+    """SHA-256 over the config hash, the digest of the measurement rows, and name and digest of each array file."""
+    digest = hashlib.sha256(f"jaxpost.bundle\n{config_hash}\n{table_digest(table)}\n".encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name]}\n".encode())
+    return digest.hexdigest()
+
+
+def digest_files(path: Path) -> dict[str, str]:
+    """Relative name -> SHA-256 of all files of a bundle but the manifest; nothing else in there is part of it."""
+    files = [path / name for name in FILES] + [file for name in FOLDERS for file in (path / name).glob("[!.]*")]
+    return {file.relative_to(path).as_posix(): provenance.file_digest(file) for file in sorted(files) if file.is_file()}
+
+
+def read_measurements(path: str | Path) -> pa.Table:
+    """The measurement table of a closed bundle."""
+    return _read(Path(path) / "measurements.parquet", MEASUREMENTS)
+
+
+def read_metrics(path: str | Path) -> pa.Table:
+    """The metric definitions of a closed bundle."""
+    return _read(Path(path) / "metrics.parquet", METRICS)
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=schema)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BundleError(f"cannot read {path}: {str(error).splitlines()[0]}") from error

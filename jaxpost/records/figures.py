@@ -1,0 +1,96 @@
+"""Every figure of a bundle: drawn where its ingredients exist, absent with a reason where they do not."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import pyarrow as pa
+from safetensors.numpy import load_file
+
+from jaxpost.records import curves, maps, policy, storage
+from jaxpost.records.curves import Drawn, Missing
+from jaxpost.records.readings import summarised
+from jaxpost.records.style import RC
+
+# name -> (title, draw): the order of the report.
+FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {
+    "learning_curves": ("Learning", policy.learning_curves),
+    "forgetting": ("Forgetting against learning", policy.forgetting),
+    "sparsity_tolerance": ("Update sparsity against tolerance", curves.sparsity_tolerance),
+    "against_update_norm": ("At equal distance from the base", curves.against_update_norm),
+    "angles": ("Rotation of the principal subspace", curves.angles),
+    "jaccard": ("Do seeds change the same weights?", maps.jaccard),
+    "masks": ("Where the weights change", maps.masks),
+    "spectra": ("Spectra of the update", maps.spectra),
+}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One figure of the report: `reason` says why it is absent, else `caption` and the png exist."""
+
+    name: str
+    title: str
+    caption: str | None = None
+    reason: str | None = None
+
+
+def read_arrays(path: Path) -> dict[str, dict]:
+    """File stem -> key -> array, of the files that figures draw from (their names hold "masks" or "spectra")."""
+    files = sorted(file for what in ("masks", "spectra") for file in (path / "arrays").glob(f"*{what}*.safetensors"))
+    return {file.stem: load_file(file) for file in files}
+
+
+def _save(folder: Path, name: str, drawn: Drawn) -> None:
+    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+        save = functools.partial(drawn.figure.savefig, format=kind, metadata=metadata)
+        storage.write_atomic(folder / f"{name}.{kind}", save)
+
+
+def _source(name: str, drawn: Drawn, bundle_id: str) -> dict:
+    """What a figure was drawn from: exact row ids, the filter that finds them, and array files."""
+    shown = [rows for rows in drawn.rows if len(rows)]
+    filters = [
+        {
+            "metric": rows["metric"].unique().to_pylist(),
+            "role": rows["role"].unique().to_pylist(),
+            **{key: rows[key].unique().to_pylist() for key in ("granularity", "side", "k", "params", "split", "dtype")},
+        }
+        for rows in shown
+    ]
+    ids = sorted({row_id for rows in shown for row_id in rows["row_id"].to_pylist()})
+    return {
+        "bundle_id": bundle_id,
+        "figure": name,
+        "caption": drawn.caption,
+        "filter": filters,
+        "arrays": [f"arrays/{stem}.safetensors" for stem in drawn.arrays],
+        "row_ids": ids,
+    }
+
+
+def write_figures(path: Path, table: pa.Table, bundle_id: str) -> list[Rendered]:
+    """Draw what can be drawn into `path/figures` as pdf, png and src.json; a figure that cannot be leaves no file.
+
+    Args:
+        path: the bundle; its arrays are read.
+        table: measurement rows with estimates.
+        bundle_id: goes into every sidecar.
+    """
+    arrays, folder, rendered = read_arrays(path), path / "figures", []
+    table = summarised(table)
+    with matplotlib.rc_context(RC):
+        for name, (title, draw) in FIGURES.items():
+            try:
+                drawn = draw(table, arrays)
+            except Missing as reason:
+                for old in folder.glob(f"{name}.*"):
+                    old.unlink()
+                rendered.append(Rendered(name, title, reason=str(reason)))
+                continue
+            _save(folder, name, drawn)
+            storage.write_json(folder / f"{name}.src.json", _source(name, drawn, bundle_id))
+            rendered.append(Rendered(name, title, caption=drawn.caption))
+    return rendered

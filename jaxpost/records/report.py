@@ -1,0 +1,203 @@
+"""The page of a bundle: one HTML file without network, with claims first and what is absent last."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from markupsafe import Markup
+
+from jaxpost.records import storage
+from jaxpost.records.cells import Table, format_number
+from jaxpost.records.citation import bibtex
+from jaxpost.records.contents import digest_files, read_measurements, read_metrics
+from jaxpost.records.figures import Rendered, write_figures
+from jaxpost.records.latex import tex_figure, tex_table
+from jaxpost.records.readings import arm_order
+from jaxpost.records.rows import select
+from jaxpost.records.storage import BundleError
+from jaxpost.records.style import arm_styles
+from jaxpost.records.tables import claim_numbers, write_tables
+
+_TEMPLATE = Path(__file__).parent / "report.html.j2"
+
+
+def _shown_claims(table: pa.Table, claims: Sequence[Mapping]) -> list[dict]:
+    """Texts of the claims with the numbers and verdicts of their rows."""
+    found, shown = claim_numbers(table), []
+    for claim in claims:
+        rows = found[claim["id"]]
+        estimate = rows["estimate"]
+        quantities = ("threshold", "equivalence_margin", "p", "p_holm")
+        numbers = {name: rows[name]["value"] if name in rows else None for name in quantities}
+        numbers |= {"estimate": estimate["value"], "lo": estimate["ci_lo"], "hi": estimate["ci_hi"]}
+        said = {"verdict": estimate["status_reason"], "facts": _facts(numbers, estimate["n_units"], estimate["unit"])}
+        shown.append({**claim, **numbers, **said, "drawing": interval_drawing(numbers)})
+    return shown
+
+
+def _facts(numbers: Mapping[str, float | None], n_units: int | None, unit: str) -> list[str]:
+    """What stands under an estimate: replicates, p value, and that there is no interval."""
+    facts = [f"{n_units} {unit}{'' if n_units == 1 else 's'}"] if n_units else []
+    if numbers["p_holm"] is not None:
+        facts.append(f"p = {numbers['p_holm']:.3g} (Holm)")
+    elif numbers["p"] is not None:
+        facts.append(f"p = {numbers['p']:.3g}")
+    return facts + (["no interval"] if numbers["lo"] is None else [])
+
+
+def interval_drawing(numbers: Mapping[str, float | None], width: int = 250, height: int = 46) -> Markup:
+    """Inline SVG of an estimate: interval, zero (solid), threshold (dashed), equivalence margin (shaded)."""
+    estimate, lo, hi = numbers["estimate"], numbers["lo"], numbers["hi"]
+    threshold, margin = numbers["threshold"], numbers["equivalence_margin"] or 0.0
+    if estimate is None:
+        return Markup("")
+    marks = [0.0, margin, -margin, *(x for x in (estimate, lo, hi, threshold) if x is not None)]
+    low, high = min(marks), max(marks)
+    span = (high - low) or 1.0
+    y = 16
+
+    def x(value: float) -> float:
+        return round(24 + (value - low) / span * (width - 48), 1)
+
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'aria-label="estimate {format_number(estimate)}">'
+    ]
+    if margin:
+        parts.append(
+            f'<rect class="margin" x="{x(-margin)}" y="4" width="{round(x(margin) - x(-margin), 1)}" height="24"/>'
+        )
+    parts.append(f'<line class="zero" x1="{x(0)}" x2="{x(0)}" y1="4" y2="28"/><text x="{x(0)}" y="41">0</text>')
+    if threshold:
+        parts.append(f'<line class="threshold" x1="{x(threshold)}" x2="{x(threshold)}" y1="4" y2="28"/>')
+        if abs(x(threshold) - x(0)) > 24:
+            parts.append(f'<text x="{x(threshold)}" y="41">{threshold:g}</text>')
+    if lo is not None and hi is not None:
+        parts.append(f'<line class="interval" x1="{x(lo)}" x2="{x(hi)}" y1="{y}" y2="{y}"/>')
+    parts.append(f'<circle cx="{x(estimate)}" cy="{y}" r="4.5"/></svg>')
+    return Markup("".join(parts))
+
+
+def caveat(table: pa.Table) -> str:
+    """What the intervals of this bundle do not cover, in one sentence."""
+    bases = sorted(filter(None, table["conditional_on"].unique().to_pylist()))
+    if not bases:
+        return "The rows name no base checkpoint: read every interval as conditional on the one that was used."
+    short = [base.removeprefix("sha256:")[:12] for base in bases]
+    if len(bases) == 1:
+        return (
+            f"Everything here is conditional on one base checkpoint ({short[0]}): the intervals are over seeds of "
+            "post-training and do not cover another base."
+        )
+    over = len(select(table, role="estimate", unit="base"))
+    return f"{len(bases)} base checkpoints were used ({', '.join(short)}). " + (
+        f"{over} estimates are over bases; the others are conditional on theirs."
+        if over
+        else "Every estimate is conditional on its own base."
+    )
+
+
+def _odd_rows(table: pa.Table) -> list[dict]:
+    """Counts of estimates by metric, status and reason, where the status is not ok or something was left out."""
+    rows = select(table, role="estimate")
+    plain = pc.and_(
+        pc.equal(rows["status"], "ok"),
+        pc.or_(pc.is_null(rows["status_reason"]), pc.fill_null(pc.starts_with(rows["status_reason"], "one "), False)),
+    )
+    counts = (
+        rows.filter(pc.invert(plain)).group_by(["metric", "status", "status_reason"]).aggregate([([], "count_all")])
+    )
+    return sorted(
+        counts.to_pylist(), key=lambda row: (-row["count_all"], row["metric"], row["status"], row["status_reason"])
+    )
+
+
+def _costs(path: Path) -> list[dict]:
+    costs = (
+        select(pq.read_table(path / "costs.parquet"), quantity="wall_s").group_by("phase").aggregate([("value", "sum")])
+    )
+    return sorted(
+        ({"phase": row["phase"], "minutes": row["value_sum"] / 60} for row in costs.to_pylist()),
+        key=lambda row: -row["minutes"],
+    )
+
+
+def _shown_figure(path: Path, rendered: Rendered, bundle_id: str) -> dict:
+    image = base64.b64encode((path / "figures" / f"{rendered.name}.png").read_bytes()).decode()
+    return {**vars(rendered), "image": image, "tex": tex_figure(rendered.name, rendered.caption, bundle_id)}
+
+
+def _overview(table: pa.Table) -> dict:
+    seeds = select(table, role="seed")
+    seeds = seeds.filter(pc.fill_null(pc.not_equal(seeds["arm"], "base"), False))
+    return {
+        "arms": arm_order(seeds["arm"].unique().to_pylist()),
+        "n_seeds": len(seeds["seed"].unique()),
+        "steps": sorted(filter(lambda step: step is not None, seeds["step"].unique().to_pylist())),
+        "n_rows": len(table),
+    }
+
+
+def render_html(
+    path: Path, manifest: Mapping, table: pa.Table, tables: Sequence[Table], figures: Sequence[Rendered]
+) -> str:
+    """The report of a merged bundle as one HTML text; needs the figures and CITATION.bib on disk."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {
+        "number": format_number,
+        "short": "{:.3g}".format,
+        "tex": lambda built: tex_table(built, manifest["bundle_id"]),
+    }
+    overview = _overview(table)
+    styles = arm_styles(["base", *overview["arms"]])
+    main = next((built for built in tables if built.name == "main"), None)
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        manifest=manifest,
+        short_id=manifest["bundle_id"][:12],
+        overview=overview,
+        colours={arm: style["color"] for arm, style in styles.items()},
+        claims=_shown_claims(table, manifest.get("claim_results", [])),
+        caveat=caveat(table),
+        main=main,
+        tables=tables,
+        figures=[_shown_figure(path, item, manifest["bundle_id"]) for item in figures if item.reason is None],
+        absent=[item for item in figures if item.reason is not None],
+        odd_rows=_odd_rows(table),
+        costs=_costs(path),
+        metrics=read_metrics(path).to_pylist(),
+        bib=(path / "CITATION.bib").read_text(encoding="utf-8"),
+        config=storage.json_text(manifest["config"]),
+        session=manifest["sessions"][-1],
+        changes=[change for session in manifest["sessions"] for change in session.get("changes", [])],
+    )
+
+
+def render(path: Path, manifest: Mapping) -> None:
+    """Write tables, figures, CITATION.bib and report.html of a merged bundle, from what is in it."""
+    table = read_measurements(path)
+    tables = write_tables(path / "tables", table, manifest.get("claim_results", []), manifest["bundle_id"])
+    figures = write_figures(path, table, manifest["bundle_id"])
+    storage.write_text(path / "CITATION.bib", bibtex(manifest, read_metrics(path)["paper"].to_pylist()))
+    storage.write_text(path / "report.html", render_html(path, manifest, table, tables, figures))
+
+
+def rerender(path: str | Path) -> None:
+    """Draw figures, tables and report of a finished bundle again and renew their digests; rows and bundle id stay.
+
+    Raises:
+        BundleError: the bundle is not finished.
+    """
+    path = Path(path)
+    manifest = storage.read_json(path / "manifest.json")
+    if manifest["status"] != "complete":
+        raise BundleError(
+            f"{path} is not finished (status {manifest['status']!r}): run the experiment again to complete it"
+        )
+    render(path, manifest)
+    storage.write_json(path / "manifest.json", manifest | {"files": digest_files(path)})

@@ -1,0 +1,136 @@
+"""Scale is a mesh, not a code path: the mesh builder and the ordered rules from logical axes to mesh axes.
+
+Only `make_mesh` looks at devices. Everything else names logical axes (declared with each parameter) and lets the
+rules place them; on one device every placement is the trivial one and the same program runs.
+"""
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("ensemble", "data", "fsdp", "tensor")
+
+# Ordered: the first rule whose logical name matches wins; a mesh axis is used once per array.
+RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("member", ("ensemble",)),
+    ("batch", ("data", "fsdp")),
+    ("vocab", ("tensor",)),
+    ("heads", ("tensor",)),
+    ("kv_heads", ("tensor",)),
+    ("mlp", ("tensor",)),
+    ("embed", ("fsdp",)),
+    ("layers", ()),
+)
+
+
+def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence | None = None) -> Mesh:
+    """A mesh over `devices` (default: all) with the axes of MESH_AXES; sizes not given are 1.
+
+    Args:
+      sizes: e.g. {"data": 2, "fsdp": 4}.
+      devices: the devices to use, also abstract ones of an ahead-of-time topology.
+
+    Raises:
+      ValueError: an unknown axis, or sizes whose product is not the number of devices.
+    """
+    sizes = dict(sizes or {})
+    devices = list(jax.devices() if devices is None else devices)
+    unknown = set(sizes) - set(MESH_AXES)
+    if unknown:
+        raise ValueError(f"mesh axis {sorted(unknown)[0]!r} is unknown; the axes are {', '.join(MESH_AXES)}")
+    shape = [sizes.get(axis, 1) for axis in MESH_AXES]
+    if math.prod(shape) != len(devices):
+        raise ValueError(f"mesh {dict(zip(MESH_AXES, shape))} needs {math.prod(shape)} devices, found {len(devices)}; "
+                         f"nearest valid: data={len(devices)}")
+    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """The PartitionSpec of an array with logical `axes`; a dimension that a mesh axis does not divide stays whole.
+
+    Raises:
+      ValueError: a logical axis without a rule.
+    """
+    rules, used, spec = dict(RULES), set(), []
+    for axis, size in zip(axes, shape, strict=True):
+        if axis is not None and axis not in rules:
+            raise ValueError(f"logical axis {axis!r} has no sharding rule; known: {', '.join(rules)}")
+        chosen = tuple(a for a in (rules[axis] if axis else ()) if a not in used and mesh.shape[a] > 1)
+        if chosen and size % math.prod(mesh.shape[a] for a in chosen) == 0:
+            used |= set(chosen)
+            spec.append(chosen[0] if len(chosen) == 1 else chosen)
+        else:
+            spec.append(None)
+    return PartitionSpec(*spec)
+
+
+def parameter_shardings(table: dict, mesh: Mesh) -> dict:
+    """A pytree of NamedSharding for a tree of declarations with `.shape` and `.axes` (models.parameter_table)."""
+    return jax.tree.map(lambda p: NamedSharding(mesh, partition(p.axes, p.shape, mesh)), table,
+                        is_leaf=lambda p: hasattr(p, "axes"))
+
+
+def like_parameters(tree, shardings: dict, mesh: Mesh):
+    """Shardings for a training state: subtrees shaped like the parameters follow them, all else is replicated."""
+    layout = jax.tree.structure(shardings)
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def place(node):
+        return shardings if jax.tree.structure(node) == layout else jax.tree.map(lambda _: replicated, node)
+
+    return jax.tree.map(place, tree, is_leaf=lambda n: jax.tree.structure(n) == layout)
+
+
+def check_divisible(rows: int, mesh: Mesh, what: str) -> None:
+    """Refuse a batch that the mesh cannot split evenly.
+
+    Raises:
+      ValueError: names the batch, the mesh and the nearest valid row counts.
+    """
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % ways:
+        low = rows // ways * ways
+        raise ValueError(f"{what} has {rows} rows, not divisible by mesh data*fsdp={ways}; "
+                         f"nearest valid: {low or ways} or {low + ways}")
+
+
+def on_mesh(mesh: Mesh | None):
+    """Context in which `constrain` applies; None is no mesh."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def constrain(tree, axes: Sequence[str | None]):
+    """Constrain the leading dimensions of every leaf to logical `axes`; the identity outside `on_mesh`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return tree
+
+    def leaf(x):
+        names = (*axes, *(None,) * (x.ndim - len(axes)))
+        return jax.lax.with_sharding_constraint(x, partition(names, x.shape, mesh))
+
+    return jax.tree.map(leaf, tree)
+
+
+def map_members(function, mesh: Mesh | None = None):
+    """`lax.map` of `function` over a leading axis of members, split by shard_map over mesh axis `ensemble`.
+
+    `function(member, *shared)`; on one device a member's result equals the single run bit for bit.
+    """
+    def mapped(members, *shared):
+        return jax.lax.map(lambda member: function(member, *shared), members)
+
+    if mesh is None or mesh.shape["ensemble"] == 1:
+        return mapped
+    member = PartitionSpec("ensemble")
+
+    def split(members, *shared):
+        whole = jax.tree.map(lambda _: PartitionSpec(), shared)
+        return jax.shard_map(mapped, mesh=mesh, in_specs=(member, *whole), out_specs=member, check_vma=False)(
+            members, *shared)
+
+    return split

@@ -1,0 +1,62 @@
+"""Task families: generator, oracle, verifier and splits of each, on device, in one shared vocabulary.
+
+task = tasks.get("addition", digits=3)
+batch = tasks.examples(task, "train", jnp.arange(64))         # problem, prompt_NxP, answer_NxT
+reward_N = jax.vmap(task.verify)(batch.problem, batch.answer_NxT)  # all ones
+"""
+
+import functools
+import inspect
+
+from jaxpost.tasks import addition, chains, countdown, vocab
+from jaxpost.tasks.base import (
+    Examples,
+    Task,
+    digest,
+    examples,
+    knobs,
+    nearest,
+    problem_keys,
+    problems,
+    require_vocab,
+)
+
+FAMILIES = {"addition": addition.make, "countdown": countdown.make, "chains": chains.make}
+
+__all__ = [
+    "FAMILIES",
+    "Examples",
+    "Task",
+    "digest",
+    "examples",
+    "get",
+    "knobs",
+    "problem_keys",
+    "problems",
+    "require_vocab",
+    "vocab",
+]
+
+
+def get(name, **options):
+    """The task of family `name` at `options` (see the family's `make`); equal settings give the same object.
+
+    Lists among the options are read as tuples, so that a config can be passed on as it is.
+
+    Raises:
+        ValueError: an unknown family or option (the message names the nearest valid one), or a value out of range.
+    """
+    if name not in FAMILIES:
+        raise ValueError(nearest("task family", name, list(FAMILIES)))
+    defaults = {option: p.default for option, p in inspect.signature(FAMILIES[name]).parameters.items()}
+    for option in options:
+        if option not in defaults:
+            raise ValueError(nearest(f"option of task {name!r}", option, list(defaults)))
+    settings = {option: options.get(option, default) for option, default in defaults.items()}
+    frozen = {option: tuple(value) if isinstance(value, list) else value for option, value in settings.items()}
+    return _build(FAMILIES[name], tuple(frozen.items()))
+
+
+@functools.cache
+def _build(make, options):
+    return make(**dict(options))

@@ -1,0 +1,215 @@
+"""The task contract, procedural data, and what families share.
+
+A family is one file with one public function `make(**options) -> Task`. All callables of a Task act on one problem;
+callers `vmap`. They are pure, run on device under jit, and are total: for any i32 tokens they return a number, never
+raise, never give NaN.
+
+Data is stateless and seekable: example i of a split is drawn with the key `fold_in(hash(family, split, version), i)`,
+so the data of a training step is a range of indices, and resuming needs no saved position. Splits never share a key.
+They share no *content* either: every possible problem falls by a hash of its content into fold 0 (split `train`) or
+fold 1 (all evaluation splits), and a generator redraws until the fold is right. Without that, small worlds repeat
+themselves and an in-distribution test partly measures memory.
+
+Legend: P prompt tokens, T completion tokens, N examples, W any width.
+"""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpost.tasks import vocab
+
+TRAIN_FOLD, EVAL_FOLD = 0, 1
+ATTEMPTS = 512  # redraws before a generator gives up; the families' docstrings say how improbable that is
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """One task family at fixed options. Compared and hashed by identity, so it can be a static argument of jit.
+
+    `prompt` gives i32[P], padded with PAD on the left, its last token directly before the answer. `oracle` gives a
+    best answer i32[T]: answer, EOS, then PAD. `verify` gives f32 in [0, 1]: the maximum 1 for every best answer
+    (tokens after the first EOS are ignored), 0 for garbage and for anything without EOS.
+    """
+
+    name: str
+    version: int  # raised whenever a generator changes what it draws
+    prompt_len: int  # P, the longest prompt over the splits
+    completion_len: int  # T, the longest oracle answer over the splits, with its EOS
+    splits: Mapping[str, Any]  # split -> knobs, a pytree of numpy scalars with one structure for all splits
+    sample: Callable[[Any, Any], Any]  # (key, knobs) -> problem
+    prompt: Callable[[Any], Any]  # problem -> i32[P]
+    oracle: Callable[[Any, Any], Any]  # (problem, key) -> i32[T]
+    verify: Callable[[Any, Any], Any]  # (problem, i32[T]) -> f32[]
+    guess: Callable[
+        [str], float
+    ]  # split -> reward of the best guess that does not solve the problem (the family says which)
+    vocab_size: int = vocab.SIZE
+
+
+class Examples(NamedTuple):
+    """Problems with their prompts and one best answer each."""
+
+    problem: Any  # pytree, leading axis N
+    prompt_NxP: Any  # i32
+    answer_NxT: Any  # i32
+
+
+def nearest(kind, found, valid):
+    """The message of every unknown-name error: what was found, what is valid, and the nearest of it."""
+    close = difflib.get_close_matches(str(found), valid, n=1, cutoff=0.4)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {found!r}{hint} (valid: {', '.join(sorted(valid))})"
+
+
+def knobs(task, split):
+    """Knobs of a split. Raises: ValueError for an unknown split, naming the nearest."""
+    if split not in task.splits:
+        raise ValueError(nearest(f"split of task {task.name!r}", split, list(task.splits)))
+    return task.splits[split]
+
+
+def problem_keys(task, split, index_N):
+    """Keys of examples: `fold_in(K, index)`, K the first 64 bits of sha256("name/version/split").
+
+    Args:
+        index_N: integer array, taken as u32 (2**32 examples a split); may be traced.
+    Returns:
+        typed key array [N] (threefry, whatever the default generator is).
+    """
+    knobs(task, split)
+    word_2 = np.frombuffer(hashlib.sha256(f"{task.name}/{task.version}/{split}".encode()).digest()[:8], ">u4")
+    root = jax.random.wrap_key_data(jnp.asarray(word_2.astype(np.uint32)), impl="threefry2x32")
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, jnp.asarray(index_N).astype(jnp.uint32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _problems(task, key_N, knobs):
+    """One program a task and batch size: splits differ in arguments only."""
+    return jax.vmap(task.sample, in_axes=(0, None))(key_N, knobs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _examples(task, key_N, knobs):
+    problem = _problems(task, key_N, knobs)
+    answer_NxT = jax.vmap(task.oracle)(problem, jax.vmap(jax.random.fold_in, in_axes=(0, None))(key_N, 1))
+    return Examples(problem, jax.vmap(task.prompt)(problem), answer_NxT)
+
+
+def problems(task, split, index_N):
+    """Problems of a split at the given indices: a pytree with leading axis N. Pure; index_N may be traced."""
+    return _problems(task, problem_keys(task, split, index_N), knobs(task, split))
+
+
+def examples(task, split, index_N):
+    """Problems, prompts and oracle answers (supervised targets) of a split at the given indices.
+
+    The oracle's key is `fold_in(problem key, 1)`.
+    """
+    return _examples(task, problem_keys(task, split, index_N), knobs(task, split))
+
+
+def digest(task, split, count):
+    """SHA-256 (64 hex digits) of the first `count` prompts and oracle answers of a split, the name of that data set.
+
+    Only integer arithmetic lies between key and tokens, so the digest is the same on every back end.
+    """
+    batch = examples(task, split, np.arange(count, dtype=np.uint32))
+    head = f"{task.name}/{task.version}/{split}/{count}/{task.prompt_len}/{task.completion_len}\n"
+    sha = hashlib.sha256(head.encode())
+    for tokens in (batch.prompt_NxP, batch.answer_NxT):
+        sha.update(np.asarray(tokens).astype("<i4").tobytes())
+    return sha.hexdigest()
+
+
+def require_vocab(task, vocab_size):
+    """Raises ValueError if a model with `vocab_size` tokens cannot read or write the task's tokens."""
+    if vocab_size < task.vocab_size:
+        raise ValueError(
+            f"task {task.name!r} uses tokens 0..{task.vocab_size - 1}, but the model's vocabulary has {vocab_size}: "
+            f"set its vocab_size to at least {task.vocab_size}"
+        )
+
+
+def check_tokens(task_name, tokens, completion_len):
+    """Raises ValueError (at trace time) unless `tokens` has the shape (T,) that a verifier expects."""
+    if jnp.shape(tokens) != (completion_len,):
+        raise ValueError(
+            f"verify of task {task_name!r} takes tokens of shape ({completion_len},), found {jnp.shape(tokens)}: "
+            "vmap over examples, and pad or cut completions to completion_len"
+        )
+
+
+def require(condition, task_name, option, found, expected):
+    """Raises ValueError for an option out of range, naming the option, what was found and what was expected."""
+    if not condition:
+        raise ValueError(f"task {task_name!r}: option {option}={found!r}, expected {expected}")
+
+
+def exact(tokens_T, answer_T):
+    """f32[] 1 if `tokens_T` equals `answer_T` up to and including the answer's EOS, else 0."""
+    after_T = jnp.cumsum(answer_T == vocab.EOS) - (answer_T == vocab.EOS) > 0
+    return jnp.all(after_T | (tokens_T == answer_T)).astype(jnp.float32)
+
+
+def words(key, *sizes):
+    """Independent random u32 words in rows of the given sizes, from one generator call (a call costs compile time).
+
+    Raw bits instead of `jax.random.randint` and its like: evaluation sets then depend on the generator (threefry)
+    alone, not on how a JAX version turns its bits into integers.
+    """
+    return jnp.split(jax.random.bits(key, (sum(sizes),), jnp.uint32), np.cumsum(sizes)[:-1])
+
+
+def below(word, bound):
+    """Random i32 in [0, bound) from u32 words: word % bound, uniform up to a bias of bound / 2**32."""
+    return (word % jnp.asarray(bound).astype(jnp.uint32)).astype(jnp.int32)
+
+
+def fold_of(content_W):
+    """Fold (0 or 1) of a problem with integer content `content_W`: the parity of a position-dependent hash.
+
+    h = mix(sum_i mix(x_i * 0x9e3779b1 + i * 0x85ebca77)) in u32, mix = the finaliser of MurmurHash3 (public domain).
+    """
+    place_W = jnp.arange(content_W.shape[0], dtype=jnp.uint32)
+    word_W = content_W.astype(jnp.uint32) * np.uint32(0x9E3779B1) + place_W * np.uint32(0x85EBCA77)
+    return (mix(jnp.sum(mix(word_W), dtype=jnp.uint32)) & np.uint32(1)).astype(jnp.int32)
+
+
+def mix(word):
+    """MurmurHash3's 32-bit finaliser, elementwise on u32."""
+    word = (word ^ (word >> 16)) * np.uint32(0x85EBCA6B)
+    word = (word ^ (word >> 13)) * np.uint32(0xC2B2AE35)
+    return word ^ (word >> 16)
+
+
+def first_accepted(draw, accept, key):
+    """The first of up to ATTEMPTS draws that is accepted, and whether there was one (else the last draw).
+
+    Args:
+        draw: key -> problem.
+        accept: problem -> bool[].
+    Returns:
+        (problem, bool[]).
+    """
+
+    def again(state):
+        attempt, _, accepted = state
+        return ~accepted & (attempt < ATTEMPTS)
+
+    def step(state):
+        attempt = state[0]
+        problem = draw(jax.random.fold_in(key, attempt))
+        return attempt + 1, problem, accept(problem)
+
+    shape = jax.eval_shape(draw, key)
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+    _, problem, accepted = jax.lax.while_loop(again, step, (jnp.int32(0), start, jnp.bool_(False)))
+    return problem, accepted

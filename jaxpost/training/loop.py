@@ -1,0 +1,78 @@
+"""Segments of steps as one compiled program, for one run or for an ensemble of them.
+
+The trip count is an argument, so any split of a run into segments executes the same program: checkpoints, measurements
+and kills fall between segments and cannot change a bit of the trajectory.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpost import sharding
+from jaxpost.training import metrics
+from jaxpost.training.state import Member, TrainState
+from jaxpost.training.step import StepSpec, train_step
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A member's loss became NaN or infinite; `.step` is the first such step, `.member` its position."""
+
+    def __init__(self, step: int, member: int):
+        self.step, self.member = step, member
+        super().__init__(f"loss is not finite at step {step} of member {member}")
+
+
+def one_step(source, spec: StepSpec, member: Member, state: TrainState, reference: dict | None):
+    """Make the step's batch from `source` (supervised.Demonstrations or rl.Rollouts) and train on it."""
+    batch, seen, curriculum_state = source.batch(member, state, reference)
+    state, measured = train_step(spec, state, batch, member.scalars)
+    return state._replace(curriculum_state=curriculum_state), {**measured, **seen}
+
+
+@functools.cache
+def segment_program(source, spec: StepSpec, capacity: int, mesh=None):
+    """jit of (states_S, members_S, steps, reference) -> (states_S, history_SxC) with `steps` <= capacity C an argument.
+
+    The history holds each step's metrics; entries from `steps` on are zero. States are donated.
+    """
+    def run(entry, steps, reference):
+        state, member = entry
+        shapes = jax.eval_shape(lambda s: one_step(source, spec, member, s, reference)[1], state)
+        history = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
+
+        def body(i, carry):
+            state, history = carry
+            state, measured = one_step(source, spec, member, state, reference)
+            return state, jax.tree.map(lambda h, x: h.at[i].set(x), history, measured)
+
+        return jax.lax.fori_loop(0, steps, body, (state, history))
+
+    mapped = sharding.map_members(run, mesh)
+    return jax.jit(lambda states, members, steps, reference: mapped((states, members), steps, reference),
+                   donate_argnums=0)
+
+
+def run_segment(program, states: TrainState, members: Member, steps: int, reference: dict | None):
+    """Run a segment and read its metrics.
+
+    Returns:
+      (states_S, {metric: float64 array [S, steps]}).
+
+    Raises:
+      NonFiniteLoss: the incoming states are gone (donated); the last checkpoint is the last good state.
+    """
+    first = int(np.asarray(states.step)[0])
+    states, history = program(states, members, steps, reference)
+    values = {name: x[:, :steps] for name, x in metrics.compute(history).items()}
+    bad = np.argwhere(np.isinf(values["grad_norm"]) | np.isnan(values["grad_norm"]))
+    if len(bad):
+        member, step = bad[np.argmin(bad[:, 1])]
+        raise NonFiniteLoss(first + int(step) + 1, int(member))
+    return states, values
+
+
+def stack(trees: list):
+    """Members of an ensemble on a new leading axis."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)

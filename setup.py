@@ -1,0 +1,39 @@
+"""Packaging: the library only; `experiments`, `configs` and `notebooks` run from a clone."""
+
+from setuptools import find_packages, setup
+
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "ruff>=0.12"]
+
+setup(
+    name="jaxpost",
+    version="0.1.0",
+    description="Post-training of sequence policies in JAX, with every measurement of how parameters move made citable",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["jaxpost", "jaxpost.*"]),
+    package_data={"jaxpost": ["**/*.j2", "**/*.mplstyle"]},
+    install_requires=[
+        "jax>=0.10,<0.12",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "chex>=0.1.92",
+        "ml_collections>=1.1",
+        "tensorflow-datasets>=4.9.10",
+        "grain>=0.2.18",
+        "wandb>=0.31",
+        "safetensors>=0.8",
+        "numpy>=2.4",
+        "scipy>=1.17",
+        "pyarrow>=21",
+        "matplotlib>=3.10",
+        "rich>=14",
+        "Jinja2>=3.1",
+    ],
+    extras_require={
+        "test": TEST,
+        "parity": ["torch==2.13.0", "transformers>=5", "trl"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "notebooks": ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"],
+    },
+)

@@ -1,0 +1,168 @@
+"""The decoder against an independent float64 numpy implementation, and its invariants."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpost import models
+
+VARIANTS = {
+    "llama": {},
+    "qwen2": {"qkv_bias": True, "tied": True},
+    "qwen3": {"qk_norm": True, "heads": 4, "kv_heads": 1},
+}
+
+
+def config(**changes):
+    return models.TransformerConfig(**{"vocab": 17, "width": 24, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 6,
+                                       "ff": 20, **changes})
+
+
+def random_params(c, seed=0):
+    """Parameters without special values: gains and biases are random too."""
+    params = models.init(c, jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    return tree.unflatten([x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
+
+
+def numpy_logits(c, params, tokens, valid):
+    """A row at a time, loops over heads, float64."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+
+    def norm(x, g):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * g
+
+    def rotate(x):
+        half = c.head_dim // 2
+        out = np.empty_like(x)
+        for t in range(x.shape[0]):
+            for i in range(half):
+                angle = t * c.rope_theta ** (-i / half)
+                out[t, i] = x[t, i] * np.cos(angle) - x[t, i + half] * np.sin(angle)
+                out[t, i + half] = x[t, i + half] * np.cos(angle) + x[t, i] * np.sin(angle)
+        return out
+
+    rows = []
+    for b in range(tokens.shape[0]):
+        x = p["embed"][tokens[b]]
+        T = len(x)
+        for i in range(c.layers):
+            w = {k: v[i] for k, v in p["layers"].items()}
+            h = norm(x, w["attention_norm"])
+            q, k, v = (h @ w[n] + (w[f"{n}_bias"] if c.qkv_bias else 0) for n in "qkv")
+            mixed = np.zeros((T, c.heads * c.head_dim))
+            for head in range(c.heads):
+                own = slice(head * c.head_dim, (head + 1) * c.head_dim)
+                group = head // (c.heads // c.kv_heads)
+                shared = slice(group * c.head_dim, (group + 1) * c.head_dim)
+                qh, kh, vh = q[:, own], k[:, shared], v[:, shared]
+                if c.qk_norm:
+                    qh, kh = norm(qh, w["q_norm"]), norm(kh, w["k_norm"])
+                score = rotate(qh) @ rotate(kh).T / np.sqrt(c.head_dim)
+                keep = np.tril(np.ones((T, T), bool)) & valid[b][None]
+                score = np.where(keep, score, -np.inf)
+                for t in range(T):
+                    if keep[t].any():
+                        e = np.exp(score[t] - score[t].max())
+                        mixed[t, own] = e / e.sum() @ vh
+            x = x + mixed @ w["o"]
+            h = norm(x, w["mlp_norm"])
+            gate = h @ w["gate"]
+            x = x + (gate / (1 + np.exp(-gate)) * (h @ w["up"])) @ w["down"]
+        head = p["embed"].T if c.tied else p["head"]
+        rows.append(norm(x, p["final_norm"]) @ head)
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_against_numpy(variant):
+    c = config(**VARIANTS[variant])
+    params = random_params(c)
+    tokens = np.random.default_rng(0).integers(0, 17, (3, 7))
+    valid = np.ones((3, 7), bool)
+    valid[0, :2] = False
+    with jax.default_matmul_precision("highest"):
+        got = models.apply(c, params, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid)).logits
+    expected = numpy_logits(c, params, tokens, valid)
+    real = valid[..., None] & np.ones_like(expected, bool)
+    error = np.linalg.norm((np.asarray(got) - expected)[real]) / np.linalg.norm(expected[real])
+    assert error < 2e-6, error
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_cached_decoding_equals_the_full_forward(variant):
+    c = config(**VARIANTS[variant])
+    params = random_params(c)
+    tokens = jax.random.randint(jax.random.key(3), (2, 9), 1, 17)
+    valid = jnp.ones((2, 9), bool)
+    full = models.apply(c, params, tokens, valid_BxS=valid).logits
+    out = models.apply(c, params, tokens[:, :4], valid_BxS=valid, cache=models.empty_cache(c, 2, 9), first=3)
+    steps = [out.logits[:, 0]]
+    for t in range(4, 9):
+        out = models.apply(c, params, tokens[:, t:t + 1], valid_BxS=valid, cache=out.cache)
+        steps.append(out.logits[:, 0])
+    np.testing.assert_allclose(jnp.stack(steps, 1), full[:, 3:], atol=2e-5)
+
+
+def test_left_padding_changes_nothing():
+    c = config()
+    params = random_params(c)
+    prompt = jax.random.randint(jax.random.key(1), (2, 5), 1, 17)
+    answer = jax.random.randint(jax.random.key(2), (2, 3), 1, 17)
+    padded = jnp.pad(prompt, ((0, 0), (4, 0)))
+    np.testing.assert_allclose(models.token_logits(c, params, padded, answer),
+                               models.token_logits(c, params, prompt, answer), atol=2e-5)
+
+
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_sampled_log_probabilities_are_the_policys_own(early_stop):
+    c = config()
+    params = random_params(c)
+    prompt = jax.random.randint(jax.random.key(1), (64, 5), 1, 17)
+    made = models.sample(c, params, prompt, jax.random.key(2), length=6, temperature=0.7, eos=3, early_stop=early_stop)
+    logp = jax.nn.log_softmax(models.token_logits(c, params, prompt, made.tokens_NxT) / 0.7)
+    chosen = jnp.take_along_axis(logp, made.tokens_NxT[..., None], -1)[..., 0] * made.mask_NxT
+    np.testing.assert_allclose(made.logp_NxT, chosen, atol=2e-5)
+    tokens, mask = np.asarray(made.tokens_NxT), np.asarray(made.mask_NxT)
+    for row, kept in zip(tokens, mask):
+        end = list(row).index(3) + 1 if 3 in row else len(row)
+        assert kept.sum() == end and (row[end:] == 0).all()
+
+
+def test_early_stop_samples_the_same_tokens():
+    c = config()
+    params = random_params(c)
+    prompt = jax.random.randint(jax.random.key(1), (16, 5), 1, 17)
+    a, b = (models.sample(c, params, prompt, jax.random.key(2), length=8, eos=3, early_stop=e) for e in (False, True))
+    np.testing.assert_array_equal(a.tokens_NxT, b.tokens_NxT)
+
+
+def test_sampling_follows_the_distribution():
+    c = config()
+    params = random_params(c)
+    prompt = jnp.tile(jax.random.randint(jax.random.key(1), (1, 5), 4, 17), (4000, 1))
+    made = models.sample(c, params, prompt, jax.random.key(5), length=1, eos=3)
+    p = np.asarray(jax.nn.softmax(models.token_logits(c, params, prompt[:1], made.tokens_NxT[:1]))[0, 0])
+    counts = np.bincount(np.asarray(made.tokens_NxT[:, 0]), minlength=17)
+    chi2 = ((counts - 4000 * p) ** 2 / (4000 * p)).sum()
+    assert chi2 < 45, chi2  # 16 degrees of freedom: the 0.9998 quantile is 44
+
+
+def test_the_declaration_table_is_the_parameter_tree():
+    for changes in VARIANTS.values():
+        c = config(**changes)
+        params, table = models.init(c, jax.random.key(0)), models.parameter_table(c)
+        shapes = jax.tree.map(lambda p: p.shape, table, is_leaf=lambda p: isinstance(p, models.Parameter))
+        assert shapes == jax.tree.map(lambda x: x.shape, params)
+        assert sum(x.size for x in jax.tree.leaves(params)) == models.count_parameters(c)
+        names = models.matrices(params, c)
+        assert ("head" in names) != c.tied and all(w.ndim == 2 for w in names.values())
+
+
+def test_bad_architectures_are_refused_with_the_nearest_valid():
+    with pytest.raises(ValueError, match="kv_heads=3 does not divide"):
+        config(kv_heads=3)
+    with pytest.raises(ValueError, match="odd"):
+        config(head_dim=5)

@@ -1,0 +1,65 @@
+"""Checkpoints: exact round trip, parameters alone, damage named, resharding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpost import sharding, training
+from jaxpost.checkpoint import CheckpointError, Checkpoints
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def state(scale=1.0):
+    params = {"a": scale * jnp.arange(16.0).reshape(8, 2), "b": jnp.ones((3,), jnp.bfloat16)}
+    return training.TrainState(jnp.int32(7), params, ({"mu": jnp.ones(4)},), {}, {})
+
+
+def test_round_trip_is_exact_and_keeps_the_latest(tmp_path):
+    saves = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        saves.save(step, state(step), {"seeds": [step]})
+    saves.close()
+    again = Checkpoints(tmp_path)
+    assert again.latest() == (3, {"seeds": [3]})
+    back = again.restore(3, jax.eval_shape(state))
+    jax.tree.map(np.testing.assert_array_equal, back, state(3))
+    assert back.params["b"].dtype == jnp.bfloat16
+    jax.tree.map(np.testing.assert_array_equal, again.restore_params(2), state(2).params)
+    again.close()
+
+
+def test_probe_state_is_an_item_of_its_own(tmp_path):
+    saves = Checkpoints(tmp_path)
+    saves.save(1, state(), {}, probe_state={"sum": jnp.ones(2)})
+    saves.close()
+    again = Checkpoints(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.restore(1, jax.eval_shape(state)), state())
+    again.close()
+
+
+def test_a_truncated_checkpoint_is_named_with_the_way_on(tmp_path):
+    saves = Checkpoints(tmp_path)
+    for step in (1, 2):
+        saves.save(step, state(), {})
+    saves.close()
+    for file in (tmp_path / "2" / "params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    again = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match=r"/2 cannot be read .*resumes from step 1"):
+        again.restore(2, jax.eval_shape(state))
+    again.close()
+
+
+def test_a_checkpoint_is_read_onto_another_mesh(tmp_path):
+    saves = Checkpoints(tmp_path)
+    saves.save(1, state(), {})
+    saves.close()
+    layout = NamedSharding(sharding.make_mesh({"data": 8}), PartitionSpec("data"))
+    again = Checkpoints(tmp_path)
+    got = again.restore_params(1, {"a": jax.ShapeDtypeStruct((8, 2), jnp.float32, sharding=layout),
+                                   "b": jax.ShapeDtypeStruct((3,), jnp.bfloat16)})
+    assert got["a"].sharding == layout
+    np.testing.assert_array_equal(got["a"], state().params["a"])
+    again.close()

@@ -1,0 +1,124 @@
+"""Segments and ensembles: any split of a run, any size of ensemble, fused or split RL give the same bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpost import objectives, sharding, tasks, training
+from jaxpost.models import Completions
+
+
+def members(run, seeds, rate=1e-3):
+    return training.stack([training.Member(jnp.uint32(s), training.Scalars(rate, 0.0, False)) for s in seeds])
+
+
+def states(run, n):
+    return training.stack([training.create(run.spec, run.params, {})] * n)
+
+
+def params_of(tree, i):
+    return jax.tree.map(lambda x: np.asarray(x[i]), tree.params)
+
+
+@pytest.mark.parametrize("kind, objective", [("rl", "grpo"), ("sft", "cross_entropy")])
+def test_an_ensemble_member_is_the_single_run_bit_for_bit(make, kind, objective):
+    run = make(objective, kind)
+    program = training.segment_program(run.source, run.spec, 8)
+    together, history = training.run_segment(program, states(run, 3), members(run, [1, 2, 3]), 8, None)
+    alone, single = training.run_segment(program, states(run, 1), members(run, [2]), 8, None)
+    jax.tree.map(np.testing.assert_array_equal, params_of(together, 1), params_of(alone, 0))
+    np.testing.assert_array_equal(history["loss"][1], single["loss"][0])
+    assert not np.array_equal(together.params["head"][1], np.asarray(run.params["head"])), "nothing was learned"
+
+
+def test_segments_split_anywhere_without_a_trace(make):
+    run = make()
+    program = training.segment_program(run.source, run.spec, 8)
+    once, _ = training.run_segment(program, states(run, 2), members(run, [1, 2]), 7, None)
+    split = states(run, 2)
+    for n in (1, 4, 2):
+        split, _ = training.run_segment(program, split, members(run, [1, 2]), n, None)
+    jax.tree.map(np.testing.assert_array_equal, once, split)
+
+
+def test_the_learning_rate_is_an_argument(make):
+    run = make()
+    program = training.segment_program(run.source, run.spec, 8)
+    before = program._cache_size()
+    slow, _ = training.run_segment(program, states(run, 1), members(run, [1], 1e-4), 2, None)
+    fast, _ = training.run_segment(program, states(run, 1), members(run, [1], 1e-2), 2, None)
+    assert program._cache_size() <= before + 1
+    assert not np.array_equal(slow.params["embed"], fast.params["embed"])
+
+
+def test_fused_equals_split_with_a_verifier_on_the_host(make):
+    run = make()
+    fused, metrics, _ = run.source.batch(run.member, run.state, None)
+    problems, prompt, made, _ = run.source.rollout(run.state.params, run.member.seed, run.state.step, {})
+    reward = np.asarray([float(run.task.verify(jax.tree.map(lambda x, i=i: x[i], problems), made.tokens_NxT[i]))
+                         for i in range(run.source.rows)], np.float32)  # one at a time, on the host
+    split = run.source.rows_of(prompt, made, jnp.asarray(reward), run.member, run.state.step, None)
+    jax.tree.map(np.testing.assert_array_equal, fused, split)
+
+
+def test_permuted_rewards_keep_each_groups_rewards(make):
+    run = make(prompts=6, group=8)
+    one = run.source.batch(run.member, run.state, None)[0]
+    shuffled = run.member._replace(scalars=run.member.scalars._replace(permute_rewards=True))
+    rng = np.random.default_rng(0)
+    reward = jnp.asarray(rng.normal(size=48), jnp.float32)
+    made_rows = run.source.rows_of(one.prompt_NxP, _completions(one), reward, shuffled, run.state.step, None)
+    before, after = np.asarray(reward).reshape(6, 8), np.asarray(made_rows.reward_N).reshape(6, 8)
+    np.testing.assert_array_equal(np.sort(before), np.sort(after))
+    assert (before != after).any()
+
+
+def _completions(batch):
+    return Completions(batch.completion_NxT, batch.behaviour_NxT, batch.mask_NxT)
+
+
+def test_on_policy_ratio_is_one_and_the_sampler_gap_is_rounding(make):
+    run = make()
+    _, metrics = training.one_step(run.source, run.spec, run.member, run.state, None)
+    total, count = metrics["sampler_gap"]
+    assert float(total / count) < 1e-5
+    assert float(metrics["clipped"][0]) == 0.0
+
+
+def test_a_kl_term_reads_the_reference(make):
+    run = make("grpo", kl_place="loss", kl_coef=0.1)
+    reference = jax.tree.map(lambda x: x * 0.9, run.params)
+    batch = run.source.batch(run.member, run.state, reference)[0]
+    logp = training.token_logp(run.spec, reference, batch)
+    np.testing.assert_allclose(batch.reference_NxT, logp, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_names_its_step(make):
+    run = make("cross_entropy", "sft")
+    program = training.segment_program(run.source, run.spec, 8)
+    broken = states(run, 2)
+    broken = broken._replace(params={**broken.params, "embed": broken.params["embed"].at[1].set(jnp.nan)})
+    with pytest.raises(training.NonFiniteLoss, match="step 1 of member 1"):
+        training.run_segment(program, broken, members(run, [1, 2]), 3, None)
+
+
+def test_an_ensemble_over_devices_is_the_same_ensemble(make):
+    run = make("cross_entropy", "sft")
+    mesh = sharding.make_mesh({"ensemble": 4}, jax.devices()[:4])
+    here = training.segment_program(run.source, run.spec, 8)
+    there = training.segment_program(run.source, run.spec, 8, mesh)
+    a, _ = training.run_segment(here, states(run, 4), members(run, range(4)), 4, None)
+    b, _ = training.run_segment(there, states(run, 4), members(run, range(4)), 4, None)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), a.params, b.params)
+
+
+def test_demonstrations_mix_tasks_of_different_lengths():
+    chains, addition = tasks.get("chains"), tasks.get("addition", digits=2)
+    source = training.Demonstrations(((addition, 3), (chains, 2)))
+    member = training.Member(jnp.uint32(0), training.Scalars(1e-3))
+    state = training.TrainState(jnp.int32(4), {}, (), {}, {})
+    batch = source.batch(member, state, None)[0]
+    assert batch.prompt_NxP.shape == (5, max(chains.prompt_len, addition.prompt_len))
+    np.testing.assert_array_equal(batch.mask_NxT, batch.completion_NxT != tasks.vocab.PAD)
+    assert objectives.get("cross_entropy").prepare(batch, 1) is batch
