@@ -57,7 +57,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.pretrain = ConfigDict({
         "rows": 128,  # a step
         "learning_rate": 1e-3,  # AdamW
-        "second_steps": 900,  # of the second task alone, before the mixture
+        "second_steps": 1500,  # of the second task alone, before the mixture
         "max_steps": 3000,  # of the mixture, before giving up
         "check_every": 5,  # steps between checks: competence comes suddenly
         "problems": 512,  # a check
@@ -66,10 +66,10 @@ def get_config(argument: str = "default") -> ConfigDict:
     })
     c.train = ConfigDict({
         "steps": 150,
-        "prompts": 8, "group": 16,  # RL rows = prompts * group; SFT takes as many demonstrations
+        "prompts": 16, "group": 8,  # RL rows = prompts * group; SFT takes as many demonstrations
         "objective": "grpo",  # of the RLVR arms: grpo, dr_grpo, rloo or reinforce
-        "learning_rates": (3e-5, 1e-4, 3e-4),  # both RLVR and SFT run at each
-        "sgd_learning_rate": 0.1,  # heavy ball, momentum 0.9
+        "learning_rates": (3e-5, 1e-4, 2e-4),  # both RLVR and SFT run at each
+        "sgd_learning_rate": 0.01,  # heavy ball, momentum 0.9
         "microbatches": 1,  # exact accumulation
         "steps_per_call": 64,  # at most, between host decisions
     })
@@ -89,7 +89,8 @@ def get_config(argument: str = "default") -> ConfigDict:
         c.second.update({"nodes": (2, 2), "ood_nodes": (3, 3)})
         c.pretrain.update({"learning_rate": 3e-3, "second_steps": 150, "problems": 256})
         c.train.update({"steps": 8, "prompts": 4, "group": 8})
-        c.measure.update({"grid_points": 3, "problems": 64, "ks": (16, 8)})
+        c.arms = tuple(arm for arm in c.arms if arm not in ("rlvr-sgd", "sft-sgd", "sft-bf16"))  # a compilation each
+        c.measure.update({"grid_points": 3, "problems": 64, "ks": (16,), "alphas": (0.5,)})
     elif argument == "full":
         c.seeds.bases = 3
     elif argument != "default":

@@ -2,13 +2,15 @@
 
 import dataclasses
 
+from experiments.config import nearest
+from experiments.errors import UserError
 from jaxpost import models, objectives, tasks, training
 from jaxpost.tasks import Task
 
-from experiments.config import nearest
-from experiments.errors import UserError
 
-RL_OBJECTIVES = ("grpo", "dr_grpo", "rloo", "reinforce")
+def rl_objectives() -> list[str]:
+    """The recipes that an RLVR arm may train with: those over groups with an advantage (RAFT has an arm of its own)."""
+    return [name for name, o in objectives.RECIPES.items() if o.batch == "groups" and o.baseline != "accepted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +56,16 @@ def build(config, model: models.TransformerConfig, task: Task) -> list[Arm]:
 def _arm(name, kind, optimizer, rate, storage, permute, train, model, task) -> Arm:
     rows = train.prompts * train.group
     if rows % train.microbatches:
-        raise UserError(f"train.microbatches={train.microbatches} does not divide the {rows} rows of a step")
-    if train.objective not in RL_OBJECTIVES:
-        raise UserError(f"train.objective {train.objective!r} is not an RL objective of this experiment"
-                        f"{nearest(train.objective, RL_OBJECTIVES)}")
-    overrides = {"aggregation_length": task.completion_len} if train.objective == "dr_grpo" and kind == "rl" else {}
+        divisors = [m for m in range(1, rows + 1) if rows % m == 0]
+        near = min(divisors, key=lambda m: abs(m - train.microbatches))
+        raise UserError(f"train.microbatches={train.microbatches} does not divide the train.prompts * train.group = {rows} "
+                        f"rows of a step; nearest valid: {near}")
+    if train.objective not in rl_objectives():
+        raise UserError(f"train.objective={train.objective!r} is not an RL objective"
+                        f"{nearest(train.objective, rl_objectives())}")
     objective = {"rl": train.objective, "raft": "raft", "sft": "cross_entropy"}[kind]
+    constant = objectives.RECIPES[objective].aggregation == "constant"
+    overrides = {"aggregation_length": task.completion_len} if constant else {}
     spec = training.StepSpec(model, objectives.get(objective, **overrides), _optimizer(optimizer),
                              group=1 if kind == "sft" else train.group, microbatches=train.microbatches,
                              storage_dtype=storage)

@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.errors import Diverged, UserError
+from experiments.session import Session
 from jaxpost import models, objectives, training
 from jaxpost.checkpoint import Checkpoints
 from jaxpost.tasks import Task
-
-from experiments.errors import Diverged, UserError
-from experiments.session import Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +47,7 @@ class Pretraining:
         self.alone = training.segment_program(alone, self.spec, 50)
         self.mixed = training.segment_program(mixed, self.spec, config.check_every)
         suite = training.Suite(model, (("new", task, "id"), ("second", second, "id")), config.problems, "new")
-        self._check = jax.jit(lambda params, key: tuple(
-            suite.success(training.bf16_grid(params), label, key)[0] for label in ("new", "second")))
+        self._check = jax.jit(lambda params, key: suite.success(training.bf16_grid(params), key)[0])
         self.members = training.stack([training.Member(jnp.uint32(seed), training.Scalars(config.learning_rate))])
 
     def fresh(self) -> training.TrainState:
@@ -57,11 +55,16 @@ class Pretraining:
         params = models.init(self.model, training.stream(self.seed, "init", 0))
         return training.stack([training.create(self.spec, params, {})])
 
+    def abstract(self) -> training.TrainState:
+        """Shapes and dtypes of `fresh`."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), self.fresh())
+
     def check(self, states: training.TrainState) -> tuple[float, float]:
         """(new-task success, second-task success) of the rounded parameters."""
         params = jax.tree.map(lambda x: x[0], states.params)
         step = int(states.step[0])
-        return tuple(float(x) for x in self._check(params, training.stream(self.seed, "check", step)))
+        seen = self._check(params, training.stream(self.seed, "check", step))
+        return float(seen["new"]), float(seen["second"])
 
     def run(self, directory: Path, session: Session, every_seconds: float) -> Base:
         """Pretrain, or take up where a killed run stopped, or read the finished base.
@@ -69,45 +72,45 @@ class Pretraining:
         Raises:
           UserError: the range was jumped over or not reached; the message has what was seen.
         """
-        chosen = Checkpoints(directory / "base")
-        try:
+        with Checkpoints(directory / "base") as chosen:
             if (found := chosen.latest()) is not None:
-                params = chosen.restore_params(found[0], jax.eval_shape(lambda: self.fresh().params))
+                params = chosen.restore_params(found[0], self.abstract().params)
                 params = jax.tree.map(lambda x: x[0], params)
                 return Base(params, digest(params), found[0], found[1]["success"], found[1]["second"])
-            return self._search(directory, chosen, session, every_seconds)
-        finally:
-            chosen.close()
+            with Checkpoints(directory / "pretraining") as saves:
+                base = self._search(saves, session, every_seconds)
+            rounded = self.fresh()._replace(params=jax.tree.map(lambda x: x[None], base.params))
+            chosen.save(base.step, rounded, {"success": base.success, "second": base.second})
+            return base
 
-    def _search(self, directory: Path, chosen: Checkpoints, session: Session, every_seconds: float) -> Base:
-        c, saves = self.c, Checkpoints(directory / "pretraining")
+    def _search(self, saves: Checkpoints, session: Session, every_seconds: float) -> Base:
+        c = self.c
         states, seen, saved = self.fresh(), [], time.monotonic()
         if (found := saves.latest()) is not None:
-            states, seen = saves.restore(found[0], jax.eval_shape(lambda: states)), found[1]["seen"]
-        session.phase("pretraining", c.second_steps + c.max_steps)
-        session.advance(int(states.step[0]))
+            states, seen = saves.restore(found[0], self.abstract()), found[1]["seen"]
+        session.phase("pretraining", c.second_steps + c.max_steps, int(states.step[0]))
         while (step := int(states.step[0])) < c.second_steps + c.max_steps:
             alone = step < c.second_steps
             steps = min(50, c.second_steps - step) if alone else c.check_every
+            began = time.monotonic()
             try:
-                states, _ = training.run_segment(self.alone if alone else self.mixed, states, self.members, steps, None)
+                states, history = training.run_segment(self.alone if alone else self.mixed, states, self.members, steps, None)
             except training.NonFiniteLoss as error:
-                raise Diverged(f"pretraining: the loss is not finite at step {error.step}; lower "
-                               f"pretrain.learning_rate={c.learning_rate}; the last checkpoint is kept") from error
+                raise Diverged(f"pretraining: seed {self.seed}: the loss is not finite at step {error.step} (learning rate "
+                               f"{c.learning_rate:g}); the last checkpoint is kept; lower --config.pretrain.learning_rate and "
+                               "start a new run") from error
+            tokens = f"{history['loss_tokens'].sum() / (time.monotonic() - began):,.0f} tokens/s"
             if not alone:
                 seen.append([step + steps, *self.check(states)])
                 if (base := self._decide(states, seen)) is not None:
-                    chosen.save(base.step, states._replace(params=jax.tree.map(lambda x: x[None], base.params)),
-                                {"success": base.success, "second": base.second})
-                    saves.close()
                     return base
-            session.advance(steps, note=f"new task {seen[-1][1]:.2f}, second {seen[-1][2]:.2f}" if seen else "")
+            session.advance(steps, note=tokens + (f", new task {seen[-1][1]:.2f}, second {seen[-1][2]:.2f}" if seen else ""))
             if session.stopping or time.monotonic() - saved > every_seconds:
                 saves.save(step + steps, states, {"seen": seen})
                 saved = time.monotonic()
             if session.stopping:
-                saves.close()
-                session.stop(f"pretraining is saved at step {step + steps}")
+                saves.wait()
+                session.boundary(f"pretraining is saved at step {step + steps}")
         best = max(seen, key=lambda s: s[1])
         raise UserError(f"pretraining ended at step {step} with new-task success {seen[-1][1]:.2f} (best {best[1]:.2f} at step "
                         f"{best[0]}), second task {seen[-1][2]:.2f}; wanted [{c.success_low}, {c.success_high}] and >= "

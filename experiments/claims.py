@@ -6,11 +6,10 @@ from types import MappingProxyType
 import numpy as np
 import pyarrow as pa
 
-from jaxpost import stats
-from jaxpost.records import parse_params, select
-
 from experiments.config import nearest
 from experiments.errors import UserError
+from jaxpost import stats
+from jaxpost.records import parse_params, select
 
 LEARNED = 0.05  # an arm whose new-task success moved by less supports nothing
 KINDS = ("difference", "excess_over_null")
@@ -60,8 +59,8 @@ def judge(claims: Sequence[Mapping], table: pa.Table, steps: int) -> list[dict]:
 def learned(table: pa.Table, arm: str, steps: int) -> tuple[bool, str]:
     """Whether an arm's success on `id` moved by at least LEARNED with an interval that leaves out 0, and the numbers."""
     success = _values(table, "policy.success", arm, step=steps, split="id")
-    start = {base: value for (base, _), value in _values(table, "policy.success", "base", step=0, split="id").items()}
-    moved = _stack({run: value - start[run[0]] for run, value in success.items()})
+    start = _values(table, "policy.success", "base", step=0, split="id")
+    moved = _stack({run: value - start[run] for run, value in success.items()})
     interval = _interval(moved)
     text = f"{arm}: success moved by {interval.value:+.3f} [{interval.lo:+.3f}, {interval.hi:+.3f}]"
     return bool(abs(interval.value) >= LEARNED and not interval.lo <= 0 <= interval.hi), text
@@ -107,6 +106,8 @@ def _judge(claim: Mapping, table: pa.Table, steps: int) -> dict:
     x_BxS = _stack({run: sides[0][run] - (sides[1][run] if len(sides) > 1 else 0.0) for run in paired})
     interval = _interval(x_BxS)
     unit = x_BxS.mean(axis=1) if len(x_BxS) > 1 else x_BxS[0]
+    if len(x_BxS) > 1:
+        result |= {"n_units": len(x_BxS), "unit": "base"}
     result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
                "p": float(stats.t_pvalue(unit, claim["threshold"], claim["direction"]))}
     if all(ok for ok, _ in gates):

@@ -3,21 +3,20 @@
 import dataclasses
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.arms import Arm
+from experiments.base_model import Base
+from experiments.errors import Diverged, UserError
+from experiments.session import Session
 from jaxpost import sharding, training
 from jaxpost.checkpoint import Checkpoints
 from jaxpost.records import Bundle
-
-from experiments.arms import Arm
-from experiments.base_model import Base
-from experiments.errors import Diverged
-from experiments.session import Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +38,69 @@ class Block:
         return f"{prefix}{self.arm}-{step:05d}-seeds-{self.first}-{self.first + self.count - 1}"
 
 
-def blocks(directory: Path, arm: str, first: int, count: int) -> list[Block]:
-    """The blocks that cover seeds first .. first + count - 1: those begun before, then one for what is missing."""
-    found, covered = [], set()
-    for path in sorted((directory / arm).glob("seeds-*")):
-        if match := re.fullmatch(r"seeds-(\d+)-(\d+)", path.name):
-            low, high = int(match[1]), int(match[2])
-            found.append(Block(arm, low, high - low + 1, path))
-            covered |= set(range(low, high + 1))
-    missing = [s for s in range(first, first + count) if s not in covered]
-    if missing:
-        low, high = missing[0], missing[-1]
-        found.append(Block(arm, low, high - low + 1, directory / arm / f"seeds-{low}-{high}"))
+def begun(directory: Path, arm: str) -> list[Block]:
+    """The blocks of an arm that have a directory, in seed order."""
+    matches = [(re.fullmatch(r"seeds-(\d+)-(\d+)", path.name), path) for path in (directory / arm).glob("seeds-*")]
+    found = [Block(arm, int(m[1]), int(m[2]) - int(m[1]) + 1, path) for m, path in matches if m]
+    return sorted(found, key=lambda block: block.first)
+
+
+def runs(seeds: Iterable[int]) -> list[tuple[int, int]]:
+    """(first, last) of every run of consecutive integers.
+
+    >>> runs([7, 1, 2, 3])
+    [(1, 3), (7, 7)]
+    """
+    found = []
+    for seed in sorted(seeds):
+        if found and found[-1][1] == seed - 1:
+            found[-1] = (found[-1][0], seed)
+        else:
+            found.append((seed, seed))
     return found
+
+
+def blocks(directory: Path, arm: str, seeds: Sequence[int], members: int = 1) -> list[Block]:
+    """The blocks that cover exactly `seeds`, in seed order: those begun before, and new ones for what is missing.
+
+    Args:
+      directory: of all arms; one directory an arm, in it one a block.
+      members: devices that share a block (mesh axis `ensemble`); must divide each block.
+
+    Raises:
+      UserError: a block was begun with seeds that are not asked for, or has a size that `members` does not divide.
+    """
+    found = begun(directory, arm)
+    covered = {seed for block in found for seed in block.seeds}
+    if extra := sorted(covered - set(seeds)):
+        raise UserError(f"{directory} was begun with seeds that are not asked for now ({extra[0]} to {extra[-1]} of arm "
+                        f"{arm!r}): seeds are added, never dropped; set seeds.count to at least "
+                        f"{extra[-1] - min(seeds) + 1}, or choose another --workdir")
+    for low, high in runs(set(seeds) - covered):
+        found.append(Block(arm, low, high - low + 1, directory / arm / f"seeds-{low}-{high}"))
+    for block in found:
+        if block.count % members:
+            raise UserError(f"arm {arm!r}: its {block.count} seeds {block.first} to {block.first + block.count - 1} are "
+                            f"not divisible by mesh.ensemble={members}; change seeds.count by "
+                            f"{members - block.count % members} or set mesh.ensemble to a divisor of {block.count}")
+    return sorted(found, key=lambda block: block.first)
+
+
+def require(directory: Path, arm: str, seeds: Sequence[int], done: Sequence[int], members: int) -> None:
+    """Refuse, before any compute, seeds that cannot be added to what the directory has.
+
+    Args:
+      done: seeds that finished rows exist for.
+      directory, arm, seeds, members: as in `blocks`.
+
+    Raises:
+      UserError: as `blocks`, or the checkpoints of finished seeds are gone.
+    """
+    blocks(directory, arm, seeds, members)
+    covered = {seed for block in begun(directory, arm) for seed in block.seeds}
+    if gone := sorted(set(done) - covered):
+        raise UserError(f"{directory}/{arm}: the checkpoints of the finished seed {gone[0]} are gone, and comparisons "
+                        "with added seeds need them; put them back, or run all seeds in another --workdir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,25 +130,23 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session) 
     """
     program = training.segment_program(arm.source, arm.spec, plan.steps_per_call, plan.mesh)
     members = training.stack([training.Member(jnp.uint32(s), arm.scalars) for s in block.seeds])
-    saves = Checkpoints(block.directory)
-    try:
-        states = training.stack([training.create(arm.spec, plan.base.params, arm.source.curriculum.init())
-                                 for _ in block.seeds])
+    with Checkpoints(block.directory) as saves:
         step = 0
         if (found := saves.latest()) is not None:
             step = found[0]
             if step == plan.grid[-1]:
                 return
-            states = saves.restore(step, jax.eval_shape(lambda: states))
+        states = training.stack([training.create(arm.spec, plan.base.params, arm.source.curriculum.init())
+                                 for _ in block.seeds])
+        if found is not None:
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
+            states = saves.restore(step, abstract)
             session.say(f"{arm.name}: resuming at step {step}")
         _segments(arm, block, plan, bundle, session, program, members, states, step, saves)
-    finally:
-        saves.close()
 
 
 def _segments(arm, block, plan, bundle, session, program, members, states, step, saves):
-    session.phase(arm.name, plan.grid[-1])
-    session.advance(step)
+    session.phase(arm.name, plan.grid[-1], step)
     saved = time.monotonic()
     reference = plan.base.params if arm.spec.objective.needs_reference else None
     for target in [b for b in boundaries(plan.grid, plan.steps_per_call) if b > step]:
@@ -108,16 +155,19 @@ def _segments(arm, block, plan, bundle, session, program, members, states, step,
             with sharding.on_mesh(plan.mesh):
                 states, history = training.run_segment(program, states, members, target - step, reference)
         except training.NonFiniteLoss as error:
-            kept = f"its checkpoint of step {saves.latest()[0]}" if saves.latest() else "no checkpoint yet"
+            saves.wait()
+            found = saves.latest()
+            kept = f"the checkpoint of step {found[0]}" if found else "no checkpoint of this arm (none was due yet)"
+            key = "train.learning_rates" if dict(arm.spec.optimizer)["name"] == "adamw" else "train.sgd_learning_rate"
             raise Diverged(f"arm {arm.name}, seed {block.seeds[error.member]}: the loss is not finite at step "
-                           f"{error.step} (learning rate {arm.scalars.learning_rate}); kept: {kept} and the rows before; "
-                           "lower train.learning_rates and start a new run") from error
+                           f"{error.step} (learning rate {arm.scalars.learning_rate:g}); kept: {kept} and all rows before; "
+                           f"lower --config.{key} and start a new run") from error
         seconds, steps, step = time.monotonic() - began, target - step, target
         shown = {k: float(np.mean(v[:, -1])) for k, v in history.items()}
         bundle.event(arm.name, target, **shown)
         session.mirror(step=target, **{f"{arm.name}/{k}": v for k, v in shown.items()})
         bundle.cost("train", arm=arm.name, step=target, wall_s=seconds)
-        if step in plan.grid:
+        if step in plan.grid and not bundle.sealed_rows(block.shard(plan.prefix, step)):
             columns = plan.measure(arm, step, block.seeds, states.params, history)
             bundle.write_rows(block.shard(plan.prefix, step), columns)
         if step == plan.grid[-1] or session.stopping or time.monotonic() - saved > plan.every_seconds:
@@ -126,17 +176,16 @@ def _segments(arm, block, plan, bundle, session, program, members, states, step,
         tokens = history["loss_tokens"].sum() / seconds
         session.advance(steps, note=f"{tokens:,.0f} tokens/s")
         if session.stopping:
-            saves.close()
-            session.stop(f"{arm.name} is saved at step {step}")
+            saves.wait()
+            session.boundary(f"{arm.name} is saved at step {step}")
 
 
-def final_params(arm: Arm, found: list[Block], plan: Plan) -> dict:
-    """Final parameters of all seeds of an arm, stacked in seed order, read from the checkpoints."""
+def final_params(arm: Arm, found: Sequence[Block], plan: Plan) -> dict:
+    """Final parameters of all seeds of an arm, stacked in seed order, read from the checkpoints as host arrays."""
+    one = jax.eval_shape(lambda: training.create(arm.spec, plan.base.params, {}).params)
     read = []
-    for block in found:
-        saves = Checkpoints(block.directory)
-        one = jax.eval_shape(lambda: training.create(arm.spec, plan.base.params, {}).params)
+    for block in sorted(found, key=lambda block: block.first):
         abstract = jax.tree.map(lambda x, n=block.count: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), one)
-        read.append(saves.restore_params(plan.grid[-1], abstract))
-        saves.close()
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *read)
+        with Checkpoints(block.directory) as saves:
+            read.append(jax.device_get(saves.restore_params(plan.grid[-1], abstract)))
+    return jax.tree.map(lambda *x: np.concatenate(x), *read)

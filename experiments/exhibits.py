@@ -8,9 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxpost import linalg
-
 from experiments.base_model import Base
+from jaxpost import linalg
 
 SHOWN = ("o", "up")  # module kinds of the first layer whose masks and spectra are drawn
 

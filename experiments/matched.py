@@ -7,6 +7,7 @@ summarised later like any others. Outside an arm's range a value is absent, neve
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import numpy as np
 import pyarrow as pa
 
@@ -51,7 +52,7 @@ def path(series: Mapping, **wanted) -> tuple[np.ndarray, np.ndarray]:
     if len(found) != 1:
         raise KeyError(f"{len(found)} series match {wanted}")
     return (np.asarray([r["step"] for r in found[0]], float),
-            np.asarray([np.nan if r["value"] is None else r["value"] for r in found[0]], float))
+            np.asarray([_number(r["value"]) for r in found[0]], float))
 
 
 def update_norm(series: Mapping) -> np.ndarray:
@@ -62,6 +63,10 @@ def update_norm(series: Mapping) -> np.ndarray:
 def tag(params: str | None, **more: str) -> str:
     """`params` with further key=value pairs, sorted."""
     return ";".join(f"{k}={v}" for k, v in sorted({**parse_params(params), **more}.items()))
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
 
 
 def _columns(rows: list[dict]) -> dict[str, list]:
@@ -84,18 +89,18 @@ def at_matched_norm(table: pa.Table, arms: Sequence[str], base: str, among: str)
     """Every global weight statistic and KL where each run first had the target update norm, log-linear between steps.
 
     Returns:
-      (columns, target): the target is the smallest final norm over the runs of `arms`.
+      (columns, target): the target is the smallest final norm over the runs of `arms` that moved; NaN if none did.
     """
     runs = Trajectories(table).of(arms, base)
     norms = {run: update_norm(series) for run, series in runs.items()}
-    target = min(float(x[-1]) for x in norms.values())
+    target = min((float(x[-1]) for x in norms.values() if x[-1] > 0), default=np.nan)
     rows = []
     for run, series in runs.items():
         for key, points in series.items():
             if key[0] == "policy.loss_tokens" or len(points) < len(norms[run]):
                 continue  # measured at the last step only: nothing to interpolate
-            numbers = {n: stats.log_interp([target], norms[run], [np.nan if p[n] is None else p[n] for p in points])[0]
-                       for n in _NUMBERS}
+            numbers = {n: stats.log_interp([target], norms[run], [_number(p[n]) for p in points])[0]
+                       if target > 0 else np.nan for n in _NUMBERS}
             rows.append(_row(points[-1], {"at": "matched_norm", "among": among}, numbers))
     return _columns(rows), target
 
@@ -108,42 +113,46 @@ def at_matched_success(table: pa.Table, arms: Sequence[str], base: str, among: s
     """
     collected = Trajectories(table)
     runs = collected.of(arms, base)
-    start = next(iter(collected.of(["base"], base).values()))
+    start = {seed: series for (_, seed), series in collected.of(["base"], base).items()}
 
-    def success(series, split):
-        first = path(start, metric="policy.success", split=split)[1]
-        return np.concatenate([first, path(series, metric="policy.success", split=split)[1]])
+    def success(seed, series, split):
+        return np.concatenate([path(s, metric="policy.success", split=split)[1] for s in (start[seed], series)])
 
-    target = min(float(success(series, "id")[-1]) for series in runs.values())
+    target = min(float(success(seed, series, "id")[-1]) for (_, seed), series in runs.items())
     rows = []
-    for series in runs.values():
-        new, old = success(series, "id"), success(series, "second")
+    for (_, seed), series in runs.items():
+        new, old = success(seed, series, "id"), success(seed, series, "second")
         value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear in success: the logarithm undoes the exp
         key = next(k for k in series if k[0] == "policy.success" and dict(zip(_KEY, k))["split"] == "second")
         last = series[key][-1]
         rows.append(_row(last, {"at": "matched_success", "among": among},
-                         {"value": value, "null_value": last["null_value"]}))
+                         {"value": value, "null_value": _number(last["null_value"])}))
     return _columns(rows), target
 
 
-def at_rescaled_norm(rows_of: Callable[[dict], dict], base_params: Mapping, final_S: Mapping, norm_S: np.ndarray,
-                     target: float, among: str, combine: Callable) -> dict:
+def at_rescaled_norm(rows_of: Callable[[dict], dict], base_params: Mapping, final_S: Mapping, seeds: Sequence[int],
+                     norm_S: np.ndarray, target: float, among: str) -> dict:
     """Global rows of W0 + c dW with c = target / ||dW||_F: what size alone does to the final update's statistics.
 
     Args:
       rows_of: stacked parameters -> columns of the weight panel.
       base_params, final_S: the base, and the final masters with a leading axis over seeds (float32).
-      norm_S: ||dW||_F of each seed.
-      combine: tree map over (base leaf, final leaf).
+      seeds, norm_S: each seed and its ||dW||_F; rows of a run that did not move are absent.
     """
-    scale_S = np.asarray(target / norm_S, np.float32)
+    moved_S = (norm_S > 0) & np.isfinite(target)
+    scale_S = np.divide(target, norm_S, out=np.zeros(len(norm_S)), where=moved_S).astype(np.float32)
 
     def shrink(w0, w1):
         c = scale_S.reshape((-1,) + (1,) * w0.ndim)
         return w0[None] + c * (w1 - w0[None])
 
-    columns = rows_of(combine(shrink, base_params, final_S))
+    columns = rows_of(jax.tree.map(shrink, base_params, final_S))
     keep = [i for i, (g, r) in enumerate(zip(columns["granularity"], columns["role"])) if g == "global" and r == "seed"]
     kept = {name: [values[i] for i in keep] for name, values in columns.items()}
     kept["params"] = [tag(p, at="rescaled_norm", among=among) for p in kept["params"]]
+    still = [i for i, seed in enumerate(kept["seed"]) if not moved_S[seeds.index(seed)]]
+    for name, value in (*dict.fromkeys(_NUMBERS).items(), ("status", "absent"), ("status_reason", "the run did not move: nothing "
+                        "to rescale")):
+        for i in still:
+            kept[name][i] = value
     return kept

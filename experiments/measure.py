@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.arms import Arm
+from experiments.base_model import Base
 from jaxpost import models, sharding, training
 from jaxpost.probes import policy, weights
 from jaxpost.records import row_ids
-
-from experiments.arms import Arm
-from experiments.base_model import Base
 
 
 def infos(config: models.TransformerConfig) -> list[weights.TensorInfo]:
@@ -49,45 +48,52 @@ class Measurement:
         self.base_weights = models.matrices(base.params, model)
         self.references = weights.prepare(panel, self.base_weights, training.stream(0, "nulls", 0))
         self.guesses = {label: task.guess(split) for label, task, split in suite.splits}
-        self.base_values = {name: float(x) for name, x in jax.jit(
-            lambda params: suite.measure(params, params, training.stream(0, "evaluate", 0)))(base.params).items()}
 
-    def base_rows(self) -> dict:
-        """What the base itself does, as arm "base" at step 0, one replicate."""
-        values = {name: [value] for name, value in self.base_values.items()}
-        return self._policy_rows(values, "base", 0, [0])
+    def base_rows(self, seeds: Sequence[int]) -> dict:
+        """What the base itself does, as arm "base" at step 0, with the sampling noise of each seed."""
+        same_S = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(seeds), *x.shape)), self.base.params)
+        return self._policy_rows(self._policy(same_S, seeds), "base", 0, seeds)
 
     def __call__(self, arm: Arm, step: int, seeds: Sequence[int], params_S: dict, history: dict) -> dict:
         """Columns of every statistic of every seed."""
         panel = self.panel if step == self.last else self.panel.primary()
-        with sharding.on_mesh(self.mesh):
-            seen = _policy_program(self.suite, self.mesh)(params_S, jnp.asarray(seeds, jnp.uint32), self.base.params)
-        values = {name: np.asarray(x) for name, x in seen.items()}
+        values = self._policy(params_S, seeds)
         values["loss_tokens"] = history["loss_tokens"].mean(axis=1)
         return concatenate(self.weight_rows(panel, arm.name, step, seeds, params_S),
                            self._policy_rows(values, arm.name, step, seeds))
 
+    def matrices(self, params_S: dict) -> dict[str, jax.Array]:
+        """Every 2-D weight by name, [S, m, n], upcast to float32 (exact for bf16 masters)."""
+        return _matrix_program(self.model)(params_S)
+
     def weight_rows(self, panel: weights.Panel, arm: str, step: int, seeds: Sequence[int], params_S: dict) -> dict:
         """Columns of the weight panel alone."""
         with sharding.on_mesh(self.mesh):
-            values = _weight_program(panel, self.model, self.mesh)(params_S, self.references)
+            values = _weight_program(panel, self.mesh)(self.matrices(params_S), self.references)
         return weights.finalize(panel, self.infos, self.references, jax.device_get(values), arm=arm, step=step,
                                 seeds=seeds, conditional_on=self.base.digest, row_ids=row_ids)
 
+    def _policy(self, params_S: dict, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+        with sharding.on_mesh(self.mesh):
+            seen = _policy_program(self.suite, self.mesh)(params_S, jnp.asarray(seeds, jnp.uint32), self.base.params)
+        return {name: np.asarray(x) for name, x in seen.items()}
+
     def _policy_rows(self, values, arm, step, seeds) -> dict:
         return policy.finalize(values, arm=arm, step=step, seeds=seeds, conditional_on=self.base.digest,
-                               guesses=self.guesses, base=self.base_values)
-
-
-def float32_matrices(params: dict, model: models.TransformerConfig) -> dict[str, jax.Array]:
-    """Every 2-D weight by name, upcast to float32 (exact for bf16 masters)."""
-    return jax.tree.map(lambda w: w.astype(jnp.float32), models.matrices(params, model))
+                               guesses=self.guesses)
 
 
 @functools.cache
-def _weight_program(panel, model, mesh):
-    return jax.jit(sharding.map_members(
-        lambda params, references: weights.measure(panel, references, float32_matrices(params, model)), mesh))
+def _matrix_program(model):
+    def upcast(params):
+        return jax.tree.map(lambda w: w.astype(jnp.float32), models.matrices(params, model))
+
+    return jax.jit(jax.vmap(upcast))
+
+
+@functools.cache
+def _weight_program(panel, mesh):
+    return jax.jit(sharding.map_members(lambda matrices, references: weights.measure(panel, references, matrices), mesh))
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """RLVR against SFT in weight space: pretrain a base, train every arm over seeds, measure, match, judge, publish."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +9,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxpost import models, probes, records, sharding, tasks, training
-from jaxpost.probes import weights
-
 from experiments import arms as arm_table
+from experiments import checks, ensemble, exhibits, matched
 from experiments import claims as claim_rules
-from experiments import ensemble, exhibits, matched
 from experiments.base_model import Pretraining
 from experiments.config import EXCLUDED
 from experiments.errors import UserError
-from experiments.measure import Measurement, concatenate, float32_matrices
-from experiments.session import Session
+from experiments.measure import Measurement, concatenate
+from experiments.session import Session, StopSignals
+from jaxpost import probes, records, training
+from jaxpost.probes import weights
 
 TITLE = "RLVR against SFT in weight space"
 QUESTION = ("Do RL with verifiable rewards and supervised fine-tuning move weights differently, once dtype, learning rate, "
@@ -34,20 +34,18 @@ class Setup:
 
     def __init__(self, config: ConfigDict, claims: Sequence[dict]):
         self.config = config
+        checks.values(config)
         self.task, self.second = arm_table.make_task(config.task), arm_table.make_task(config.second)
+        self.model = checks.model(config.model, (self.task, self.second))
+        self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group)
         try:
-            self.model = models.TransformerConfig(vocab=tasks.vocab.SIZE, **config.model.to_dict())
-            self.mesh = sharding.make_mesh(config.mesh.to_dict()) if config.mesh.ensemble > 1 else None
             self.panel = weights.Panel(ks=config.measure.ks, alphas=config.measure.alphas)
         except ValueError as error:
             raise UserError(str(error)) from error
         self.arms = arm_table.build(config, self.model, self.task)
+        checks.claim_fields(claims)
         self.claims = claim_rules.judgeable(claims, config.arms)
         claim_rules.check(self.claims)
-        if config.seeds.count < 1 or config.seeds.bases < 1:
-            raise UserError(f"seeds.count={config.seeds.count}, seeds.bases={config.seeds.bases}: both must be at least 1")
-        if config.seeds.count % config.mesh.ensemble:
-            raise UserError(f"seeds.count={config.seeds.count} is not divisible by mesh.ensemble={config.mesh.ensemble}")
         self.grid = grid(config.train.steps, config.measure.grid_points)
         self.suite = training.Suite(
             self.model, (*((split, self.task, split) for split in self._splits()), ("second", self.second, "id")),
@@ -63,18 +61,12 @@ class Setup:
 
 
 def grid(steps: int, points: int) -> tuple[int, ...]:
-    """About `points` log-spaced steps from 1 to the last.
-
-    Raises:
-      UserError: fewer than two points or no step.
-    """
-    if steps < 1 or points < 2:
-        raise UserError(f"train.steps={steps}, measure.grid_points={points}: at least 1 step and 2 points are needed")
+    """About `points` log-spaced steps from 1 to the last."""
     return tuple(sorted({int(round(s)) for s in np.geomspace(1, steps, points)}))
 
 
-def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str) -> None:
-    """Run, resume, or report that it is finished.
+def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
+    """Run, resume, add seeds to a finished run, or report that it is finished.
 
     Raises:
       UserError, BundleError, CheckpointError: one clear line; nothing that was written is lost.
@@ -82,13 +74,25 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str) ->
     setup = Setup(config, claims)
     devices = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "count": jax.device_count(),
                "processes": jax.process_count()}
-    bundle = records.Bundle.open(workdir, config.to_dict(), records.config_hash(config.to_dict(), EXCLUDED),
-                                 setup.claims, config_exclude=EXCLUDED, title=TITLE, question=QUESTION, devices=devices)
-    report = workdir / "report.html"
-    if bundle.state == "finished":
-        print(f"{workdir} is finished (bundle {bundle.manifest['bundle_id'][:12]}) and is not overwritten: report {report}")
+    stated = config.to_dict()
+
+    def opened() -> records.Bundle:
+        return records.Bundle.open(workdir, stated, records.config_hash(stated, EXCLUDED), setup.claims,
+                                   config_exclude=EXCLUDED, title=TITLE, question=QUESTION, devices=devices)
+
+    bundle, report = opened(), workdir / "report.html"
+    done = bundle.manifest["n_seeds"] if bundle.state == "finished" else 0
+    if done >= config.seeds.count:
+        print(f"{workdir} is finished ({done} seeds, bundle {bundle.manifest['bundle_id'][:12]}) and is not overwritten: "
+              f"report {report}")
         return
-    with bundle, Session(config.wandb, config.to_dict(), name) as session:
+    with bundle, Session(signals, config.wandb, stated, name) as session:
+        for index, arm in itertools.product(range(config.seeds.bases), config.arms):
+            ensemble.require(workdir / f"base-{index}" / "arms", arm, setup.seeds, setup.seeds[:done], config.mesh.ensemble)
+        if done:
+            session.say(f"adding seeds: {done} are finished, {config.seeds.count} are asked for")
+            records.reopen(bundle)
+            bundle = opened()
         session.say(f"{bundle.state} run in {workdir}")
         inventory = [_one_base(setup, b, bundle, session) for b in range(config.seeds.bases)]
         session.phase("report", 1)
@@ -113,25 +117,29 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
     bundle.cost("pretrain", arm=f"base-{index}", wall_s=time.monotonic() - began)
     measure = Measurement(base, setup.model, setup.panel, setup.suite, setup.grid[-1], setup.mesh)
     prefix = f"base{index}-" if config.seeds.bases > 1 else ""
-    bundle.write_rows(f"{prefix}base", measure.base_rows())
+    _base_rows(prefix, measure, setup.seeds, bundle)
     plan = ensemble.Plan(base, prefix, setup.grid, config.train.steps_per_call, config.checkpoint.every_seconds, setup.mesh,
                          measure)
     finals = {}
     for arm in setup.arms:
         began = time.monotonic()
-        found = ensemble.blocks(directory / "arms", arm.name, config.seeds.first, config.seeds.count)
+        found = ensemble.blocks(directory / "arms", arm.name, setup.seeds, config.mesh.ensemble)
         for block in found:
             ensemble.train(arm, block, plan, bundle, session)
         finals[arm.name] = ensemble.final_params(arm, found, plan)
         session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
+        session.boundary(f"{arm.name} is finished")
     _compare(setup, plan, measure, finals, bundle, session)
-    return exhibits.inventory(measure.infos, base, {n: float32_matrices_S(p, setup.model) for n, p in finals.items()},
+    session.boundary("all arms are finished")
+    return exhibits.inventory(measure.infos, base, {n: measure.matrices(p) for n, p in finals.items()},
                               setup.seeds)
 
 
-def float32_matrices_S(params_S: dict, model) -> dict:
-    """Matrices of stacked parameters, [S, m, n] each."""
-    return jax.vmap(lambda params: float32_matrices(params, model))(params_S)
+def _base_rows(prefix: str, measure: Measurement, seeds: Sequence[int], bundle: records.Bundle) -> None:
+    """What the base does with each seed's sampling noise, for the seeds that do not have it yet."""
+    rows = records.select(bundle.read_rows(), arm="base", conditional_on=measure.base.digest)
+    if missing := sorted(set(seeds) - set(rows["seed"].to_pylist())):
+        bundle.write_rows(f"{prefix}base-seeds-{missing[0]}-{missing[-1]}", measure.base_rows(missing))
 
 
 def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: dict, bundle, session) -> None:
@@ -140,7 +148,7 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
     base, last = plan.base, setup.grid[-1]
     parts = []
     for arm, params_S in finals.items():
-        found = weights.jaccard(measure.base_weights, float32_matrices_S(params_S, setup.model))
+        found = weights.jaccard(measure.base_weights, measure.matrices(params_S))
         parts.append(weights.finalize_jaccard(measure.infos, found, arm=arm, step=last, conditional_on=base.digest,
                                               row_ids=records.row_ids))
     bundle.write_rows(f"{plan.prefix}jaccard", concatenate(*parts))
@@ -155,7 +163,7 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
         parts += _rescaled(setup, measure, finals, table, members, target, among)
     bundle.write_rows(derived[0], concatenate(*parts))
     session.advance(1)
-    for name, arrays in exhibits.arrays(measure, {n: float32_matrices_S(p, setup.model) for n, p in finals.items()}).items():
+    for name, arrays in exhibits.arrays(measure, {n: measure.matrices(p) for n, p in finals.items()}).items():
         bundle.write_arrays(f"{plan.prefix}{name}", arrays)
     session.advance(1)
 
@@ -169,5 +177,5 @@ def _rescaled(setup: Setup, measure: Measurement, finals: dict, table, members, 
         norm_S = np.asarray([matched.update_norm(runs[arm.name, seed])[-1] for seed in setup.seeds])
         parts.append(matched.at_rescaled_norm(
             lambda params_S, name=arm.name: measure.weight_rows(setup.panel.primary(), name, setup.grid[-1], setup.seeds, params_S),
-            measure.base.params, finals[arm.name], norm_S, target, among, jax.tree.map))
+            measure.base.params, finals[arm.name], setup.seeds, norm_S, target, among))
     return parts

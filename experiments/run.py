@@ -1,6 +1,10 @@
 """Run an experiment: `python -m experiments.run --config=rlvr_sparsity[:smoke|:full]`.
 
-Exit codes: 0 done (or already finished), 2 bad input, 3 a loss was not finite, 75 stopped by a signal and resumable.
+The same command resumes a run that was killed or stopped, says so when it is finished, and with a larger
+`--config.seeds.count` adds seeds to it. What a user can cause is one line on stderr, `error: ...`.
+
+Exit codes: 0 done (or already finished), 2 bad input, directory or checkpoint, 3 a loss was not finite, 75 stopped by
+SIGTERM or SIGINT after saving (run the same command again; a second signal ends the process at once).
 """
 
 import argparse
@@ -10,13 +14,16 @@ import re
 import sys
 from pathlib import Path
 
+from experiments import config as configs
+from experiments.errors import EXIT_USER, UserError
+from experiments.session import StopSignals
 from jaxpost.checkpoint import CheckpointError
 from jaxpost.records import BundleError, config_hash
 
-from experiments import config as configs
-from experiments.errors import EXIT_USER, UserError
 
-EXPERIMENTS = ("rlvr_sparsity",)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; see python -m experiments.run --help")
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -25,8 +32,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     Raises:
       UserError: an argument that is neither.
     """
-    parser = argparse.ArgumentParser(prog="python -m experiments.run", description=__doc__.splitlines()[0],
-                                     epilog="--config.a.b=VALUE overrides a key of the config.")
+    parser = _Parser(prog="python -m experiments.run", description=__doc__, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                     epilog="--config.a.b=VALUE overrides a key of the config.")
     parser.add_argument("--config", help="name, name:argument or path/to/mine.py")
     parser.add_argument("--workdir", help="default: results/<config>/<config hash>")
     parser.add_argument("--list", action="store_true", help="name every config with its question and run time")
@@ -54,28 +62,35 @@ def listing() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     try:
-        options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
-        if options.list:
-            print(listing())
-            return 0
-        if options.config is None:
-            raise UserError(f"--config is missing{configs.nearest('', configs.names())}")
-        config = configs.load(options.config, overrides)
-        if config.experiment not in EXPERIMENTS:
-            raise UserError(f"experiment {config.experiment!r} is not known{configs.nearest(config.experiment, EXPERIMENTS)}")
-        experiment = importlib.import_module(f"experiments.{config.experiment}")
-        name = Path(options.config.partition(":")[0]).stem
-        digest = config_hash(config.to_dict(), configs.EXCLUDED)
-        workdir = Path(options.workdir or Path("results") / name / digest[:12])
-        claims = getattr(configs.module(options.config.partition(":")[0]), "CLAIMS", ())
-        experiment.run(config, claims, workdir, name)
+        with StopSignals() as signals:
+            _run(sys.argv[1:] if arguments is None else arguments, signals)
         return 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _say(error, error.exit_code)
     except (BundleError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER
+        return _say(error, EXIT_USER)
+    except OSError as error:  # a full disk or a missing permission, met outside a bundle or a checkpoint
+        return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was written before "
+                    "is intact: make room or fix the permissions and run the same command again", EXIT_USER)
+
+
+def _say(error: object, code: int) -> int:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+def _run(arguments: list[str], signals: StopSignals) -> None:
+    options, overrides = parse(arguments)
+    if options.list:
+        print(listing())
+        return
+    if options.config is None:
+        raise UserError(f"--config is missing{configs.nearest('', configs.names())}")
+    config = configs.load(options.config, overrides)
+    reference = options.config.partition(":")[0]
+    name, claims = Path(reference).stem, getattr(configs.module(reference), "CLAIMS", ())
+    workdir = Path(options.workdir or Path("results") / name / config_hash(config.to_dict(), configs.EXCLUDED)[:12])
+    importlib.import_module(f"experiments.{config.experiment}").run(config, claims, workdir, name, signals)
 
 
 if __name__ == "__main__":

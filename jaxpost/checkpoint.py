@@ -4,13 +4,27 @@ Items of a step: `params`, `training` (all other fields of the state), `probe_st
 item of its own, so that changing probes never breaks a restore.
 """
 
+import contextlib
 import logging
+import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 _ITEMS = ("params", "training", "probe_state", "about")
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every phase of every save at INFO and WARNING
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports phases of saves, and failures that it raises as well
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _placed(tree, abstract):
+    """Arrays whose abstract value names no sharding, freed from the device that Orbax tied them to."""
+    return jax.tree.map(lambda x, a: x if getattr(a, "sharding", None) else jnp.asarray(np.asarray(x)), tree, abstract)
 
 
 class CheckpointError(RuntimeError):
@@ -18,17 +32,33 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpoints:
-    """The checkpoints of one run directory.
+    """The checkpoints of one run directory; also a context manager that closes them.
 
     Args:
       directory: created when missing.
       keep: how many of the latest steps stay.
+
+    Raises:
+      CheckpointError: the directory cannot be made or read.
     """
 
     def __init__(self, directory: str | Path, keep: int = 2):
         self._directory = Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=_ITEMS)
+        with self._writing(self._directory):
+            for rest in self._directory.glob("*.orbax-checkpoint-tmp*"):  # a kill or a full disk cut that save short
+                shutil.rmtree(rest, ignore_errors=True)
+            self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=_ITEMS)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self.close()
+        except CheckpointError:
+            if error is None:
+                raise  # otherwise what happened first is the better message
 
     def save(self, step: int, state, about: dict, probe_state: dict | None = None) -> None:
         """Start saving; returns when the arrays are copied, so that the caller may donate them.
@@ -37,19 +67,24 @@ class Checkpoints:
           step: label of the checkpoint; an existing one is left as it is.
           state: a NamedTuple with a `params` field.
           about: JSON-serialisable facts that `latest` gives back.
+
+        Raises:
+          CheckpointError: this save, or an earlier one that was still being written, failed.
         """
         if step in self._manager.all_steps():
             return
         rest = {k: v for k, v in state._asdict().items() if k != "params"}
-        try:
-            items = {"params": ocp.args.StandardSave(state.params), "training": ocp.args.StandardSave(rest),
-                     "about": ocp.args.JsonSave(about)}
-            if probe_state is not None:
-                items["probe_state"] = ocp.args.StandardSave(probe_state)
+        items = {"params": ocp.args.StandardSave(state.params), "training": ocp.args.StandardSave(rest),
+                 "about": ocp.args.JsonSave(about)}
+        if probe_state is not None:
+            items["probe_state"] = ocp.args.StandardSave(probe_state)
+        with self._writing(self._directory / str(step)):
             self._manager.save(step, args=ocp.args.Composite(**items))
-        except OSError as error:
-            raise CheckpointError(f"cannot write checkpoint {self._directory}/{step}: {error.strerror or error}; "
-                                  "free space or choose another --workdir, then run the same command again") from error
+
+    def wait(self) -> None:
+        """Return when every save is committed. Raises: CheckpointError when one failed."""
+        with self._writing(self._directory):
+            self._manager.wait_until_finished()
 
     def latest(self) -> tuple[int, dict] | None:
         """(step, about) of the newest committed checkpoint, or None."""
@@ -63,16 +98,30 @@ class Checkpoints:
         rest = {k: v for k, v in abstract._asdict().items() if k != "params"}
         read = self._read(step, params=ocp.args.StandardRestore(abstract.params),
                           training=ocp.args.StandardRestore(rest))
-        return abstract._replace(params=read["params"], **read["training"])
+        return _placed(abstract._replace(params=read["params"], **read["training"]), abstract)
 
     def restore_params(self, step: int, abstract: dict | None = None) -> dict:
         """The parameters of `step` alone; `abstract` gives shapes and placement, by default those on disk."""
-        return self._read(step, params=ocp.args.StandardRestore(abstract))["params"]
+        read = self._read(step, params=ocp.args.StandardRestore(abstract))["params"]
+        return read if abstract is None else _placed(read, abstract)
 
     def close(self) -> None:
-        """Wait for pending writes and release the directory."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Wait for pending writes and release the directory. Raises: CheckpointError when a write failed."""
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):  # it waits again, and a failed write fails again
+                self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path):
+        try:
+            yield
+        except Exception as error:  # an OSError, or what Orbax and TensorStore make of one in a writer thread
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+            reason = "No space left on device" if "No space left" in str(error) else reason
+            raise CheckpointError(f"cannot write checkpoint {path}: {reason}; what was saved before is intact: free space or "
+                                  "fix the permissions and run the same command again") from error
 
     def _read(self, step: int, **items):
         try:
@@ -81,4 +130,4 @@ class Checkpoints:
             earlier = [s for s in self._manager.all_steps() if s < step]
             way = f"the run then resumes from step {max(earlier)}" if earlier else "the run then starts this part again"
             raise CheckpointError(f"checkpoint {self._directory}/{step} cannot be read "
-                                  f"({str(error).splitlines()[0][:160]}); remove that directory: {way}") from error
+                                  f"({_first_line(error)}); remove that directory: {way}") from error

@@ -3,6 +3,8 @@
 Everything is float32 in and out, jit-able, for one matrix; batch with `jax.lax.map` (a `vmap` of iterative solvers runs
 every lane to the slowest, and turns the fallback of `top_k` into "always both"). Every product is taken at HIGHEST
 precision: an accelerator's default would round the operands to bf16 and report its own error as rotation.
+On CPU, start the process with OPENBLAS_NUM_THREADS=1: LAPACK's spinning threads cost up to ten times on small matrices
+when anything else runs.
 
 Legend: M rows, N columns, Q = min(M, N), K wanted singular triplets, R = depth * block basis vectors.
 """

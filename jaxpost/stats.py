@@ -94,8 +94,9 @@ def jackknife_pairs(pairs_SxS, level: float = 0.95) -> Interval:
     """Mean of a symmetric pair statistic over unordered pairs, with the delete-one-seed jackknife interval.
 
     The pairs share seeds, so S(S-1)/2 of them are not as many replicates. With theta_-i the mean without seed i,
-    se^2 = (S - 1)/S * sum_i (theta_-i - mean theta_-i)^2, and the interval is t with S - 1 degrees of freedom. A nominal
-    95 % covers about 89 % at six seeds, 90 % at ten (normal seeds, products of pairs); pairs taken as independent, 50 %.
+    se^2 = (S - 1)/S * sum_i (theta_-i - mean theta_-i)^2, and the interval is t with S - 1 degrees of freedom. A
+    nominal 95 % covers about 89 % at six seeds, 90 % at ten (normal seeds, products of pairs); pairs taken as
+    independent, 50 %.
 
     Args: pairs_SxS float[..., S, S]; only entries i < j are read. Returns: Interval; ends NaN below three seeds
     (without one of two seeds no pair is left). Raises: ValueError for fewer than two seeds. Source: Arvesen 1969.

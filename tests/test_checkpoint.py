@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpost import sharding, training
 from jaxpost.checkpoint import CheckpointError, Checkpoints
-from jax.sharding import NamedSharding, PartitionSpec
 
 
 def state(scale=1.0):
@@ -63,3 +63,35 @@ def test_a_checkpoint_is_read_onto_another_mesh(tmp_path):
     assert got["a"].sharding == layout
     np.testing.assert_array_equal(got["a"], state().params["a"])
     again.close()
+
+
+def test_what_is_read_is_tied_to_no_device_unless_asked(tmp_path):
+    saves = Checkpoints(tmp_path)
+    saves.save(1, state(), {})
+    saves.close()
+    again = Checkpoints(tmp_path)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state())
+    assert not any(x.committed for x in jax.tree.leaves(again.restore(1, abstract)))
+    again.close()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write checkpoint .*file/run: Not a directory; what was saved before"):
+        Checkpoints(tmp_path / "file" / "run")
+
+
+def test_a_failed_save_comes_up_at_the_next_call_and_keeps_the_earlier_one(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot write checkpoint"), Checkpoints(tmp_path) as saves:
+        saves.save(1, state(), {})
+        saves.wait()
+        saves.save(2, state(), {"not JSON": object()})
+    with Checkpoints(tmp_path) as again:
+        assert again.latest() == (1, {})
+
+
+def test_what_a_kill_in_the_middle_of_a_save_left_is_removed(tmp_path):
+    (tmp_path / "3.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    with Checkpoints(tmp_path) as saves:
+        assert saves.latest() is None
+    assert not list(tmp_path.iterdir())

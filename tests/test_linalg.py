@@ -168,13 +168,23 @@ def test_ranks_against_float64():
     np.testing.assert_allclose(linalg.hill(x, 10), 1 / np.mean(np.log(s[:9] / s[9])), rtol=1e-5)
     for q in (0.9, 0.99):
         assert linalg.energy_rank(x, q) == 1 + np.argmax(np.cumsum(e) >= q)
-    for rank in (linalg.stable_rank, linalg.entropy_rank, lambda x: linalg.energy_rank(x, 0.9), lambda x: linalg.hill(x, 5)):
+    for rank in (
+        linalg.stable_rank,
+        linalg.entropy_rank,
+        lambda x: linalg.energy_rank(x, 0.9),
+        lambda x: linalg.hill(x, 5),
+    ):
         np.testing.assert_allclose(rank(1e-12 * x), rank(x), rtol=1e-5)
 
 
 def test_ranks_of_a_planted_rank_and_of_nothing():
     x = jnp.asarray([2.0] * 5 + [0.0] * 11)
-    for rank in (linalg.stable_rank, linalg.entropy_rank, linalg.entropy_rank_sigma, lambda x: linalg.energy_rank(x, 0.99)):
+    for rank in (
+        linalg.stable_rank,
+        linalg.entropy_rank,
+        linalg.entropy_rank_sigma,
+        lambda x: linalg.energy_rank(x, 0.99),
+    ):
         np.testing.assert_allclose(rank(x), 5, rtol=1e-6)
         assert np.isnan(rank(jnp.zeros(4)))
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpost import sharding
 from jaxpost.models import declare
 from jaxpost.models.declare import TransformerConfig
 
@@ -121,6 +122,7 @@ def _block_graph(config: TransformerConfig):
     return nnx.split(nnx.eval_shape(lambda: Block(config, jax.random.key(0))))[0]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init(config: TransformerConfig, key: jax.Array) -> dict:
     """A fresh float32 parameter pytree, blocks stacked on a leading layer axis."""
     def one(layer_key):
@@ -158,6 +160,8 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
 
     def body(x, layer):
         weights, kv = layer
+        if kv is None:  # many tokens: move weights to the rows; cached decoding has few, so there rows move to weights
+            x = sharding.constrain(x, ("batch",))
         return nnx.merge(graph, weights)(x, valid_BxS, kv, start)
 
     kv = None if cache is None else (cache.k_LxBxSxKxE, cache.v_LxBxSxKxE)

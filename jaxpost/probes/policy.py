@@ -19,7 +19,7 @@ register(
            "reduce=sequence_sum or token_mean", "nat", "arXiv:2509.04259", "0 at the base", "mean over prompts",
            "teacher forcing on the policy's own samples"),
     Metric("policy.entropy", "mean over tokens sampled from pi at temperature 1 of -sum_v pi_v log pi_v", "nat",
-           "arXiv:2505.22617", "entropy of the base", "mean over tokens", "full vocabulary on the policy's own samples"),
+           "arXiv:2505.22617", "none in the row: compare with the rows of arm base", "mean over tokens", "full vocabulary on the policy's own samples"),
     Metric("policy.loss_tokens", "tokens that entered the loss, mean over the steps since the last measurement", "token",
            "jaxpost", "none: a control of equal work between arms", "none", "sum of the loss mask"),
 )
@@ -35,13 +35,12 @@ _DIVERGENCES = {
 
 
 def finalize(values: Mapping[str, np.ndarray], *, arm: str, step: int, seeds: Sequence[int], conditional_on: str,
-             guesses: Mapping[str, float], base: Mapping[str, float]) -> dict[str, list]:
+             guesses: Mapping[str, float]) -> dict[str, list]:
     """Columns of rows of role "seed" from the values of `training.Suite.measure`.
 
     Args:
       values: name -> array over seeds; `success/<label>`, the divergences, entropy, `loss_tokens` (any may be missing).
       guesses: label -> guess baseline, the null of success.
-      base: the same values of the base itself: the null of entropy, and the floor that float32 leaves in a divergence.
     """
     rows = []
     for name, value_S in values.items():
@@ -50,8 +49,9 @@ def finalize(values: Mapping[str, np.ndarray], *, arm: str, step: int, seeds: Se
             fixed = {"metric": "policy.success", "split": label, "null_kind": "guess", "null_value": guesses[label]}
         elif name in _DIVERGENCES:
             metric, params = _DIVERGENCES[name]
-            fixed = {"metric": metric, "params": params, "null_kind": "base", "null_value": float(base[name]),
-                     "noise_floor": None if name == "entropy" else abs(float(base[name]))}
+            fixed = {"metric": metric, "params": params}
+            if name != "entropy":
+                fixed |= {"null_kind": "base", "null_value": 0.0}
         else:
             fixed = {"metric": f"policy.{name}"}
         for seed, value in zip(seeds, np.asarray(value_S, np.float64), strict=True):

@@ -137,7 +137,9 @@ class RowTable:
         owner = self._seed_blocks[of]
         block = {name: owner[name] for name in ("metric", "only", "dtype", "side", "k", "params") if name in owner}
         status = np.where(np.isfinite(value), "ok", "absent").astype(object)
-        block |= {"role": "null", "value": value, "status": status, "null_kind": kind, "null_value": value}
+        reason = np.where(status == "ok", None, owner["status_reason"])
+        block |= {"role": "null", "value": value, "status": status, "status_reason": reason}
+        block |= {"null_kind": kind, "null_value": value}
         self._null_blocks.append((of, block | {"null_lo": lo, "null_hi": hi}))
 
     def columns(self, row_ids: Callable[[dict], Sequence[str]]) -> dict[str, np.ndarray]:

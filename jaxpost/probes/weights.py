@@ -46,13 +46,11 @@ def prepare(panel: Panel, weights0: Mapping[str, Any], key: jax.Array) -> dict:
     groups = shape_groups({name: np.shape(w) for name, w in weights0.items()})
     for name, w in weights0.items():
         _check_base(name, jnp.asarray(w))
-    keys = {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in weights0}
-    return {
-        group: _prepare_group(
-            panel, _stack(weights0, names), _wide(weights0, names), jnp.stack([keys[n] for n in names])
-        )
-        for group, names in groups.items()
-    }
+    refs = {}
+    for group, names in groups.items():
+        keys = jnp.stack([jax.random.fold_in(key, zlib.crc32(name.encode())) for name in names])
+        refs[group] = _prepare_group(panel, _stack(weights0, names), _wide(weights0, names), keys)
+    return refs
 
 
 def _wide(weights: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:

@@ -11,6 +11,7 @@ An experiment opens a bundle, writes one shard a measurement, and finishes:
 from jaxpost.records.bundle import Bundle
 from jaxpost.records.closing import finish
 from jaxpost.records.contents import read_measurements, read_metrics
+from jaxpost.records.extend import reopen
 from jaxpost.records.provenance import code_state, config_hash, environment
 from jaxpost.records.report import rerender
 from jaxpost.records.rows import format_params, measurement_table, parse_params, row_ids, select
@@ -30,6 +31,7 @@ __all__ = [
     "read_events",
     "read_measurements",
     "read_metrics",
+    "reopen",
     "rerender",
     "row_ids",
     "select",

@@ -2,7 +2,6 @@
 
 import datetime
 import re
-import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ from jaxpost.records.contents import (
     digest_files,
     metrics_table,
     read_measurements,
+    remove_closed,
+    remove_working,
     write_parquet,
 )
 from jaxpost.records.rows import (
@@ -141,6 +142,8 @@ class Bundle:
         found = cls._found(path, stated)  # again: now nobody else can write it
         for leftover in path.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        if found is not None and found.pop("clearing", False):  # reopened for more replicates (extend.py)
+            remove_closed(path)
         session = {
             "opened": _now(),
             "environment": provenance.environment(devices),
@@ -183,9 +186,13 @@ class Bundle:
 
     def has_rows(self, name: str) -> bool:
         """Whether the shard of this name was written, in this session or before, also after closing."""
-        return (self.path / "rows" / f"{_checked_name(name)}.parquet").exists() or name in self.manifest.get(
-            "shards", {}
-        )
+        written = (self.path / "rows" / f"{_checked_name(name)}.parquet").exists()
+        return written or name in self.manifest.get("shards", {}) or self.sealed_rows(name)
+
+    def sealed_rows(self, name: str) -> bool:
+        """Whether the shard of this name was part of the bundle when it was reopened (`records.reopen`): its replicates
+        are kept as they are and must not be written again."""
+        return name in self.manifest.get("sealed_shards", ())
 
     def write_rows(self, name: str, columns: Columns) -> None:
         """Write one measurement as `rows/<name>.parquet`, whole or not at all; the same name again replaces it.
@@ -311,8 +318,7 @@ class Bundle:
         self.event("seal", 0, bundle_id=self.manifest["bundle_id"])
         self.manifest |= {"status": "complete", "closed": _now(), "files": digest_files(self.path)}
         self._write_manifest()
-        for folder in ("rows", "costs"):
-            shutil.rmtree(self.path / folder, ignore_errors=True)
+        remove_working(self.path)
         self.state = "finished"
         self.release()
 

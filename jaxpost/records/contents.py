@@ -1,6 +1,7 @@
 """What a closed bundle holds: its files, their digests, its id, and how to read it."""
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,6 +38,31 @@ def cost_table(folder: Path) -> pa.Table:
         for name, value in sorted(cost["quantities"].items()):
             rows.append((cost["phase"], cost["arm"], cost["step"], name, value, COST_UNITS[name]))
     return table_from_columns({name: [row[i] for row in rows] for i, name in enumerate(COSTS.names)}, COSTS)
+
+
+def read_costs(path: Path) -> dict[str, dict]:
+    """The cost shards that the cost table of a closed bundle came from: file stem -> content."""
+    shards = {}
+    for row in _read(path / "costs.parquet", COSTS).to_pylist():
+        parts = [part for part in (row["phase"], row["arm"], row["step"]) if part is not None]
+        shard = {name: row[name] for name in ("phase", "arm", "step")} | {"quantities": {}}
+        shards.setdefault("-".join(map(str, parts)), shard)["quantities"][row["quantity"]] = row["value"]
+    return shards
+
+
+def remove_working(path: Path) -> None:
+    """Remove the shards that the Parquet files of a closed bundle were merged from."""
+    for folder in ("rows", "costs"):
+        shutil.rmtree(path / folder, ignore_errors=True)
+
+
+def remove_closed(path: Path) -> None:
+    """Remove everything that `finish` wrote; shards, events, manifest and checkpoints stay."""
+    for name in FILES:
+        if name != "events.jsonl":
+            (path / name).unlink(missing_ok=True)
+    for folder in FOLDERS:
+        shutil.rmtree(path / folder, ignore_errors=True)
 
 
 def metrics_table(metrics: Mapping[str, object]) -> pa.Table:

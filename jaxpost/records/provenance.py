@@ -37,6 +37,7 @@ VARIABLES = (
     "JAX_ENABLE_X64",
     "JAX_DEFAULT_MATMUL_PRECISION",
     "OPENBLAS_CORETYPE",
+    "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
 )
 CHANGES_BITS = ("python", "packages", "variables", "cores", "machine", "devices")  # what exact resume rests on

@@ -7,6 +7,7 @@
 import pyarrow as pa
 
 SCHEMA_VERSION = "1.0"
+FINISHED_SHARD = "finished"  # the replicates of a bundle that was reopened for more of them
 
 MEASUREMENTS = pa.schema(
     [

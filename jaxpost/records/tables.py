@@ -70,7 +70,7 @@ def claim_rows(claims: Sequence[Mapping], conditional_on: str | None = None) -> 
 
     Args:
         claims: mappings with id, metric, arms, estimate, ci_lo, ci_hi, p, p_holm, threshold, equivalence_margin,
-            n_units, verdict; None or NaN where a claim has no such number.
+            n_units, unit (default "seed"), verdict; None or NaN where a claim has no such number.
 
     Returns:
         Columns for `Bundle.write_rows`.
@@ -95,7 +95,7 @@ def claim_rows(claims: Sequence[Mapping], conditional_on: str | None = None) -> 
                     "ci_lo": claim.get("ci_lo") if quantity == "estimate" else None,
                     "ci_hi": claim.get("ci_hi") if quantity == "estimate" else None,
                     "n_units": claim.get("n_units"),
-                    "unit": "seed",
+                    "unit": claim.get("unit", "seed"),
                     "conditional_on": conditional_on,
                 }
             )

@@ -22,14 +22,27 @@ class Suite:
     problems: int  # a split
     kl_split: str  # label of the split whose prompts carry the KL and entropy
 
-    def success(self, params: dict, label: str, key: jax.Array) -> tuple[jax.Array, models.Completions, jax.Array]:
-        """(mean reward, completions, prompts) at temperature 1, one sample a problem."""
-        task, split = next((t, s) for name, t, s in self.splits if name == label)
-        problems_N = tasks.problems(task, split, jnp.arange(self.problems))
-        prompt_NxP = jax.vmap(task.prompt)(problems_N)
-        made = models.sample(self.model, params, prompt_NxP, key, length=task.completion_len, eos=tasks.vocab.EOS,
-                             pad=tasks.vocab.PAD)
-        return jax.vmap(task.verify)(problems_N, made.tokens_NxT).mean(), made, prompt_NxP
+    def success(self, params: dict, key: jax.Array, only: str | None = None) -> tuple[dict, dict]:
+        """Mean reward at temperature 1, one sample a problem: ({label: reward}, {label: (prompts, completions)}).
+
+        Args:
+          only: a single label to sample, or all. Splits of one task are sampled as one batch.
+        """
+        reward, drawn = {}, {}
+        chosen = [s for s in self.splits if only in (None, s[0])]
+        for task in dict.fromkeys(task for _, task, _ in chosen):
+            labels = [(label, split) for label, t, split in chosen if t is task]
+            parts = [tasks.problems(task, split, jnp.arange(self.problems)) for _, split in labels]
+            problems_N = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+            prompt_NxP = jax.vmap(task.prompt)(problems_N)
+            made = models.sample(self.model, params, prompt_NxP, key, length=task.completion_len, eos=tasks.vocab.EOS,
+                                 pad=tasks.vocab.PAD)
+            score_N = jax.vmap(task.verify)(problems_N, made.tokens_NxT)
+            for i, (label, _) in enumerate(labels):
+                rows = slice(i * self.problems, (i + 1) * self.problems)
+                reward[label] = score_N[rows].mean()
+                drawn[label] = prompt_NxP[rows], models.Completions(*(x[rows] for x in made))
+        return reward, drawn
 
     def measure(self, params: dict, base: dict, key: jax.Array) -> dict[str, jax.Array]:
         """Success of every split, and on the KL split's prompts, with pi the policy and pi0 the base:
@@ -38,18 +51,16 @@ class Suite:
           kl_reverse  E_{y ~ pi} sum_t KL(pi(.|y_<t) || pi0(.|y_<t))
           entropy     E_{y ~ pi} of the token entropies of pi, per token
 
-        `_token` names are the same sums divided by the number of tokens. Sampling noise is common to all policies
-        measured with the same key (one sample of pi0 is shared by construction).
+        `_token` names are the same sums divided by the number of tokens. Policies measured with one key share prompts,
+        Gumbel noise and the samples of pi0.
         """
-        out = {}
-        for label, _, _ in self.splits:
-            out[f"success/{label}"], made, prompt_NxP = self.success(params, label, key)
-            if label == self.kl_split:
-                out |= self._divergence(params, base, prompt_NxP, made, key)
-        return out
+        reward, drawn = self.success(params, key)
+        prompt_NxP, made = drawn[self.kl_split]
+        divergence = self._divergence(params, base, prompt_NxP, made, key)
+        return {f"success/{label}": value for label, value in reward.items()} | divergence
 
     def _divergence(self, params, base, prompt_NxP, made, key):
-        _, drawn, _ = self.success(base, self.kl_split, key)
+        drawn = self.success(base, key, only=self.kl_split)[1][self.kl_split][1]
 
         def logits(weights, completions):
             return models.token_logits(self.model, weights, prompt_NxP, completions.tokens_NxT)

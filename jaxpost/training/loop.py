@@ -74,5 +74,5 @@ def run_segment(program, states: TrainState, members: Member, steps: int, refere
 
 
 def stack(trees: list):
-    """Members of an ensemble on a new leading axis."""
-    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    """Members of an ensemble on a new leading axis, as host arrays (no program is compiled for it)."""
+    return jax.tree.map(lambda *x: np.stack([np.asarray(jnp.asarray(v)) for v in x]), *trees)

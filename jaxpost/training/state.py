@@ -38,6 +38,7 @@ def stream(seed: jax.Array, name: str, step: jax.Array | int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode())), step)
 
 
+@jax.jit
 def bf16_grid(params: dict) -> dict:
     """Round once to bfloat16 and return to the storage dtype: the grid that every arm starts on."""
     return jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params)

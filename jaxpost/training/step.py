@@ -4,6 +4,7 @@ Shapes: N rows, M microbatches, T completion tokens.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ class StepSpec:
         return optimizers.make(**dict(self.optimizer))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def create(spec: StepSpec, params: dict, curriculum_state: dict) -> TrainState:
     """A fresh state; masters are stored in `spec.storage_dtype`, moments in float32."""
     stored = jax.tree.map(lambda x: x.astype(spec.storage_dtype), params)

@@ -56,7 +56,9 @@ def test_captured_energy_against_float64(shape):
         left, right = u[:, :k].T @ dw, dw @ vt[:k].T
         expected = [np.linalg.norm(x) ** 2 / total for x in (left @ vt[:k].T, left, right)]
         np.testing.assert_allclose(found[:, i], expected, rtol=1e-3)
-        doubly = np.linalg.norm(dw - u[:, :k] @ left - right @ vt[:k] + u[:, :k] @ left @ vt[:k].T @ vt[:k]) ** 2 / total
+        doubly = (
+            np.linalg.norm(dw - u[:, :k] @ left - right @ vt[:k] + u[:, :k] @ left @ vt[:k].T @ vt[:k]) ** 2 / total
+        )
         np.testing.assert_allclose(1 - found[1, i] - found[2, i] + found[0, i], doubly, rtol=1e-3)
     assert np.isnan(found[:, 2]).all()
 
@@ -67,8 +69,10 @@ def test_planted_rotation_moves_one_side_only():
     s = np.r_[np.full(4, 5.0), np.full(16, 1.0)]
     theta = 1e-3
     turned = u.copy()
-    turned[:, 0], turned[:, 10] = np.cos(theta) * u[:, 0] + np.sin(theta) * u[:, 10], (
-        np.cos(theta) * u[:, 10] - np.sin(theta) * u[:, 0])
+    turned[:, 0], turned[:, 10] = (
+        np.cos(theta) * u[:, 0] + np.sin(theta) * u[:, 10],
+        (np.cos(theta) * u[:, 10] - np.sin(theta) * u[:, 0]),
+    )
     found = read(u[:, :20] * s @ v.T, turned[:, :20] * s @ v.T, (4,))
     np.testing.assert_allclose(found["max_angle"][0, 0], theta, rtol=1e-2)
     np.testing.assert_allclose(found["mean_sin2"][0, 0], np.sin(theta) ** 2 / 4, rtol=1e-2)
@@ -81,7 +85,11 @@ def test_statistics_do_not_depend_on_coordinates_or_scale():
     rng = np.random.default_rng(2)
     a, b = orthogonal(rng, 40), orthogonal(rng, 24)
     reference = read(w0, w1)
-    for changed in (read(a @ w0 @ b, a @ w1 @ b), read(w0[::-1, ::-1], w1[::-1, ::-1]), read(2.0**-10 * w0, 2.0**-10 * w1)):
+    for changed in (
+        read(a @ w0 @ b, a @ w1 @ b),
+        read(w0[::-1, ::-1], w1[::-1, ::-1]),
+        read(2.0**-10 * w0, 2.0**-10 * w1),
+    ):
         for name in ("spectral_shift", "mean_sin2", "max_angle", "captured"):
             np.testing.assert_allclose(changed[name], reference[name], rtol=2e-3)
 
@@ -94,8 +102,9 @@ def test_mirsky_the_shift_never_exceeds_the_update(scale):
 
 def test_wedin_bounds_are_absent_where_k_does_not_fit():
     s0, s1 = jnp.asarray([4.0, 3.0, 1.0]), jnp.asarray([4.0, 2.9, 1.5])
-    np.testing.assert_allclose(spectra.wedin_bounds(jnp.asarray([0.3, 0, 0]), s0, s1, (2, 1, 3)), [0.2, 0.3 / 1.1, np.nan],
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        spectra.wedin_bounds(jnp.asarray([0.3, 0, 0]), s0, s1, (2, 1, 3)), [0.2, 0.3 / 1.1, np.nan], rtol=1e-6
+    )
 
 
 def test_rank_table_has_one_value_for_each_name():

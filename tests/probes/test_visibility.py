@@ -10,7 +10,8 @@ import scipy.stats
 from jaxpost.probes import visibility as vis
 
 CODES = np.arange(65536, dtype=np.uint16)
-VALUES = CODES.view(ml_dtypes.bfloat16).astype(np.float64)
+with np.errstate(invalid="ignore"):
+    VALUES = CODES.view(ml_dtypes.bfloat16).astype(np.float64)
 FINITE = np.isfinite(VALUES)
 
 
@@ -82,12 +83,14 @@ def test_visibility_is_exact_at_ties_binades_subnormals_and_zero(dtype):
     """Every class against a brute-force count in float64, with many updates exactly on a boundary."""
     rng = np.random.default_rng(1)
     powers = 2.0 ** rng.integers(-149, 10, 300).astype(np.float64)
-    d = np.concatenate([powers, -powers[:100], rng.normal(size=200) * 2.0 ** rng.integers(-140, 0, 200), [0.0, -0.0, 0.0]])
+    d = np.concatenate(
+        [powers, -powers[:100], rng.normal(size=200) * 2.0 ** rng.integers(-140, 0, 200), [0.0, -0.0, 0.0]]
+    )
     d = d.astype(np.float32)
     n = d.size
     p = jax.jit(lambda x: vis.visibility_empirical(vis.update_histogram(x), n, dtype))(jnp.asarray(d))
     codes = np.asarray(vis.representatives())
-    keep = np.isfinite(codes.view(ml_dtypes.bfloat16).astype(np.float64))
+    keep = FINITE[codes]
     drop = {"bf16": 1.0, "fp32": 2.0**-16}[dtype]
     plus, minus = (np.asarray(h, np.float64)[keep, None] * drop for h in vis.half_ulps(jnp.asarray(codes)))
     odd = (codes[keep, None] % 2 == 1) & (dtype == "bf16")
@@ -108,8 +111,9 @@ def test_expected_density_and_overlap_are_those_of_permuted_updates():
     p = vis.visibility_empirical(vis.update_histogram(jnp.asarray(d)), d.size)
     seen = [to_bf16(np.asarray(w0) + rng.permutation(d)) != to_bf16(w0) for _ in range(300)]
     np.testing.assert_allclose(vis.expected_density(counts, p), np.mean(seen), rtol=4e-3)
-    np.testing.assert_allclose(vis.expected_overlap(inside, counts, p), np.mean([s[mask].sum() / s.sum() for s in seen]),
-                               rtol=4e-3)
+    np.testing.assert_allclose(
+        vis.expected_overlap(inside, counts, p), np.mean([s[mask].sum() / s.sum() for s in seen]), rtol=4e-3
+    )
 
 
 def test_expected_jaccard_is_that_of_two_blind_runs_and_not_independence():
@@ -128,11 +132,14 @@ def test_expected_jaccard_is_that_of_two_blind_runs_and_not_independence():
     assert observed > qa * qb / (qa + qb - qa * qb) + 0.05
 
 
-@pytest.mark.parametrize(("law", "cdf"), [
-    ("gaussian", scipy.stats.norm.sf),
-    ("laplace", lambda x: scipy.stats.laplace.sf(x, scale=2**-0.5)),
-    ("t3", lambda x: scipy.stats.t.sf(x * 3**0.5, 3)),
-])
+@pytest.mark.parametrize(
+    ("law", "cdf"),
+    [
+        ("gaussian", scipy.stats.norm.sf),
+        ("laplace", lambda x: scipy.stats.laplace.sf(x, scale=2**-0.5)),
+        ("t3", lambda x: scipy.stats.t.sf(x * 3**0.5, 3)),
+    ],
+)
 def test_laws_have_unit_variance_and_scipys_tails(law, cdf):
     x = np.array([0.0, 0.1, 1.0, 3.0, 5.0])
     np.testing.assert_allclose(vis.law_survival(law, jnp.asarray(x, jnp.float32)), cdf(x), rtol=2e-4)
@@ -145,7 +152,9 @@ def test_visibility_law_agrees_with_a_large_sample():
     counts = vis.class_counts(vis.bf16_codes(w0))
     sample = jnp.asarray(rng.normal(size=400_000) * 2e-4, jnp.float32)
     for dtype in ("bf16", "fp32"):
-        expected = vis.expected_density(counts, vis.visibility_empirical(vis.update_histogram(sample), sample.size, dtype))
+        expected = vis.expected_density(
+            counts, vis.visibility_empirical(vis.update_histogram(sample), sample.size, dtype)
+        )
         np.testing.assert_allclose(
             vis.expected_density(counts, vis.visibility_law("gaussian", jnp.float32(2e-4), dtype)), expected, rtol=5e-3
         )

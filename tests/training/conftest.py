@@ -9,7 +9,6 @@ import pytest
 
 from jaxpost import models, objectives, tasks, training
 
-
 # A random model never adds right: reward the parity of the first token instead, so that RL has a signal from step 0.
 TASK = tasks.get("addition", digits=1)
 NOISY = dataclasses.replace(TASK, verify=lambda problem, tokens_T: (tokens_T[0] % 2).astype(jnp.float32))

@@ -1,0 +1,120 @@
+"""Compile a step for a TPU topology on a machine without one: the memory, FLOPs and collectives it would take.
+
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 4, "tensor": 2}, devices=aot.devices("v5e:4x4"))
+    program, arguments = aot.step_program(source, spec, mesh)
+    aot.report(program, arguments, mesh)
+
+Needs the package `libtpu` (extra `tpu`), no TPU. Start Python with JAX_PLATFORMS=cpu, so that it is not taken for one.
+"""
+
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxpost import hlo, models, sharding, training
+from jaxpost.models import TransformerConfig
+
+
+def devices(topology: str) -> list:
+    """The abstract devices of a TPU topology such as "v5e:4x4", "v5:2x2x2" (v5p) or "v6e:4x4".
+
+    Raises:
+      ImportError: libtpu is not installed.
+      ValueError: libtpu does not know the topology.
+    """
+    try:
+        import libtpu  # noqa: F401, optional: the TPU compiler
+    except ImportError as error:
+        raise ImportError("compiling for a TPU needs libtpu: pip install 'jaxpost[tpu]'") from error
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks a metadata server that is not there
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:
+        raise ValueError(f"topology {topology!r} is not known to libtpu; write it like 'v5e:4x4' "
+                         f"({str(error).splitlines()[0]})") from error
+
+
+def _shapes(tree, shardings):
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def _state(source, spec: training.StepSpec) -> training.TrainState:
+    return jax.eval_shape(lambda: training.create(spec, models.init(spec.model, jax.random.key(0)),
+                                                  source.curriculum.init()))
+
+
+def _member() -> training.Member:
+    scalars = training.Scalars(jnp.float32(0), jnp.float32(0), jnp.bool_(False))
+    return jax.eval_shape(lambda: training.Member(jnp.uint32(0), scalars))
+
+
+def step_program(source, spec: training.StepSpec, mesh: Mesh):
+    """(jit of one step of a single run, its abstract arguments): the state is laid out by the rules and stays so.
+
+    Args:
+      source: makes the batch (Rollouts or Demonstrations).
+      spec: the step.
+      mesh: of real or abstract devices; every axis but `ensemble` may be used.
+    """
+    whole = NamedSharding(mesh, PartitionSpec())
+    layout = sharding.parameter_shardings(models.parameter_table(spec.model), mesh)
+    state, member = _state(source, spec), _member()
+    placed = sharding.like_parameters(state, layout, mesh)
+    reference = _shapes(state.params, layout) if spec.objective.needs_reference else None
+    program = jax.jit(lambda member, state, reference: training.one_step(source, spec, member, state, reference),
+                      donate_argnums=1, out_shardings=(placed, whole))
+    return program, (_shapes(member, jax.tree.map(lambda _: whole, member)), _shapes(state, placed), reference)
+
+
+def ensemble_program(source, spec: training.StepSpec, mesh: Mesh, members: int, capacity: int = 64):
+    """(the segment program of an ensemble, its abstract arguments): members are split over the mesh axis `ensemble`."""
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("ensemble"))
+    state = _state(source, spec)
+    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((members, *x.shape), x.dtype, sharding=split),
+                           (state, _member()))
+    reference = _shapes(state.params, jax.tree.map(lambda _: whole, state.params))
+    steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    return (training.segment_program(source, spec, capacity, mesh),
+            (*stacked, steps, reference if spec.objective.needs_reference else None))
+
+
+def forward_flops(c: TransformerConfig, tokens: int, keys: int, logits: int) -> int:
+    """2 per weight and token, 4 HE per token, key and layer (dense scores, no causal discount); norms not counted."""
+    HE, KE = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    layer = 2 * (c.width * (2 * HE + 2 * KE) + 3 * c.width * c.ff) + 4 * HE * keys
+    return tokens * c.layers * layer + logits * 2 * c.width * c.vocab
+
+
+def step_flops(source, spec: training.StepSpec) -> int:
+    """FLOPs of one step of one run: sampling, a reference's forward pass, forward + backward as 3 forward passes."""
+    sampled = hasattr(source, "rollout")
+    tasks = [(source.task, source.rows)] if sampled else source.mixture
+    P, T = max(t.prompt_len for t, _ in tasks), max(t.completion_len for t, _ in tasks)
+    N = source.rows
+    passes = 3 + bool(spec.objective.needs_reference)
+    training_flops = passes * forward_flops(spec.model, N * (P + T - 1), P + T - 1, N * T)
+    return training_flops + sampled * forward_flops(spec.model, N * (P + T), P + T, N * (T + 1))
+
+
+def report(program, arguments: tuple, mesh: Mesh) -> dict:
+    """Compile, and say what one execution takes on each chip.
+
+    Returns:
+      compile_seconds; argument_bytes, output_bytes, temporary_bytes and code_bytes a chip (donated outputs share
+      their arguments' memory and are left out of output_bytes); compiler_flops a chip, where loop bodies count once;
+      collectives and host_calls of `jaxpost.hlo`.
+    """
+    began = time.monotonic()
+    with sharding.on_mesh(mesh):
+        compiled = program.lower(*arguments).compile()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    return {"compile_seconds": time.monotonic() - began, "chips": mesh.size,
+            "argument_bytes": memory.argument_size_in_bytes,
+            "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+            "temporary_bytes": memory.temp_size_in_bytes, "code_bytes": memory.generated_code_size_in_bytes,
+            "compiler_flops": int(compiled.cost_analysis()["flops"]), "collectives": hlo.collectives(text),
+            "host_calls": hlo.host_calls(text)}

@@ -1,0 +1,126 @@
+"""Losses and their gradients in the log-probabilities against TRL's own `_compute_loss`, in float64.
+
+The trainers' methods run on a stand-in for the trainer that returns given log-probabilities: no model, no data, r != 1.
+"""
+
+import types
+from collections import defaultdict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpost import objectives
+from jaxpost.objectives import Batch
+
+torch = pytest.importorskip("torch", reason="pip install -e '.[test,parity]'")
+trl = pytest.importorskip("trl", reason="pip install -e '.[test,parity]'")
+
+pytestmark = pytest.mark.parity
+
+N, T = 6, 5
+BETA = 0.04
+
+
+def rows(seed=0):
+    """Log-probabilities with ratios on both sides of every clip, advantages of both signs, rows of several lengths."""
+    rng = np.random.default_rng(seed)
+    logp = -rng.gamma(1.0, 1.0, (N, T))
+    mask = (np.arange(T)[None, :] < np.array([5, 3, 1, 4, 2, 5])[:, None]).astype(float)
+    return types.SimpleNamespace(logp=logp, old=logp + 0.4 * rng.normal(size=(N, T)), mask=mask,
+                                 reference=logp + rng.normal(size=(N, T)),
+                                 advantage=np.array([1.3, -0.7, 0.2, -1.1, 0.9, -0.4]))
+
+
+def trainer(logp, **fields):
+    """What `_compute_loss` asks of its trainer."""
+    return types.SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *a, **k: (logp, torch.zeros_like(logp), None),
+        model=types.SimpleNamespace(training=True), _metrics={"train": defaultdict(list)}, aux_loss_enabled=False,
+        accelerator=types.SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x, num_processes=1),
+        current_gradient_accumulation_steps=1, top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False,
+        _entropy_bonus_enabled=False, max_completion_length=T, **fields)
+
+
+def inputs(r):
+    ids = torch.zeros((N, T), dtype=torch.long)
+    mask = torch.tensor(r.mask)
+    return {"prompt_ids": ids, "prompt_mask": ids, "completion_ids": ids, "completion_mask": mask,
+            "advantages": torch.tensor(r.advantage), "old_per_token_logps": torch.tensor(r.old),
+            "ref_per_token_logps": torch.tensor(r.reference), "num_items_in_batch": mask.sum(),
+            "old_logps": torch.tensor((r.old * r.mask).sum(1))}
+
+
+def differentiated(method, stand_in, logp, r):
+    loss = method(stand_in, None, inputs(r))
+    loss.backward()
+    return loss.item(), logp.grad.numpy()
+
+
+def trl_grpo(r, loss_type, level="token", low=0.2, high=0.2, beta=0.0):
+    logp = torch.tensor(r.logp, requires_grad=True)
+    args = types.SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1)  # TRL: default True
+    stand_in = trainer(logp, args=args, importance_sampling_level=level, beta=beta, loss_type=loss_type,
+                       epsilon_low=low, epsilon_high=high)
+    return differentiated(trl.GRPOTrainer._compute_loss, stand_in, logp, r)
+
+
+def trl_rloo(r):
+    logp = torch.tensor(r.logp, requires_grad=True)
+    return differentiated(trl.RLOOTrainer._compute_loss, trainer(logp, epsilon_low=0.2, epsilon_high=0.2), logp, r)
+
+
+def ours(r, name, **parts):
+    objective = objectives.get(name, **parts)
+    batch = Batch(None, None, jnp.asarray(r.mask), behaviour_NxT=jnp.asarray(r.old),
+                  reference_NxT=jnp.asarray(r.reference),
+                  advantage_NxT=jnp.tile(jnp.asarray(r.advantage)[:, None], (1, T)))
+
+    def loss(logp_NxT):
+        total, count, _ = objective.loss(logp_NxT, batch, objective.init())
+        return total / count
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(r.logp))
+    assert gradient.dtype == jnp.float64
+    return float(value), np.asarray(gradient)
+
+
+KL = {"kl_place": "loss", "kl_estimator": "k3", "kl_coef": BETA}
+CASES = {  # name: (theirs, our recipe, our parts)
+    "grpo": (lambda r: trl_grpo(r, "grpo"), "grpo", {}),
+    "grpo-kl": (lambda r: trl_grpo(r, "grpo", beta=BETA), "grpo", KL),
+    "dr_grpo": (lambda r: trl_grpo(r, "dr_grpo"), "dr_grpo", {"aggregation_length": T}),
+    "dr_grpo-kl": (lambda r: trl_grpo(r, "dr_grpo", beta=BETA), "dr_grpo", {"aggregation_length": T, **KL}),
+    "bnpo": (lambda r: trl_grpo(r, "bnpo"), "grpo", {"aggregation": "token"}),
+    "dapo": (lambda r: trl_grpo(r, "dapo", high=0.28), "grpo", {"aggregation": "token", "clip_high": 0.28}),
+    "gspo": (lambda r: trl_grpo(r, "grpo", "sequence", 3e-4, 4e-4), "grpo",
+             {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}),
+    "gspo-unclipped": (lambda r: trl_grpo(r, "grpo", "sequence", 10.0, 10.0), "grpo",
+                       {"ratio": "sequence", "clip_low": 10.0, "clip_high": 10.0}),
+    "luspo": (lambda r: trl_grpo(r, "luspo", "sequence"), "grpo", {"ratio": "sequence", "aggregation": "sequence_sum"}),
+    "rloo": (trl_rloo, "rloo", {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_loss_and_gradient(hf, case, seed):
+    method, recipe, parts = CASES[case]
+    with jax.enable_x64(True):
+        r = rows(seed)
+        (value, gradient), (expected, slope) = ours(r, recipe, **parts), method(r)
+    assert abs(value - expected) <= 1e-12 * max(abs(expected), 1.0)
+    hf.agree(hf.normwise(gradient, slope) if slope.any() else float(np.abs(gradient).max()), 1e-12)
+
+
+def test_the_rows_reach_every_clip_region():
+    """Both signs of the advantage, ratios below, inside and above the clip, on counted tokens."""
+    seen = set()
+    for seed in (0, 1, 2):
+        r = rows(seed)
+        ratio = np.exp(r.logp - r.old)
+        region = np.where(ratio < 0.8, -1, np.where(ratio > 1.2, 1, 0))
+        for sign, line, kept in zip(np.sign(r.advantage), region, r.mask, strict=True):
+            seen |= {(sign, int(x)) for x in line[kept > 0]}
+    assert seen == {(s, x) for s in (-1.0, 1.0) for x in (-1, 0, 1)}
