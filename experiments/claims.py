@@ -33,7 +33,8 @@ def check(claims: Sequence[Mapping]) -> None:
         except ValueError as error:
             raise UserError(f"claim {claim['id']!r}: {error}") from error
     if sum(claim["primary"] for claim in claims) > _MAX_PRIMARY:
-        raise UserError(f"{sum(c['primary'] for c in claims)} primary claims; at most {_MAX_PRIMARY}, mark the rest primary=False")
+        raise UserError(f"{sum(c['primary'] for c in claims)} primary claims; at most {_MAX_PRIMARY}, mark the rest "
+                        "primary=False")
 
 
 def judgeable(claims: Sequence[Mapping], arms: Sequence[str]) -> list[Mapping]:

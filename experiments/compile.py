@@ -66,6 +66,7 @@ def show(found: dict, console: Console) -> None:
         table.add_row(f"{name} memory", f"{found[f'{name}_bytes'] / 2**20:,.1f} MiB")
     table.add_row("analytic FLOPs a step", f"{found['flops']:.3g}")
     table.add_row("the compiler's FLOPs (loop bodies once)", f"{found['compiler_flops']:.3g}")
+    table.add_row("loops that wait for a vote", str(found["voting_loops"]))
     table.add_row("calls of the host", ", ".join(found["host_calls"]) or "none")
     console.print(table)
     table = Table("collective", "in the program", "executed", "MiB", "largest MiB", title="a chip and execution")

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from experiments.base_model import Base
 from jaxpost import linalg
@@ -14,8 +13,8 @@ from jaxpost import linalg
 SHOWN = ("o", "up")  # module kinds of the first layer whose masks and spectra are drawn
 
 PAPERS = (
-    {"key": "zhu2025path", "title": "The Path Not Taken: RLVR Provably Learns Off the Principals", "author": "Zhu, Hanqing and others",
-     "year": "2025", "eprint": "2511.08567"},
+    {"key": "zhu2025path", "title": "The Path Not Taken: RLVR Provably Learns Off the Principals",
+     "author": "Zhu, Hanqing and others", "year": "2025", "eprint": "2511.08567"},
     {"key": "mukherjee2025subnetworks", "title": "Reinforcement Learning Finetunes Small Subnetworks in Large Language Models",
      "author": "Mukherjee, Sagnik and others", "year": "2025", "eprint": "2505.11711"},
     {"key": "shenfeld2025razor", "title": "RL's Razor: Why Online Reinforcement Learning Forgets Less",
@@ -61,9 +60,9 @@ def inventory(infos: Sequence, base: Base, finals: Mapping[str, Mapping], seeds:
 
 
 def print_claims(console: Console, results: Sequence[Mapping]) -> None:
-    """The claims with their verdicts, as a table."""
-    table = Table("claim", "estimate [95 %]", "threshold", "p (Holm)", "n", "verdict", title="claims")
+    """The claims with their verdicts, a few lines each."""
     for r in results:
-        table.add_row(r["statement"], f"{r['estimate']:+.4f} [{r['ci_lo']:+.4f}, {r['ci_hi']:+.4f}]", f"{r['threshold']:+g}",
-                      f"{r['p_holm']:.2g}", str(r["n_units"]), f"{r['verdict']}" + (f" ({r['note']})" if r["note"] else ""))
-    console.print(table)
+        interval = f"{r['estimate']:+.4f} [{r['ci_lo']:+.4f}, {r['ci_hi']:+.4f}]"
+        console.print(f"{r['verdict'].upper():12s} {r['statement']}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{'':12s} {interval}, threshold {r['threshold']:+g}, p (Holm) {r['p_holm']:.2g}, n = {r['n_units']}; "
+                      f"{r['note']}", highlight=False, markup=False, soft_wrap=True)

@@ -151,8 +151,8 @@ def at_rescaled_norm(rows_of: Callable[[dict], dict], base_params: Mapping, fina
     kept = {name: [values[i] for i in keep] for name, values in columns.items()}
     kept["params"] = [tag(p, at="rescaled_norm", among=among) for p in kept["params"]]
     still = [i for i, seed in enumerate(kept["seed"]) if not moved_S[seeds.index(seed)]]
-    for name, value in (*dict.fromkeys(_NUMBERS).items(), ("status", "absent"), ("status_reason", "the run did not move: nothing "
-                        "to rescale")):
+    absent = dict.fromkeys(_NUMBERS) | {"status": "absent", "status_reason": "the run did not move: nothing to rescale"}
+    for name, value in absent.items():
         for i in still:
             kept[name][i] = value
     return kept

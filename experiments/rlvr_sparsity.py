@@ -176,6 +176,7 @@ def _rescaled(setup: Setup, measure: Measurement, finals: dict, table, members, 
             continue  # W0 + c dW of bf16 masters leaves their grid
         norm_S = np.asarray([matched.update_norm(runs[arm.name, seed])[-1] for seed in setup.seeds])
         parts.append(matched.at_rescaled_norm(
-            lambda params_S, name=arm.name: measure.weight_rows(setup.panel.primary(), name, setup.grid[-1], setup.seeds, params_S),
+            lambda params_S, name=arm.name: measure.weight_rows(setup.panel.primary(), name, setup.grid[-1], setup.seeds,
+                                                                params_S),
             measure.base.params, finals[arm.name], setup.seeds, norm_S, target, among))
     return parts

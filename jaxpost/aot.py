@@ -9,6 +9,7 @@ Needs the package `libtpu` (extra `tpu`), no TPU. Start Python with JAX_PLATFORM
 
 import os
 import time
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -106,10 +107,12 @@ def report(program, arguments: tuple, mesh: Mesh) -> dict:
     Returns:
       compile_seconds; argument_bytes, output_bytes, temporary_bytes and code_bytes a chip (donated outputs share
       their arguments' memory and are left out of output_bytes); compiler_flops a chip, where loop bodies count once;
-      collectives and host_calls of `jaxpost.hlo`.
+      collectives, voting_loops and host_calls of `jaxpost.hlo`.
     """
     began = time.monotonic()
-    with sharding.on_mesh(mesh):
+    with sharding.on_mesh(mesh), warnings.catch_warnings():
+        # A cached program cannot be loaded without its TPU; it is compiled again.
+        warnings.filterwarnings("ignore", message="Error reading persistent compilation cache entry")
         compiled = program.lower(*arguments).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return {"compile_seconds": time.monotonic() - began, "chips": mesh.size,
@@ -117,4 +120,4 @@ def report(program, arguments: tuple, mesh: Mesh) -> dict:
             "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
             "temporary_bytes": memory.temp_size_in_bytes, "code_bytes": memory.generated_code_size_in_bytes,
             "compiler_flops": int(compiled.cost_analysis()["flops"]), "collectives": hlo.collectives(text),
-            "host_calls": hlo.host_calls(text)}
+            "voting_loops": hlo.voting_loops(text), "host_calls": hlo.host_calls(text)}

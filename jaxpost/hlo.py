@@ -57,7 +57,8 @@ def executions(text: str) -> dict[str, int]:
     for name, lines in found.items():
         for line in lines:
             if loop := _WHILE.search(line):
-                called[name][loop[2]] += _trips(found[loop[1]])
+                for part in loop.groups():  # the condition is looked at once more than the body runs: not counted
+                    called[name][part] += _trips(found[loop[1]])
             for one, several in _CALLED.findall(line):
                 for callee in [one] if one else re.findall(r"[\w.-]+", several):
                     called[name][callee] += 1
@@ -93,6 +94,13 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
                          "bytes": sum(count * size for count, size in mine),
                          "largest_bytes": max(size for _, size in mine)}
     return out
+
+
+def voting_loops(text: str) -> int:
+    """Loops whose end the chips decide together: their condition has a collective, so every iteration waits for all."""
+    found = computations(text)[1]
+    conditions = [loop[1] for lines in found.values() for line in lines if (loop := _WHILE.search(line))]
+    return sum(any(_COLLECTIVE.search(line) for line in found[name]) for name in conditions)
 
 
 def host_calls(text: str) -> list[str]:

@@ -29,11 +29,12 @@ TEXT = """HloModule step
 }
 
 %until_all_done (p: (pred[])) -> pred[] {
-  ROOT %not = pred[] not(%done)
+  %any = u32[]{:T(128)} all-reduce(%flag), channel_id=3, to_apply=%add
+  ROOT %not = pred[] not(%any)
 }
 
 %redraw (p: (pred[])) -> (pred[]) {
-  %any = u32[]{:T(128)} all-reduce(%flag), channel_id=3, to_apply=%add
+  ROOT %next = (pred[]) tuple(%flag)
 }
 
 %piece (p: f32[4]) -> f32[16] {
@@ -61,6 +62,11 @@ def test_loops_multiply_and_pieces_of_one_collective_count_once():
 def test_executions_of_a_data_dependent_loop_count_once():
     times = hlo.executions(TEXT)
     assert (times["inner_body"], times["outer_body"], times["redraw"], times["main"]) == (15, 5, 1, 1)
+
+
+def test_a_condition_with_a_collective_is_a_vote():
+    assert hlo.voting_loops(TEXT) == 1
+    assert hlo.voting_loops(TEXT.replace("all-reduce(%flag)", "negate(%flag)")) == 0
 
 
 def test_host_calls_are_named():

@@ -19,7 +19,8 @@ register(
            "reduce=sequence_sum or token_mean", "nat", "arXiv:2509.04259", "0 at the base", "mean over prompts",
            "teacher forcing on the policy's own samples"),
     Metric("policy.entropy", "mean over tokens sampled from pi at temperature 1 of -sum_v pi_v log pi_v", "nat",
-           "arXiv:2505.22617", "none in the row: compare with the rows of arm base", "mean over tokens", "full vocabulary on the policy's own samples"),
+           "arXiv:2505.22617", "none in the row: compare with the rows of arm base", "mean over tokens",
+           "full vocabulary on the policy's own samples"),
     Metric("policy.loss_tokens", "tokens that entered the loss, mean over the steps since the last measurement", "token",
            "jaxpost", "none: a control of equal work between arms", "none", "sum of the loss mask"),
 )

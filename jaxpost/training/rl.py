@@ -34,7 +34,9 @@ class Rollouts:
     def rollout(self, params: dict, seed: jax.Array, step: jax.Array, curriculum_state: dict):
         """(problems_N, prompt_NxP, Completions, index_B) sampled from `params`."""
         index_B = self.curriculum.sample(curriculum_state, stream(seed, f"data/{self.task.name}", step), self.prompts)
-        problems_N = tasks.problems(self.task, "train", jnp.repeat(index_B, self.spec.group))
+        # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration, and
+        # on CPU that collective can deadlock with another one (it does in executables from the compilation cache).
+        problems_N = sharding.constrain(tasks.problems(self.task, "train", jnp.repeat(index_B, self.spec.group)), ())
         prompt_NxP = sharding.constrain(jax.vmap(self.task.prompt)(problems_N), ("batch",))
         made = models.sample(self.spec.model, params, prompt_NxP, stream(seed, "rollout", step),
                              length=self.task.completion_len, temperature=self.spec.temperature, eos=tasks.vocab.EOS,

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxpost import tasks
+from jaxpost import sharding, tasks
 from jaxpost.curricula import Uniform
 from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
@@ -41,7 +41,7 @@ class Demonstrations:
 
 def demonstrations(task: Task, split: str, index_N: jax.Array) -> Batch:
     """The oracle's answers as supervised rows; the end token counts, padding does not."""
-    shown = tasks.examples(task, split, index_N)
+    shown = sharding.constrain(tasks.examples(task, split, index_N), ())  # as in rl.rollout: no vote in redraw loops
     mask_NxT = (shown.answer_NxT != tasks.vocab.PAD).astype(jnp.float32)
     return Batch(shown.prompt_NxP, shown.answer_NxT, mask_NxT)
 

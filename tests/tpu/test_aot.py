@@ -52,6 +52,11 @@ def test_no_step_waits_for_its_host(fused):
     assert fused["host_calls"] == []
 
 
+def test_no_loop_ends_by_a_vote(fused):
+    """Problems are redrawn until they fit, on every chip for itself."""
+    assert fused["voting_loops"] == 0
+
+
 def test_a_reference_is_sharded_like_the_parameters(fused, devices):
     s, mesh = spec(kl_place="loss", kl_coef=0.04), sharding.make_mesh(POD, devices=devices)
     found = aot.report(*aot.step_program(training.Rollouts(TASK, 8, s), s, mesh), mesh)
@@ -69,6 +74,7 @@ def test_activations_of_training_are_split_over_the_rows(devices):
         found[axis] = aot.report(*aot.step_program(source, s, mesh), mesh)
     assert found["fsdp"]["argument_bytes"] < found["data"]["argument_bytes"] / 8
     assert found["fsdp"]["temporary_bytes"] < 1.5 * found["data"]["temporary_bytes"], found
+    assert {row["voting_loops"] for row in found.values()} == {0}
 
 
 def test_an_ensemble_of_sixteen_is_sixteen_single_runs(devices):

@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_names_its_step(make):
     run = make("cross_entropy", "sft")
     program = training.segment_program(run.source, run.spec, 8)
     broken = states(run, 2)
-    broken = broken._replace(params={**broken.params, "embed": broken.params["embed"].at[1].set(jnp.nan)})
+    broken = broken._replace(params={**broken.params, "embed": jnp.asarray(broken.params["embed"]).at[1].set(jnp.nan)})
     with pytest.raises(training.NonFiniteLoss, match="step 1 of member 1"):
         training.run_segment(program, broken, members(run, [1, 2]), 3, None)
 
