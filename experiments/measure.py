@@ -75,7 +75,7 @@ class Measurement:
 
     def _policy(self, params_S: dict, seeds: Sequence[int]) -> dict[str, np.ndarray]:
         with sharding.on_mesh(self.mesh):
-            seen = _policy_program(self.suite, self.mesh)(params_S, jnp.asarray(seeds, jnp.uint32), self.base.params)
+            seen = _policy_program(self.suite, self.mesh)(_upcast(params_S), jnp.asarray(seeds, jnp.uint32), self.base.params)
         return {name: np.asarray(x) for name, x in seen.items()}
 
     def _policy_rows(self, values, arm, step, seeds) -> dict:
@@ -83,12 +83,14 @@ class Measurement:
                                guesses=self.guesses)
 
 
+@jax.jit
+def _upcast(params: dict) -> dict:
+    return jax.tree.map(lambda w: w.astype(jnp.float32), params)
+
+
 @functools.cache
 def _matrix_program(model):
-    def upcast(params):
-        return jax.tree.map(lambda w: w.astype(jnp.float32), models.matrices(params, model))
-
-    return jax.jit(jax.vmap(upcast))
+    return jax.jit(jax.vmap(lambda params: _upcast(models.matrices(params, model))))
 
 
 @functools.cache
