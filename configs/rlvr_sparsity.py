@@ -87,9 +87,9 @@ def get_config(argument: str = "default") -> ConfigDict:
         c.seeds.count = 2
         c.model.update({"width": 64, "heads": 2, "kv_heads": 1, "ff": 128})
         c.second.update({"nodes": (2, 2), "ood_nodes": (3, 3)})
-        c.pretrain.update({"learning_rate": 3e-3, "second_steps": 150, "problems": 256})
+        c.pretrain.update({"learning_rate": 3e-3, "second_steps": 400, "problems": 256})
         c.train.update({"steps": 8, "prompts": 4, "group": 8})
-        c.arms = tuple(arm for arm in c.arms if not arm.endswith(("-sgd", "-bf16")))  # a compilation each
+        c.arms = ("rlvr-lr0", "rlvr-lr1", "rlvr-lr2", "sft-lr0", "sft-lr1", "sft-lr2", "permuted")  # two compilations
         c.measure.update({"grid_points": 3, "problems": 64, "ks": (16,), "alphas": (0.5,)})
     elif argument == "full":
         c.seeds.bases = 3
