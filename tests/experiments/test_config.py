@@ -160,3 +160,12 @@ def test_claims_are_checked_before_the_run(tmp_path, capsys):
         path.write_text(path.read_text() + f"\nCLAIMS = ({claim},)\n")
         assert run.main([f"--config={path}", f"--workdir={tmp_path}/run"]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_the_pilot_sweep_loads_and_keeps_off_the_test_seeds():
+    shipped = configs.load("rlvr_sparsity", {})
+    test_seeds = set(range(shipped.seeds.first, shipped.seeds.first + shipped.seeds.count))
+    for overrides in configs.module("rlvr_sparsity").sweep():
+        pilot = configs.load("rlvr_sparsity", overrides)
+        assert not test_seeds & set(range(pilot.seeds.first, pilot.seeds.first + pilot.seeds.count))
+        assert len(pilot.train.learning_rates) == 3

@@ -1,0 +1,34 @@
+"""Measuring changes nothing: the training program is the same text whatever is measured."""
+
+import hashlib
+
+import jax.numpy as jnp
+import pytest
+
+from experiments import config, rlvr_sparsity
+from jaxpost import models, training
+
+PRESETS = {
+    "shipped": {},
+    "one-k": {"measure.ks": "(4,)", "measure.alphas": "(0.3,)"},
+    "dense-grid": {"measure.grid_points": "20", "measure.problems": "8"},
+}
+
+
+def lowered(overrides, arm_name):
+    setup = rlvr_sparsity.Setup(config.load("rlvr_sparsity:smoke", overrides), ())
+    arm = next(a for a in setup.arms if a.name == arm_name)
+    params = models.init(setup.model, training.stream(0, "init", 0))
+    states = training.stack([training.create(arm.spec, params, {})])
+    members = training.stack([training.Member(jnp.uint32(1), arm.scalars)])
+    program = training.segment_program(arm.source, arm.spec, 8)
+    return hashlib.sha256(program.lower(states, members, 8, None).as_text().encode()).hexdigest()
+
+
+@pytest.mark.parametrize("arm", ["rlvr-lr1", "sft-lr1"])
+def test_the_lowered_step_has_one_hash_under_every_preset(arm):
+    assert len({lowered(overrides, arm) for overrides in PRESETS.values()}) == 1
+
+
+def test_the_hash_would_notice_a_change():
+    assert lowered({}, "rlvr-lr1") != lowered({"train.group": "4"}, "rlvr-lr1")
