@@ -113,7 +113,7 @@ class Plan:
     steps_per_call: int
     every_seconds: float  # between checkpoints
     mesh: jax.sharding.Mesh | None
-    measure: Callable  # (arm, step, seeds, params_S) -> columns
+    measure: Callable  # (arm, step, seeds, params_S, history) -> columns
 
 
 def boundaries(grid: tuple[int, ...], steps_per_call: int) -> list[int]:
@@ -136,8 +136,7 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session) 
             step = found[0]
             if step == plan.grid[-1]:
                 return
-        states = training.stack([training.create(arm.spec, plan.base.params, arm.source.curriculum.init())
-                                 for _ in block.seeds])
+        states = training.stack([training.create(arm.spec, plan.base.params, arm.source.curriculum.init())] * block.count)
         if found is not None:
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
             states = saves.restore(step, abstract)

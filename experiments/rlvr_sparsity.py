@@ -129,10 +129,10 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
         finals[arm.name] = ensemble.final_params(arm, found, plan)
         session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
         session.boundary(f"{arm.name} is finished")
-    _compare(setup, plan, measure, finals, bundle, session)
+    matrices = {name: measure.matrices(params_S) for name, params_S in finals.items()}
+    _compare(setup, plan, measure, finals, matrices, bundle, session)
     session.boundary("all arms are finished")
-    return exhibits.inventory(measure.infos, base, {n: measure.matrices(p) for n, p in finals.items()},
-                              setup.seeds)
+    return exhibits.inventory(measure.infos, base, matrices, setup.seeds)
 
 
 def _base_rows(prefix: str, measure: Measurement, seeds: Sequence[int], bundle: records.Bundle) -> None:
@@ -142,13 +142,14 @@ def _base_rows(prefix: str, measure: Measurement, seeds: Sequence[int], bundle: 
         bundle.write_rows(f"{prefix}base-seeds-{missing[0]}-{missing[-1]}", measure.base_rows(missing))
 
 
-def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: dict, bundle, session) -> None:
+def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: dict, matrices: dict, bundle,
+             session) -> None:
     """What needs several seeds or several arms: Jaccard, matched norm, matched success, rescaled updates, arrays."""
     session.phase("comparing", 3)
     base, last = plan.base, setup.grid[-1]
     parts = []
-    for arm, params_S in finals.items():
-        found = weights.jaccard(measure.base_weights, measure.matrices(params_S))
+    for arm, matrices_S in matrices.items():
+        found = weights.jaccard(measure.base_weights, matrices_S)
         parts.append(weights.finalize_jaccard(measure.infos, found, arm=arm, step=last, conditional_on=base.digest,
                                               row_ids=records.row_ids))
     bundle.write_rows(f"{plan.prefix}jaccard", concatenate(*parts))
@@ -163,7 +164,7 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
         parts += _rescaled(setup, measure, finals, table, members, target, among)
     bundle.write_rows(derived[0], concatenate(*parts))
     session.advance(1)
-    for name, arrays in exhibits.arrays(measure, {n: measure.matrices(p) for n, p in finals.items()}).items():
+    for name, arrays in exhibits.arrays(measure, matrices).items():
         bundle.write_arrays(f"{plan.prefix}{name}", arrays)
     session.advance(1)
 

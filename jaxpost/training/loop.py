@@ -66,7 +66,7 @@ def run_segment(program, states: TrainState, members: Member, steps: int, refere
     first = int(np.asarray(states.step)[0])
     states, history = program(states, members, steps, reference)
     values = {name: x[:, :steps] for name, x in metrics.compute(history).items()}
-    bad = np.argwhere(np.isinf(values["grad_norm"]) | np.isnan(values["grad_norm"]))
+    bad = np.argwhere(~np.isfinite(values["grad_norm"]))
     if len(bad):
         member, step = bad[np.argmin(bad[:, 1])]
         raise NonFiniteLoss(first + int(step) + 1, int(member))
