@@ -1,129 +1,185 @@
-"""The objective contract: a frozen choice of parts, applied to a batch of log-probabilities.
+"""The objective contract: what a batch carries, what the policy says about it, and what every objective answers.
 
-Shapes: B prompts, G samples a prompt, N = B*G rows, T completion tokens.
-`prepare` runs once over the whole batch (advantages couple the samples of a group); `loss` is then separable over
-rows, so a step may split the prepared batch into microbatches and add (sum, count) without changing anything.
+Shapes: B prompts, G rows a prompt, N = B*G rows, P prompt and T completion tokens, V vocabulary.
+
+The life of a batch: `prepare` once, over everything that was drawn together (advantages couple the rows of a group);
+`balance` once for the rows of one optimizer step (terms with counts of their own are put on one); `loss` on any subset
+of those rows, so that a step may accumulate (sum, count) over microbatches and devices and change nothing.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpost.objectives import advantages, aggregation, kl, ratios
+from jaxpost.objectives import aggregation
+
+BATCHES = ("rows", "pairs", "groups")
 
 
 class Batch(NamedTuple):
-    """One step's rows. Supervised rows leave the RL fields None; `reference_NxT` is needed only by KL terms."""
+    """One step's rows. A field that the objective does not need is None.
 
-    prompt_NxP: jax.Array
-    completion_NxT: jax.Array
-    mask_NxT: jax.Array
-    reward_N: jax.Array | None = None
+    rows    independent demonstrations
+    pairs   rows 2i and 2i+1 are the preferred and the other completion of one prompt
+    groups  G adjacent rows answer one prompt
+    """
+
+    prompt_NxP: jax.Array | None
+    completion_NxT: jax.Array | None
+    mask_NxT: jax.Array  # 1 on counted tokens
+    reward_N: jax.Array | None = None  # NaN: missing; takes no part in its group, advantage 0
     behaviour_NxT: jax.Array | None = None  # log-probability under the distribution that was sampled from
-    reference_NxT: jax.Array | None = None
-    advantage_NxT: jax.Array | None = None
+    reference_NxT: jax.Array | None = None  # ... under the reference
+    proximal_NxT: jax.Array | None = None  # ... under the trainer's own parameters before the first update on the batch
+    value_NxT: jax.Array | None = None  # the critic's value of each token's state, before the first update
+    entropy_NxT: jax.Array | None = None  # of the policy at each token, before the first update, nats
+    demonstration_NxT: jax.Array | None = None  # 1 on tokens that a demonstrator wrote, 0 on sampled ones
+    truncated_N: jax.Array | None = None  # 1 on rows that were cut before their end token
+    label_N: jax.Array | None = None  # unpaired preferences: 1 desirable, 0 undesirable
+    outside_N: jax.Array | None = None  # a constant of the row from elsewhere, see the objective that needs it
+    token_weight_NxT: jax.Array | None = None  # from the data: selective masks, planning tokens
+    seed_N: jax.Array | None = None  # uint32, a fresh random word a row, for objectives that sample
+    advantage_NxT: jax.Array | None = None  # filled by prepare
+    return_NxT: jax.Array | None = None  # filled by prepare: the critic's target
+    share_NxT: jax.Array | None = None  # filled by prepare or balance: weight of a token's term
+    total_N: jax.Array | None = None  # filled by balance: the number of rows of the optimizer step
+
+    def where(self, index) -> "Batch":
+        """The rows at `index` (a slice or an index array)."""
+        return jax.tree.map(lambda x: x[index], self)
+
+
+class View(NamedTuple):
+    """What the current parameters say about the rows. All but `logp_NxT` are there when the objective needs them."""
+
+    logp_NxT: jax.Array  # float32 log-probability of the completion tokens
+    logits_NxTxV: jax.Array | None = None  # of the distribution each token was drawn from (temperature applied)
+    reference_NxTxV: jax.Array | None = None  # the reference's logits, constant
+    value_NxT: jax.Array | None = None  # the critic's value of each token's state
+
+
+# What an objective may need beyond the rows themselves -> who provides it.
+NEEDS = {
+    "reference": "Batch.reference_NxT: log-probabilities under a reference policy",
+    "proximal": "Batch.proximal_NxT: the trainer's own log-probabilities before the first update",
+    "entropy": "Batch.entropy_NxT: entropies of the policy before the first update",
+    "value": "Batch.value_NxT and View.value_NxT: a value head",
+    "logits": "View.logits_NxTxV",
+    "reference_logits": "View.reference_NxTxV: logits of a reference policy",
+    "demonstrations": "Batch.demonstration_NxT: demonstrated rows or tokens in each group",
+    "truncated": "Batch.truncated_N",
+    "label": "Batch.label_N",
+    "outside": "Batch.outside_N",
+    "token_weight": "Batch.token_weight_NxT",
+    "seed": "Batch.seed_N",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Parts of an algorithm. Every field but the first four is an override of `objectives.get`."""
+    """A frozen choice of parts. Every field but the first four is an override of `objectives.get`."""
 
     name: str
-    family: str  # sft | rl
+    family: str  # sft | preference | rl | hybrid
     paper: str
-    batch: str  # rows | groups
-    baseline: str = "none"  # advantages.BASELINES, or "accepted" (RAFT weights)
-    scale: str = "none"  # advantages.SCALES
-    ddof: int = 1  # of the standard deviation
-    eps: float = 1e-4  # added to the standard deviation
-    ratio: str = "none"  # ratios.LEVELS
-    clip_low: float | None = None  # 1 - clip_low is the lower bound of the ratio
-    clip_high: float | None = None  # 1 + clip_high is the upper bound
-    kl_estimator: str = "k3"  # kl.ESTIMATORS, read when kl_place is not "none"
-    kl_place: str = "none"  # kl.PLACES
-    kl_coef: float = 0.0  # default weight; a step may pass its own as an argument
+    batch: str  # BATCHES
     aggregation: str = "token"  # aggregation.MODES
-    aggregation_length: int | None = None  # of aggregation "constant"
+    aggregation_length: int | None = None  # of the modes that divide by a constant
 
     def __post_init__(self):
-        for field, value, valid in (("baseline", self.baseline, (*advantages.BASELINES, "accepted")),
-                                    ("scale", self.scale, advantages.SCALES), ("ratio", self.ratio, ratios.LEVELS),
-                                    ("kl_estimator", self.kl_estimator, kl.ESTIMATORS),
-                                    ("kl_place", self.kl_place, kl.PLACES),
-                                    ("aggregation", self.aggregation, aggregation.MODES)):
-            if value not in valid:
+        self.choose(batch=BATCHES, aggregation=aggregation.MODES)
+
+    def choose(self, **valid: Sequence) -> None:
+        """Refuse a field whose value is not one of the valid ones. Raises: ValueError."""
+        for field, values in valid.items():
+            if (value := getattr(self, field)) not in values:
                 raise ValueError(f"objective {self.name!r}: {field}={value!r} is unknown; "
-                                 f"choose one of {', '.join(valid)}")
-        if self.kl_coef and self.kl_place == "none":
-            raise ValueError(f"objective {self.name!r}: kl_coef={self.kl_coef} has no effect with kl_place='none'; "
-                             "set kl_place to 'loss' or 'reward'")
+                                 f"choose one of {', '.join(map(str, values))}")
+
+    def require(self, holds: bool, message: str) -> None:
+        """Refuse parts that contradict each other or a number out of range. Raises: ValueError."""
+        if not holds:
+            raise ValueError(f"objective {self.name!r}: {message}")
+
+    def check(self, batch: Batch, group: int = 1) -> None:
+        """Refuse rows that do not fit, while the step is being traced.
+
+        Raises:
+          ValueError: the rows are not a multiple of `group` (of two for pairs), a field that `needs` names is absent, or
+            log-probabilities are not floating point.
+        """
+        rows, unit = batch.mask_NxT.shape[0], 2 if self.batch == "pairs" else group
+        if rows % unit:
+            raise ValueError(f"objective {self.name!r}: {rows} rows are not a whole number of "
+                             f"{'pairs' if self.batch == 'pairs' else f'groups of {group}'}; "
+                             f"nearest valid: {max(rows // unit, 1) * unit} rows")
+        for need in sorted(self.needs):
+            place = NEEDS[need].partition(":")[0].split(" and ")[0]
+            if place.startswith("Batch.") and getattr(batch, place.removeprefix("Batch.")) is None:
+                raise ValueError(f"objective {self.name!r} needs {NEEDS[need]}, and the batch has none")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS."""
+        return frozenset()
 
     @property
     def needs_reference(self) -> bool:
-        """Whether batches must carry `reference_NxT`."""
-        return self.kl_place != "none"
+        """Whether a run needs the parameters of a reference policy."""
+        return bool(self.needs & {"reference", "reference_logits"})
 
     def init(self) -> dict:
-        """The objective's own state (none of the present rows keeps any)."""
+        """The objective's own state; most keep none."""
         return {}
 
-    def prepare(self, batch: Batch, group: int, kl_coef: jax.Array | float | None = None) -> Batch:
-        """Fill `advantage_NxT` from the rewards of the whole batch; supervised rows pass through.
+    def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
+                state: dict | None = None) -> Batch:
+        """Fill what couples the rows drawn together. Here: nothing.
 
         Args:
-          batch: rows ordered by prompt, N = B * group.
-          group: G, samples a prompt.
-          kl_coef: weight of a KL reward penalty; default `self.kl_coef`.
-        """
-        if self.batch == "rows":
-            return batch
-        reward_N = batch.reward_N
-        if self.kl_place == "reward":
-            coef = self.kl_coef if kl_coef is None else kl_coef
-            k_NxT = kl.estimate(batch.behaviour_NxT, batch.reference_NxT, self.kl_estimator) * batch.mask_NxT
-            reward_N = reward_N - coef * k_NxT.sum(axis=1)
-        reward_BxG = reward_N.reshape(-1, group)
-        if self.baseline == "accepted":
-            advantage_BxG = advantages.accepted(reward_BxG)
-            kept_N = jnp.repeat(advantage_BxG.sum(axis=1) > 0, group)
-            batch = batch._replace(mask_NxT=batch.mask_NxT * kept_N[:, None])
-        else:
-            advantage_BxG = advantages.advantage(reward_BxG, baseline=self.baseline, scale=self.scale, ddof=self.ddof,
-                                                 eps=self.eps)
-        advantage_NxT = jnp.broadcast_to(advantage_BxG.reshape(-1, 1), batch.mask_NxT.shape)
-        return batch._replace(advantage_NxT=jax.lax.stop_gradient(advantage_NxT))
-
-    def loss(self, logp_NxT: jax.Array, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
-        """(sum, count, aux) of a prepared batch; the loss is sum / count.
-
-        Args:
-          logp_NxT: float32 log-probabilities of the completion tokens under the current parameters.
-          batch: prepared rows, or any subset of them.
+          batch: rows; those of a group, or of a pair, are adjacent.
+          group: G, rows a prompt.
+          kl_coef: weight of a KL reward penalty; default the objective's own.
           state: of `init`.
-          kl_coef: weight of a KL loss term; default `self.kl_coef`.
+        """
+        del group, kl_coef, state
+        return batch
+
+    def balance(self, batch: Batch) -> Batch:
+        """Put terms that have counts of their own on the count of the rows of one optimizer step."""
+        if self.aggregation == "constant_total":
+            rows = batch.mask_NxT.shape[0]
+            return batch._replace(total_N=jnp.full((rows,), rows, batch.mask_NxT.dtype))
+        return batch
+
+    def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
+        """(sum, count, aux) of prepared rows, or of any subset that keeps pairs whole; the loss is sum / count.
+
+        Args:
+          view: what the current parameters say about the rows.
+          batch: prepared rows.
+          state: of `init`.
+          kl_coef: weight of a KL loss term; default the objective's own.
 
         Returns:
           sum, count: float scalars; aux: dict of (sum, count) pairs for logging.
         """
-        mask = batch.mask_NxT
-        aux = {}
-        if self.batch == "rows":
-            x_NxT = -logp_NxT
-        else:
-            r_NxT = ratios.ratio(logp_NxT, batch.behaviour_NxT, mask, self.ratio)
-            x_NxT, held = ratios.clipped_surrogate(r_NxT, batch.advantage_NxT, self.clip_low, self.clip_high)
-            aux["clipped"] = ((held * mask).sum(), mask.sum())
-        if self.kl_place == "loss":
-            coef = self.kl_coef if kl_coef is None else kl_coef
-            k_NxT = kl.estimate(logp_NxT, batch.reference_NxT, self.kl_estimator)
-            aux["kl"] = ((k_NxT * mask).sum(), mask.sum())
-            x_NxT = x_NxT + coef * k_NxT
-        total, count = aggregation.aggregate(x_NxT, mask, self.aggregation, self.aggregation_length)
-        return total, count, aux
+        raise NotImplementedError
 
     def observe(self, state: dict, batch: Batch) -> dict:
-        """The objective's state after a step; the present rows keep none."""
+        """The objective's state after a step on the prepared batch."""
         del batch
         return state
+
+    def aggregate(self, x_NxT: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """(sum, count) of a per-token array over the batch's mask, in the objective's own mode."""
+        rows = None if batch.total_N is None else batch.total_N[0]
+        return aggregation.aggregate(x_NxT, batch.mask_NxT, self.aggregation, self.aggregation_length, rows)
+
+
+def mean_over(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The (sum, count) pair of a masked mean, for `aux`; a masked entry may be anything, even NaN."""
+    return jnp.where(mask > 0, x * mask, 0.0).sum(), mask.sum()

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-ESTIMATORS = ("k1", "k2", "k3")
+ESTIMATORS = ("k1", "k2", "k3", "full")
 PLACES = ("none", "loss", "reward")
+GRADIENTS = ("value", "straight_through_k2")
 
 
 def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str) -> jax.Array:
@@ -18,14 +19,27 @@ def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str) -> j
     Raises:
       ValueError: unknown estimator.
     """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"KL estimator {estimator!r} is unknown; choose one of {', '.join(ESTIMATORS)}")
+    sampled = ESTIMATORS[:3]
+    if estimator not in sampled:
+        raise ValueError(f"KL estimator {estimator!r} is unknown; choose one of {', '.join(sampled)}")
     d = logp_NxT - reference_NxT
     if estimator == "k1":
         return d
     if estimator == "k2":
         return d * d / 2
     return jnp.expm1(-d) + d
+
+
+def penalty(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, gradient: str) -> jax.Array:
+    """`estimate` as a loss term, with the gradient of its own value, or with that of k2 (verl's "k3+").
+
+    Straight-through: value of the estimator, gradient d * grad l, whose expectation on policy is grad KL(pi||ref).
+    """
+    value_NxT = estimate(logp_NxT, reference_NxT, estimator)
+    if gradient == "value":
+        return value_NxT
+    k2_NxT = estimate(logp_NxT, reference_NxT, "k2")
+    return jax.lax.stop_gradient(value_NxT - k2_NxT) + k2_NxT
 
 
 def full_vocabulary(logits_NxTxV: jax.Array, other_NxTxV: jax.Array) -> jax.Array:

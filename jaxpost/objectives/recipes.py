@@ -1,31 +1,29 @@
-"""The recipe table: an algorithm is a row that picks parts. A new algorithm is a new row, or a new part plus a row."""
+"""The recipe table: an algorithm is a row that picks parts. A new algorithm is a new row, or a new part plus a row.
+
+Each family's rows stand next to the class whose parts they pick.
+"""
 
 import dataclasses
 import difflib
 
+from jaxpost.objectives import policy_gradient, supervised
 from jaxpost.objectives.base import Objective
 
-RECIPES = {o.name: o for o in (
-    Objective("cross_entropy", "sft", "maximum likelihood; token mean as in TRL's SFTTrainer", "rows"),
-    Objective("raft", "rl", "arXiv:2304.06767", "groups", baseline="accepted"),
-    Objective("reinforce", "rl", "doi:10.1007/BF00992696", "groups", baseline="mean", aggregation="sequence_sum"),
-    Objective("rloo", "rl", "arXiv:2402.14740", "groups", baseline="leave_one_out", ratio="sequence_product",
-              clip_low=0.2, clip_high=0.2, aggregation="sequence", kl_estimator="k1"),
-    Objective("grpo", "rl", "arXiv:2402.03300", "groups", baseline="mean", scale="group", ratio="token", clip_low=0.2,
-              clip_high=0.2, aggregation="sequence"),
-    Objective("dr_grpo", "rl", "arXiv:2503.20783", "groups", baseline="mean", ratio="token", clip_low=0.2,
-              clip_high=0.2, aggregation="constant", aggregation_length=1024),
-)}
+RECIPES = {o.name: o for o in (*supervised.ROWS, *policy_gradient.ROWS)}
 
 _IDENTITY = ("name", "family", "paper", "batch")
-OVERRIDES = tuple(f.name for f in dataclasses.fields(Objective) if f.name not in _IDENTITY)
+
+
+def overrides(objective: Objective) -> tuple[str, ...]:
+    """The parts of an objective that `get` can replace."""
+    return tuple(f.name for f in dataclasses.fields(objective) if f.name not in _IDENTITY)
 
 
 def _nearest(word: str, valid) -> str:
     return (difflib.get_close_matches(word, valid, 1, 0.0) or sorted(valid))[0]
 
 
-def get(name: str, **overrides) -> Objective:
+def get(name: str, **parts) -> Objective:
     """The named recipe with some of its parts replaced, e.g. `get("grpo", clip_high=0.28)`.
 
     Raises:
@@ -34,11 +32,12 @@ def get(name: str, **overrides) -> Objective:
     if name not in RECIPES:
         raise ValueError(f"objective {name!r} is unknown; did you mean {_nearest(name, RECIPES)!r}? "
                          f"Known: {', '.join(RECIPES)}")
-    for key in overrides:
-        if key not in OVERRIDES:
-            raise ValueError(f"objective {name!r} has no part {key!r}; did you mean {_nearest(key, OVERRIDES)!r}? "
-                             f"Parts: {', '.join(OVERRIDES)}")
-    return dataclasses.replace(RECIPES[name], **overrides)
+    valid = overrides(RECIPES[name])
+    for key in parts:
+        if key not in valid:
+            raise ValueError(f"objective {name!r} has no part {key!r}; did you mean {_nearest(key, valid)!r}? "
+                             f"Parts: {', '.join(valid)}")
+    return dataclasses.replace(RECIPES[name], **parts)
 
 
 def table() -> list[dict]:
@@ -46,6 +45,6 @@ def table() -> list[dict]:
     rows = []
     for o in RECIPES.values():
         parts = {f.name: getattr(o, f.name) for f in dataclasses.fields(o)
-                 if f.name in OVERRIDES and getattr(o, f.name) != f.default}
+                 if f.name not in _IDENTITY and getattr(o, f.name) != f.default}
         rows.append({"name": o.name, "family": o.family, "paper": o.paper, "batch": o.batch, "parts": parts})
     return rows

@@ -27,7 +27,7 @@ class NonFiniteLoss(ArithmeticError):
 def one_step(source, spec: StepSpec, member: Member, state: TrainState, reference: dict | None):
     """Make the step's batch from `source` (supervised.Demonstrations or rl.Rollouts) and train on it."""
     batch, seen, curriculum_state = source.batch(member, state, reference)
-    state, measured = train_step(spec, state, batch, member.scalars)
+    state, measured = train_step(spec, state, batch, member.scalars, reference)
     return state._replace(curriculum_state=curriculum_state), {**measured, **seen}
 
 

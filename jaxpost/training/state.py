@@ -11,7 +11,7 @@ import optax
 class TrainState(NamedTuple):
     """Everything a step changes. Donated by the loops and checkpointed whole."""
 
-    step: jax.Array  # int32, optimizer steps done
+    step: jax.Array  # int32, batches trained on (each is StepSpec.updates optimizer steps)
     params: dict
     opt_state: optax.OptState
     objective_state: dict

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpost import models, sharding
-from jaxpost.objectives import Batch, Objective
+from jaxpost.objectives import Batch, Objective, View
 from jaxpost.probes import inline
 from jaxpost.training import optimizers
 from jaxpost.training.state import Scalars, TrainState
@@ -25,9 +25,16 @@ class StepSpec:
     objective: Objective
     optimizer: tuple  # sorted (name, value) pairs of optimizers.make
     group: int = 1  # G, samples a prompt
-    microbatches: int = 1  # M, divides the rows
+    microbatches: int = 1  # M, divides the rows of an update
+    minibatches: int = 1  # a batch is split into as many updates
+    epochs: int = 1  # passes over a batch
     temperature: float = 1.0  # of the policy that is trained: logits / temperature
     storage_dtype: str = "float32"  # of master parameters
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps on one batch."""
+        return self.minibatches * self.epochs
 
     def transform(self) -> optax.GradientTransformation:
         """The optimizer."""
@@ -42,23 +49,59 @@ def create(spec: StepSpec, params: dict, curriculum_state: dict) -> TrainState:
                       spec.objective.init(), curriculum_state)
 
 
+def view(spec: StepSpec, params: dict, batch: Batch, reference: dict | None = None) -> View:
+    """What the parameters say about the rows at the spec's temperature: the parts that the objective needs."""
+    needs = spec.objective.needs
+    logits_NxTxV = _logits(spec, params, batch)
+    far = _logits(spec, reference, batch) if "reference_logits" in needs else None
+    return View(_chosen(logits_NxTxV, batch), logits_NxTxV if "logits" in needs else None, far)
+
+
 def token_logp(spec: StepSpec, params: dict, batch: Batch) -> jax.Array:
     """Float32 log-probability of every completion token at the spec's temperature, logp_NxT."""
-    logits = models.token_logits(spec.model, params, batch.prompt_NxP, batch.completion_NxT) / spec.temperature
-    chosen = jnp.take_along_axis(logits, batch.completion_NxT[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return _chosen(_logits(spec, params, batch), batch)
 
 
-def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars) -> tuple[TrainState, dict]:
-    """One optimizer step; returns the new state and metrics as scalars or (sum, count) pairs."""
+def _logits(spec, params, batch):
+    return models.token_logits(spec.model, params, batch.prompt_NxP, batch.completion_NxT) / spec.temperature
+
+
+def _chosen(logits_NxTxV, batch):
+    chosen = jnp.take_along_axis(logits_NxTxV, batch.completion_NxT[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits_NxTxV, axis=-1)
+
+
+def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
+               reference: dict | None = None) -> tuple[TrainState, dict]:
+    """Train on one batch, `spec.updates` optimizer steps; returns the new state and metrics.
+
+    The batch is prepared whole; each update takes its own rows of it, in order, and every epoch all of them again.
+    Metrics are (sum, count) pairs or, if they are totals, scalars.
+    """
     objective = spec.objective
-    batch = objective.prepare(sharding.constrain(batch, ("batch",)), spec.group, scalars.kl_coef)
+    batch = objective.prepare(sharding.constrain(batch, ("batch",)), spec.group, scalars.kl_coef, state.objective_state)
 
+    def one(state, rows):
+        return update(spec, state, objective.balance(rows), scalars, reference)
+
+    if spec.updates == 1:
+        state, metrics = one(state, batch)
+    else:
+        parts = _split(batch, spec.minibatches)
+        turns = jnp.arange(spec.updates) % spec.minibatches
+        state, each = jax.lax.scan(lambda s, i: one(s, jax.tree.map(lambda x: x[i], parts)), state, turns)
+        metrics = jax.tree.map(lambda x: x.sum(axis=0), each)
+    return state._replace(step=state.step + 1, objective_state=objective.observe(state.objective_state, batch)), metrics
+
+
+def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
+           reference: dict | None) -> tuple[TrainState, dict]:
+    """One optimizer step on balanced rows: gradients accumulated over microbatches, then applied."""
     def loss(params, rows):
-        logp_NxT = token_logp(spec, params, rows)
-        total, count, aux = objective.loss(logp_NxT, rows, state.objective_state, scalars.kl_coef)
+        seen = view(spec, params, rows, reference)
+        total, count, aux = spec.objective.loss(seen, rows, state.objective_state, scalars.kl_coef)
         if rows.behaviour_NxT is not None:
-            gap = jnp.abs(logp_NxT - rows.behaviour_NxT) * rows.mask_NxT
+            gap = jnp.abs(seen.logp_NxT - rows.behaviour_NxT) * rows.mask_NxT
             aux["sampler_gap"] = (gap.sum(), rows.mask_NxT.sum())
         return total, (count, aux)
 
@@ -66,7 +109,7 @@ def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars
         (total, (count, aux)), grads = jax.value_and_grad(loss, has_aux=True)(state.params, rows)
         return optimizers.wide(grads), total, count, aux
 
-    rows_MxN = jax.tree.map(lambda x: x.reshape(spec.microbatches, -1, *x.shape[1:]), batch)
+    rows_MxN = _split(batch, spec.microbatches)
     zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], rows_MxN)))
     (grads, total, count, aux), _ = jax.lax.scan(
         lambda carry, rows: (jax.tree.map(jnp.add, carry, differentiate(rows)), None), zero, rows_MxN)
@@ -75,7 +118,11 @@ def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars
     masters = optimizers.wide(state.params)
     direction, opt_state = spec.transform().update(grads, state.opt_state, masters)
     params, updates = optimizers.apply_direction(state.params, direction, scalars.learning_rate)
+    probed = inline.measure(grads, updates, state.params, params)
     metrics = {"loss": (total, count), "loss_tokens": batch.mask_NxT.sum(), **aux,
-               **inline.measure(grads, updates, state.params, params)}
-    return state._replace(step=state.step + 1, params=params, opt_state=opt_state,
-                          objective_state=objective.observe(state.objective_state, batch)), metrics
+               **{name: (value, jnp.ones_like(value)) for name, value in probed.items()}}
+    return state._replace(params=params, opt_state=opt_state), metrics
+
+
+def _split(batch: Batch, parts: int) -> Batch:
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)

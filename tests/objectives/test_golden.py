@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpost import objectives
-from jaxpost.objectives import advantages, aggregation, kl, ratios
+from jaxpost.objectives import advantages, aggregation, clipping, kl
 
 LOGP = [[-.5, -1, -.2, -2], [-.7, -.1, 0, 0]]
 BEHAVIOUR = [[-.6, -1, -.7, -1.5], [-.4, -.4, 0, 0]]
@@ -28,7 +28,7 @@ def batch(advantage=(1.0, -1.0)):
 
 def value_and_norm(objective):
     def loss(logp):
-        total, count, _ = objective.loss(logp, batch(), {})
+        total, count, _ = objective.loss(objectives.View(logp), batch(), {})
         return total / count
 
     value, grad = jax.value_and_grad(loss)(jnp.asarray(LOGP))
@@ -42,8 +42,16 @@ def value_and_norm(objective):
     ("grpo", {"aggregation": "sequence_sum"}, -0.880921, 1.050167),
     ("dr_grpo", {"aggregation_length": 4}, -0.220230, 0.262542),
     ("grpo", {"aggregation": "token", "clip_high": 0.28}, -0.306974, 0.350056),
+    ("grpo", {"aggregation": "constant_total", "aggregation_length": 4}, -0.440461, 0.525083),
     ("grpo", {"ratio": "sequence"}, -0.012658, 0.436697),
-    ("grpo", {"ratio": "sequence", "aggregation": "token"}, -0.350210, 0.415167),
+    ("gspo", {"clip_low": 0.2, "clip_high": 0.2}, -0.012658, 0.436697),
+    ("gspo_token", {"clip_low": 0.2, "clip_high": 0.2}, -0.012658, 0.436697),
+    ("gspo", {"clip_low": 0.2, "clip_high": 0.2, "aggregation": "sequence_sum"}, -1.050630, 1.245500),
+    ("cispo", {"clip": "capped_weight", "clip_cap": 1.28, "clip_high": None}, 0.395846, 0.422127),
+    ("cispo", {"clip_low": 0.2}, 0.453431, 0.433916),
+    ("cispo", {"clip_low": 0.2, "aggregation": "sequence"}, 0.254073, 0.461204),
+    ("cispo", {"clip_low": 0.2, "aggregation": "constant", "aggregation_length": 4}, 0.340073, 0.325437),
+    ("cispo", {"clip_low": 0.2, "aggregation": "constant_total", "aggregation_length": 4}, 0.680146, 0.650875),
 ])
 def test_golden_policy_losses(name, overrides, value, norm):
     got = value_and_norm(objectives.get(name, **overrides))
@@ -100,7 +108,8 @@ def test_clip_table_both_signs_three_regions(advantage, ratio):
     """The clip holds (no gradient) exactly where moving further would raise the surrogate beyond its bound."""
     low, high = 0.2, 0.28
     loss, slope = jax.value_and_grad(
-        lambda r: ratios.clipped_surrogate(jnp.reshape(r, (1, 1)), jnp.full((1, 1), advantage), low, high)[0].sum())(ratio)
+        lambda r: clipping.clipped(jnp.reshape(r, (1, 1)), jnp.log(jnp.reshape(r, (1, 1))), jnp.full((1, 1), advantage),
+                                   low=low, high=high)[0].sum())(ratio)
     held = (advantage > 0 and ratio > 1 + high) or (advantage < 0 and ratio < 1 - low)
     bound = np.clip(ratio, 1 - low, 1 + high)
     expected = -min(ratio * advantage, bound * advantage)

@@ -78,7 +78,7 @@ def ours(r, name, **parts):
                   advantage_NxT=jnp.tile(jnp.asarray(r.advantage)[:, None], (1, T)))
 
     def loss(logp_NxT):
-        total, count, _ = objective.loss(logp_NxT, batch, objective.init())
+        total, count, _ = objective.loss(objectives.View(logp_NxT), batch, objective.init())
         return total / count
 
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(r.logp))

@@ -80,7 +80,7 @@ def our_loss(spec, saved, batch):
         behaviour = jax.lax.stop_gradient(training.token_logp(spec, params, batch))
         reference = training.token_logp(spec, saved.reference, batch)
         prepared = spec.objective.prepare(batch._replace(behaviour_NxT=behaviour, reference_NxT=reference), spec.group)
-        total, count, _ = spec.objective.loss(training.token_logp(spec, params, batch), prepared, {})
+        total, count, _ = spec.objective.loss(objectives.View(training.token_logp(spec, params, batch)), prepared, {})
         return total / count, prepared
     return loss
 
@@ -144,7 +144,7 @@ def test_supervised(hf, saved):
                   jnp.asarray([[1.0] * len(a) + [0.0] * (T - len(a)) for a in answers]))
 
     def ours(params):
-        total, count, _ = spec.objective.loss(training.token_logp(spec, params, batch), batch, {})
+        total, count, _ = spec.objective.loss(objectives.View(training.token_logp(spec, params, batch)), batch, {})
         return total / count
 
     value, gradient = jax.value_and_grad(ours)(hf.tree(trainer.model.named_parameters(), saved.config))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxpost import training
+from jaxpost import objectives, training
 from jaxpost.probes import inline
 from jaxpost.training import optimizers
 from jaxpost.training import step as step_module
@@ -56,7 +56,7 @@ def test_the_gradient_against_finite_differences_in_float64(make):
         spec, state = in_float64(run)
 
         def loss(p):
-            total, count, _ = spec.objective.loss(training.token_logp(spec, p, batch), batch, {})
+            total, count, _ = spec.objective.loss(objectives.View(training.token_logp(spec, p, batch)), batch, {})
             return total / count
 
         rng = np.random.default_rng(0)

@@ -1,0 +1,43 @@
+"""What a clip does to a policy loss. Shapes: N rows, T tokens; r is the importance ratio, A the advantage, l log pi."""
+
+import jax
+import jax.numpy as jnp
+
+RULES = ("surrogate", "weight", "capped_weight")
+
+
+def clipped(ratio_NxT: jax.Array, logp_NxT: jax.Array, advantage_NxT: jax.Array, *, rule: str = "surrogate",
+            low: float | None = None, high: float | None = None, cap: float | None = None, dual: float | None = None,
+            ratio_cap: float | None = None) -> tuple[jax.Array, jax.Array]:
+    """(per-token loss, which tokens the clip holds).
+
+      surrogate      -min(r A, clip(r, 1-low, 1+high) A); held tokens have no gradient
+                     PPO, arXiv:1707.06347 (low = high); DAPO, arXiv:2503.14476 (low < high)
+      weight         -sg(clip(r, 1-low, 1+high)) A l; every token keeps its gradient (CISPO, arXiv:2506.13585, as verl)
+      capped_weight  -sg(min(r, cap)) A l; the cap is the bound itself, no lower bound (CISPO as TRL)
+
+    Args:
+      ratio_NxT, logp_NxT, advantage_NxT: r, l, A.
+      rule: one of RULES.
+      low, high: distances of the bounds from 1; None is no bound.
+      cap: of rule "capped_weight".
+      dual: c > 1; for A < 0 the surrogate loss is min(loss, -c A), without gradient beyond (arXiv:1912.09729).
+      ratio_cap: r := min(r, ratio_cap) in the unclipped branch, for any sign of A (TRL's `delta`).
+
+    Raises:
+      ValueError: unknown rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"clip {rule!r} is unknown; choose one of {', '.join(RULES)}")
+    lower = -jnp.inf if low is None else 1.0 - low
+    upper = jnp.inf if high is None else 1.0 + high
+    if rule != "surrogate":
+        bounded = jnp.clip(ratio_NxT, lower, upper) if rule == "weight" else jnp.minimum(ratio_NxT, cap)
+        return -jax.lax.stop_gradient(bounded) * advantage_NxT * logp_NxT, bounded != ratio_NxT
+    open_NxT = ratio_NxT if ratio_cap is None else jnp.minimum(ratio_NxT, ratio_cap)
+    free, bounded = open_NxT * advantage_NxT, jnp.clip(ratio_NxT, lower, upper) * advantage_NxT
+    x_NxT, held = -jnp.minimum(free, bounded), (bounded < free) | (open_NxT < ratio_NxT)
+    if dual is not None:
+        beyond = (advantage_NxT < 0) & (x_NxT > -dual * advantage_NxT)
+        x_NxT, held = jnp.where(beyond, -dual * advantage_NxT, x_NxT), held | beyond
+    return x_NxT, held

@@ -1,0 +1,183 @@
+"""Policy gradients over groups of samples: advantage x ratio x clip x KL, each chosen on its own.
+
+Shapes: B prompts, G samples a prompt, N = B*G rows, T completion tokens, V vocabulary.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxpost.objectives import advantages, clipping, kl, ratios, rewards
+from jaxpost.objectives.base import Batch, Objective, View, mean_over
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient(Objective):
+    """Parts of an RL algorithm over groups.
+
+    loss = aggregate( surrogate(ratio, advantage) + kl_coef * kl - entropy_coef * entropy )
+    """
+
+    baseline: str = "none"  # advantages.BASELINES, or "accepted" (RAFT weights)
+    scale: str = "none"  # advantages.SCALES
+    ddof: int = 1  # of the standard deviation
+    eps: float = 1e-4  # added to the standard deviation
+    ratio: str = "none"  # ratios.LEVELS
+    log_ratio_clamp: float | None = None  # |log ratio| of a token is held at it (verl, Tunix: 20)
+    clip: str = "surrogate"  # clipping.RULES
+    clip_low: float | None = None  # 1 - clip_low is the lower bound of the ratio
+    clip_high: float | None = None  # 1 + clip_high is the upper bound
+    clip_cap: float | None = None  # of clip "capped_weight": the bound itself
+    dual_clip: float | None = None  # c > 1: the loss of A < 0 is at most c |A| (verl: 3)
+    ratio_cap: float | None = None  # the ratio itself is held below it, for any sign of A (TRL's delta)
+    sampler_cap: float | None = None  # truncated importance weight min(proximal / behaviour, cap) of each token
+    kl_estimator: str = "k3"  # kl.ESTIMATORS, read when kl_place is not "none"
+    kl_place: str = "none"  # kl.PLACES
+    kl_gradient: str = "value"  # kl.GRADIENTS, of a KL in the loss
+    kl_coef: float = 0.0  # default weight; a step may pass its own as an argument
+    entropy_coef: float = 0.0  # weight of the entropy bonus
+    mask_truncated: bool = False  # rows cut before their end token carry no loss
+    overlong_limit: int | None = None  # DAPO's soft overlong reward: -1 from this length on
+    overlong_cache: int = 0  # tokens before the limit over which it grows
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.choose(baseline=(*advantages.BASELINES, "accepted"), scale=advantages.SCALES, ratio=ratios.LEVELS,
+                    clip=clipping.RULES, kl_estimator=kl.ESTIMATORS, kl_place=kl.PLACES, kl_gradient=kl.GRADIENTS,
+                    ddof=(0, 1))
+        self._require_consistent_parts()
+
+    def _require_consistent_parts(self):
+        one_a_row = self.ratio.startswith("sequence")
+        self.require(not self.kl_coef or self.kl_place != "none",
+                     f"kl_coef={self.kl_coef} has no effect with kl_place='none'; set kl_place to 'loss' or 'reward'")
+        self.require(not one_a_row or self.aggregation.startswith("sequence"),
+                     f"ratio={self.ratio!r} (one ratio a row) with aggregation={self.aggregation!r} would weight rows by "
+                     "their length; choose aggregation='sequence'")
+        self.require((self.clip == "capped_weight") == (self.clip_cap is not None),
+                     f"clip_cap={self.clip_cap} with clip={self.clip!r}: 'capped_weight' needs a cap, the others take none")
+        self.require(self.clip_cap is None or self.clip_cap >= 1,
+                     f"clip_cap={self.clip_cap} is below 1 and would shrink on-policy updates; it is the bound of the ratio "
+                     f"itself, not an epsilon: for 1 + eps write clip_cap={1 + (self.clip_cap or 0):g}")
+        self.require(self.clip == "surrogate" or self.ratio == "token",
+                     f"clip={self.clip!r} weights tokens and needs ratio='token', not {self.ratio!r}")
+        self.require(self.ratio != "none" or (self.clip_low is None and self.clip_high is None and self.dual_clip is None),
+                     "clipping has no effect with ratio='none' (its value is always 1); choose ratio='token'")
+        for field in ("clip_low", "clip_high"):
+            value = getattr(self, field)
+            self.require(value is None or value >= 0, f"{field}={value} is negative; it is a distance from 1, e.g. 0.2")
+        self.require(self.clip_low is None or self.clip_low <= 1, f"clip_low={self.clip_low} is above 1: no ratio is that low; "
+                     "for no lower bound use None")
+        self.require(self.dual_clip is None or self.dual_clip > 1 + (self.clip_high or 0),
+                     f"dual_clip={self.dual_clip} must be greater than 1 + clip_high, e.g. 3")
+        self.require(self.kl_estimator != "full" or self.kl_place != "reward",
+                     "kl_estimator='full' is a term of the loss; in the reward use 'k1'")
+        self.require(self.kl_gradient == "value" or self.kl_place == "loss",
+                     f"kl_gradient={self.kl_gradient!r} needs kl_place='loss': a reward has no gradient")
+        self.require(self.overlong_limit is None or 0 < self.overlong_cache <= self.overlong_limit,
+                     f"overlong_cache={self.overlong_cache} must lie in 1 .. overlong_limit={self.overlong_limit}")
+        self.require(self.sampler_cap is None or self.sampler_cap >= 1,
+                     f"sampler_cap={self.sampler_cap} must be at least 1, e.g. 2")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS."""
+        found = set()
+        if self.kl_place != "none":
+            found.add("reference_logits" if self.kl_estimator == "full" else "reference")
+        if self.kl_place == "loss" and self.kl_estimator == "full" or self.entropy_coef:
+            found.add("logits")
+        if self.sampler_cap is not None:
+            found.add("proximal")
+        if self.mask_truncated:
+            found.add("truncated")
+        return frozenset(found)
+
+    def rewards(self, batch: Batch, kl_coef: jax.Array | float | None) -> jax.Array:
+        """reward_N after the shaping that the objective itself asks for: overlong penalty, summed KL penalty."""
+        reward_N = batch.reward_N
+        if self.overlong_limit is not None:
+            reward_N = reward_N + rewards.soft_overlong(batch.mask_NxT.sum(axis=1), self.overlong_limit, self.overlong_cache)
+        if self.kl_place == "reward":
+            coef = self.kl_coef if kl_coef is None else kl_coef
+            k_NxT = kl.estimate(batch.behaviour_NxT, batch.reference_NxT, self.kl_estimator)
+            reward_N = reward_N - coef * jnp.where(batch.mask_NxT > 0, k_NxT * batch.mask_NxT, 0.0).sum(axis=1)
+        return reward_N
+
+    def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
+                state: dict | None = None) -> Batch:
+        """Fill `advantage_NxT` from the rewards of the whole batch; as `Objective.prepare`.
+
+        Raises:
+          ValueError: rows that G does not divide, or a field that `needs` names is missing.
+        """
+        del state
+        self.check(batch, group)
+        if self.mask_truncated:
+            batch = batch._replace(mask_NxT=batch.mask_NxT * (1 - batch.truncated_N)[:, None])
+        reward_BxG = self.rewards(batch, kl_coef).reshape(-1, group)
+        if self.baseline == "accepted":
+            advantage_BxG = advantages.accepted(reward_BxG)
+            kept_N = jnp.repeat(advantage_BxG.sum(axis=1) > 0, group)
+            batch = batch._replace(mask_NxT=batch.mask_NxT * kept_N[:, None])
+        else:
+            advantage_BxG = advantages.advantage(reward_BxG, baseline=self.baseline, scale=self.scale, ddof=self.ddof,
+                                                 eps=self.eps)
+        advantage_NxT = jnp.broadcast_to(advantage_BxG.reshape(-1, 1), batch.mask_NxT.shape)
+        return batch._replace(advantage_NxT=jax.lax.stop_gradient(advantage_NxT))
+
+    def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """(per-token policy loss, which tokens the clip holds)."""
+        old_NxT = batch.behaviour_NxT if batch.proximal_NxT is None else batch.proximal_NxT
+        ratio_NxT = ratios.ratio(view.logp_NxT, old_NxT, batch.mask_NxT, self.ratio, self.log_ratio_clamp)
+        x_NxT, held = clipping.clipped(ratio_NxT, view.logp_NxT, batch.advantage_NxT, rule=self.clip, low=self.clip_low,
+                                       high=self.clip_high, cap=self.clip_cap, dual=self.dual_clip,
+                                       ratio_cap=self.ratio_cap)
+        if self.sampler_cap is not None:
+            x_NxT = x_NxT * ratios.truncated_weight(batch.proximal_NxT, batch.behaviour_NxT, self.sampler_cap)
+        return x_NxT, held
+
+    def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
+        """As `Objective.loss`."""
+        del state
+        x_NxT, aux = self.token_loss(view, batch, kl_coef)
+        return *self.aggregate(x_NxT, batch), aux
+
+    def token_loss(self, view: View, batch: Batch, kl_coef: jax.Array | float | None):
+        """(per-token loss before aggregation, aux)."""
+        x_NxT, held = self.surrogate(view, batch)
+        aux = {"clipped": mean_over(held, batch.mask_NxT)}
+        if self.kl_place == "loss":
+            coef = self.kl_coef if kl_coef is None else kl_coef
+            if self.kl_estimator == "full":
+                k_NxT = kl.full_vocabulary(view.logits_NxTxV, view.reference_NxTxV)
+            else:
+                k_NxT = kl.penalty(view.logp_NxT, batch.reference_NxT, self.kl_estimator, self.kl_gradient)
+            aux["kl"] = mean_over(k_NxT, batch.mask_NxT)
+            x_NxT = x_NxT + coef * k_NxT
+        if self.entropy_coef:
+            entropy_NxT = kl.entropy(view.logits_NxTxV)
+            aux["entropy"] = mean_over(entropy_NxT, batch.mask_NxT)
+            x_NxT = x_NxT - self.entropy_coef * entropy_NxT
+        return x_NxT, aux
+
+
+ROWS = (
+    PolicyGradient("raft", "rl", "arXiv:2304.06767", "groups", baseline="accepted"),
+    PolicyGradient("reinforce", "rl", "doi:10.1007/BF00992696", "groups", baseline="mean", aggregation="sequence_sum"),
+    PolicyGradient("rloo", "rl", "arXiv:2402.14740", "groups", baseline="leave_one_out", ratio="sequence_product",
+                   clip_low=0.2, clip_high=0.2, aggregation="sequence", kl_estimator="k1"),
+    PolicyGradient("grpo", "rl", "arXiv:2402.03300", "groups", baseline="mean", scale="group", ratio="token",
+                   clip_low=0.2, clip_high=0.2, aggregation="sequence"),
+    PolicyGradient("dr_grpo", "rl", "arXiv:2503.20783", "groups", baseline="mean", ratio="token", clip_low=0.2,
+                   clip_high=0.2, aggregation="constant", aggregation_length=1024),
+    PolicyGradient("dapo", "rl", "arXiv:2503.14476", "groups", baseline="mean", scale="group", ratio="token",
+                   clip_low=0.2, clip_high=0.28, mask_truncated=True, overlong_limit=20480, overlong_cache=4096),
+    PolicyGradient("gspo", "rl", "arXiv:2507.18071", "groups", baseline="mean", scale="group", ratio="sequence",
+                   clip_low=3e-4, clip_high=4e-4, aggregation="sequence"),
+    PolicyGradient("gspo_token", "rl", "arXiv:2507.18071", "groups", baseline="mean", scale="group",
+                   ratio="sequence_token", clip_low=3e-4, clip_high=4e-4, aggregation="sequence"),
+    PolicyGradient("cispo", "rl", "arXiv:2506.13585", "groups", baseline="mean", scale="group", ratio="token",
+                   clip="weight", clip_high=0.28),
+)
