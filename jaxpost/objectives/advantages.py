@@ -1,26 +1,28 @@
-"""Advantages of grouped samples. Shapes: B prompts, G samples a prompt."""
+"""Advantages of grouped samples and of single tokens. Shapes: B prompts, G samples a prompt, N = B*G rows, T tokens."""
 
 import jax
 import jax.numpy as jnp
 
-BASELINES = ("none", "mean", "leave_one_out")
+BASELINES = ("none", "mean", "leave_one_out", "batch_mean")
 SCALES = ("none", "group", "batch")
+WHITENINGS = ("none", "row", "token")
 
 
 def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof: int = 1,
               eps: float = 1e-4) -> jax.Array:
-    """(reward - baseline) / (std + eps).
+    """(reward - baseline) / (std + eps), over the rewards that are there.
 
-      baseline  none: 0; mean: the group's mean; leave_one_out: mean of the other G-1 samples (RLOO, arXiv:2402.14740)
+      baseline  none: 0; mean: the group's mean; leave_one_out: mean of the other samples of the group (RLOO,
+                arXiv:2402.14740); batch_mean: mean of all rewards
       scale     none: divide by 1; group: standard deviation of the group's rewards; batch: of all rewards
 
     Args:
-      reward_BxG: float rewards.
+      reward_BxG: float rewards; NaN is a missing one: it is left out of every mean and its advantage is 0.
       ddof: 1 divides the variance by n-1 (TRL, Tunix, verl), 0 by n.
-      eps: added to the standard deviation (TRL 1e-4).
+      eps: added to the standard deviation (TRL 1e-4, Tunix and verl 1e-6).
 
     Returns:
-      advantage_BxG. A group of one has no baseline (0) and unit scale, as in verl; a group of equal rewards gives 0.
+      advantage_BxG. A group of one (present) has no baseline (0) and unit scale, as in verl; equal rewards give 0.
 
     Raises:
       ValueError: unknown baseline or scale.
@@ -29,17 +31,30 @@ def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof
         raise ValueError(f"advantage baseline {baseline!r} is unknown; choose one of {', '.join(BASELINES)}")
     if scale not in SCALES:
         raise ValueError(f"advantage scale {scale!r} is unknown; choose one of {', '.join(SCALES)}")
-    G = reward_BxG.shape[1]
-    if G == 1 or baseline == "none":
-        centred = reward_BxG
-    elif baseline == "mean":
-        centred = reward_BxG - reward_BxG.mean(axis=1, keepdims=True)
+    present = ~jnp.isnan(reward_BxG)
+    r = jnp.where(present, reward_BxG, 0.0)
+    n_Bx1 = present.sum(axis=1, keepdims=True)
+    mean_Bx1, std_Bx1 = _moments(r, present, ddof, 1)
+    if baseline == "none":
+        centred = r
+    elif baseline == "batch_mean":
+        centred = r - _moments(r, present, ddof, None)[0]
     else:
-        centred = (reward_BxG - reward_BxG.mean(axis=1, keepdims=True)) * (G / (G - 1))
-    if scale == "none" or (scale == "group" and G == 1):
-        return centred
-    axis = 1 if scale == "group" else None
-    return centred / (jnp.std(reward_BxG, axis=axis, ddof=ddof, keepdims=True) + eps)
+        share = n_Bx1 / jnp.maximum(n_Bx1 - 1, 1) if baseline == "leave_one_out" else 1.0
+        centred = jnp.where(n_Bx1 > 1, (r - mean_Bx1) * share, r)
+    if scale == "group":
+        centred = jnp.where(n_Bx1 > 1, centred / (std_Bx1 + eps), centred)
+    elif scale == "batch":
+        centred = centred / (_moments(r, present, ddof, None)[1] + eps)
+    return jnp.where(present, centred, 0.0)
+
+
+def _moments(x, present, ddof, axis):
+    """Mean and standard deviation of the present entries; 0 where there are not enough."""
+    n = present.sum(axis=axis, keepdims=True)
+    mean = jnp.where(present, x, 0.0).sum(axis=axis, keepdims=True) / jnp.maximum(n, 1)
+    square = jnp.where(present, (x - mean) ** 2, 0.0).sum(axis=axis, keepdims=True)
+    return mean, jnp.sqrt(square / jnp.maximum(n - ddof, 1))
 
 
 def accepted(reward_BxG: jax.Array, threshold: float = 1.0) -> jax.Array:
@@ -51,3 +66,71 @@ def accepted(reward_BxG: jax.Array, threshold: float = 1.0) -> jax.Array:
     """
     keep = (reward_BxG >= threshold).astype(reward_BxG.dtype)
     return keep * (reward_BxG.shape[1] / jnp.maximum(keep.sum(axis=1, keepdims=True), 1.0))
+
+
+def positive(reward_BxG: jax.Array) -> jax.Array:
+    """max(reward, 0): the weights of RAFT++ (arXiv:2504.11343), where rejected samples still count in the denominator."""
+    return jnp.where(reward_BxG > 0, reward_BxG, 0.0)
+
+
+def informative(reward_BxG: jax.Array) -> jax.Array:
+    """1.0 for each group whose present rewards are not all equal, [B, 1]."""
+    low = jnp.nanmin(reward_BxG, axis=1, keepdims=True)
+    return (jnp.nanmax(reward_BxG, axis=1, keepdims=True) > low).astype(reward_BxG.dtype)
+
+
+def whiten(advantage_NxT: jax.Array, mask_NxT: jax.Array, unit: str, eps: float = 1e-4) -> jax.Array:
+    """(A - mean) / spread over the whole batch, 0 off-mask; unbiased variance.
+
+    Args:
+      advantage_NxT, mask_NxT: values and which of them count.
+      unit: one of WHITENINGS. "token": moments over counted tokens, spread = sqrt(variance + 1e-8) (PPO in TRL, verl and
+        Tunix, REINFORCE++); "row": over rows with a counted token, each with its first value, spread = std + eps
+        (TRL's RLOO); "none": as it is.
+      eps: of unit "row".
+    """
+    if unit == "none":
+        return advantage_NxT
+    mask = mask_NxT > 0
+    weigh = mask if unit == "token" else mask & (jnp.cumsum(mask, axis=1) == 1)
+    mean, std = _moments(advantage_NxT, weigh, 1, None)
+    spread = jnp.sqrt(std * std + 1e-8) if unit == "token" else std + eps
+    return jnp.where(mask, (advantage_NxT - mean) / spread, 0.0)
+
+
+def returns(reward_NxT: jax.Array, mask_NxT: jax.Array, gamma: float) -> jax.Array:
+    """Discounted reward to go over counted tokens: R_t = r_t + gamma R_(next counted token), 0 off-mask."""
+    def back(carry_N, x):
+        reward_N, mask_N = x
+        total_N = reward_N + gamma * carry_N
+        return jnp.where(mask_N > 0, total_N, carry_N), jnp.where(mask_N > 0, total_N, 0.0)
+
+    start_N = jnp.zeros_like(reward_NxT[:, 0])
+    return jax.lax.scan(back, start_N, (reward_NxT.T, mask_NxT.T), reverse=True)[1].T
+
+
+def generalised(reward_NxT: jax.Array, value_NxT: jax.Array, mask_NxT: jax.Array, gamma: float,
+                lam: float) -> jax.Array:
+    """Generalised advantage estimation (arXiv:1506.02438) over counted tokens, 0 off-mask.
+
+      delta_t = r_t + gamma V_(t+1) - V_t        A_t = delta_t + gamma lam A_(t+1)
+
+    t+1 is the next counted token; the value after the last one is 0. Tokens off the mask (padding, or text of a tool
+    inside the row) are bridged: carry and next value pass through them.
+    """
+    def back(carry, x):
+        advantage_N, next_N = carry
+        reward_N, value_N, mask_N = x
+        now_N = reward_N + gamma * next_N - value_N + gamma * lam * advantage_N
+        live = mask_N > 0
+        kept = jnp.where(live, now_N, advantage_N), jnp.where(live, value_N, next_N)
+        return kept, jnp.where(live, now_N, 0.0)
+
+    zero_N = jnp.zeros_like(value_NxT[:, 0])
+    return jax.lax.scan(back, (zero_N, zero_N), (reward_NxT.T, value_NxT.T, mask_NxT.T), reverse=True)[1].T
+
+
+def on_last_token(score_N: jax.Array, mask_NxT: jax.Array) -> jax.Array:
+    """reward_NxT with the row's score on its last counted token, 0 elsewhere."""
+    after_NxT = jnp.cumsum((mask_NxT > 0)[:, ::-1], axis=1)[:, ::-1]
+    return jnp.where((mask_NxT > 0) & (after_NxT == 1), score_N[:, None], 0.0)

@@ -91,6 +91,9 @@ class Objective:
 
     def __post_init__(self):
         self.choose(batch=BATCHES, aggregation=aggregation.MODES)
+        self.require(self.aggregation.startswith("constant") == (self.aggregation_length is not None),
+                     f"aggregation_length={self.aggregation_length} with aggregation={self.aggregation!r}: the constant modes "
+                     "need a length, e.g. the largest completion; the others take None")
 
     def choose(self, **valid: Sequence) -> None:
         """Refuse a field whose value is not one of the valid ones. Raises: ValueError."""
@@ -178,6 +181,18 @@ class Objective:
         """(sum, count) of a per-token array over the batch's mask, in the objective's own mode."""
         rows = None if batch.total_N is None else batch.total_N[0]
         return aggregation.aggregate(x_NxT, batch.mask_NxT, self.aggregation, self.aggregation_length, rows)
+
+
+def masked(view: View, batch: Batch) -> tuple[View, Batch]:
+    """The same with every per-token number off the mask set to 0, so that nothing there can reach a gradient."""
+    keep_NxT = batch.mask_NxT > 0
+
+    def clean(x):
+        if x is None or x.shape[:2] != keep_NxT.shape or not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        return jnp.where(keep_NxT.reshape(keep_NxT.shape + (1,) * (x.ndim - 2)), x, 0.0)
+
+    return View(*map(clean, view)), Batch(*map(clean, batch))
 
 
 def mean_over(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpost.objectives import advantages, clipping, kl, ratios, rewards
-from jaxpost.objectives.base import Batch, Objective, View, mean_over
+from jaxpost.objectives.base import Batch, Objective, View, masked, mean_over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +19,15 @@ class PolicyGradient(Objective):
     loss = aggregate( surrogate(ratio, advantage) + kl_coef * kl - entropy_coef * entropy )
     """
 
-    baseline: str = "none"  # advantages.BASELINES, or "accepted" (RAFT weights)
+    reward_low: float = 0.0  # a verifier's score s in [0, 1] counts reward_low + (1 - reward_low) s
+    baseline: str = "none"  # advantages.BASELINES, "accepted" (RAFT weights) or "positive" (RAFT++)
     scale: str = "none"  # advantages.SCALES
     ddof: int = 1  # of the standard deviation
     eps: float = 1e-4  # added to the standard deviation
+    whiten: str = "none"  # advantages.WHITENINGS, over the whole batch, after the group's
+    informative_only: bool = False  # groups of equal rewards get advantage 0
+    credit_unit: str = "row"  # row: one advantage a row; token: rewards to go, a KL reward penalty on its own token
+    gamma: float = 1.0  # discount a token, of credit_unit "token"
     ratio: str = "none"  # ratios.LEVELS
     log_ratio_clamp: float | None = None  # |log ratio| of a token is held at it (verl, Tunix: 20)
     clip: str = "surrogate"  # clipping.RULES
@@ -43,7 +48,8 @@ class PolicyGradient(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        self.choose(baseline=(*advantages.BASELINES, "accepted"), scale=advantages.SCALES, ratio=ratios.LEVELS,
+        self.choose(baseline=(*advantages.BASELINES, "accepted", "positive"), scale=advantages.SCALES,
+                    whiten=advantages.WHITENINGS, credit_unit=("row", "token"), ratio=ratios.LEVELS,
                     clip=clipping.RULES, kl_estimator=kl.ESTIMATORS, kl_place=kl.PLACES, kl_gradient=kl.GRADIENTS,
                     ddof=(0, 1))
         self._require_consistent_parts()
@@ -75,6 +81,9 @@ class PolicyGradient(Objective):
                      "kl_estimator='full' is a term of the loss; in the reward use 'k1'")
         self.require(self.kl_gradient == "value" or self.kl_place == "loss",
                      f"kl_gradient={self.kl_gradient!r} needs kl_place='loss': a reward has no gradient")
+        self.require(0 <= self.gamma <= 1, f"gamma={self.gamma} must lie in [0, 1], e.g. 1")
+        self.require(self.gamma == 1 or self.credit_unit == "token",
+                     f"gamma={self.gamma} has no effect with credit_unit='row'; choose credit_unit='token'")
         self.require(self.overlong_limit is None or 0 < self.overlong_cache <= self.overlong_limit,
                      f"overlong_cache={self.overlong_cache} must lie in 1 .. overlong_limit={self.overlong_limit}")
         self.require(self.sampler_cap is None or self.sampler_cap >= 1,
@@ -94,17 +103,6 @@ class PolicyGradient(Objective):
             found.add("truncated")
         return frozenset(found)
 
-    def rewards(self, batch: Batch, kl_coef: jax.Array | float | None) -> jax.Array:
-        """reward_N after the shaping that the objective itself asks for: overlong penalty, summed KL penalty."""
-        reward_N = batch.reward_N
-        if self.overlong_limit is not None:
-            reward_N = reward_N + rewards.soft_overlong(batch.mask_NxT.sum(axis=1), self.overlong_limit, self.overlong_cache)
-        if self.kl_place == "reward":
-            coef = self.kl_coef if kl_coef is None else kl_coef
-            k_NxT = kl.estimate(batch.behaviour_NxT, batch.reference_NxT, self.kl_estimator)
-            reward_N = reward_N - coef * jnp.where(batch.mask_NxT > 0, k_NxT * batch.mask_NxT, 0.0).sum(axis=1)
-        return reward_N
-
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:
         """Fill `advantage_NxT` from the rewards of the whole batch; as `Objective.prepare`.
@@ -112,20 +110,56 @@ class PolicyGradient(Objective):
         Raises:
           ValueError: rows that G does not divide, or a field that `needs` names is missing.
         """
-        del state
         self.check(batch, group)
+        coef = self.kl_coef if kl_coef is None else kl_coef
         if self.mask_truncated:
             batch = batch._replace(mask_NxT=batch.mask_NxT * (1 - batch.truncated_N)[:, None])
-        reward_BxG = self.rewards(batch, kl_coef).reshape(-1, group)
+        score_N = self.score(batch, coef, state)
+        batch = self.credit(self.compare(batch, score_N, group), coef)
+        return jax.lax.stop_gradient(batch._replace(
+            advantage_NxT=advantages.whiten(batch.advantage_NxT, batch.mask_NxT, self.whiten, self.eps)))
+
+    def score(self, batch: Batch, kl_coef: jax.Array | float, state: dict | None) -> jax.Array:
+        """reward_N after the shaping that the objective asks for: range, overlong penalty, KL penalty of the row."""
+        del state
+        score_N = self.reward_low + (1 - self.reward_low) * batch.reward_N
+        if self.overlong_limit is not None:
+            score_N = score_N + rewards.soft_overlong(batch.mask_NxT.sum(axis=1), self.overlong_limit, self.overlong_cache)
+        if self.kl_place == "reward" and self.credit_unit == "row":
+            score_N = score_N - kl_coef * self._sampled_kl(batch).sum(axis=1)
+        return score_N
+
+    def compare(self, batch: Batch, score_N: jax.Array, group: int) -> Batch:
+        """Fill `advantage_NxT` with each row's score against its group, the same on all its tokens."""
+        score_BxG = score_N.reshape(-1, group)
         if self.baseline == "accepted":
-            advantage_BxG = advantages.accepted(reward_BxG)
+            advantage_BxG = advantages.accepted(score_BxG)
             kept_N = jnp.repeat(advantage_BxG.sum(axis=1) > 0, group)
             batch = batch._replace(mask_NxT=batch.mask_NxT * kept_N[:, None])
+        elif self.baseline == "positive":
+            advantage_BxG = advantages.positive(score_BxG)
         else:
-            advantage_BxG = advantages.advantage(reward_BxG, baseline=self.baseline, scale=self.scale, ddof=self.ddof,
+            advantage_BxG = advantages.advantage(score_BxG, baseline=self.baseline, scale=self.scale, ddof=self.ddof,
                                                  eps=self.eps)
-        advantage_NxT = jnp.broadcast_to(advantage_BxG.reshape(-1, 1), batch.mask_NxT.shape)
-        return batch._replace(advantage_NxT=jax.lax.stop_gradient(advantage_NxT))
+        if self.informative_only:
+            advantage_BxG = advantage_BxG * advantages.informative(score_BxG)
+        return batch._replace(advantage_NxT=jnp.broadcast_to(advantage_BxG.reshape(-1, 1), batch.mask_NxT.shape))
+
+    def credit(self, batch: Batch, kl_coef: jax.Array | float) -> Batch:
+        """Turn row advantages into token advantages: as they are, or rewards to go with a KL penalty a token."""
+        if self.credit_unit == "row":
+            return batch
+        reward_NxT = self.token_rewards(batch, kl_coef)
+        return batch._replace(advantage_NxT=advantages.returns(reward_NxT, batch.mask_NxT, self.gamma))
+
+    def token_rewards(self, batch: Batch, kl_coef: jax.Array | float) -> jax.Array:
+        """reward_NxT: the row's advantage on its last counted token, minus the KL penalty of each token."""
+        reward_NxT = advantages.on_last_token(batch.advantage_NxT[:, 0], batch.mask_NxT)
+        return reward_NxT - kl_coef * self._sampled_kl(batch) if self.kl_place == "reward" else reward_NxT
+
+    def _sampled_kl(self, batch):
+        k_NxT = kl.estimate(batch.behaviour_NxT, batch.reference_NxT, self.kl_estimator)
+        return jnp.where(batch.mask_NxT > 0, k_NxT, 0.0)
 
     def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(per-token policy loss, which tokens the clip holds)."""
@@ -141,6 +175,7 @@ class PolicyGradient(Objective):
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`."""
         del state
+        view, batch = masked(view, batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
         return *self.aggregate(x_NxT, batch), aux
 
@@ -180,4 +215,13 @@ ROWS = (
                    ratio="sequence_token", clip_low=3e-4, clip_high=4e-4, aggregation="sequence"),
     PolicyGradient("cispo", "rl", "arXiv:2506.13585", "groups", baseline="mean", scale="group", ratio="token",
                    clip="weight", clip_high=0.28),
+    PolicyGradient("reinforce_pp", "rl", "arXiv:2501.03262", "groups", credit_unit="token", whiten="token",
+                   kl_place="reward", kl_estimator="k1", kl_coef=0.001, ratio="token", clip_low=0.2, clip_high=0.2),
+    PolicyGradient("reinforce_pp_baseline", "rl", "arXiv:2501.03262", "groups", baseline="mean", whiten="token",
+                   ratio="token", clip_low=0.2, clip_high=0.2, kl_place="loss", kl_estimator="k2", kl_coef=0.001),
+    PolicyGradient("raft_pp", "rl", "arXiv:2504.11343", "groups", baseline="positive", reward_low=-1.0, ratio="token",
+                   clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_place="loss", kl_coef=0.001, entropy_coef=0.001),
+    PolicyGradient("reinforce_rej", "rl", "arXiv:2504.11343", "groups", reward_low=-1.0, informative_only=True,
+                   ratio="token", clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_place="loss", kl_coef=0.001,
+                   entropy_coef=0.001),
 )

@@ -1,4 +1,4 @@
-"""Invariants of every recipe: padding, splitting into microbatches, empty masks, the table itself."""
+"""Invariants of every row of the table: splitting, padding, order, empty masks, its needs; what is refused."""
 
 import jax
 import jax.numpy as jnp
@@ -7,48 +7,125 @@ import pytest
 
 from jaxpost import objectives
 from jaxpost.objectives import aggregation
+from tests.objectives import given
+
+every_row = pytest.mark.parametrize("name", objectives.RECIPES)
 
 
-def rows(seed=0, N=8, T=5, group=4):
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, T + 1, N)
-    mask = (np.arange(T)[None] < lengths[:, None]).astype(np.float32)
-    make = lambda: jnp.asarray(-rng.exponential(size=(N, T)), jnp.float32)  # noqa: E731
-    logp = make()
-    reward = jnp.asarray(rng.integers(0, 2, N), jnp.float32)
-    given = {"proximal_NxT": make(), "truncated_N": jnp.zeros(N)}
-    return logp, objectives.Batch(None, None, jnp.asarray(mask), reward, make(), make(), **given), group
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
 
 
-def ready(name):
-    length = {"aggregation_length": 5} if name == "dr_grpo" else {}
-    objective = objectives.get(name, **length)
-    logp, batch, group = rows()
-    return objective, logp, objective.prepare(batch, group)
+def close(a, b, rtol=1e-12):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol), a, b)
 
 
-@pytest.mark.parametrize("name", objectives.RECIPES)
+@every_row
 def test_microbatches_add_up(name):
-    objective, logp, batch = ready(name)
-    whole = objective.loss(objectives.View(logp), batch, {})[:2]
-    parts = [objective.loss(objectives.View(logp[i]), batch.where(i), {})[:2] for i in (slice(0, 3), slice(3, 8))]
-    np.testing.assert_allclose(np.sum(np.asarray(parts), axis=0), np.asarray(whole), rtol=1e-6)
+    """Sum, count and gradient of 1, 2 and 4 uneven parts; pairs stay whole."""
+    objective, view, batch = given.ready(name)
+    whole = given.differentiated(objective, view, batch)
+    for cuts in ((0, 2, 8), (0, 2, 4, 6, 8)):
+        parts = [given.differentiated(objective, jax.tree.map(lambda x, i=i, j=j: x[i:j], view), batch.where(slice(i, j)))
+                 for i, j in zip(cuts[:-1], cuts[1:], strict=True)]
+        assert sum(p[1] for p in parts) == pytest.approx(whole[1], rel=1e-12)
+        assert sum(p[0] for p in parts) == pytest.approx(whole[0], rel=1e-12, abs=1e-12)
+        close(jax.tree.map(lambda *x: jnp.concatenate(x), *(p[2] for p in parts)), whole[2])
 
 
-@pytest.mark.parametrize("name", objectives.RECIPES)
-def test_padding_changes_nothing(name):
-    objective, logp, batch = ready(name)
-    wide = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 3)), constant_values=-7.0) if x.ndim == 2 else x, batch)
-    wide = wide._replace(mask_NxT=jnp.pad(batch.mask_NxT, ((0, 0), (0, 3))))
-    padded = objective.loss(objectives.View(jnp.pad(logp, ((0, 0), (0, 3)), constant_values=-50.0)), wide, {})[:2]
-    np.testing.assert_allclose(np.asarray(padded), np.asarray(objective.loss(objectives.View(logp), batch, {})[:2]), rtol=1e-6)
+@every_row
+def test_padding_changes_nothing_whatever_it_holds(name):
+    objective = given.recipe(name)
+    view, batch = given.needed(objective, *given.rows())
+
+    def widen(x):
+        fill = {"f": jnp.nan, "i": 0, "u": 0}[x.dtype.kind]
+        return jnp.pad(x, ((0, 0), (0, 3), *((0, 0),) * (x.ndim - 2)), constant_values=fill) if x.ndim > 1 else x
+
+    wide = jax.tree.map(widen, batch)._replace(mask_NxT=jnp.pad(batch.mask_NxT, ((0, 0), (0, 3))))
+    ready = [given.prepared(objective, b) for b in (batch, wide)]
+    s, count, grads = given.differentiated(objective, view, ready[0])
+    padded = given.differentiated(objective, jax.tree.map(widen, view), ready[1])
+    assert padded[0] == pytest.approx(s, rel=1e-12, abs=1e-12) and padded[1] == pytest.approx(count, rel=1e-12)
+    close(jax.tree.map(lambda x: x[:, :given.T], padded[2]), grads)
+    assert all(not np.any(x[:, given.T:]) for x in jax.tree.leaves(padded[2]))
 
 
-@pytest.mark.parametrize("name", objectives.RECIPES)
-def test_an_empty_mask_is_zero_and_finite(name):
-    objective, logp, batch = ready(name)
-    total, count, _ = objective.loss(objectives.View(logp), batch._replace(mask_NxT=jnp.zeros_like(batch.mask_NxT)), {})
-    assert float(total) == 0.0 and np.isfinite(float(count))
+@every_row
+def test_the_order_of_the_units_does_not_matter(name):
+    """Whole groups (and so pairs) in another order: the same sum and count."""
+    objective = given.recipe(name)
+    view, batch = given.needed(objective, *given.rows())
+    order = np.r_[4:8, 0:4]
+    ready = [given.prepared(objective, b) for b in (batch, batch.where(order))]
+    one = given.differentiated(objective, view, ready[0])
+    other = given.differentiated(objective, jax.tree.map(lambda x: x[order], view), ready[1])
+    assert other[0] == pytest.approx(one[0], rel=1e-12, abs=1e-12) and other[1] == pytest.approx(one[1], rel=1e-12)
+
+
+@every_row
+def test_an_empty_mask_is_zero_finite_and_without_gradient(name):
+    objective = given.recipe(name)
+    view, batch = given.needed(objective, *given.rows())
+    nothing = batch._replace(mask_NxT=jnp.zeros_like(batch.mask_NxT))
+    ready = given.prepared(objective, nothing)
+    s, count, grads = given.differentiated(objective, view, ready)
+    assert s == 0.0 and np.isfinite(count)
+    assert count == 0 or objective.aggregation.startswith("constant")
+    assert all(not np.any(x) for x in jax.tree.leaves(grads))
+
+
+@every_row
+def test_an_empty_group_adds_nothing(name):
+    """Rows of a second, fully masked group: the first group's sum and gradient; they count only for constant modes."""
+    objective = given.recipe(name)
+    view, batch = given.needed(objective, *given.rows())
+    half = batch._replace(mask_NxT=batch.mask_NxT.at[4:].set(0))
+    s, count, grads = given.differentiated(objective, view, given.prepared(objective, half))
+    assert np.isfinite([s, count]).all()
+    assert all(np.isfinite(x).all() and not np.any(x[4:]) for x in jax.tree.leaves(grads))
+
+
+@every_row
+def test_jit_and_float32_agree_with_float64(name):
+    objective, view, batch = given.ready(name)
+    expected = objective.loss(view, batch, objective.init())[:2]
+    jitted = jax.jit(lambda v, b: objective.loss(v, b, objective.init())[:2])(view, batch)
+    close(jitted, expected)
+    narrow = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.float64 else x, tree)  # noqa: E731
+    total, count = objective.loss(narrow(view), narrow(batch), narrow(objective.init()))[:2]
+    assert total.dtype == jnp.float32
+    np.testing.assert_allclose([total, count], [float(x) for x in expected], rtol=2e-5, atol=2e-5)
+
+
+@every_row
+def test_a_missing_need_is_named_before_the_first_step(name):
+    objective = given.recipe(name)
+    _, batch = given.needed(objective, *given.rows())
+    for need in objective.needs:
+        for word in objectives.NEEDS[need].split(" and "):
+            place, _, field = word.partition(":")[0].partition(".")
+            if place == "Batch":
+                with pytest.raises(ValueError, match=f"needs {place}.{field}"):
+                    objective.prepare(batch._replace(**{field: None}), given.GROUP, state=objective.init())
+
+
+@pytest.mark.parametrize("name", [n for n, o in objectives.RECIPES.items() if o.batch == "groups"])
+def test_a_missing_reward_takes_no_part(name):
+    """A NaN reward: finite everywhere, and its own value cannot matter."""
+    objective = given.recipe(name)
+    view, batch = given.needed(objective, *given.rows())
+    gone = batch._replace(reward_N=batch.reward_N.at[2].set(jnp.nan))
+    s, count, grads = given.differentiated(objective, view, given.prepared(objective, gone))
+    assert np.isfinite([s, count]).all() and all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+
+
+def test_rows_that_do_not_fit_the_group_are_refused():
+    _, batch = given.rows(N=6)
+    with pytest.raises(ValueError, match="6 rows are not a whole number of groups of 4; nearest valid: 4 rows"):
+        objectives.get("grpo").prepare(batch, 4)
 
 
 def test_aggregation_rejects_what_it_cannot_mean():
@@ -59,15 +136,42 @@ def test_aggregation_rejects_what_it_cannot_mean():
         aggregation.aggregate(x, x, "constant")
 
 
+def test_the_total_constant_is_shared_by_the_parts():
+    x, mask = jnp.ones((6, 3)), jnp.ones((6, 3))
+    parts = [aggregation.aggregate(x[i:j], mask[i:j], "constant_total", 5, rows=6) for i, j in ((0, 1), (1, 6))]
+    np.testing.assert_allclose(np.sum(parts, axis=0), (18.0, 5.0))
+
+
+@pytest.mark.parametrize("name, parts, message", [
+    ("grpo", {"kl_coef": 0.1}, "has no effect"),
+    ("grpo", {"ratio": "tokens"}, "choose one of none, token"),
+    ("gspo", {"aggregation": "token"}, "choose aggregation='sequence'"),
+    ("cispo", {"clip": "capped_weight", "clip_cap": 0.28}, "for 1 \\+ eps write clip_cap=1.28"),
+    ("cispo", {"clip": "capped_weight"}, "needs a cap"),
+    ("grpo", {"clip_low": -0.2}, "is negative"),
+    ("grpo", {"clip_low": 1.2}, "no ratio is that low"),
+    ("grpo", {"ratio": "none"}, "clipping has no effect"),
+    ("grpo", {"dual_clip": 1.0}, "must be greater than 1"),
+    ("grpo", {"kl_place": "reward", "kl_estimator": "full"}, "in the reward use 'k1'"),
+    ("grpo", {"kl_gradient": "straight_through_k2"}, "needs kl_place='loss'"),
+    ("grpo", {"aggregation": "constant"}, "need a length"),
+    ("grpo", {"gamma": 0.9}, "choose credit_unit='token'"),
+    ("dapo", {"overlong_cache": 0}, "must lie in 1"),
+    ("ppo", {"baseline": "mean"}, "the critic is the baseline"),
+    ("ppo", {"lam": 1.5}, "must lie in"),
+])
+def test_parts_that_contradict_each_other_are_refused_when_built(name, parts, message):
+    with pytest.raises(ValueError, match=message):
+        objectives.get(name, **parts)
+
+
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'grpo'"):
         objectives.get("grpoo")
     with pytest.raises(ValueError, match="did you mean 'clip_high'"):
         objectives.get("grpo", cliphigh=0.28)
-    with pytest.raises(ValueError, match="has no effect"):
-        objectives.get("grpo", kl_coef=0.1)
-    with pytest.raises(ValueError, match="choose one of"):
-        objectives.get("grpo", ratio="tokens")
+    with pytest.raises(ValueError, match="has no part 'gamma'.*Parts: aggregation"):
+        objectives.get("cross_entropy", gamma=1.0)
 
 
 def test_an_override_moves_only_its_part():
@@ -76,4 +180,4 @@ def test_an_override_moves_only_its_part():
 
 
 def test_every_row_names_its_paper():
-    assert all(row["paper"] and row["family"] in ("sft", "rl") for row in objectives.table())
+    assert all(row["paper"] and row["family"] in ("sft", "preference", "rl", "hybrid") for row in objectives.table())
