@@ -1,0 +1,151 @@
+"""Supervised and RL signals in one loss: groups of samples in which some rows or tokens are a demonstrator's.
+
+Shapes: B prompts, G rows a prompt, N = B*G rows, T completion tokens. `Batch.demonstration_NxT` says which tokens were
+demonstrated; their behaviour log-probability is 0 (the demonstrator is taken to have been certain).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxpost.objectives import aggregation, token_weights
+from jaxpost.objectives.base import Batch, View, masked, mean_over
+from jaxpost.objectives.policy_gradient import PolicyGradient
+
+RESHAPES = ("none", "fraction", "power")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedPolicy(PolicyGradient):
+    """Demonstrations join their prompt's group and share its baseline (LUFFY, arXiv:2504.14945).
+
+    loss of a demonstrated token = -A f(p), p = pi(token):  none: p;  fraction: p / (p + c);  power: p^c
+    loss of a sampled token      = as PolicyGradient
+
+    With "fraction" the weight on grad log pi is c p / (p + c)^2: rare demonstrated tokens are not drowned.
+    """
+
+    reshape: str = "fraction"  # RESHAPES
+    reshape_constant: float | None = 0.1  # c
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.choose(reshape=RESHAPES)
+        self.require((self.reshape == "none") == (self.reshape_constant is None),
+                     f"reshape_constant={self.reshape_constant} with reshape={self.reshape!r}: 'fraction' and 'power' need a "
+                     "constant, 'none' takes None")
+        self.require(self.reshape_constant is None or self.reshape_constant > 0,
+                     f"reshape_constant={self.reshape_constant} must be greater than 0, e.g. 0.1")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS."""
+        return super().needs | {"demonstrations"}
+
+    def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """(per-token policy loss, which tokens the clip holds); a demonstrated token is never held."""
+        x_NxT, held = super().surrogate(view, batch)
+        p_NxT = jnp.exp(view.logp_NxT)
+        if self.reshape == "fraction":
+            p_NxT = p_NxT / (p_NxT + self.reshape_constant)
+        elif self.reshape == "power":
+            p_NxT = jnp.exp(self.reshape_constant * view.logp_NxT)
+        shown = batch.demonstration_NxT > 0
+        return jnp.where(shown, -batch.advantage_NxT * p_NxT, x_NxT), held & ~shown
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedSum(PolicyGradient):
+    """L = (1 - mu) L_RL + mu L_SFT, each a mean over its own tokens (CHORD, arXiv:2508.11408).
+
+    L_RL is the policy gradient of the sampled rows, whose group statistics leave demonstrations out; L_SFT the weighted
+    negative log-likelihood of demonstrated tokens. mu is constant, or rises linearly from 0 to `sft_weight` over
+    `warmup` batches and falls along a cosine to `sft_weight_end` over the next `decay`.
+    """
+
+    sft_weight: float = 0.1  # mu, or its peak
+    sft_weight_end: float | None = None  # None: mu is constant
+    warmup: int = 0  # batches
+    decay: int = 0  # batches
+    complement: bool = True  # False: L_RL + mu L_SFT
+    sft_token_weight: str = "none"  # token_weights.KINDS
+    sft_aggregation: str = "token"  # of L_SFT: token, sequence or sequence_sum
+
+    def __post_init__(self):
+        super().__post_init__()
+        modes = ("token", "sequence", "sequence_sum")
+        self.choose(sft_token_weight=token_weights.KINDS, sft_aggregation=modes, aggregation=modes)
+        self.require(self.sft_weight >= 0, f"sft_weight={self.sft_weight} is negative, e.g. 0.1")
+        self.require(not self.complement or self.sft_weight <= 1,
+                     f"sft_weight={self.sft_weight} is above 1 and 1 - mu negative; for L_RL + mu L_SFT set complement=False")
+        scheduled = self.sft_weight_end is not None
+        self.require(scheduled == (self.decay > 0) and (scheduled or not self.warmup),
+                     f"sft_weight_end={self.sft_weight_end}, warmup={self.warmup}, decay={self.decay}: a schedule needs "
+                     "sft_weight_end and decay > 0, a constant weight has neither of the three")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS."""
+        return super().needs | {"demonstrations"}
+
+    def init(self) -> dict:
+        """The number of batches so far, if mu has a schedule."""
+        return {} if self.sft_weight_end is None else {"batches": jnp.zeros((), jnp.int32)}
+
+    def observe(self, state: dict, batch: Batch) -> dict:
+        """Count the batch."""
+        return jax.tree.map(lambda x: x + 1, state)
+
+    def weight(self, state: dict) -> jax.Array | float:
+        """mu at the present batch."""
+        if self.sft_weight_end is None:
+            return self.sft_weight
+        step = state["batches"]
+        rise = self.sft_weight * jnp.minimum(step / max(self.warmup, 1), 1.0)
+        along = jnp.clip((step - self.warmup) / self.decay, 0.0, 1.0)
+        fall = self.sft_weight_end + 0.5 * (self.sft_weight - self.sft_weight_end) * (1 + jnp.cos(jnp.pi * along))
+        return jnp.where(step < self.warmup, rise, fall)
+
+    def score(self, batch: Batch, kl_coef: jax.Array | float, state: dict | None) -> jax.Array:
+        """As `PolicyGradient.score`; a wholly demonstrated row takes no part in its group."""
+        sampled_N = _parts(batch)[0].sum(axis=1)
+        return jnp.where(sampled_N > 0, super().score(batch, kl_coef, state), jnp.nan)
+
+    def balance(self, batch: Batch) -> Batch:
+        """Fill `share_NxT`: (count of L_RL) / (count of L_SFT) over the update's rows."""
+        sampled, shown = _parts(batch)
+        count = aggregation.aggregate(sampled, sampled, self.aggregation)[1]
+        own = aggregation.aggregate(shown, shown, self.sft_aggregation)[1]
+        share = jnp.where(own > 0, count / jnp.maximum(own, 1.0), 0.0)
+        return super().balance(batch)._replace(share_NxT=jnp.broadcast_to(share, shown.shape))
+
+    def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
+        """As `Objective.loss`; the count is that of the sampled tokens."""
+        view, batch = masked(view, batch)
+        sampled, shown = _parts(batch)
+        x_NxT, aux = self.token_loss(view, batch, kl_coef)
+        nll_NxT = -view.logp_NxT * token_weights.stopped(view.logp_NxT, self.sft_token_weight)
+        rl, count = aggregation.aggregate(x_NxT, sampled, self.aggregation)
+        sft, _ = aggregation.aggregate(nll_NxT * batch.share_NxT, shown, self.sft_aggregation)
+        mu = jnp.asarray(self.weight(state), rl.dtype)
+        aux["sft"] = mean_over(nll_NxT, shown)
+        return (1 - mu if self.complement else 1.0) * rl + mu * sft, count, aux
+
+
+def _parts(batch):
+    """Masks of sampled and of demonstrated tokens."""
+    shown = jnp.where(batch.mask_NxT > 0, batch.demonstration_NxT, 0.0)
+    return batch.mask_NxT - shown, shown
+
+
+ROWS = (
+    MixedPolicy("luffy", "hybrid", "arXiv:2504.14945", "groups", baseline="mean", ratio="token",
+                aggregation="constant_total", aggregation_length=8192, entropy_coef=0.001),
+    WeightedSum("chord_mu", "hybrid", "arXiv:2508.11408", "groups", baseline="mean", scale="group", ratio="token",
+                clip_low=0.2, clip_high=0.2, sft_weight=0.5, sft_weight_end=0.02, warmup=200, decay=400),
+    WeightedSum("chord_phi", "hybrid", "arXiv:2508.11408", "groups", baseline="mean", scale="group", ratio="token",
+                clip_low=0.2, clip_high=0.2, sft_weight=0.1, sft_token_weight="p(1-p)"),
+    WeightedSum("rl_sft", "hybrid", "arXiv:2504.14945 (baseline RL + SFT)", "groups", baseline="mean", ratio="token",
+                sft_weight=1.0, complement=False),
+)
