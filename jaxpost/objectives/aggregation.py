@@ -7,11 +7,12 @@ accumulation, padding and the number of devices cannot change it.
 import jax
 import jax.numpy as jnp
 
+EMPTY = ("default", "counted", "left_out")
 MODES = ("token", "sequence", "sequence_sum", "constant", "constant_total")
 
 
 def aggregate(x_NxT: jax.Array, mask_NxT: jax.Array, mode: str, length: int | None = None,
-              rows: jax.Array | int | None = None) -> tuple[jax.Array, jax.Array]:
+              rows: jax.Array | int | None = None, empty: str = "default") -> tuple[jax.Array, jax.Array]:
     """Reduce a masked per-token array to a (sum, count) pair of float scalars.
 
       token           sum(x m) / sum(m)                        token mean
@@ -28,25 +29,31 @@ def aggregate(x_NxT: jax.Array, mask_NxT: jax.Array, mode: str, length: int | No
       length: the constant of the modes "constant" and "constant_total", > 0.
       rows: of mode "constant_total": how many rows the whole sum will have (default: the rows here); each contributes
         length / rows to the count, so that the parts of a split batch add up to `length`.
+      empty: whether rows without a token count in the sequence modes and in "constant": "counted" (TRL), "left_out" (verl),
+        or "default": as said above.
 
     Raises:
-      ValueError: unknown mode, or a missing / superfluous length.
+      ValueError: unknown mode or rule for empty rows, or a missing / superfluous length.
     """
     if mode not in MODES:
         raise ValueError(f"aggregation {mode!r} is unknown; choose one of {', '.join(MODES)}")
+    if empty not in EMPTY:
+        raise ValueError(f"aggregation_empty {empty!r} is unknown; choose one of {', '.join(EMPTY)}")
     if mode.startswith("constant") != (length is not None):
         raise ValueError(f"aggregation_length={length!r} with aggregation={mode!r}: "
                          "the constant modes need a length, the others take none")
     mask = mask_NxT.astype(x_NxT.dtype)
     x = jnp.where(mask_NxT > 0, x_NxT, 0.0) * mask
     tokens_N = mask.sum(axis=1)
-    full = (tokens_N > 0).astype(x.dtype).sum()
+    here = x.shape[0]
+    counted = empty == "counted" or (empty == "default" and mode == "constant")
+    full = jnp.asarray(here, x.dtype) if counted else (tokens_N > 0).astype(x.dtype).sum()
     if mode == "token":
         return x.sum(), tokens_N.sum()
     if mode == "sequence":
         return (x.sum(axis=1) / jnp.maximum(tokens_N, 1.0)).sum(), full
     if mode == "sequence_sum":
         return x.sum(), full
-    here = x.shape[0]
-    share = here if mode == "constant" else here / (here if rows is None else rows)
-    return x.sum(), jnp.asarray(share * length, x.dtype)
+    if mode == "constant":
+        return x.sum(), full * length
+    return x.sum(), jnp.asarray(length * here / (here if rows is None else rows), x.dtype)

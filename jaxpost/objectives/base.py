@@ -88,9 +88,10 @@ class Objective:
     batch: str  # BATCHES
     aggregation: str = "token"  # aggregation.MODES
     aggregation_length: int | None = None  # of the modes that divide by a constant
+    aggregation_empty: str = "default"  # aggregation.EMPTY: whether rows without a token count
 
     def __post_init__(self):
-        self.choose(batch=BATCHES, aggregation=aggregation.MODES)
+        self.choose(batch=BATCHES, aggregation=aggregation.MODES, aggregation_empty=aggregation.EMPTY)
         self.require(self.aggregation.startswith("constant") == (self.aggregation_length is not None),
                      f"aggregation_length={self.aggregation_length} with aggregation={self.aggregation!r}: the constant modes "
                      "need a length, e.g. the largest completion; the others take None")
@@ -180,7 +181,8 @@ class Objective:
     def aggregate(self, x_NxT: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(sum, count) of a per-token array over the batch's mask, in the objective's own mode."""
         rows = None if batch.total_N is None else batch.total_N[0]
-        return aggregation.aggregate(x_NxT, batch.mask_NxT, self.aggregation, self.aggregation_length, rows)
+        return aggregation.aggregate(x_NxT, batch.mask_NxT, self.aggregation, self.aggregation_length, rows,
+                                     self.aggregation_empty)
 
 
 def masked(view: View, batch: Batch) -> tuple[View, Batch]:

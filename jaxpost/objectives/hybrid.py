@@ -115,7 +115,7 @@ class WeightedSum(PolicyGradient):
     def balance(self, batch: Batch) -> Batch:
         """Fill `share_NxT`: (count of L_RL) / (count of L_SFT) over the update's rows."""
         sampled, shown = _parts(batch)
-        count = aggregation.aggregate(sampled, sampled, self.aggregation)[1]
+        count = self.aggregate(sampled, batch._replace(mask_NxT=sampled))[1]
         own = aggregation.aggregate(shown, shown, self.sft_aggregation)[1]
         share = jnp.where(own > 0, count / jnp.maximum(own, 1.0), 0.0)
         return super().balance(batch)._replace(share_NxT=jnp.broadcast_to(share, shown.shape))
@@ -126,7 +126,7 @@ class WeightedSum(PolicyGradient):
         sampled, shown = _parts(batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
         nll_NxT = -view.logp_NxT * token_weights.stopped(view.logp_NxT, self.sft_token_weight)
-        rl, count = aggregation.aggregate(x_NxT, sampled, self.aggregation)
+        rl, count = self.aggregate(x_NxT, batch._replace(mask_NxT=sampled))
         sft, _ = aggregation.aggregate(nll_NxT * batch.share_NxT, shown, self.sft_aggregation)
         mu = jnp.asarray(self.weight(state), rl.dtype)
         aux["sft"] = mean_over(nll_NxT, shown)

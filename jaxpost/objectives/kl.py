@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 ESTIMATORS = ("k1", "k2", "k3", "full")
 PLACES = ("none", "loss", "reward")
-GRADIENTS = ("value", "straight_through_k2")
+GRADIENTS = ("value", "straight_through_k2", "ratio_weighted")
 
 
 def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str) -> jax.Array:
@@ -30,14 +30,27 @@ def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str) -> j
     return jnp.expm1(-d) + d
 
 
-def penalty(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, gradient: str) -> jax.Array:
-    """`estimate` as a loss term, with the gradient of its own value, or with that of k2 (verl's "k3+").
+def penalty(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, gradient: str,
+            ratio_NxT: jax.Array | None = None) -> jax.Array:
+    """`estimate` as a loss term with a choice of gradient.
 
-    Straight-through: value of the estimator, gradient d * grad l, whose expectation on policy is grad KL(pi||ref).
+      value                that of the estimator itself
+      straight_through_k2  value of the estimator, gradient d * grad l of k2 (verl's "k3+"), whose expectation on policy is
+                           grad KL(pi||ref)
+      ratio_weighted       estimator times the differentiable, unclipped ratio: unbiased off policy, and its gradient too
+                           (TRL's use_bias_correction_kl)
+
+    Args:
+      logp_NxT, reference_NxT: l and f.
+      estimator: k1, k2 or k3.
+      gradient: one of GRADIENTS.
+      ratio_NxT: of "ratio_weighted".
     """
     value_NxT = estimate(logp_NxT, reference_NxT, estimator)
     if gradient == "value":
         return value_NxT
+    if gradient == "ratio_weighted":
+        return value_NxT * ratio_NxT
     k2_NxT = estimate(logp_NxT, reference_NxT, "k2")
     return jax.lax.stop_gradient(value_NxT - k2_NxT) + k2_NxT
 

@@ -161,16 +161,16 @@ class PolicyGradient(Objective):
         k_NxT = kl.estimate(batch.behaviour_NxT, batch.reference_NxT, self.kl_estimator)
         return jnp.where(batch.mask_NxT > 0, k_NxT, 0.0)
 
+    def importance(self, view: View, batch: Batch) -> jax.Array:
+        """ratio_NxT of the current policy to the proximal one (if the batch has it) or to the behaviour."""
+        old_NxT = batch.behaviour_NxT if batch.proximal_NxT is None else batch.proximal_NxT
+        return ratios.ratio(view.logp_NxT, old_NxT, batch.mask_NxT, self.ratio, self.log_ratio_clamp)
+
     def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(per-token policy loss, which tokens the clip holds)."""
-        old_NxT = batch.behaviour_NxT if batch.proximal_NxT is None else batch.proximal_NxT
-        ratio_NxT = ratios.ratio(view.logp_NxT, old_NxT, batch.mask_NxT, self.ratio, self.log_ratio_clamp)
-        x_NxT, held = clipping.clipped(ratio_NxT, view.logp_NxT, batch.advantage_NxT, rule=self.clip, low=self.clip_low,
-                                       high=self.clip_high, cap=self.clip_cap, dual=self.dual_clip,
-                                       ratio_cap=self.ratio_cap)
-        if self.sampler_cap is not None:
-            x_NxT = x_NxT * ratios.truncated_weight(batch.proximal_NxT, batch.behaviour_NxT, self.sampler_cap)
-        return x_NxT, held
+        return clipping.clipped(self.importance(view, batch), view.logp_NxT, batch.advantage_NxT, rule=self.clip,
+                                low=self.clip_low, high=self.clip_high, cap=self.clip_cap, dual=self.dual_clip,
+                                ratio_cap=self.ratio_cap)
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`."""
@@ -182,13 +182,16 @@ class PolicyGradient(Objective):
     def token_loss(self, view: View, batch: Batch, kl_coef: jax.Array | float | None):
         """(per-token loss before aggregation, aux)."""
         x_NxT, held = self.surrogate(view, batch)
+        if self.sampler_cap is not None:
+            x_NxT = x_NxT * ratios.truncated_weight(batch.proximal_NxT, batch.behaviour_NxT, self.sampler_cap)
         aux = {"clipped": mean_over(held, batch.mask_NxT)}
         if self.kl_place == "loss":
             coef = self.kl_coef if kl_coef is None else kl_coef
             if self.kl_estimator == "full":
                 k_NxT = kl.full_vocabulary(view.logits_NxTxV, view.reference_NxTxV)
             else:
-                k_NxT = kl.penalty(view.logp_NxT, batch.reference_NxT, self.kl_estimator, self.kl_gradient)
+                k_NxT = kl.penalty(view.logp_NxT, batch.reference_NxT, self.kl_estimator, self.kl_gradient,
+                                   self.importance(view, batch))
             aux["kl"] = mean_over(k_NxT, batch.mask_NxT)
             x_NxT = x_NxT + coef * k_NxT
         if self.entropy_coef:
@@ -213,6 +216,8 @@ ROWS = (
                    clip_low=3e-4, clip_high=4e-4, aggregation="sequence"),
     PolicyGradient("gspo_token", "rl", "arXiv:2507.18071", "groups", baseline="mean", scale="group",
                    ratio="sequence_token", clip_low=3e-4, clip_high=4e-4, aggregation="sequence"),
+    PolicyGradient("luspo", "rl", "arXiv:2602.05261", "groups", baseline="mean", scale="group", ratio="sequence",
+                   clip_low=0.2, clip_high=0.2, aggregation="sequence_sum"),
     PolicyGradient("cispo", "rl", "arXiv:2506.13585", "groups", baseline="mean", scale="group", ratio="token",
                    clip="weight", clip_high=0.28),
     PolicyGradient("reinforce_pp", "rl", "arXiv:2501.03262", "groups", credit_unit="token", whiten="token",

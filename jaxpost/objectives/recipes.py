@@ -6,10 +6,10 @@ Each family's rows stand next to the class whose parts they pick.
 import dataclasses
 import difflib
 
-from jaxpost.objectives import actor_critic, hybrid, policy_gradient, supervised
+from jaxpost.objectives import actor_critic, hybrid, policy_gradient, soft_clipping, supervised
 from jaxpost.objectives.base import Objective
 
-RECIPES = {o.name: o for o in (*supervised.ROWS, *policy_gradient.ROWS, *actor_critic.ROWS, *hybrid.ROWS)}
+RECIPES = {o.name: o for o in (*supervised.ROWS, *policy_gradient.ROWS, *actor_critic.ROWS, *soft_clipping.ROWS, *hybrid.ROWS)}
 
 _IDENTITY = ("name", "family", "paper", "batch")
 

@@ -24,10 +24,10 @@ BETA = 0.04
 
 
 def rows(seed=0):
-    """Log-probabilities with ratios on both sides of every clip, advantages of both signs, rows of several lengths."""
+    """Log-probabilities with ratios on both sides of every clip, advantages of both signs, ragged rows, one empty."""
     rng = np.random.default_rng(seed)
     logp = -rng.gamma(1.0, 1.0, (N, T))
-    mask = (np.arange(T)[None, :] < np.array([5, 3, 1, 4, 2, 5])[:, None]).astype(float)
+    mask = (np.arange(T)[None, :] < np.array([5, 3, 1, 4, 0, 5])[:, None]).astype(float)
     return types.SimpleNamespace(logp=logp, old=logp + 0.4 * rng.normal(size=(N, T)), mask=mask,
                                  reference=logp + rng.normal(size=(N, T)),
                                  advantage=np.array([1.3, -0.7, 0.2, -1.1, 0.9, -0.4]))
@@ -58,17 +58,22 @@ def differentiated(method, stand_in, logp, r):
     return loss.item(), logp.grad.numpy()
 
 
-def trl_grpo(r, loss_type, level="token", low=0.2, high=0.2, beta=0.0):
+def trl_grpo(r, loss_type, level="token", low=0.2, high=0.2, beta=0.0, **options):
     logp = torch.tensor(r.logp, requires_grad=True)
-    args = types.SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1)  # TRL: default True
-    stand_in = trainer(logp, args=args, importance_sampling_level=level, beta=beta, loss_type=loss_type,
-                       epsilon_low=low, epsilon_high=high)
+    defaults = {"use_bias_correction_kl": False,  # TRL: default True
+                "delta": None, "steps_per_generation": 1, "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.25,
+                "vespo_k_pos": 2.0, "vespo_lambda_pos": 3.0, "vespo_k_neg": 3.0, "vespo_lambda_neg": 2.0}
+    stand_in = trainer(logp, args=types.SimpleNamespace(**(defaults | options)), importance_sampling_level=level, beta=beta,
+                       loss_type=loss_type, epsilon_low=low, epsilon_high=high,
+                       get_gamma_weights=trl.GRPOTrainer.get_gamma_weights)
     return differentiated(trl.GRPOTrainer._compute_loss, stand_in, logp, r)
 
 
 def trl_rloo(r):
+    """An empty row has ratio exp(0) there and adds -A to TRL's value (not to its gradient); ours adds nothing."""
     logp = torch.tensor(r.logp, requires_grad=True)
-    return differentiated(trl.RLOOTrainer._compute_loss, trainer(logp, epsilon_low=0.2, epsilon_high=0.2), logp, r)
+    loss, grad = differentiated(trl.RLOOTrainer._compute_loss, trainer(logp, epsilon_low=0.2, epsilon_high=0.2), logp, r)
+    return loss + r.advantage[r.mask.sum(axis=1) == 0].sum() / N, grad
 
 
 def ours(r, name, **parts):
@@ -87,22 +92,29 @@ def ours(r, name, **parts):
 
 
 KL = {"kl_place": "loss", "kl_estimator": "k3", "kl_coef": BETA}
+COUNTED = {"aggregation_empty": "counted"}  # TRL's mean over sequences counts rows without a token
 CASES = {  # name: (theirs, our recipe, our parts)
-    "grpo": (lambda r: trl_grpo(r, "grpo"), "grpo", {}),
-    "grpo-kl": (lambda r: trl_grpo(r, "grpo", beta=BETA), "grpo", KL),
+    "grpo": (lambda r: trl_grpo(r, "grpo"), "grpo", COUNTED),
+    "grpo-kl": (lambda r: trl_grpo(r, "grpo", beta=BETA), "grpo", COUNTED | KL),
+    "grpo-kl-corrected": (lambda r: trl_grpo(r, "grpo", beta=BETA, use_bias_correction_kl=True), "grpo",
+                          COUNTED | KL | {"kl_gradient": "ratio_weighted"}),
+    "grpo-delta": (lambda r: trl_grpo(r, "grpo", delta=1.5), "grpo", COUNTED | {"ratio_cap": 1.5}),
+    "grpo-delta-inside-the-clip": (lambda r: trl_grpo(r, "grpo", delta=1.1), "grpo", COUNTED | {"ratio_cap": 1.1}),
     "dr_grpo": (lambda r: trl_grpo(r, "dr_grpo"), "dr_grpo", {"aggregation_length": T}),
     "dr_grpo-kl": (lambda r: trl_grpo(r, "dr_grpo", beta=BETA), "dr_grpo", {"aggregation_length": T, **KL}),
     "bnpo": (lambda r: trl_grpo(r, "bnpo"), "grpo", {"aggregation": "token"}),
-    "dapo": (lambda r: trl_grpo(r, "dapo", high=0.28), "grpo", {"aggregation": "token", "clip_high": 0.28}),
-    "gspo": (lambda r: trl_grpo(r, "grpo", "sequence", 3e-4, 4e-4), "grpo",
-             {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}),
-    "gspo-unclipped": (lambda r: trl_grpo(r, "grpo", "sequence", 10.0, 10.0), "grpo",
-                       {"ratio": "sequence", "clip_low": 10.0, "clip_high": 10.0}),
-    "luspo": (lambda r: trl_grpo(r, "luspo", "sequence"), "grpo", {"ratio": "sequence", "aggregation": "sequence_sum"}),
-    "rloo": (trl_rloo, "rloo", {}),
+    "dapo": (lambda r: trl_grpo(r, "dapo", high=0.28), "dapo", {}),
+    "gspo": (lambda r: trl_grpo(r, "grpo", "sequence", 3e-4, 4e-4), "gspo", COUNTED),
+    "gspo-kl-corrected": (lambda r: trl_grpo(r, "grpo", "sequence", 3e-4, 4e-4, BETA, use_bias_correction_kl=True), "gspo",
+                          COUNTED | KL | {"kl_gradient": "ratio_weighted"}),
+    "gspo-unclipped": (lambda r: trl_grpo(r, "grpo", "sequence", 10.0, 10.0), "gspo",
+                       COUNTED | {"clip_low": None, "clip_high": None}),
+    "luspo": (lambda r: trl_grpo(r, "luspo", "sequence"), "luspo", COUNTED),
+    "cispo": (lambda r: trl_grpo(r, "cispo", high=1.3), "cispo", {"clip": "capped_weight", "clip_cap": 1.3, "clip_high": None}),
+    "sapo": (lambda r: trl_grpo(r, "sapo"), "sapo", COUNTED | {"gate_negative": 1.25}),
+    "vespo": (lambda r: trl_grpo(r, "vespo"), "vespo", {}),
+    "rloo": (trl_rloo, "rloo", COUNTED),
 }
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_loss_and_gradient(hf, case, seed):
