@@ -112,9 +112,9 @@ class PolicyGradient(Objective):
         """
         self.check(batch, group)
         coef = self.kl_coef if kl_coef is None else kl_coef
-        if self.mask_truncated:
-            batch = batch._replace(mask_NxT=batch.mask_NxT * (1 - batch.truncated_N)[:, None])
         score_N = self.score(batch, coef, state)
+        if self.mask_truncated:  # out of the loss, not out of its group
+            batch = batch._replace(mask_NxT=batch.mask_NxT * (1 - batch.truncated_N)[:, None])
         batch = self.credit(self.compare(batch, score_N, group), coef)
         return jax.lax.stop_gradient(batch._replace(
             advantage_NxT=advantages.whiten(batch.advantage_NxT, batch.mask_NxT, self.whiten, self.eps)))

@@ -1,0 +1,107 @@
+"""Hybrids against float64 numpy: whose tokens enter which term, shares under any split, the schedule of mu."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpost import objectives
+from tests.objectives import given
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def arrays(view, batch):
+    mask, shown = np.asarray(batch.mask_NxT), np.asarray(batch.demonstration_NxT)
+    return mask * (1 - shown), mask * shown, np.asarray(view.logp_NxT), np.asarray(batch.behaviour_NxT)
+
+
+@pytest.mark.parametrize("reshape, constant, f", [
+    ("fraction", 0.1, lambda p: p / (p + 0.1)), ("fraction", 0.3, lambda p: p / (p + 0.3)), ("power", 0.5, np.sqrt),
+    ("none", None, lambda p: p)])
+def test_luffy_against_numpy(reshape, constant, f):
+    objective, view, batch = given.ready("luffy", reshape=reshape, reshape_constant=constant, entropy_coef=0.0)
+    on, off, logp, behaviour = arrays(view, batch)
+    r = np.asarray(batch.reward_N).reshape(-1, given.GROUP)
+    A = (r - r.mean(1, keepdims=True)).reshape(-1, 1)
+    x = -A * np.exp(logp - behaviour) * on - A * f(np.exp(logp)) * off
+    total, count, _ = objective.loss(view, batch, {})
+    assert float(total / count) == pytest.approx(x.sum() / given.T, rel=1e-12)
+
+
+def test_the_slope_of_a_demonstrated_token_is_c_p_over_p_plus_c_squared():
+    objective, view, batch = given.ready("luffy", entropy_coef=0.0)
+    _, off, logp, _ = arrays(view, batch)
+    p = np.exp(logp)
+    grads = np.asarray(given.differentiated(objective, view, batch)[2].logp_NxT)
+    expected = -np.asarray(batch.advantage_NxT) * 0.1 * p / (p + 0.1) ** 2
+    np.testing.assert_allclose(grads[off > 0], expected[off > 0], atol=1e-13)
+    assert np.any(grads[off > 0])
+
+
+@pytest.mark.parametrize("name, weight", [
+    ("chord_phi", lambda p: p * (1 - p)), ("chord_mu", lambda p: 1.0), ("rl_sft", lambda p: 1.0)])
+def test_weighted_sums_against_numpy(name, weight):
+    """Group statistics of the sampled rows alone; each term a mean over its own tokens."""
+    constant = {"sft_weight_end": None, "warmup": 0, "decay": 0, "sft_weight": 0.3}
+    objective, view, batch = given.ready(name, seed=2, **constant, scale="group", clip_low=0.2, clip_high=0.2)
+    on, off, logp, behaviour = arrays(view, batch)
+    reward = np.asarray(batch.reward_N).reshape(-1, given.GROUP)[:, :-1]
+    z = (reward - reward.mean(1, keepdims=True)) / (reward.std(1, ddof=1, keepdims=True) + 1e-4)
+    A = np.concatenate([z, np.zeros((len(z), 1))], axis=1).reshape(-1, 1)
+    ratio = np.exp(logp - behaviour)
+    rl = (-np.minimum(ratio * A, np.clip(ratio, 0.8, 1.2) * A) * on).sum() / on.sum()
+    sft = (-logp * weight(np.exp(logp)) * off).sum() / off.sum()
+    total, count, aux = objective.loss(view, batch, {})
+    assert float(total / count) == pytest.approx((0.7 if objective.complement else 1.0) * rl + 0.3 * sft, rel=1e-12)
+    assert float(count) == on.sum() and float(aux["sft"][1]) == off.sum()
+
+
+def test_the_weight_rises_then_falls_along_a_cosine():
+    objective = objectives.get("chord_mu", sft_weight=0.8, sft_weight_end=0.2, warmup=4, decay=10)
+    state, seen = objective.init(), []
+    for _ in range(20):
+        seen.append(float(objective.weight(state)))
+        state = objective.observe(state, None)
+    np.testing.assert_allclose(seen[:5], [0, 0.2, 0.4, 0.6, 0.8], atol=1e-12)
+    expected = [0.2 + 0.3 * (1 + np.cos(np.pi * i / 10)) for i in range(11)]
+    np.testing.assert_allclose(seen[4:15], expected, atol=1e-12)
+    np.testing.assert_allclose(seen[15:], 0.2, atol=1e-12)
+
+
+def test_a_demonstrated_row_does_not_move_the_group():
+    objective = given.recipe("chord_phi")
+    _, batch = given.rows()
+    other = batch._replace(reward_N=batch.reward_N.at[given.GROUP - 1].set(100.0))
+    a, b = (objective.prepare(x, given.GROUP).advantage_NxT for x in (batch, other))
+    np.testing.assert_array_equal(a, b)
+    mixed = given.recipe("luffy")
+    a, b = (mixed.prepare(x, given.GROUP).advantage_NxT for x in (batch, other))
+    assert np.any(np.asarray(a) != np.asarray(b))
+
+
+@pytest.mark.parametrize("name, parts, message", [
+    ("luffy", {"reshape": "sqrt"}, "choose one of none, fraction, power"),
+    ("luffy", {"reshape": "none"}, "'none' takes None"),
+    ("luffy", {"reshape_constant": 0.0}, "must be greater than 0"),
+    ("chord_phi", {"sft_weight": 1.5}, "set complement=False"),
+    ("chord_phi", {"sft_weight_end": 0.1}, "a schedule needs"),
+    ("chord_phi", {"aggregation": "constant", "aggregation_length": 4}, "choose one of token"),
+])
+def test_what_is_refused(name, parts, message):
+    with pytest.raises(ValueError, match=message):
+        objectives.get(name, **parts)
+
+
+def test_no_demonstration_in_the_batch_leaves_the_rl_term():
+    objective, view, batch = given.ready("chord_phi")
+    none = given.prepared(objective, batch._replace(demonstration_NxT=0 * batch.demonstration_NxT))
+    total, count, _ = objective.loss(view, none, {})
+    plain = objectives.get("grpo", aggregation="token")
+    expected = plain.loss(view, none, {})
+    assert float(total) == pytest.approx(0.9 * float(expected[0]), rel=1e-12) and float(count) == float(expected[1])
+    assert jnp.isfinite(total)
