@@ -95,6 +95,8 @@ class Objective:
         self.require(self.aggregation.startswith("constant") == (self.aggregation_length is not None),
                      f"aggregation_length={self.aggregation_length} with aggregation={self.aggregation!r}: the constant modes "
                      "need a length, e.g. the largest completion; the others take None")
+        if self.aggregation in ("token", "constant_total"):
+            self.unread(f"with aggregation={self.aggregation!r}, which does not count rows", "aggregation_empty")
 
     def choose(self, **valid: Sequence) -> None:
         """Refuse a field whose value is not one of the valid ones. Raises: ValueError."""
@@ -102,6 +104,13 @@ class Objective:
             if (value := getattr(self, field)) not in values:
                 raise ValueError(f"objective {self.name!r}: {field}={value!r} is unknown; "
                                  f"choose one of {', '.join(map(str, values))}")
+
+    def unread(self, why: str, *fields: str) -> None:
+        """Refuse fields that are not at their defaults although nothing would read them. Raises: ValueError."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for field in fields:
+            value = getattr(self, field)
+            self.require(value == defaults[field], f"{field}={value!r} has no effect {why}; leave it {defaults[field]!r}")
 
     def require(self, holds: bool, message: str) -> None:
         """Refuse parts that contradict each other or a number out of range. Raises: ValueError."""

@@ -133,6 +133,57 @@ class WeightedSum(PolicyGradient):
         return (1 - mu if self.complement else 1.0) * rl + mu * sft, count, aux
 
 
+@dataclasses.dataclass(frozen=True)
+class SingleStage(PolicyGradient):
+    """Four terms in one stage (SRFT, arXiv:2506.19767), *reconstructed* from excerpts; each a mean over its own tokens.
+
+      demonstrations   shown_weight exp(-H) (-l)  -  A p               (they join their group's baseline)
+      sampled rows     sampled_weight exp(+H) (-l) where the reward is at least `right`, else l
+
+    H is the mean entropy of the policy on the counted tokens of the term before the update, p = pi(token). The sign of H in the
+    second weight is printed inconsistently in the source; its prose says that the weight grows with entropy.
+    """
+
+    shown_weight: float = 0.5
+    sampled_weight: float = 0.1
+    right: float = 1.0  # rewards from here on are right answers
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.choose(aggregation=("token",), ratio=("none",), clip=("surrogate",), kl_place=("none", "reward"))
+        self.unread("on terms with weights of their own", "entropy_coef", "sampler_cap")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS."""
+        return super().needs | {"demonstrations", "entropy"}
+
+    def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
+                state: dict | None = None) -> Batch:
+        """As `PolicyGradient.prepare`; `share_NxT` is the weight of a token's likelihood, negative where it is to fall."""
+        batch = super().prepare(batch, group, kl_coef, state)
+        sampled, shown = _parts(batch)
+        entropy = [jnp.where(m > 0, batch.entropy_NxT, 0.0).sum() / jnp.maximum(m.sum(), 1.0) for m in (sampled, shown)]
+        own_Nx1 = jnp.where(batch.reward_N >= self.right, self.sampled_weight * jnp.exp(entropy[0]), -1.0)[:, None]
+        weight_NxT = jnp.where(shown > 0, self.shown_weight * jnp.exp(-entropy[1]), own_Nx1)
+        return batch._replace(share_NxT=jax.lax.stop_gradient(jnp.where(batch.mask_NxT > 0, weight_NxT, 0.0)))
+
+    def balance(self, batch: Batch) -> Batch:
+        """Scale the demonstrations' terms to the count of the sampled tokens: weights here, advantages there."""
+        sampled, shown = _parts(batch)
+        scale = jnp.where(shown > 0, sampled.sum() / jnp.maximum(shown.sum(), 1.0), 1.0)
+        return super().balance(batch)._replace(share_NxT=batch.share_NxT * scale, advantage_NxT=batch.advantage_NxT * scale)
+
+    def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
+        """As `Objective.loss`; the count is that of the sampled tokens."""
+        del state, kl_coef
+        view, batch = masked(view, batch)
+        sampled, shown = _parts(batch)
+        x_NxT = -batch.share_NxT * view.logp_NxT
+        x_NxT = x_NxT - jnp.where(shown > 0, batch.advantage_NxT * jnp.exp(view.logp_NxT), 0.0)
+        return jnp.where(batch.mask_NxT > 0, x_NxT, 0.0).sum(), sampled.sum(), {"sft": mean_over(-view.logp_NxT, shown)}
+
+
 def _parts(batch):
     """Masks of sampled and of demonstrated tokens."""
     shown = jnp.where(batch.mask_NxT > 0, batch.demonstration_NxT, 0.0)
@@ -148,4 +199,5 @@ ROWS = (
                 clip_low=0.2, clip_high=0.2, sft_weight=0.1, sft_token_weight="p(1-p)"),
     WeightedSum("rl_sft", "hybrid", "arXiv:2504.14945 (baseline RL + SFT)", "groups", baseline="mean", ratio="token",
                 sft_weight=1.0, complement=False),
+    SingleStage("srft", "hybrid", "arXiv:2506.19767 (reconstructed)", "groups", baseline="mean", scale="group"),
 )

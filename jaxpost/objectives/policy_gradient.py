@@ -53,23 +53,26 @@ class PolicyGradient(Objective):
                     clip=clipping.RULES, kl_estimator=kl.ESTIMATORS, kl_place=kl.PLACES, kl_gradient=kl.GRADIENTS,
                     ddof=(0, 1))
         self._require_consistent_parts()
+        self._require_ranges()
+        self._refuse_unread_parts()
 
     def _require_consistent_parts(self):
-        one_a_row = self.ratio.startswith("sequence")
-        self.require(not self.kl_coef or self.kl_place != "none",
-                     f"kl_coef={self.kl_coef} has no effect with kl_place='none'; set kl_place to 'loss' or 'reward'")
-        self.require(not one_a_row or self.aggregation.startswith("sequence"),
+        self.require(not self.ratio.startswith("sequence") or self.aggregation.startswith("sequence"),
                      f"ratio={self.ratio!r} (one ratio a row) with aggregation={self.aggregation!r} would weight rows by "
                      "their length; choose aggregation='sequence'")
         self.require((self.clip == "capped_weight") == (self.clip_cap is not None),
                      f"clip_cap={self.clip_cap} with clip={self.clip!r}: 'capped_weight' needs a cap, the others take none")
+        self.require(self.clip == "surrogate" or self.ratio == "token",
+                     f"clip={self.clip!r} weights tokens and needs ratio='token', not {self.ratio!r}")
+        self.require(self.kl_estimator != "full" or self.kl_place != "reward",
+                     "kl_estimator='full' is a term of the loss; in the reward use 'k1'")
+        self.require(self.kl_estimator != "full" or self.kl_gradient == "value",
+                     f"kl_estimator='full' is exact; kl_gradient={self.kl_gradient!r} must be 'value'")
+
+    def _require_ranges(self):
         self.require(self.clip_cap is None or self.clip_cap >= 1,
                      f"clip_cap={self.clip_cap} is below 1 and would shrink on-policy updates; it is the bound of the ratio "
                      f"itself, not an epsilon: for 1 + eps write clip_cap={1 + (self.clip_cap or 0):g}")
-        self.require(self.clip == "surrogate" or self.ratio == "token",
-                     f"clip={self.clip!r} weights tokens and needs ratio='token', not {self.ratio!r}")
-        self.require(self.ratio != "none" or (self.clip_low is None and self.clip_high is None and self.dual_clip is None),
-                     "clipping has no effect with ratio='none' (its value is always 1); choose ratio='token'")
         for field in ("clip_low", "clip_high"):
             value = getattr(self, field)
             self.require(value is None or value >= 0, f"{field}={value} is negative; it is a distance from 1, e.g. 0.2")
@@ -77,17 +80,45 @@ class PolicyGradient(Objective):
                      "for no lower bound use None")
         self.require(self.dual_clip is None or self.dual_clip > 1 + (self.clip_high or 0),
                      f"dual_clip={self.dual_clip} must be greater than 1 + clip_high, e.g. 3")
-        self.require(self.kl_estimator != "full" or self.kl_place != "reward",
-                     "kl_estimator='full' is a term of the loss; in the reward use 'k1'")
-        self.require(self.kl_gradient == "value" or self.kl_place == "loss",
-                     f"kl_gradient={self.kl_gradient!r} needs kl_place='loss': a reward has no gradient")
+        for field in ("eps", "kl_coef"):
+            self.require(getattr(self, field) >= 0, f"{field}={getattr(self, field)} is negative")
         self.require(0 <= self.gamma <= 1, f"gamma={self.gamma} must lie in [0, 1], e.g. 1")
-        self.require(self.gamma == 1 or self.credit_unit == "token",
-                     f"gamma={self.gamma} has no effect with credit_unit='row'; choose credit_unit='token'")
+        self.require(self.reward_low < 1, f"reward_low={self.reward_low} must be below 1, e.g. -1")
         self.require(self.overlong_limit is None or 0 < self.overlong_cache <= self.overlong_limit,
                      f"overlong_cache={self.overlong_cache} must lie in 1 .. overlong_limit={self.overlong_limit}")
-        self.require(self.sampler_cap is None or self.sampler_cap >= 1,
-                     f"sampler_cap={self.sampler_cap} must be at least 1, e.g. 2")
+        for field, usual in (("sampler_cap", 2), ("ratio_cap", 2)):
+            value = getattr(self, field)
+            self.require(value is None or value >= 1, f"{field}={value} must be at least 1, e.g. {usual}")
+        self.require(self.log_ratio_clamp is None or self.log_ratio_clamp > 0,
+                     f"log_ratio_clamp={self.log_ratio_clamp} must be greater than 0, e.g. 20")
+
+    def _refuse_unread_parts(self):
+        if self.kl_place == "none":
+            self.unread("with kl_place='none' (choose 'loss' or 'reward')", "kl_estimator", "kl_gradient", "kl_coef")
+        if self.kl_place == "reward":
+            self.unread("with kl_place='reward': a reward has no gradient (choose kl_place='loss')", "kl_gradient")
+        if self.ratio == "none":
+            self.unread("with ratio='none', whose value is always 1 (choose ratio='token')", "clip_low", "clip_high",
+                        "dual_clip", "ratio_cap", "log_ratio_clamp")
+        if self.clip != "surrogate":
+            self.unread(f"with clip={self.clip!r} (choose clip='surrogate')", "dual_clip", "ratio_cap")
+        if self.clip == "capped_weight":
+            self.unread("with clip='capped_weight' (choose clip='weight')", "clip_low", "clip_high")
+        if self.scale == "none" or self.baseline in ("accepted", "positive"):
+            self.unread("where no standard deviation is taken (choose a scale)", "ddof",
+                        *(() if self.whiten == "row" else ("eps",)))
+        if self.baseline in ("accepted", "positive"):
+            self.unread(f"with baseline={self.baseline!r}, whose advantages are not negative", "scale", "clip_low", "dual_clip")
+        if self.baseline == "accepted":
+            self.unread("with baseline='accepted', which asks for a score of 1", "reward_low")
+        if self.baseline in ("mean", "leave_one_out"):
+            self.unread(f"with baseline={self.baseline!r}, which gives equal rewards advantage 0 anyway", "informative_only")
+        if self.credit_unit == "row":
+            self.unread("with credit_unit='row' (choose credit_unit='token')", "gamma")
+        elif self.gamma == 1 and self.kl_place != "reward":
+            self.unread("with gamma=1 and no KL reward, where every token has its row's advantage", "credit_unit")
+        if self.overlong_limit is None:
+            self.unread("without an overlong_limit", "overlong_cache")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -205,7 +236,7 @@ ROWS = (
     PolicyGradient("raft", "rl", "arXiv:2304.06767", "groups", baseline="accepted"),
     PolicyGradient("reinforce", "rl", "doi:10.1007/BF00992696", "groups", baseline="mean", aggregation="sequence_sum"),
     PolicyGradient("rloo", "rl", "arXiv:2402.14740", "groups", baseline="leave_one_out", ratio="sequence_product",
-                   clip_low=0.2, clip_high=0.2, aggregation="sequence", kl_estimator="k1"),
+                   clip_low=0.2, clip_high=0.2, aggregation="sequence"),
     PolicyGradient("grpo", "rl", "arXiv:2402.03300", "groups", baseline="mean", scale="group", ratio="token",
                    clip_low=0.2, clip_high=0.2, aggregation="sequence"),
     PolicyGradient("dr_grpo", "rl", "arXiv:2503.20783", "groups", baseline="mean", ratio="token", clip_low=0.2,
@@ -225,7 +256,7 @@ ROWS = (
     PolicyGradient("reinforce_pp_baseline", "rl", "arXiv:2501.03262", "groups", baseline="mean", whiten="token",
                    ratio="token", clip_low=0.2, clip_high=0.2, kl_place="loss", kl_estimator="k2", kl_coef=0.001),
     PolicyGradient("raft_pp", "rl", "arXiv:2504.11343", "groups", baseline="positive", reward_low=-1.0, ratio="token",
-                   clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_place="loss", kl_coef=0.001, entropy_coef=0.001),
+                   clip_high=0.2, kl_place="loss", kl_coef=0.001, entropy_coef=0.001),
     PolicyGradient("reinforce_rej", "rl", "arXiv:2504.11343", "groups", reward_low=-1.0, informative_only=True,
                    ratio="token", clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_place="loss", kl_coef=0.001,
                    entropy_coef=0.001),

@@ -126,6 +126,7 @@ class CovarianceGuard(PolicyGradient):
         super().__post_init__()
         self.choose(guard=COVARIANCES)
         self.require(0 < self.guard_share <= 1, f"guard_share={self.guard_share} must lie in (0, 1], e.g. 2e-4")
+        self.unread(f"with guard={self.guard!r}", *(("guard_coef",) if self.guard == "clip" else ("guard_low", "guard_high")))
         self.require(self.guard_low < self.guard_high, f"guard_low={self.guard_low} is not below guard_high={self.guard_high}")
 
     @property

@@ -9,6 +9,8 @@ from jaxpost.objectives import ratios
 from jaxpost.objectives.base import Batch, View
 from jaxpost.objectives.policy_gradient import PolicyGradient
 
+_CLIPPING = ("clip", "clip_low", "clip_high", "dual_clip", "ratio_cap")
+
 
 @dataclasses.dataclass(frozen=True)
 class SoftGate(PolicyGradient):
@@ -22,8 +24,7 @@ class SoftGate(PolicyGradient):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self.clip_low is None and self.clip_high is None and self.clip == "surrogate",
-                     "a soft gate replaces the clip; leave clip, clip_low and clip_high alone")
+        self.unread("where a smooth weight replaces the clip", *_CLIPPING)
         self.require(self.ratio != "none", "a gate has no effect with ratio='none'; choose ratio='token'")
         self.require(min(self.gate_positive, self.gate_negative) > 0,
                      f"gate_positive={self.gate_positive}, gate_negative={self.gate_negative} must be greater than 0, e.g. 1")
@@ -50,8 +51,8 @@ class GammaWeight(PolicyGradient):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self.clip_low is None and self.clip_high is None and self.clip == "surrogate" and self.ratio == "none",
-                     "the weight has a ratio of its own and replaces the clip; leave ratio, clip, clip_low and clip_high alone")
+        self.unread("where a smooth weight replaces the clip", *_CLIPPING)
+        self.unread("where the weight has a ratio of its own", "ratio", "log_ratio_clamp")
 
     def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(per-token policy loss, no token held)."""

@@ -105,3 +105,18 @@ def test_no_demonstration_in_the_batch_leaves_the_rl_term():
     expected = plain.loss(view, none, {})
     assert float(total) == pytest.approx(0.9 * float(expected[0]), rel=1e-12) and float(count) == float(expected[1])
     assert jnp.isfinite(total)
+
+
+def test_srft_against_numpy():
+    objective, view, batch = given.ready("srft", seed=1)
+    raw = given.rows(1)[1]
+    on, off, logp, _ = arrays(view, batch)
+    entropy, reward = np.asarray(raw.entropy_NxT), np.asarray(raw.reward_N)
+    H_on, H_off = (entropy * on).sum() / on.sum(), (entropy * off).sum() / off.sum()
+    r = reward.reshape(-1, given.GROUP)
+    A = ((r - r.mean(1, keepdims=True)) / (r.std(1, ddof=1, keepdims=True) + 1e-4)).reshape(-1, 1)
+    shown = ((0.5 * np.exp(-H_off) * -logp - A * np.exp(logp)) * off).sum() / off.sum()
+    right = (reward == 1)[:, None]
+    own = (np.where(right, 0.1 * np.exp(H_on) * -logp, logp) * on).sum() / on.sum()
+    total, count, _ = objective.loss(view, batch, {})
+    assert float(total / count) == pytest.approx(shown + own, rel=1e-12)
