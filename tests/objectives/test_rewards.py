@@ -1,0 +1,39 @@
+"""Reward terms at known lengths, their schedule, what is refused."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpost.objectives import rewards
+from jaxpost.objectives.rewards import Reward
+
+
+def test_length_terms_at_known_points():
+    n = jnp.asarray([0., 5, 10, 15, 20, 30])
+    np.testing.assert_allclose(rewards.triangular_length(n, 10), [0, .5, 1, .5, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(rewards.triangular_length(n, 10, flat=True), [1, 1, 1, .5, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(rewards.soft_overlong(n, 20, 10), [0, 0, 0, -.5, -1, -1], atol=1e-6)
+    one, zero = jnp.ones(6), jnp.zeros(6)
+    np.testing.assert_allclose(rewards.cosine_length(one, n, 20, (2., 1.), (-10., 0.)),
+                               1 + (1 + np.cos(np.pi * np.minimum(n / 20, 1))) / 2, atol=1e-6)
+    np.testing.assert_allclose(rewards.cosine_length(zero, n, 20, (2., 1.), (-10., 0.))[jnp.asarray([0, 2, 4, 5])],
+                               [-10, -5, 0, 0], atol=1e-5)
+
+
+def test_terms_add_with_their_weights_and_are_seen_one_by_one():
+    terms = (Reward("correct"), Reward("finished", 0.5), Reward("triangular_length", 1.0, 0.0, horizon=10, length=4))
+    correct, length, finished = jnp.asarray([1., 0]), jnp.asarray([4., 2]), jnp.asarray([1., 1])
+    for step, weight in ((0, 1.0), (5, 0.5), (10, 0.0), (99, 0.0)):
+        total, seen = rewards.compose(terms, correct, length, finished, step)
+        np.testing.assert_allclose(total, [1 + .5 + weight, 0.5 + weight * .5], atol=1e-6)
+        assert set(seen) == {"correct", "finished", "triangular_length"}
+        np.testing.assert_allclose(seen["triangular_length"], [1, .5])
+
+
+@pytest.mark.parametrize("parts, message", [
+    ({"kind": "right"}, "choose one of correct"), ({"kind": "band_length"}, "need one above 0"),
+    ({"kind": "correct", "length": 3}, "take None"), ({"kind": "soft_overlong", "length": 3}, "needs one"),
+    ({"kind": "correct", "end_weight": 0.1}, "a schedule needs both")])
+def test_what_is_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        Reward(**parts)
