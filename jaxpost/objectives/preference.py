@@ -1,0 +1,245 @@
+"""Paired preferences: a score for each completion, a link from two scores to a loss, label noise, an optional likelihood term.
+
+Shapes: N rows, K = N/2 pairs, T completion tokens, V vocabulary. Rows 2i and 2i+1 are the preferred and the other completion.
+
+Absent on purpose: AOT (arXiv:2406.05882) sorts the current scores of the whole batch, so that its loss is not a sum over pairs
+and cannot be accumulated exactly.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxpost.objectives import aggregation, links, scores
+from jaxpost.objectives.base import Batch, Objective, View, masked, mean_over
+
+NLL_ROWS = ("chosen", "both")
+WEIGHTINGS = ("none", "wpo")
+MODES = ("token", "sequence", "sequence_sum")
+EXTRA_LINKS = ("none", *links.SMOOTHED, *links.SEPARATES)  # the links without constants of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference(Objective):
+    """loss = mean_pairs( w (pair_coef link + extra_coef extra_link) ) + nll_coef NLL.
+
+      u = beta (s_w - contrastive_bias s_l) - margin is what a link reads, or both rewards beta s_w and beta s_l
+
+    s = a row's score, `scores.score`; link and label noise, `links.of_difference` or `links.of_rewards`; w = 1, or WPO's weight
+    (arXiv:2406.11827): the product over both rows of exp(mean_t(log p(y_t) - log sum_v p(v)^2)), without gradient.
+
+    A pair counts if both of its rows have a token. The pair term is a mean over pairs; `aggregation` is that of NLL = -l alone
+    and stays "token" without it. NLL has its own count, which `balance` puts on that of the pairs over an optimizer step.
+
+    Differs from the paper in: NLL is over counted completion tokens (ORPO in TRL and Tunix counts the prompt's too). TRL takes
+    its token mean over the batch, aggregation="token"; Tunix the mean of row means, "sequence".
+    """
+
+    reference_free: bool = False  # scores from log-probabilities instead of log-ratios to a reference
+    reduction: str = "sum"  # scores.REDUCTIONS
+    discount: float = 1.0  # gamma of CPL, a token
+    tail_weight: float = 1.0  # of tokens beyond the length of the other completion (LD-DPO)
+    transform: str = "none"  # scores.TRANSFORMS
+    alpha: float | None = None  # of transform "alpha"
+    beta: float = 0.1  # inverse temperature: scale of a score
+    contrastive_bias: float = 1.0  # lambda of CPL: weight of the other row's score
+    margin: float = 0.0  # gamma of SimPO: taken from the scaled difference
+    link: str = "logistic"  # links.DIFFERENCES or links.SEPARATES
+    smoothing: str = "none"  # links.SMOOTHINGS
+    label_noise: float = 0.0  # eps: how often a label is taken to be wrong
+    discopop_tau: float | None = None  # of link "discopop"
+    weighting: str = "none"  # WEIGHTINGS
+    pair_coef: float = 1.0  # weight of the pair term (ORPO's lambda)
+    extra_link: str = "none"  # EXTRA_LINKS: a second pair term, on the same scores, never smoothed
+    extra_coef: float = 0.0  # its weight
+    nll_coef: float = 0.0  # weight of the likelihood term
+    nll_rows: str = "chosen"  # NLL_ROWS
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.choose(batch=("pairs",), reduction=scores.REDUCTIONS, transform=scores.TRANSFORMS,
+                    link=(*links.DIFFERENCES, *links.SEPARATES), smoothing=links.SMOOTHINGS, weighting=WEIGHTINGS,
+                    nll_rows=NLL_ROWS, aggregation=MODES, extra_link=EXTRA_LINKS)
+        self._require_ranges()
+        self._require_consistent_score()
+        self._require_consistent_link()
+
+    def _require_ranges(self):
+        self.require(self.beta > 0, f"beta={self.beta} must be greater than 0, e.g. 0.1")
+        self.require(0 < self.discount <= 1, f"discount={self.discount} must lie in (0, 1]; 1 is none")
+        self.require(0 <= self.tail_weight <= 1, f"tail_weight={self.tail_weight} must lie in [0, 1]; 1 is none")
+        self.require(0 < self.contrastive_bias <= 1,
+                     f"contrastive_bias={self.contrastive_bias} must lie in (0, 1]; 1 is none")
+        self.require(self.margin >= 0, f"margin={self.margin} is negative; 0 is none")
+        self.require(0 <= self.label_noise < 0.5,
+                     f"label_noise={self.label_noise} must lie in [0, 0.5): at one half the labels say nothing")
+        self.require(self.pair_coef > 0, f"pair_coef={self.pair_coef} must be greater than 0; for the likelihood alone "
+                     "take objective 'cross_entropy'")
+        self.require(self.extra_coef >= 0 and (self.extra_link == "none") == (self.extra_coef == 0),
+                     f"extra_coef={self.extra_coef} with extra_link={self.extra_link!r}: a second pair term needs a weight "
+                     "above 0, 'none' takes 0")
+        self.require(self.nll_coef >= 0, f"nll_coef={self.nll_coef} is negative; 0 is none")
+        self.require(self.nll_coef > 0 or (self.aggregation, self.nll_rows) == ("token", "chosen"),
+                     f"aggregation={self.aggregation!r}, nll_rows={self.nll_rows!r} belong to the likelihood term and "
+                     "nll_coef is 0 (the pair term is a mean over pairs); leave 'token' and 'chosen', or set nll_coef")
+
+    def _require_consistent_score(self):
+        self.require((self.transform == "alpha") == (self.alpha is not None) and self.alpha != 1,
+                     f"alpha={self.alpha} with transform={self.transform!r}: 'alpha' needs a number other than 1 (1 is the "
+                     "reverse KL: transform='none'), the others take None")
+        self.require(self.transform != "log_odds" or self.reference_free,
+                     "transform='log_odds' is of a probability, not of a ratio; set reference_free=True")
+        self.require(self.reduction != "sum_over_length" or self.transform != "none",
+                     "reduction='sum_over_length' with transform='none' is reduction='mean'; choose that")
+
+    def _require_consistent_link(self):
+        for field in ("link", "extra_link"):
+            link = getattr(self, field)
+            self.require(link not in links.SEPARATES or (self.margin, self.contrastive_bias, self.transform) == (0, 1, "none"),
+                         f"{field}={link!r} reads the two log-ratios and is not defined with margin={self.margin}, "
+                         f"contrastive_bias={self.contrastive_bias} or transform={self.transform!r}; leave them, or choose a "
+                         f"link from {', '.join(links.DIFFERENCES)}")
+        self.require(not self.label_noise or self.smoothing != "none",
+                     f"label_noise={self.label_noise} has no effect with smoothing='none'; choose 'conservative' or 'robust'")
+        if self.link == "exo":
+            self.require(self.smoothing == "conservative" and self.label_noise > 0,
+                         f"link='exo' with smoothing={self.smoothing!r}, label_noise={self.label_noise}: its target needs "
+                         "smoothing='conservative' and a noise above 0, e.g. 0.001")
+        else:
+            self.require(self.smoothing == "none" or self.link in links.SMOOTHED,
+                         f"smoothing={self.smoothing!r} is not defined for link={self.link!r}; choose 'none'")
+        self.require(self.smoothing == "none" or self.contrastive_bias == 1,
+                     f"smoothing={self.smoothing!r} with contrastive_bias={self.contrastive_bias}: a flipped label does not "
+                     "flip the sign of u; choose one of the two")
+        self.require((self.link == "discopop") == (self.discopop_tau is not None),
+                     f"discopop_tau={self.discopop_tau} with link={self.link!r}: 'discopop' needs one, e.g. 0.05, "
+                     "the others take None")
+        self.require(self.discopop_tau is None or 0 < self.discopop_tau <= 1,
+                     f"discopop_tau={self.discopop_tau} must lie in (0, 1], e.g. 0.05")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS."""
+        return (frozenset(() if self.reference_free else ("reference",))
+                | frozenset(("logits",) if self.weighting == "wpo" else ()))
+
+    def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
+                state: dict | None = None) -> Batch:
+        """As `Objective.prepare`: pairs share nothing, so only a check.
+
+        Raises:
+          ValueError: an odd number of rows, or a field that `needs` names is missing.
+        """
+        self.check(batch)
+        return batch
+
+    def balance(self, batch: Batch) -> Batch:
+        """Fill `share_NxT`: (number of pairs) / (count of the likelihood term) over the update's rows."""
+        if not self.nll_coef:
+            return batch
+        batch, full_K = _complete(batch)
+        mask = self._nll_mask(batch)
+        own = aggregation.aggregate(mask, mask, self.aggregation)[1]
+        share = jnp.where(own > 0, full_K.sum() / jnp.maximum(own, 1.0), 0.0)
+        return batch._replace(share_NxT=jnp.broadcast_to(share.astype(mask.dtype), mask.shape))
+
+    def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
+        """As `Objective.loss`; the count is the number of pairs.
+
+        aux: `accuracy` (how often the preferred row has the higher implicit reward beta s), `margin` of the rewards,
+        `chosen` and `rejected` themselves, and `nll` where there is such a term.
+
+        Raises:
+          ValueError: an odd number of rows: a microbatch has cut a pair.
+        """
+        del state, kl_coef
+        self.check(batch)
+        batch, full_K = _complete(batch)
+        view, batch = masked(view, batch)
+        reward_Kx2 = self.beta * self.score(view, batch).reshape(-1, 2)
+        x_K = self.pair_coef * self.pair_loss(reward_Kx2[:, 0], reward_Kx2[:, 1])
+        if self.extra_link != "none":
+            x_K = x_K + self.extra_coef * self.pair_loss(reward_Kx2[:, 0], reward_Kx2[:, 1], self.extra_link)
+        if self.weighting == "wpo":
+            x_K = x_K * _wpo(view, batch)
+        total, count = mean_over(x_K, full_K)
+        difference_K = reward_Kx2[:, 0] - reward_Kx2[:, 1]
+        aux = {"accuracy": mean_over((difference_K > 0).astype(x_K.dtype), full_K), "margin": mean_over(difference_K, full_K),
+               "chosen": mean_over(reward_Kx2[:, 0], full_K), "rejected": mean_over(reward_Kx2[:, 1], full_K)}
+        if self.nll_coef:
+            mask = self._nll_mask(batch)
+            nll, _ = aggregation.aggregate(-view.logp_NxT * batch.share_NxT, mask, self.aggregation)
+            aux["nll"] = mean_over(-view.logp_NxT, mask)
+            total = total + self.nll_coef * nll
+        return total, count, aux
+
+    def score(self, view: View, batch: Batch) -> jax.Array:
+        """score_N of every row."""
+        weight_NxT = scores.token_weights(batch.mask_NxT, self.discount, self.tail_weight)
+        return scores.score(view.logp_NxT, None if self.reference_free else batch.reference_NxT, batch.mask_NxT, weight_NxT,
+                            reduction=self.reduction, transform=self.transform, alpha=self.alpha)
+
+    def pair_loss(self, chosen_K: jax.Array, rejected_K: jax.Array, extra: str | None = None) -> jax.Array:
+        """loss_K from the implicit rewards beta s of both rows, through the objective's link or through an extra one."""
+        if (extra or self.link) in links.SEPARATES:
+            return links.of_rewards(chosen_K, rejected_K, extra or self.link, self.beta)
+        u_K = chosen_K - self.contrastive_bias * rejected_K - self.margin
+        if extra is not None:
+            return links.of_difference(u_K, extra, self.beta)
+        return links.of_difference(u_K, self.link, self.beta, self.smoothing, self.label_noise, self.discopop_tau)
+
+    def _nll_mask(self, batch):
+        if self.nll_rows == "both":
+            return batch.mask_NxT
+        return batch.mask_NxT * (jnp.arange(batch.mask_NxT.shape[0]) % 2 == 0)[:, None]
+
+
+def _complete(batch):
+    """The batch without the tokens of pairs that have an empty row, and full_K: 1 for the pairs that stay."""
+    full_K = (batch.mask_NxT > 0).any(axis=1).reshape(-1, 2).all(axis=1).astype(batch.mask_NxT.dtype)
+    return batch._replace(mask_NxT=batch.mask_NxT * jnp.repeat(full_K, 2)[:, None]), full_K
+
+
+def _wpo(view, batch):
+    """WPO's weight of a pair, without gradient."""
+    twice_NxT = jax.nn.logsumexp(2 * view.logits_NxTxV, axis=-1) - 2 * jax.nn.logsumexp(view.logits_NxTxV, axis=-1)
+    aligned_NxT = jax.lax.stop_gradient(view.logp_NxT - twice_NxT)
+    length_N = jnp.maximum(batch.mask_NxT.sum(axis=1), 1)
+    return jnp.exp((aligned_NxT * batch.mask_NxT).sum(axis=1) / length_N).reshape(-1, 2).prod(axis=1)
+
+
+def _row(name, paper, **parts):
+    return Preference(name, "preference", paper, "pairs", **parts)
+
+
+# Defaults are the papers' as TRL's paper index and the official repositories list them; recalled, not read: those of wpo,
+# sppo_hard, dpo_norm, ld_dpo, mpo and the noise of cdpo. beta = 0.1 where no source fixes one (hinge, ipo).
+ROWS = (
+    _row("dpo", "arXiv:2305.18290"),
+    _row("cdpo", "E. Mitchell, A note on DPO with noisy preferences and relationship to IPO, 2023",
+         smoothing="conservative", label_noise=0.1),
+    _row("robust_dpo", "arXiv:2403.00409", beta=0.01, smoothing="robust", label_noise=0.1),
+    _row("ipo", "arXiv:2310.12036", link="squared"),
+    _row("hinge", "arXiv:2305.10425", link="hinge"),
+    _row("dpo_norm", "arXiv:2411.15124", beta=5.0, reduction="mean"),
+    _row("ld_dpo", "arXiv:2409.06411", tail_weight=0.5),
+    _row("wpo", "arXiv:2406.11827", beta=0.01, weighting="wpo"),
+    _row("exo_pair", "arXiv:2402.00856", link="exo", smoothing="conservative", label_noise=1e-3),
+    _row("discopop", "arXiv:2406.08414", beta=0.05, link="discopop", discopop_tau=0.05),
+    _row("nca_pair", "arXiv:2402.05369", beta=0.01, link="nca"),
+    _row("bco_pair", "arXiv:2404.04656", beta=0.01, link="bco"),
+    _row("sppo_hard", "arXiv:2405.00675", beta=1e-3, link="sppo_hard"),
+    _row("apo_zero", "arXiv:2408.06266", link="apo_zero"),
+    _row("apo_down", "arXiv:2408.06266", link="apo_down"),
+    _row("mpo", "arXiv:2411.10442", pair_coef=0.8, extra_link="bco", extra_coef=0.2, nll_coef=1.0),
+    _row("simpo", "arXiv:2405.14734", reference_free=True, reduction="mean", beta=2.5, margin=1.375),
+    _row("alphapo", "arXiv:2501.03884", reference_free=True, reduction="mean", transform="alpha", alpha=0.75, beta=2.5,
+         margin=0.1),
+    _row("cpo", "arXiv:2401.08417", reference_free=True, nll_coef=1.0),
+    _row("orpo", "arXiv:2403.07691", reference_free=True, reduction="mean", transform="log_odds", beta=1.0, pair_coef=0.1,
+         nll_coef=1.0),
+    _row("cpl", "arXiv:2310.13639", reference_free=True, beta=0.1, contrastive_bias=0.5),
+    _row("cpl_kl", "arXiv:2310.13639", beta=0.2, contrastive_bias=0.75),
+    _row("cpl_bc", "arXiv:2310.13639", reference_free=True, beta=0.1, nll_coef=1.0, nll_rows="both"),
+)
