@@ -6,10 +6,24 @@ Each family's rows stand next to the class whose parts they pick.
 import dataclasses
 import difflib
 
-from jaxpost.objectives import actor_critic, hybrid, policy_gradient, soft_clipping, supervised
+from jaxpost.objectives import (
+    actor_critic,
+    flow,
+    hybrid,
+    implicit_reward,
+    one_token,
+    policy_gradient,
+    preference,
+    selection,
+    soft_clipping,
+    supervised,
+    unpaired,
+)
 from jaxpost.objectives.base import Objective
 
-RECIPES = {o.name: o for o in (*supervised.ROWS, *policy_gradient.ROWS, *actor_critic.ROWS, *soft_clipping.ROWS, *hybrid.ROWS)}
+_FAMILIES = (supervised, one_token, implicit_reward, preference, unpaired, policy_gradient, actor_critic, soft_clipping,
+             selection, hybrid, flow)
+RECIPES = {o.name: o for module in _FAMILIES for o in module.ROWS}
 
 _IDENTITY = ("name", "family", "paper", "batch")
 
@@ -41,10 +55,15 @@ def get(name: str, **parts) -> Objective:
 
 
 def table() -> list[dict]:
-    """One dict a recipe: name, family, paper, batch and every part that differs from the field's default."""
+    """One dict a row: name, family, paper, batch, needs, and the values of its parts.
+
+    `parts` are those that differ from the default of the part, `defaults` all that `get` can replace, as the row has them.
+    """
     rows = []
     for o in RECIPES.values():
-        parts = {f.name: getattr(o, f.name) for f in dataclasses.fields(o)
-                 if f.name not in _IDENTITY and getattr(o, f.name) != f.default}
-        rows.append({"name": o.name, "family": o.family, "paper": o.paper, "batch": o.batch, "parts": parts})
+        values = {f.name: getattr(o, f.name) for f in dataclasses.fields(o) if f.name not in _IDENTITY}
+        usual = {f.name: f.default for f in dataclasses.fields(o)}
+        parts = {name: value for name, value in values.items() if value != usual[name]}
+        rows.append({"name": o.name, "family": o.family, "paper": o.paper, "batch": o.batch, "needs": sorted(o.needs),
+                     "parts": parts, "defaults": values})
     return rows

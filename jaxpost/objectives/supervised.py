@@ -1,25 +1,119 @@
-"""Supervised fine-tuning: a weighted negative log-likelihood of demonstrations.
+"""Supervised fine-tuning: a weighted negative log-likelihood of demonstrations, if wanted anchored to a reference.
 
-Shapes: N rows, T completion tokens.
+Shapes: N rows, T completion tokens, V vocabulary.
 """
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
-from jaxpost.objectives.base import Batch, Objective, View
+from jaxpost.objectives import kl, token_weights
+from jaxpost.objectives.base import Batch, Objective, View, masked, mean_over
+
+ANCHORS = ("none", "forward", "reverse")
+DATA_WEIGHTS = ("none", "select", "scale")
 
 
 @dataclasses.dataclass(frozen=True)
-class Supervised(Objective):
-    """-log pi of the demonstrated tokens."""
+class RowObjective(Objective):
+    """An objective on independent demonstrations: nothing couples the rows, so that `prepare` has only to check them."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.choose(batch=("rows",))
+
+    def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
+                state: dict | None = None) -> Batch:
+        """As `Objective.prepare`.
+
+        Raises:
+          ValueError: a field that `needs` names is missing.
+        """
+        del kl_coef, state
+        self.check(batch, group)
+        return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised(RowObjective):
+    """Token weight x negative log-likelihood + anchor, each chosen on its own.
+
+      loss = aggregate( data_weight token_weight (-l) + anchor_coef KL )
+
+    l = log pi of the demonstrated token; the token weight has no gradient. With token_weight="probability" this is DFT
+    (arXiv:2508.05629), whose gradient is -p grad l; with a forward anchor as well it is ASFT (arXiv:2509.23753).
+
+      data_weight  none    1
+                   select  tokens with `Batch.token_weight_NxT` > 0 are the mask, its size does not matter: what is left
+                           out does not count, and a row with nothing left is an empty row
+                   scale   `Batch.token_weight_NxT` multiplies -l, not the anchor; every token of the mask counts as 1
+      anchor       none    0
+                   forward KL(ref || pi) over the whole vocabulary, at every counted token
+                   reverse KL(pi || ref)
+
+    Differs from the papers in: DFT's and ASFT's official code divide by the tokens of one device's microbatch; here, as in
+    TRL, by those of the whole update.
+    """
+
+    token_weight: str = "none"  # token_weights.KINDS: from the token's own probability
+    data_weight: str = "none"  # DATA_WEIGHTS: from the data
+    anchor: str = "none"  # ANCHORS
+    anchor_coef: float = 0.0  # default weight of the anchor; a step may pass its own as kl_coef
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.choose(token_weight=token_weights.KINDS, data_weight=DATA_WEIGHTS, anchor=ANCHORS)
+        self.require(self.anchor_coef >= 0, f"anchor_coef={self.anchor_coef} is negative, e.g. 0.05")
+        if self.anchor == "none":
+            self.unread("with anchor='none'", "anchor_coef")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS."""
+        anchored = {"logits", "reference_logits"} if self.anchor != "none" else set()
+        return frozenset(anchored | ({"token_weight"} if self.data_weight != "none" else set()))
+
+    def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
+                state: dict | None = None) -> Batch:
+        """With data_weight="select", replace the mask by the selected tokens; as `RowObjective.prepare`."""
+        batch = super().prepare(batch, group, kl_coef, state)
+        if self.data_weight == "select":
+            return batch._replace(mask_NxT=jnp.where(batch.token_weight_NxT > 0, batch.mask_NxT, 0.0))
+        return batch
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
-        """As `Objective.loss`: x = -l."""
-        del state, kl_coef
-        return *self.aggregate(-view.logp_NxT, batch), {}
+        """As `Objective.loss`; a `kl_coef` that is given takes the place of `anchor_coef`.
+
+        aux: `nll`, the plain mean of -l, where it is not the loss itself; `anchor`, the mean KL, where there is one.
+        """
+        del state
+        view, batch = masked(view, batch)
+        nll_NxT, aux = -view.logp_NxT, {}
+        x_NxT = nll_NxT * token_weights.stopped(view.logp_NxT, self.token_weight)
+        if self.data_weight == "scale":
+            x_NxT = x_NxT * batch.token_weight_NxT
+        if self.anchor != "none":
+            kl_NxT = self._divergence(view)
+            x_NxT = x_NxT + (self.anchor_coef if kl_coef is None else kl_coef) * kl_NxT
+            aux["anchor"] = mean_over(kl_NxT, batch.mask_NxT)
+        if (self.token_weight, self.data_weight, self.anchor) != ("none", "none", "none"):
+            aux["nll"] = mean_over(nll_NxT, batch.mask_NxT)
+        return *self.aggregate(x_NxT, batch), aux
+
+    def _divergence(self, view):
+        reference_NxTxV = jax.lax.stop_gradient(view.reference_NxTxV)
+        if self.anchor == "forward":
+            return kl.full_vocabulary(reference_NxTxV, view.logits_NxTxV)
+        return kl.full_vocabulary(view.logits_NxTxV, reference_NxTxV)
 
 
 ROWS = (
     Supervised("cross_entropy", "sft", "maximum likelihood; token mean as in TRL's SFTTrainer", "rows"),
+    Supervised("dft", "sft", "arXiv:2508.05629", "rows", token_weight="probability"),
+    Supervised("asft", "sft", "arXiv:2509.23753", "rows", token_weight="probability", anchor="forward", anchor_coef=0.05),
+    Supervised("sft_kl", "sft", "arXiv:2509.23753 (baseline SFT + KL)", "rows", anchor="forward", anchor_coef=0.05),
+    Supervised("selective_sft", "sft", "maximum likelihood of selected tokens; masking as in arXiv:2505.11896", "rows",
+               data_weight="select"),
+    Supervised("weighted_sft", "sft", "maximum likelihood with a weight a token", "rows", data_weight="scale"),
 )

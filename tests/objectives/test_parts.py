@@ -23,7 +23,7 @@ TRIED = {"aggregation": aggregation.MODES, "aggregation_empty": aggregation.EMPT
          "baseline": (*advantages.BASELINES, "accepted", "positive"),
          "scale": advantages.SCALES, "whiten": advantages.WHITENINGS, "ratio": ratios.LEVELS, "clip": clipping.RULES,
          "kl_estimator": kl.ESTIMATORS, "kl_place": kl.PLACES, "kl_gradient": kl.GRADIENTS, "credit_unit": ("row", "token"),
-         "sft_token_weight": token_weights.KINDS, "ddof": (0, 1)}
+         "sft_token_weight": token_weights.KINDS, "ddof": (0, 1), "end_token": (0, 1)}
 ROOM = {"d3s": {"keep_rows": 0.9, "keep_tokens": 0.9}}  # otherwise hardly a token is left to show a difference
 NUMBERS = (0.0, 0.05, 0.45, 0.9, 1.2, 2.6, 700)
 
