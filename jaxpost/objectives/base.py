@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpost.objectives import aggregation
 
@@ -118,11 +119,11 @@ class Objective:
             raise ValueError(f"objective {self.name!r}: {message}")
 
     def check(self, batch: Batch, group: int = 1) -> None:
-        """Refuse rows that do not fit, while the step is being traced.
+        """Refuse rows that do not fit: shapes while a step is traced, values too where they are concrete.
 
         Raises:
-          ValueError: the rows are not a multiple of `group` (of two for pairs), a field that `needs` names is absent, or
-            log-probabilities are not floating point.
+          ValueError: the rows are not a multiple of `group` (of two for pairs), a field that `needs` names is absent,
+            log-probabilities above 0, or infinite rewards (NaN is a missing one).
         """
         rows, unit = batch.mask_NxT.shape[0], 2 if self.batch == "pairs" else group
         if rows % unit:
@@ -133,6 +134,11 @@ class Objective:
             place = NEEDS[need].partition(":")[0].split(" and ")[0]
             if place.startswith("Batch.") and getattr(batch, place.removeprefix("Batch.")) is None:
                 raise ValueError(f"objective {self.name!r} needs {NEEDS[need]}, and the batch has none")
+        for field in ("behaviour_NxT", "reference_NxT", "proximal_NxT"):
+            _refuse_probabilities(self.name, f"Batch.{field}", getattr(batch, field), batch.mask_NxT)
+        if _concrete(batch.reward_N) and np.isinf(np.asarray(batch.reward_N)).any():
+            raise ValueError(f"objective {self.name!r}: Batch.reward_N has infinite entries; a reward is finite, or NaN "
+                             "where it is missing")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -194,8 +200,27 @@ class Objective:
                                      self.aggregation_empty)
 
 
+def _concrete(x) -> bool:
+    return x is not None and not isinstance(x, jax.core.Tracer)
+
+
+def _refuse_probabilities(name: str, field: str, x_NxT, mask_NxT) -> None:
+    """Refuse concrete per-token values above 0: they cannot be log-probabilities. Raises: ValueError."""
+    if not (_concrete(x_NxT) and _concrete(mask_NxT)):
+        return
+    largest = np.max(np.where(np.asarray(mask_NxT) > 0, np.asarray(x_NxT, np.float64), -np.inf), initial=-np.inf)
+    if largest > 1e-3:
+        raise ValueError(f"objective {name!r}: {field} holds {largest:.3g}, above 0: log-probabilities are due, and these look "
+                         "like probabilities; pass their logarithm")
+
+
 def masked(view: View, batch: Batch) -> tuple[View, Batch]:
-    """The same with every per-token number off the mask set to 0, so that nothing there can reach a gradient."""
+    """The same with every per-token number off the mask set to 0, so that nothing there can reach a gradient.
+
+    Raises:
+      ValueError: `view.logp_NxT` is concrete and above 0 somewhere.
+    """
+    _refuse_probabilities("loss", "View.logp_NxT", view.logp_NxT, batch.mask_NxT)
     keep_NxT = batch.mask_NxT > 0
 
     def clean(x):

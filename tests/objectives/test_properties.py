@@ -128,6 +128,19 @@ def test_rows_that_do_not_fit_the_group_are_refused():
         objectives.get("grpo").prepare(batch, 4)
 
 
+def test_probabilities_and_infinite_rewards_are_refused():
+    view, batch = given.rows()
+    objective = objectives.get("grpo", kl_place="loss")
+    for field in ("behaviour_NxT", "reference_NxT"):
+        wrong = batch._replace(**{field: jnp.exp(getattr(batch, field))})
+        with pytest.raises(ValueError, match=f"{field} holds .* look like probabilities; pass their logarithm"):
+            objective.prepare(wrong, given.GROUP)
+    with pytest.raises(ValueError, match="infinite entries"):
+        objective.prepare(batch._replace(reward_N=batch.reward_N.at[0].set(jnp.inf)), given.GROUP)
+    with pytest.raises(ValueError, match="View.logp_NxT holds"):
+        objective.loss(view._replace(logp_NxT=jnp.exp(view.logp_NxT)), objective.prepare(batch, given.GROUP), {})
+
+
 def test_aggregation_rejects_what_it_cannot_mean():
     x = jnp.ones((2, 3))
     with pytest.raises(ValueError, match="choose one of token"):
