@@ -48,6 +48,11 @@ def _state(source, spec: training.StepSpec) -> training.TrainState:
                                                   source.curriculum.init()))
 
 
+def _policy(tree: dict) -> dict:
+    """Without the value head: a reference policy has none."""
+    return {name: part for name, part in tree.items() if name != "value"}
+
+
 def _member() -> training.Member:
     scalars = training.Scalars(jnp.float32(0), jnp.float32(0), jnp.bool_(False))
     return jax.eval_shape(lambda: training.Member(jnp.uint32(0), scalars))
@@ -57,7 +62,7 @@ def step_program(source, spec: training.StepSpec, mesh: Mesh):
     """(jit of one step of a single run, its abstract arguments): the state is laid out by the rules and stays so.
 
     Args:
-      source: makes the batch (Rollouts or Demonstrations).
+      source: makes the batch (of `training.source`).
       spec: the step.
       mesh: of real or abstract devices; every axis but `ensemble` may be used.
     """
@@ -65,7 +70,7 @@ def step_program(source, spec: training.StepSpec, mesh: Mesh):
     layout = sharding.parameter_shardings(models.parameter_table(spec.model), mesh)
     state, member = _state(source, spec), _member()
     placed = sharding.like_parameters(state, layout, mesh)
-    reference = _shapes(state.params, layout) if spec.objective.needs_reference else None
+    reference = _shapes(_policy(state.params), _policy(layout)) if source.needs_reference else None
     program = jax.jit(lambda member, state, reference: training.one_step(source, spec, member, state, reference),
                       donate_argnums=1, out_shardings=(placed, whole))
     return program, (_shapes(member, jax.tree.map(lambda _: whole, member)), _shapes(state, placed), reference)
@@ -77,10 +82,11 @@ def ensemble_program(source, spec: training.StepSpec, mesh: Mesh, members: int, 
     state = _state(source, spec)
     stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((members, *x.shape), x.dtype, sharding=split),
                            (state, _member()))
-    reference = _shapes(state.params, jax.tree.map(lambda _: whole, state.params))
+    policy = _policy(state.params)
+    reference = _shapes(policy, jax.tree.map(lambda _: whole, policy)) if source.needs_reference else None
     steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     return (training.segment_program(source, spec, capacity, mesh),
-            (*stacked, steps, reference if spec.objective.needs_reference else None))
+            (*stacked, steps, reference))
 
 
 def forward_flops(c: TransformerConfig, tokens: int, keys: int, logits: int) -> int:
@@ -91,14 +97,15 @@ def forward_flops(c: TransformerConfig, tokens: int, keys: int, logits: int) -> 
 
 
 def step_flops(source, spec: training.StepSpec) -> int:
-    """FLOPs of one step of one run: sampling, a reference's forward pass, forward + backward as 3 forward passes."""
-    sampled = hasattr(source, "rollout")
-    tasks = [(source.task, source.rows)] if sampled else source.mixture
-    P, T = max(t.prompt_len for t, _ in tasks), max(t.completion_len for t, _ in tasks)
-    N = source.rows
-    passes = 3 + bool(spec.objective.needs_reference)
-    training_flops = passes * forward_flops(spec.model, N * (P + T - 1), P + T - 1, N * T)
-    return training_flops + sampled * forward_flops(spec.model, N * (P + T), P + T, N * (T + 1))
+    """FLOPs of one step of one run: sampling, the forward passes that fill the batch, every epoch's updates on it.
+
+    An update's forward and backward are 3 forward passes, and one more where it reads the reference's logits.
+    """
+    (P, T), needs = source.lengths, spec.objective.needs
+    filled = ("reference" in needs) + bool(needs & {"proximal", "value", "entropy"}) + 2 * ("outside" in needs)
+    passes = filled + spec.epochs * (3 + ("reference_logits" in needs))
+    trained = passes * forward_flops(spec.model, source.rows * (P + T - 1), P + T - 1, source.rows * T)
+    return trained + bool(source.sampled) * forward_flops(spec.model, source.sampled * (P + T), P + T, source.sampled * (T + 1))
 
 
 def report(program, arguments: tuple, mesh: Mesh) -> dict:

@@ -73,7 +73,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        rest = {k: v for k, v in state._asdict().items() if k != "params"}
+        rest = {k: v for k, v in state._asdict().items() if k != "params" and v is not None}
         items = {"params": ocp.args.StandardSave(state.params), "training": ocp.args.StandardSave(rest),
                  "about": ocp.args.JsonSave(about)}
         if probe_state is not None:
@@ -95,7 +95,7 @@ class Checkpoints:
 
     def restore(self, step: int, abstract):
         """The state of `step`, shaped, typed and placed like `abstract` (arrays or ShapeDtypeStructs)."""
-        rest = {k: v for k, v in abstract._asdict().items() if k != "params"}
+        rest = {k: v for k, v in abstract._asdict().items() if k != "params" and v is not None}
         read = self._read(step, params=ocp.args.StandardRestore(abstract.params),
                           training=ocp.args.StandardRestore(rest))
         return _placed(abstract._replace(params=read["params"], **read["training"]), abstract)

@@ -1,12 +1,14 @@
 """One function on 1 and on 8 devices: losses, gradients, sampled tokens; rules and refusals."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxpost import models, objectives, sharding, tasks, training
+from jaxpost import aot, models, objectives, sharding, tasks, training
 
 MODEL = models.TransformerConfig(vocab=48, width=64, layers=2, heads=4, kv_heads=2, head_dim=16, ff=64)
 TASK = tasks.get("addition", digits=1)
@@ -17,8 +19,8 @@ def spec(**parts):
     return training.StepSpec(MODEL, objectives.get("grpo", **parts), (("name", "adamw"),), group=4)
 
 
-def place(tree, mesh):
-    layout = sharding.parameter_shardings(models.parameter_table(MODEL), mesh)
+def place(tree, mesh, model=MODEL):
+    layout = sharding.parameter_shardings(models.parameter_table(model), mesh)
     return jax.device_put(tree, sharding.like_parameters(tree, layout, mesh))
 
 
@@ -61,6 +63,61 @@ def test_the_fused_step_runs_on_a_mesh_and_samples_the_same_tokens(sizes):
     same = np.asarray(one.completion_NxT) == np.asarray(many.completion_NxT)
     assert same.all(), "a token differs: allowed only where its Gumbel margin is below 1e-4"
     assert np.isfinite(float(metrics["grad_norm"][0])) and int(after.step) == 1
+
+
+@pytest.mark.parametrize("name", ["ppo", "kto"])
+def test_a_critic_and_preferences_make_the_same_rows_on_a_mesh_and_train(name):
+    model = dataclasses.replace(MODEL, value_head=name == "ppo")
+    s = training.StepSpec(model, objectives.get(name), (("name", "adamw"),), group=4, minibatches=2)
+    source = training.source(TASK, s, 8)
+    member = training.Member(jnp.uint32(1), training.Scalars(1e-3, 0.5))
+    base = models.init(MODEL, jax.random.key(0))
+    state = training.create(s, jax.tree.map(lambda x: 1.1 * x, base), {})
+    one = jax.jit(lambda st: source.batch(member, st, base)[0])(state)
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+
+    def both(st, reference):
+        return source.batch(member, st, reference)[0], training.one_step(source, s, member, st, reference)
+
+    with sharding.on_mesh(mesh):
+        many, (after, metrics) = jax.jit(both)(place(state, mesh, model), place(base, mesh))
+    np.testing.assert_array_equal(one.completion_NxT, many.completion_NxT)
+    for field, x in one._asdict().items():
+        if x is not None:
+            np.testing.assert_allclose(x, getattr(many, field), rtol=0, atol=1e-4, err_msg=field)
+    assert np.isfinite(float(metrics["grad_norm"][0])) and int(after.step) == 1
+    assert name != "ppo" or np.asarray(after.params["value"]).any()
+
+
+@pytest.mark.parametrize("name", ["ppo", "orpo"])
+def test_abstract_programs_take_a_reference_without_a_value_head(name):
+    model = dataclasses.replace(MODEL, value_head=name == "ppo")
+    s = training.StepSpec(model, objectives.get(name), (("name", "adamw"),), group=4)
+    source = training.source(TASK, s, 8)
+    for mesh, build in ((sharding.make_mesh({"data": 2, "fsdp": 4}), aot.step_program),
+                        (sharding.make_mesh({"ensemble": 8}), lambda *a: aot.ensemble_program(*a, members=8))):
+        with sharding.on_mesh(mesh):
+            program, arguments = build(source, s, mesh)
+            program.trace(*arguments)
+        assert set(arguments[-1]) == {"embed", "final_norm", "head", "layers"}
+
+
+def test_flops_count_what_is_sampled_filled_and_updated():
+    def flops(name, make=training.source, **parts):
+        s = training.StepSpec(MODEL, objectives.get(name), (("name", "adamw"),), group=4, **parts)
+        return aot.step_flops(make(TASK, s, 8), s)
+
+    P, T = TASK.prompt_len, TASK.completion_len
+    one = aot.forward_flops(MODEL, 32 * (P + T - 1), P + T - 1, 32 * T)  # a forward pass over the 32 rows
+    sampled = aot.forward_flops(MODEL, 32 * (P + T), P + T, 32 * (T + 1))
+    assert flops("cross_entropy") == 3 * one
+    assert flops("grpo") == 3 * one + sampled
+    assert flops("grpo", minibatches=2, epochs=3) == 9 * one + sampled
+    assert flops("grpo", lambda t, s, n: training.Rollouts(t, n, s, oversample=3)) == 3 * one + 3 * sampled
+    assert flops("sft_kl", epochs=2) == 8 * one
+    assert flops("chord_phi") == 3 * one + sampled * 3 // 4
+    assert flops("orpo") == 3 * one + sampled // 2
+    assert flops("kto") == 6 * one + sampled // 2
 
 
 def test_rules_are_ordered_and_strict():

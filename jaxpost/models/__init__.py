@@ -7,8 +7,9 @@ from jaxpost.models.declare import (
     count_parameters,
     parameter_table,
 )
-from jaxpost.models.sampler import Completions, sample, token_logits
+from jaxpost.models.sampler import Completions, sample, teacher_forced, token_logits
 from jaxpost.models.transformer import Cache, Output, apply, empty_cache, init, matrices
 
 __all__ = ["MATRIX_KINDS", "Cache", "Completions", "Output", "Parameter", "TransformerConfig", "apply",
-           "count_parameters", "empty_cache", "init", "matrices", "parameter_table", "sample", "token_logits"]
+           "count_parameters", "empty_cache", "init", "matrices", "parameter_table", "sample", "teacher_forced",
+           "token_logits"]

@@ -26,6 +26,7 @@ class TransformerConfig:
     qkv_bias: bool = False  # Qwen2 style
     qk_norm: bool = False  # Qwen3 style, over the head dimension
     tied: bool = False  # output head = embedding transposed
+    value_head: bool = False  # a critic beside the output head: one number a state
     compute_dtype: str = "float32"  # of activations and matrix products; parameters keep their own storage dtype
 
     def __post_init__(self):
@@ -43,7 +44,7 @@ class Parameter:
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]  # logical axis names, resolved by jaxpost.sharding
-    kind: str  # module kind: q k v o gate up down embed head norm bias
+    kind: str  # module kind: q k v o gate up down embed head value norm bias
     std: float | None
 
 
@@ -77,6 +78,8 @@ def outer_parameters(c: TransformerConfig) -> dict[str, Parameter]:
     }
     if not c.tied:
         table["head"] = Parameter((c.width, c.vocab), ("embed", "vocab"), "head", c.width**-0.5)
+    if c.value_head:
+        table["value"] = Parameter((c.width, 1), ("embed", None), "value", 0.0)
     return table
 
 

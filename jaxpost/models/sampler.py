@@ -71,7 +71,13 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
 def token_logits(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, completion_NxT: jax.Array,
                  pad: int = 0) -> jax.Array:
     """Teacher-forced float32 logits_NxTxV of the completion tokens given the prompt."""
+    return teacher_forced(config, params, prompt_NxP, completion_NxT, pad).logits
+
+
+def teacher_forced(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, completion_NxT: jax.Array,
+                   pad: int = 0) -> transformer.Output:
+    """The forward pass at the state of every completion token: entry t has seen the prompt and the tokens before t."""
     tokens = jnp.concatenate([prompt_NxP, completion_NxT], axis=1)
     P = prompt_NxP.shape[1]
     valid = jnp.concatenate([prompt_NxP != pad, jnp.ones(completion_NxT.shape, bool)], axis=1)
-    return transformer.apply(config, params, tokens[:, :-1], valid_BxS=valid[:, :-1], first=P - 1).logits
+    return transformer.apply(config, params, tokens[:, :-1], valid_BxS=valid[:, :-1], first=P - 1)

@@ -28,7 +28,7 @@ class Cache(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the core sees of a forward pass. `router` and `taps` are empty for a dense model without taps."""
+    """What the core sees of a forward pass. `router` is empty for a dense model; `taps` has "value" with a value head."""
 
     logits: jax.Array
     cache: Cache | None
@@ -152,7 +152,9 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
       first: logits are returned for query positions `first ..` only (static; saves the head on prompt tokens).
 
     Returns:
-      Output with at least float32 `logits_Bx(T-first)xV` and the extended cache (None without one).
+      Output with at least float32 `logits_Bx(T-first)xV` and the extended cache (None without one). A model with a value
+      head taps "value", at least float32 [B, T - first]: of the state whose next token the logits at that place are for.
+      Parameters without the head (a base, a reference policy) are fine: then there is no such tap.
     """
     graph = _block_graph(config)
     start = 0 if cache is None else cache.length
@@ -171,7 +173,11 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
     head = params["embed"].T if config.tied else params["head"]
     logits = jnp.matmul(x.reshape(B * T, D), head.astype(config.compute_dtype), preferred_element_type=_wide(x.dtype))
     new = None if cache is None else Cache(kv[0], kv[1], cache.length + tokens_BxT.shape[1])
-    return Output(logits.reshape(B, T, -1), new, {}, {})
+    taps = {}
+    if config.value_head and "value" in params:
+        wide = _wide(x.dtype)
+        taps["value"] = jnp.matmul(x.reshape(B * T, D).astype(wide), params["value"].astype(wide)).reshape(B, T)
+    return Output(logits.reshape(B, T, -1), new, {}, taps)
 
 
 def matrices(params: dict, config: TransformerConfig) -> dict[str, jax.Array]:

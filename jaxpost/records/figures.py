@@ -9,7 +9,7 @@ import matplotlib
 import pyarrow as pa
 from safetensors.numpy import load_file
 
-from jaxpost.records import curves, maps, policy, storage
+from jaxpost.records import changes, curves, maps, policy, storage
 from jaxpost.records.curves import Drawn, Missing
 from jaxpost.records.readings import summarised
 from jaxpost.records.style import RC
@@ -24,7 +24,9 @@ FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {
     "jaccard": ("Do seeds change the same weights?", maps.jaccard),
     "masks": ("Where the weights change", maps.masks),
     "spectra": ("Spectra of the update", maps.spectra),
+    "changes": ("Every arm against the start", changes.changes_figure),
 }
+MOST_ARMS = 20  # that one set of axes can tell apart; "changes" gives each arm its own
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,12 @@ def write_figures(path: Path, table: pa.Table, bundle_id: str) -> list[Rendered]
     """
     arrays, folder, rendered = read_arrays(path), path / "figures", []
     table = summarised(table)
+    arms = len(table["arm"].unique())
     with matplotlib.rc_context(RC):
         for name, (title, draw) in FIGURES.items():
             try:
+                if arms > MOST_ARMS and name != "changes":
+                    raise Missing(f"{arms} arms are too many for one set of axes (at most {MOST_ARMS})")
                 drawn = draw(table, arrays)
             except Missing as reason:
                 for old in folder.glob(f"{name}.*"):

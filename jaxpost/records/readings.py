@@ -87,3 +87,12 @@ def last_steps(table: pa.Table) -> pa.Table:
     latest = dict(zip(last["arm"].to_pylist(), last["step_max"].to_pylist(), strict=True))
     keep = [step == latest[arm] for arm, step in zip(table["arm"].to_pylist(), table["step"].to_pylist(), strict=True)]
     return table.filter(pa.array(keep, pa.bool_()))
+
+
+def claim_numbers(table: pa.Table) -> dict[str, dict[str, dict]]:
+    """claim id -> quantity -> row, of every row of role "claim"."""
+    found: dict[str, dict[str, dict]] = {}
+    for row in select(table, role="claim").to_pylist():
+        params = parse_params(row["params"])
+        found.setdefault(params["claim"], {})[params["quantity"]] = row
+    return found

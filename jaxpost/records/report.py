@@ -16,11 +16,11 @@ from jaxpost.records.citation import bibtex
 from jaxpost.records.contents import digest_files, read_measurements, read_metrics
 from jaxpost.records.figures import Rendered, write_figures
 from jaxpost.records.latex import tex_figure, tex_table
-from jaxpost.records.readings import arm_order
+from jaxpost.records.readings import arm_order, claim_numbers
 from jaxpost.records.rows import select
 from jaxpost.records.storage import BundleError
 from jaxpost.records.style import arm_styles
-from jaxpost.records.tables import claim_numbers, write_tables
+from jaxpost.records.tables import write_tables
 
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
 
@@ -156,7 +156,6 @@ def render_html(
     }
     overview = _overview(table)
     styles = arm_styles(["base", *overview["arms"]])
-    main = next((built for built in tables if built.name == "main"), None)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         manifest=manifest,
         short_id=manifest["bundle_id"][:12],
@@ -164,7 +163,7 @@ def render_html(
         colours={arm: style["color"] for arm, style in styles.items()},
         claims=_shown_claims(table, manifest.get("claim_results", [])),
         caveat=caveat(table),
-        main=main,
+        shown=[built for built in tables if built.name != "claims"],
         tables=tables,
         figures=[_shown_figure(path, item, manifest["bundle_id"]) for item in figures if item.reason is None],
         absent=[item for item in figures if item.reason is not None],

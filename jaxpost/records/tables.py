@@ -1,4 +1,4 @@
-"""The two tables of a bundle, as csv and as tex ready to paste; every cell knows the rows it was read from."""
+"""The tables of a bundle, as csv and as tex ready to paste; every cell knows the rows it was read from."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from jaxpost.records import storage
 from jaxpost.records.cells import Cell, Table, format_interval, format_number, to_csv
+from jaxpost.records.changes import changes_table
 from jaxpost.records.latex import tex_table
-from jaxpost.records.readings import arm_order, last_steps, reading, summarised, variant
-from jaxpost.records.rows import parse_params, select
+from jaxpost.records.readings import arm_order, claim_numbers, last_steps, reading, summarised, variant
 
 _SIGNS = {"greater": "> ", "less": "< "}
 
@@ -126,15 +126,6 @@ def claims_table(table: pa.Table, claims: Sequence[Mapping]) -> Table:
     return result
 
 
-def claim_numbers(table: pa.Table) -> dict[str, dict[str, dict]]:
-    """claim id -> quantity -> row, of every row of role "claim"."""
-    found: dict[str, dict[str, dict]] = {}
-    for row in select(table, role="claim").to_pylist():
-        params = parse_params(row["params"])
-        found.setdefault(params["claim"], {})[params["quantity"]] = row
-    return found
-
-
 def _claim_line(claim: Mapping, estimate: Mapping, threshold: Mapping | None, p_holm: Mapping | None) -> list[Cell]:
     def read(row: Mapping | None, text: str) -> Cell:
         return Cell(text, row_ids=(row["row_id"],)) if row else Cell()
@@ -170,7 +161,7 @@ def table_files(table: Table, bundle_id: str) -> dict[str, str]:
 def build_tables(table: pa.Table, claims: Sequence[Mapping]) -> list[Table]:
     """The tables of a bundle that have at least one line."""
     table = summarised(table)
-    return [built for built in (claims_table(table, claims), main_table(table)) if built.body]
+    return [built for built in (claims_table(table, claims), changes_table(table, claims), main_table(table)) if built.body]
 
 
 def write_tables(folder: Path, table: pa.Table, claims: Sequence[Mapping], bundle_id: str) -> list[Table]:

@@ -25,9 +25,18 @@ class NonFiniteLoss(ArithmeticError):
 
 
 def one_step(source, spec: StepSpec, member: Member, state: TrainState, reference: dict | None):
-    """Make the step's batch from `source` (supervised.Demonstrations or rl.Rollouts) and train on it."""
+    """Make the step's batch from `source` (Demonstrations, Preferences or Rollouts) and train on it.
+
+    Args:
+      reference: frozen parameters of the reference policy, where `source.needs_reference`; one that the spec refreshes is
+        in the state instead.
+    """
+    reference = state.reference if spec.reference_refresh else reference
     batch, seen, curriculum_state = source.batch(member, state, reference)
     state, measured = train_step(spec, state, batch, member.scalars, reference)
+    if spec.reference_refresh:
+        due = state.step % spec.reference_refresh == 0
+        state = state._replace(reference=jax.tree.map(lambda new, old: jnp.where(due, new, old), state.params, reference))
     return state._replace(curriculum_state=curriculum_state), {**measured, **seen}
 
 

@@ -1,6 +1,7 @@
 """The RL batch: rollout, verify, and the rows that `train_step` updates on.
 
-Shapes: B prompts, G samples a prompt, N = B*G rows (a prompt's samples adjacent), P prompt and T completion tokens.
+Shapes: B prompts, G rows a prompt of which S are sampled and G - S the oracle's, N = B*G rows (a prompt's rows adjacent,
+the sampled ones first), P prompt and T completion tokens; over-sampling draws more prompts than B and keeps B of them.
 `Rollouts.batch` fuses the three on device; with a verifier on the host, call `rollout`, verify there, then `rows_of`.
 """
 
@@ -13,57 +14,162 @@ from jaxpost import models, sharding, tasks
 from jaxpost.curricula import Uniform
 from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
+from jaxpost.training import needs
 from jaxpost.training.state import Member, TrainState, stream
-from jaxpost.training.step import StepSpec, token_logp
+from jaxpost.training.step import StepSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-    """B prompts of a task a step, G samples each from the current policy."""
+    """B prompts of a task a step, G rows each: samples from the current policy and, where the objective needs them, answers.
+
+    Demonstrated rows are the task oracle's answers to the group's prompt: behaviour log-probability 0 (the demonstrator is
+    taken to have been certain), reward by the verifier; only the other rows are sampled, shuffled by the permuted-reward
+    control, and counted in metrics.
+
+    Dynamic sampling (DAPO, arXiv:2503.14476) with `oversample` above 1: that many times B prompts are drawn, and the first
+    B groups whose rewards are not all equal are trained on, in the order drawn. Where there are fewer, groups of equal
+    rewards fill up with mask 0 and no reward: they count nowhere (but in aggregation "constant", which counts rows). Cost:
+    sampling and verifying take `oversample` times as long, whatever is kept; log-probabilities and gradients are taken of
+    the B groups only. Differs from the paper in: one round of a fixed size instead of sampling until B groups are there, so
+    that the step's shapes are static.
+
+    Raises:
+      ValueError: the objective needs what rollouts do not give, or a number out of range.
+    """
 
     task: Task
     prompts: int  # B
     spec: StepSpec  # its group is G, its temperature the behaviour's
     curriculum: Uniform = Uniform()
+    demonstrations: int | None = None  # G - S; None: 1 if the objective needs demonstrations, else 0
+    oversample: int = 1  # prompts are drawn so many times over
+
+    def __post_init__(self):
+        needs.require("Rollouts", self.spec)
+        group, name = self.spec.group, self.spec.objective.name
+        if self.demonstrations is None:
+            object.__setattr__(self, "demonstrations", int(self.needs_demonstrations))
+        if (self.demonstrations > 0) != self.needs_demonstrations or not 0 <= self.demonstrations < group:
+            valid = f"1 to group - 1 = {group - 1}" if self.needs_demonstrations else "0"
+            raise ValueError(f"demonstrations={self.demonstrations} in groups of {group} with objective {name!r}, which "
+                             f"{'needs' if self.needs_demonstrations else 'does not need'} them; valid: {valid}"
+                             + ("; set group to at least 2" if self.needs_demonstrations and group < 2 else ""))
+        if self.oversample < 1:
+            raise ValueError(f"oversample={self.oversample} must be at least 1 (1: every prompt drawn is trained on)")
+
+    @property
+    def needs_demonstrations(self) -> bool:
+        """Whether the objective looks for demonstrated rows."""
+        return "demonstrations" in self.spec.objective.needs
 
     @property
     def rows(self) -> int:
-        """N = B * G."""
+        """N = B * G, rows that are trained on."""
         return self.prompts * self.spec.group
 
+    @property
+    def sampled(self) -> int:
+        """Rows that are sampled a step."""
+        return self.oversample * self.prompts * (self.spec.group - self.demonstrations)
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """(P, T)."""
+        return self.task.prompt_len, self.task.completion_len
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the parameters of a reference policy must be passed to a step."""
+        return needs.reference_argument(self.spec)
+
     def rollout(self, params: dict, seed: jax.Array, step: jax.Array, curriculum_state: dict):
-        """(problems_N, prompt_NxP, Completions, index_B) sampled from `params`."""
-        index_B = self.curriculum.sample(curriculum_state, stream(seed, f"data/{self.task.name}", step), self.prompts)
+        """(problems, prompts, Completions, index) of all prompts drawn, oversample*B*G rows, sampled from `params`."""
+        count = self.oversample * self.prompts
+        index_B = self.curriculum.sample(curriculum_state, stream(seed, f"data/{self.task.name}", step), count)
         # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration, and
         # on CPU that collective can deadlock with another one (it does in executables from the compilation cache).
         problems_N = sharding.constrain(tasks.problems(self.task, "train", jnp.repeat(index_B, self.spec.group)), ())
         prompt_NxP = sharding.constrain(jax.vmap(self.task.prompt)(problems_N), ("batch",))
-        made = models.sample(self.spec.model, params, prompt_NxP, stream(seed, "rollout", step),
+        made = models.sample(self.spec.model, params, self._groups(prompt_NxP)[0], stream(seed, "rollout", step),
                              length=self.task.completion_len, temperature=self.spec.temperature, eos=tasks.vocab.EOS,
                              pad=tasks.vocab.PAD)
-        return problems_N, prompt_NxP, made, index_B
+        return problems_N, prompt_NxP, self._demonstrated(problems_N, made, stream(seed, "oracle", step)), index_B
+
+    def _groups(self, tree):
+        """(sampled, demonstrated) rows of a tree with a leading axis of whole groups."""
+        if not self.demonstrations:
+            return tree, None
+        split = self.spec.group - self.demonstrations
+        grouped = jax.tree.map(lambda x: x.reshape(-1, self.spec.group, *x.shape[1:]), tree)
+        return tuple(jax.tree.map(lambda x, cut=cut: x[:, cut].reshape(-1, *x.shape[2:]), grouped)
+                     for cut in (slice(None, split), slice(split, None)))
+
+    def _demonstrated(self, problems_N, made: models.Completions, key: jax.Array) -> models.Completions:
+        """The samples with the oracle's answers appended to each group."""
+        if not self.demonstrations:
+            return made
+        asked = self._groups(problems_N)[1]
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(jax.tree.leaves(asked)[0].shape[0]))
+        answer = sharding.constrain(jax.vmap(self.task.oracle)(asked, keys), ())  # as above: no vote in redraw loops
+        shown = models.Completions(answer, jnp.zeros(answer.shape, jnp.float32),
+                                   (answer != tasks.vocab.PAD).astype(jnp.float32))
+
+        def join(a, b):
+            groups = self.oversample * self.prompts
+            both = jnp.concatenate([x.reshape(groups, -1, *x.shape[1:]) for x in (a, b)], axis=1)
+            return both.reshape(-1, *both.shape[2:])
+
+        return jax.tree.map(join, made, shown)
 
     def verify(self, problems_N, made: models.Completions) -> jax.Array:
         """reward_N in [0, 1] from the task's device verifier."""
         return jax.vmap(self.task.verify)(problems_N, made.tokens_NxT)
 
-    def rows_of(self, prompt_NxP, made: models.Completions, reward_N: jax.Array, member: Member,
-                step: jax.Array, reference: dict | None) -> Batch:
-        """The training rows of verified samples; the permuted-reward control shuffles within each group."""
-        reward_BxG = reward_N.reshape(self.prompts, self.spec.group)
-        shuffled = jax.random.permutation(stream(member.seed, "permute", step), reward_BxG, axis=1, independent=True)
-        reward_N = jnp.where(member.scalars.permute_rewards, shuffled, reward_BxG).reshape(-1)
-        batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, reward_N, made.logp_NxT)
-        if self.spec.objective.needs_reference:
-            batch = batch._replace(reference_NxT=token_logp(self.spec, reference, batch))
-        return batch
+    def rows_of(self, prompt_NxP, made: models.Completions, reward_N: jax.Array, member: Member, state: TrainState,
+                reference: dict | None) -> Batch:
+        """The training rows of verified rollouts; the permuted-reward control shuffles the samples of each group."""
+        group, sampled = self.spec.group, self.spec.group - self.demonstrations
+        reward_BxG = reward_N.reshape(-1, group)
+        shuffled = jax.random.permutation(stream(member.seed, "permute", state.step), reward_BxG[:, :sampled], axis=1,
+                                          independent=True)
+        permuted_BxG = jnp.concatenate([shuffled, reward_BxG[:, sampled:]], axis=1) if self.demonstrations else shuffled
+        reward_BxG = jnp.where(member.scalars.permute_rewards, permuted_BxG, reward_BxG)
+        batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, reward_BxG.reshape(-1), made.logp_NxT)
+        if self.oversample > 1:
+            batch = self._keep(batch, informative(reward_BxG))
+        if self.demonstrations:
+            shown_G = (jnp.arange(group) >= sampled).astype(jnp.float32)
+            batch = batch._replace(demonstration_NxT=jnp.tile(shown_G, self.prompts)[:, None] * batch.mask_NxT)
+        if "truncated" in self.spec.objective.needs:
+            ended_N = (batch.completion_NxT == tasks.vocab.EOS).any(axis=1)
+            batch = batch._replace(truncated_N=1 - ended_N.astype(jnp.float32))
+        return needs.fill(self.spec, batch, member, state, reference)
+
+    def _keep(self, batch: Batch, informative_B: jax.Array) -> Batch:
+        """The first B informative groups, filled up with others that have no reward and mask 0."""
+        kept_B = jnp.argsort(~informative_B, stable=True)[:self.prompts]
+        grouped = jax.tree.map(lambda x: x.reshape(-1, self.spec.group, *x.shape[1:])[kept_B], batch)
+        batch = sharding.constrain(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), grouped), ("batch",))
+        counts_N = jnp.repeat(informative_B[kept_B], self.spec.group)
+        return batch._replace(mask_NxT=batch.mask_NxT * counts_N[:, None],
+                              reward_N=jnp.where(counts_N, batch.reward_N, jnp.nan))
 
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
         """Fused rollout and verification: (rows, metrics, curriculum state) of the state's step."""
         problems_N, prompt_NxP, made, index_B = self.rollout(state.params, member.seed, state.step,
                                                              state.curriculum_state)
         reward_N = self.verify(problems_N, made)
-        batch = self.rows_of(prompt_NxP, made, reward_N, member, state.step, reference)
-        success_B = reward_N.reshape(self.prompts, self.spec.group).mean(axis=1)
-        metrics = {"reward": (reward_N.sum(), jnp.asarray(reward_N.size, jnp.float32))}
+        batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference)
+        own_N = self._groups(reward_N)[0]
+        success_B = own_N.reshape(len(index_B), -1).mean(axis=1)
+        metrics = {"reward": (own_N.sum(), jnp.asarray(own_N.size, jnp.float32))}
+        if self.oversample > 1:
+            told_B = informative(reward_N.reshape(-1, self.spec.group)).astype(jnp.float32)
+            metrics["informative"] = (told_B.sum(), jnp.asarray(told_B.size, jnp.float32))
         return batch, metrics, self.curriculum.observe(state.curriculum_state, index_B, success_B)
+
+
+def informative(reward_BxG: jax.Array) -> jax.Array:
+    """informative_B: whether the rewards of a group are not all equal; missing ones (NaN) take no part."""
+    return jnp.nanmax(reward_BxG, axis=1) > jnp.nanmin(reward_BxG, axis=1)

@@ -16,13 +16,14 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     objective_state: dict
     curriculum_state: dict
+    reference: dict | None = None  # of a run that refreshes it (StepSpec.reference_refresh); otherwise an argument
 
 
 class Scalars(NamedTuple):
     """Swept scalars: arguments of the one compiled program, never constants in it."""
 
     learning_rate: jax.Array | float
-    kl_coef: jax.Array | float = 0.0
+    kl_coef: jax.Array | float | None = None  # None: the objective's own, compiled in
     permute_rewards: jax.Array | bool = False  # control: shuffle rewards within each group (same sampler, no signal)
 
 
@@ -36,6 +37,25 @@ class Member(NamedTuple):
 def stream(seed: jax.Array, name: str, step: jax.Array | int) -> jax.Array:
     """The key of stream `name` at `step`: fold_in(fold_in(key(seed), crc32(name)), step). Nothing is ever split."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode())), step)
+
+
+def soup(params_a: dict, params_b: dict, alpha: jax.Array | float) -> dict:
+    """alpha a + (1 - alpha) b, in a's storage dtype: a reference policy between two policies (SALSA, arXiv:2411.01798).
+
+    Args:
+      params_a, params_b: parameters of one architecture; a value head is left out, a reference policy has none.
+      alpha: weight of a, in [0, 1] for a policy between the two (not checked: it may be traced).
+
+    Raises:
+      ValueError: the trees differ.
+    """
+    a, b = ({name: part for name, part in params.items() if name != "value"} for params in (params_a, params_b))
+    shapes = [{jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(t)} for t in (a, b)]
+    if different := sorted(name for name, _ in set(shapes[0].items()) ^ set(shapes[1].items())):
+        raise ValueError(f"a soup needs two sets of parameters of one architecture; {different[0]} is "
+                         f"{shapes[0].get(different[0], 'missing')} in the first and {shapes[1].get(different[0], 'missing')} "
+                         "in the second")
+    return jax.tree.map(lambda x, y: (alpha * x + (1 - alpha) * y).astype(x.dtype), a, b)
 
 
 @jax.jit

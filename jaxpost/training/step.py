@@ -30,45 +30,96 @@ class StepSpec:
     epochs: int = 1  # passes over a batch
     temperature: float = 1.0  # of the policy that is trained: logits / temperature
     storage_dtype: str = "float32"  # of master parameters
+    reference_refresh: int = 0  # every so many batches the current parameters become the reference; 0: it is frozen
+
+    def __post_init__(self):
+        for field in ("group", "microbatches", "minibatches", "epochs"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
+        if self.reference_refresh < 0:
+            raise ValueError(f"reference_refresh={self.reference_refresh} is negative; 0 keeps the reference frozen")
 
     @property
     def updates(self) -> int:
         """Optimizer steps on one batch."""
         return self.minibatches * self.epochs
 
+    def check_rows(self, rows: int) -> None:
+        """Refuse a batch that does not fall into equal updates of whole groups (or pairs), or these into microbatches.
+
+        Raises:
+          ValueError: names the field and its nearest valid value.
+        """
+        whole, unit = {"groups": ("groups", self.group), "pairs": ("pairs", 2), "rows": ("rows", 1)}[self.objective.batch]
+        _require_divisor("minibatches", self.minibatches, rows // unit, f"{whole} of a batch")
+        pairs = 2 if self.objective.batch == "pairs" else 1
+        _require_divisor("microbatches", self.microbatches, rows // self.minibatches // pairs,
+                         f"{'pairs' if pairs == 2 else 'rows'} of an update")
+
     def transform(self) -> optax.GradientTransformation:
         """The optimizer."""
         return optimizers.make(**dict(self.optimizer))
 
 
+def _require_divisor(field: str, parts: int, count: int, what: str) -> None:
+    if count % parts:
+        near = min((p for p in range(1, count + 1) if count % p == 0), key=lambda p: abs(p - parts))
+        raise ValueError(f"{field}={parts} does not divide the {count} {what}; nearest valid: {near}")
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def create(spec: StepSpec, params: dict, curriculum_state: dict) -> TrainState:
-    """A fresh state; masters are stored in `spec.storage_dtype`, moments in float32."""
+    """A fresh state; masters are stored in `spec.storage_dtype`, moments in float32.
+
+    A model with a value head starts it at zero where the parameters have none: a base is pretrained without. A reference
+    that is refreshed starts as the parameters.
+    """
+    if spec.model.value_head and "value" not in params:
+        params = {**params, "value": jnp.zeros((spec.model.width, 1))}
     stored = jax.tree.map(lambda x: x.astype(spec.storage_dtype), params)
     return TrainState(jnp.zeros((), jnp.int32), stored, spec.transform().init(optimizers.wide(stored)),
-                      spec.objective.init(), curriculum_state)
+                      spec.objective.init(), curriculum_state, stored if spec.reference_refresh else None)
 
 
 def view(spec: StepSpec, params: dict, batch: Batch, reference: dict | None = None) -> View:
-    """What the parameters say about the rows at the spec's temperature: the parts that the objective needs."""
+    """What the parameters say about the rows at the spec's temperature: the parts that the objective needs.
+
+    Raises:
+      ValueError: the objective needs a reference policy's logits, or a value head, and there is none.
+    """
     needs = spec.objective.needs
-    logits_NxTxV = _logits(spec, params, batch)
-    far = _logits(spec, reference, batch) if "reference_logits" in needs else None
-    return View(_chosen(logits_NxTxV, batch), logits_NxTxV if "logits" in needs else None, far)
+    logits_NxTxV, value_NxT = forward(spec, params, batch)
+    far_NxTxV = forward(spec, given(spec, reference), batch)[0] if "reference_logits" in needs else None
+    if "value" in needs and value_NxT is None:
+        raise ValueError(f"objective {spec.objective.name!r} needs a value head, and the model or its parameters have none; "
+                         "set value_head=True on the model and start from training.create")
+    return View(chosen(logits_NxTxV, batch), logits_NxTxV if "logits" in needs else None, far_NxTxV,
+                value_NxT if "value" in needs else None)
+
+
+def given(spec: StepSpec, reference: dict | None) -> dict:
+    """The reference policy's parameters. Raises: ValueError when there are none."""
+    if reference is None:
+        raise ValueError(f"objective {spec.objective.name!r} needs a reference policy, and none was passed; where "
+                         "`source.needs_reference` is true, pass its parameters (a base) to the step or segment")
+    return reference
 
 
 def token_logp(spec: StepSpec, params: dict, batch: Batch) -> jax.Array:
     """Float32 log-probability of every completion token at the spec's temperature, logp_NxT."""
-    return _chosen(_logits(spec, params, batch), batch)
+    return chosen(forward(spec, params, batch)[0], batch)
 
 
-def _logits(spec, params, batch):
-    return models.token_logits(spec.model, params, batch.prompt_NxP, batch.completion_NxT) / spec.temperature
+def forward(spec: StepSpec, params: dict, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
+    """(logits_NxTxV at the spec's temperature, value_NxT of each token's state or None without a value head)."""
+    out = models.teacher_forced(spec.model, params, batch.prompt_NxP, batch.completion_NxT)
+    return out.logits / spec.temperature, out.taps.get("value")
 
 
-def _chosen(logits_NxTxV, batch):
-    chosen = jnp.take_along_axis(logits_NxTxV, batch.completion_NxT[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits_NxTxV, axis=-1)
+def chosen(logits_NxTxV: jax.Array, batch: Batch) -> jax.Array:
+    """Log-probability of every completion token, logp_NxT."""
+    chosen_NxT = jnp.take_along_axis(logits_NxTxV, batch.completion_NxT[..., None], axis=-1)[..., 0]
+    return chosen_NxT - jax.nn.logsumexp(logits_NxTxV, axis=-1)
 
 
 def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
@@ -77,8 +128,12 @@ def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars
 
     The batch is prepared whole; each update takes its own rows of it, in order, and every epoch all of them again.
     Metrics are (sum, count) pairs or, if they are totals, scalars.
+
+    Raises:
+      ValueError: rows that do not fit the objective, or do not fall into equal updates and microbatches.
     """
     objective = spec.objective
+    spec.check_rows(batch.mask_NxT.shape[0])
     batch = objective.prepare(sharding.constrain(batch, ("batch",)), spec.group, scalars.kl_coef, state.objective_state)
 
     def one(state, rows):
@@ -101,8 +156,9 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
         seen = view(spec, params, rows, reference)
         total, count, aux = spec.objective.loss(seen, rows, state.objective_state, scalars.kl_coef)
         if rows.behaviour_NxT is not None:
-            gap = jnp.abs(seen.logp_NxT - rows.behaviour_NxT) * rows.mask_NxT
-            aux["sampler_gap"] = (gap.sum(), rows.mask_NxT.sum())
+            sampled = rows.mask_NxT if rows.demonstration_NxT is None else rows.mask_NxT * (1 - rows.demonstration_NxT)
+            gap = jnp.abs(seen.logp_NxT - rows.behaviour_NxT) * sampled
+            aux["sampler_gap"] = (gap.sum(), sampled.sum())
         return total, (count, aux)
 
     def differentiate(rows):

@@ -13,30 +13,58 @@ from jaxpost import sharding, tasks
 from jaxpost.curricula import Uniform
 from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
+from jaxpost.training import needs
 from jaxpost.training.state import Member, TrainState, stream
+from jaxpost.training.step import StepSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Demonstrations:
-    """Rows a step of each task: ((task, rows), ...)."""
+    """Rows a step of each task: ((task, rows), ...).
+
+    Raises:
+      ValueError: the objective of `spec` needs what demonstrations do not give.
+    """
 
     mixture: tuple[tuple[Task, int], ...]
     curriculum: Uniform = Uniform()
+    spec: StepSpec | None = None  # whose objective's needs are filled; None: the rows alone
+
+    def __post_init__(self):
+        if self.spec is not None:
+            needs.require("Demonstrations", self.spec)
 
     @property
     def rows(self) -> int:
         """N."""
         return sum(count for _, count in self.mixture)
 
+    @property
+    def sampled(self) -> int:
+        """Rows that are sampled a step: none."""
+        return 0
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """(P, T), the longest of the mixture."""
+        return max(task.prompt_len for task, _ in self.mixture), max(task.completion_len for task, _ in self.mixture)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the parameters of a reference policy must be passed to a step."""
+        return self.spec is not None and needs.reference_argument(self.spec)
+
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
-        """(rows, metrics, curriculum state) of the state's step; a pure function of (seed, step)."""
-        del reference
+        """(rows, metrics, curriculum state) of the state's step; the rows are a pure function of (seed, step)."""
         parts = []
         for task, count in self.mixture:
             key = stream(member.seed, f"data/{task.name}", state.step)
             index_N = self.curriculum.sample(state.curriculum_state, key, count)
             parts.append(demonstrations(task, "train", index_N))
-        return _stack(parts), {}, state.curriculum_state
+        batch = _stack(parts)
+        if self.spec is not None:
+            batch = needs.fill(self.spec, batch, member, state, reference)
+        return batch, {}, state.curriculum_state
 
 
 def demonstrations(task: Task, split: str, index_N: jax.Array) -> Batch:

@@ -150,8 +150,40 @@ def test_sampling_follows_the_distribution():
     assert chi2 < 45, chi2  # 16 degrees of freedom: the 0.9998 quantile is 44
 
 
+@pytest.mark.parametrize("first", [0, 3])
+def test_values_are_a_head_of_one_column_beside_the_logits(first):
+    c, plain = config(value_head=True), config()
+    params = random_params(c)
+    tokens, valid = np.random.default_rng(0).integers(0, 17, (3, 7)), np.ones((3, 7), bool)
+    with jax.default_matmul_precision("highest"):
+        out = models.apply(c, params, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid), first=first)
+        bare = models.apply(plain, params, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid), first=first)
+    expected = numpy_logits(c, {**params, "head": params["value"]}, tokens, valid)[:, first:, 0]
+    np.testing.assert_allclose(out.taps["value"], expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    np.testing.assert_array_equal(out.logits, bare.logits)
+    assert out.taps["value"].dtype == jnp.float32 and bare.taps == {}
+    headless = {n: x for n, x in params.items() if n != "value"}
+    assert models.apply(c, headless, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid)).taps == {}
+
+
+def test_values_are_float32_where_activations_are_not():
+    c = config(value_head=True, compute_dtype="bfloat16")
+    prompt, answer = jnp.ones((2, 3), jnp.int32), jnp.ones((2, 4), jnp.int32)
+    value = models.teacher_forced(c, random_params(c), prompt, answer).taps["value"]
+    assert value.dtype == jnp.float32 and value.shape == (2, 4)
+
+
+def test_a_value_head_starts_at_zero_and_moves_no_other_parameter():
+    c = config(value_head=True)
+    params = models.init(c, jax.random.key(0))
+    assert params["value"].shape == (24, 1) and not np.asarray(params["value"]).any()
+    rest = {n: x for n, x in params.items() if n != "value"}
+    jax.tree.map(np.testing.assert_array_equal, rest, models.init(config(), jax.random.key(0)))
+    assert set(models.matrices(params, c)) == set(models.matrices(rest, config()))
+
+
 def test_the_declaration_table_is_the_parameter_tree():
-    for changes in VARIANTS.values():
+    for changes in (*VARIANTS.values(), {"value_head": True}):
         c = config(**changes)
         params, table = models.init(c, jax.random.key(0)), models.parameter_table(c)
         shapes = jax.tree.map(lambda p: p.shape, table, is_leaf=lambda p: isinstance(p, models.Parameter))

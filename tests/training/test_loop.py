@@ -58,7 +58,7 @@ def test_fused_equals_split_with_a_verifier_on_the_host(make):
     problems, prompt, made, _ = run.source.rollout(run.state.params, run.member.seed, run.state.step, {})
     reward = np.asarray([float(run.task.verify(jax.tree.map(lambda x, i=i: x[i], problems), made.tokens_NxT[i]))
                          for i in range(run.source.rows)], np.float32)  # one at a time, on the host
-    split = run.source.rows_of(prompt, made, jnp.asarray(reward), run.member, run.state.step, None)
+    split = run.source.rows_of(prompt, made, jnp.asarray(reward), run.member, run.state, None)
     jax.tree.map(np.testing.assert_array_equal, fused, split)
 
 
@@ -68,7 +68,7 @@ def test_permuted_rewards_keep_each_groups_rewards(make):
     shuffled = run.member._replace(scalars=run.member.scalars._replace(permute_rewards=True))
     rng = np.random.default_rng(0)
     reward = jnp.asarray(rng.normal(size=48), jnp.float32)
-    made_rows = run.source.rows_of(one.prompt_NxP, _completions(one), reward, shuffled, run.state.step, None)
+    made_rows = run.source.rows_of(one.prompt_NxP, _completions(one), reward, shuffled, run.state, None)
     before, after = np.asarray(reward).reshape(6, 8), np.asarray(made_rows.reward_N).reshape(6, 8)
     np.testing.assert_array_equal(np.sort(before), np.sort(after))
     assert (before != after).any()

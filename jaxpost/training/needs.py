@@ -1,0 +1,85 @@
+"""What objectives need of a batch beyond its rows: which source gives it, and the numbers that any source can give.
+
+Shapes: N rows, T completion tokens. A source makes the rows; what the policies say about them is the same for every
+source and is filled here, before the first update on the batch.
+"""
+
+import jax
+
+from jaxpost.objectives import NEEDS, Batch, Objective, kl
+from jaxpost.training.state import Member, TrainState, stream
+from jaxpost.training.step import StepSpec, chosen, forward, given, token_logp
+
+_EVERY_SOURCE = frozenset({"logits", "reference_logits", "reference", "proximal", "value", "entropy", "seed"})
+GIVES = {
+    "Demonstrations": _EVERY_SOURCE,
+    "Preferences": _EVERY_SOURCE | {"label", "outside"},
+    "Rollouts": _EVERY_SOURCE | {"truncated", "demonstrations"},
+}
+
+
+def source_of(objective: Objective) -> str:
+    """The name of the source of the objective's kind of batch: a key of GIVES."""
+    if objective.batch == "groups":
+        return "Rollouts"
+    return "Preferences" if objective.batch == "pairs" or "label" in objective.needs else "Demonstrations"
+
+
+def require(source: str, spec: StepSpec) -> None:
+    """Refuse an objective that the source cannot feed, before anything is traced.
+
+    Args:
+      source: a key of GIVES.
+
+    Raises:
+      ValueError: another kind of batch, a need that the source does not give, or a model without the value head.
+    """
+    objective, right = spec.objective, source_of(spec.objective)
+    if source != right:
+        what = "unpaired rows with labels" if objective.batch == "rows" and right == "Preferences" else objective.batch
+        raise ValueError(f"objective {objective.name!r} trains on {what}, which {right} makes and {source} does not; "
+                         "take training.source, which chooses")
+    for need in sorted(objective.needs - GIVES[source]):
+        givers = [name for name, gives in GIVES.items() if need in gives]
+        raise ValueError(f"objective {objective.name!r} needs {NEEDS[need]}, and {source} does not give it "
+                         f"({', '.join(givers) or 'no source'} does); a batch of your own data can carry it, through "
+                         "training.train_step")
+    if spec.reference_refresh and not _reads_reference(objective):
+        raise ValueError(f"reference_refresh={spec.reference_refresh} with objective {objective.name!r}, which reads no "
+                         "reference policy; set it to 0")
+    if "value" in objective.needs and not spec.model.value_head:
+        raise ValueError(f"objective {objective.name!r} needs {NEEDS['value']}, and the model has value_head=False; "
+                         "set value_head=True on the model")
+
+
+def _reads_reference(objective: Objective) -> bool:
+    return objective.needs_reference or source_of(objective) == "Preferences"  # which samples from it
+
+
+def reference_argument(spec: StepSpec) -> bool:
+    """Whether a reference policy's parameters must be passed: something reads them, and the state does not keep its own."""
+    return _reads_reference(spec.objective) and not spec.reference_refresh
+
+
+def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, reference: dict | None) -> Batch:
+    """Fill what the objective needs and any source can give, under the parameters before the first update.
+
+      reference_NxT               log-probabilities under the reference policy
+      proximal_NxT                ... under the trainer's own parameters
+      value_NxT, entropy_NxT      the critic's value of each token's state, and the policy's entropy there in nats
+      seed_N                      a fresh random word a row and step, the same on every mesh
+
+    Raises:
+      ValueError: no reference policy was passed.
+    """
+    needs, found = spec.objective.needs, {}
+    if "reference" in needs:
+        found["reference_NxT"] = token_logp(spec, given(spec, reference), batch)
+    if needs & {"proximal", "value", "entropy"}:
+        logits_NxTxV, value_NxT = forward(spec, state.params, batch)
+        own = {"proximal": ("proximal_NxT", lambda: chosen(logits_NxTxV, batch)), "value": ("value_NxT", lambda: value_NxT),
+               "entropy": ("entropy_NxT", lambda: kl.entropy(logits_NxTxV))}
+        found |= {field: make() for need, (field, make) in own.items() if need in needs}
+    if "seed" in needs:
+        found["seed_N"] = jax.random.bits(stream(member.seed, "rows", state.step), batch.mask_NxT.shape[:1], "uint32")
+    return batch._replace(**found)

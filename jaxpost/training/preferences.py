@@ -1,0 +1,104 @@
+"""The preference batch: the oracle's answer against a wrong sample of the reference policy, as pairs or as labelled rows.
+
+Shapes: K pairs, N = 2K rows (2i the oracle's answer, 2i + 1 the sample, one prompt), P prompt and T completion tokens.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxpost import models, sharding, tasks
+from jaxpost.curricula import Uniform
+from jaxpost.objectives import Batch
+from jaxpost.tasks import Task
+from jaxpost.training import needs
+from jaxpost.training.state import Member, TrainState, stream
+from jaxpost.training.step import StepSpec, given, token_logp
+
+
+@dataclasses.dataclass(frozen=True)
+class Preferences:
+    """K pairs a step on fresh training problems; preferred is the oracle's answer, the other a sample of the reference policy.
+
+    Where the sample is right itself there is nothing to prefer: the pair has mask 0 and counts nowhere. Objectives without
+    reference log-probabilities (SimPO, ORPO) still take their samples from the reference policy: the data then do not depend
+    on the objective. For objectives on unpaired rows (those that need "label") the rows are the same, with
+
+      label_N    1 on the oracle's answers, 0 on samples
+      outside_N  sum_t( l - f ) of the row's completion after the prompt of the next pair (cyclic), under the parameters before
+                 the update: rows of one pair share their prompt, so the next row's would be no mismatch
+
+    Raises:
+      ValueError: the objective needs what preferences do not give, or too few pairs for a mismatch.
+    """
+
+    task: Task
+    pairs: int  # K
+    spec: StepSpec  # its temperature is the sampler's
+    curriculum: Uniform = Uniform()
+
+    def __post_init__(self):
+        needs.require("Preferences", self.spec)
+        least = 2 if "outside" in self.spec.objective.needs else 1
+        if self.pairs < least:
+            raise ValueError(f"pairs={self.pairs} with objective {self.spec.objective.name!r}; nearest valid: {least}"
+                             + (" (a mismatched prompt is another pair's)" if least == 2 else ""))
+
+    @property
+    def rows(self) -> int:
+        """N = 2 K."""
+        return 2 * self.pairs
+
+    @property
+    def sampled(self) -> int:
+        """Rows that are sampled a step."""
+        return self.pairs
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """(P, T)."""
+        return self.task.prompt_len, self.task.completion_len
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the parameters of a reference policy must be passed to a step: it writes the other answers."""
+        return needs.reference_argument(self.spec)
+
+    def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
+        """(rows, metrics, curriculum state) of the state's step.
+
+        Metrics: `reference_reward`, how right the reference policy's samples are, and `informative`, which pairs count.
+        """
+        reference = given(self.spec, reference)
+        key = stream(member.seed, f"data/{self.task.name}", state.step)
+        index_K = self.curriculum.sample(state.curriculum_state, key, self.pairs)
+        shown = sharding.constrain(tasks.examples(self.task, "train", index_K), ())  # as in rl.rollout: no vote in redraw loops
+        made = models.sample(self.spec.model, reference, sharding.constrain(shown.prompt_NxP, ("batch",)),
+                             stream(member.seed, "rollout", state.step), length=self.task.completion_len,
+                             temperature=self.spec.temperature, eos=tasks.vocab.EOS, pad=tasks.vocab.PAD)
+        reward_K = jax.vmap(self.task.verify)(shown.problem, made.tokens_NxT)
+        batch = self._filled(self.rows_of(shown, made, reward_K), member, state, reference)
+        count = jnp.asarray(self.pairs, jnp.float32)
+        metrics = {"reference_reward": (reward_K.sum(), count), "informative": ((reward_K != 1).sum(dtype=jnp.float32), count)}
+        return batch, metrics, state.curriculum_state  # the policy's own success is not seen here
+
+    def rows_of(self, shown: tasks.Examples, made: models.Completions, reward_K: jax.Array) -> Batch:
+        """Answers and samples interleaved; a pair whose sample is right (reward 1) has mask 0."""
+        def interleave(preferred, other):
+            return jnp.stack([preferred, other], axis=1).reshape(-1, *other.shape[1:])
+
+        mask_NxT = interleave((shown.answer_NxT != tasks.vocab.PAD).astype(jnp.float32), made.mask_NxT)
+        wrong_Nx1 = jnp.repeat(reward_K != 1, 2)[:, None]
+        tokens_NxT = interleave(shown.answer_NxT, made.tokens_NxT)
+        return sharding.constrain(Batch(jnp.repeat(shown.prompt_NxP, 2, axis=0), tokens_NxT, mask_NxT * wrong_Nx1), ("batch",))
+
+    def _filled(self, batch, member, state, reference):
+        spec, wanted = self.spec, self.spec.objective.needs
+        if "label" in wanted:
+            batch = batch._replace(label_N=jnp.tile(jnp.asarray([1.0, 0.0]), self.pairs))
+        if "outside" in wanted:
+            other = batch._replace(prompt_NxP=jnp.roll(batch.prompt_NxP, -2, axis=0))
+            ratio_NxT = token_logp(spec, state.params, other) - token_logp(spec, reference, other)
+            batch = batch._replace(outside_N=jnp.where(batch.mask_NxT > 0, ratio_NxT, 0.0).sum(axis=1))
+        return needs.fill(spec, batch, member, state, reference)

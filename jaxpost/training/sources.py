@@ -1,0 +1,34 @@
+"""The source of a step's rows, chosen by what the objective trains on."""
+
+from jaxpost.tasks import Task
+from jaxpost.training import needs
+from jaxpost.training.preferences import Preferences
+from jaxpost.training.rl import Rollouts
+from jaxpost.training.step import StepSpec
+from jaxpost.training.supervised import Demonstrations
+
+
+def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Preferences | Rollouts:
+    """What feeds `spec.objective` from a task: the same number of rows a step, prompts * group, for every objective.
+
+      groups              Rollouts: `prompts` groups of `group` rows
+      pairs, labelled     Preferences: prompts * group / 2 pairs
+      rows                Demonstrations: prompts * group rows
+
+    Args:
+      task: problems, oracle and verifier.
+      spec: the step; its objective chooses, its group counts.
+      prompts: B, groups a step.
+
+    Raises:
+      ValueError: the objective needs what no source gives, the model lacks a value head, or an odd number of rows for pairs.
+    """
+    kind, rows = needs.source_of(spec.objective), prompts * spec.group
+    if kind == "Rollouts":
+        return Rollouts(task, prompts, spec)
+    if kind == "Demonstrations":
+        return Demonstrations(((task, rows),), spec=spec)
+    if rows % 2:
+        raise ValueError(f"objective {spec.objective.name!r} trains on pairs, and prompts * group = {prompts} * {spec.group} = "
+                         f"{rows} rows are not a whole number of them; nearest valid: {max(rows - 1, 2)} or {rows + 1} rows")
+    return Preferences(task, rows // 2, spec)

@@ -1,0 +1,74 @@
+"""Pairs and labelled rows: the oracle against wrong samples of the reference policy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpost import models, tasks, training
+from jaxpost.training import step as step_module
+
+
+@pytest.fixture
+def other(feed):
+    """A reference policy that is not the current one."""
+    return lambda run: jax.tree.map(lambda x: 0.9 * x, run.params)
+
+
+@pytest.mark.parametrize("name", ["dpo", "simpo"])
+def test_pairs_are_an_answer_and_a_wrong_sample_of_the_reference(feed, other, name):
+    run = feed(name, prompts=8, temperature=0.8)
+    reference = other(run)
+    batch, metrics, _ = run.batch(run.member, run.state, reference)
+    first, second = (jax.tree.map(lambda x, i=i: np.asarray(x)[i::2], batch) for i in (0, 1))
+    np.testing.assert_array_equal(first.prompt_NxP, second.prompt_NxP)
+    index = run.source.curriculum.sample({}, training.stream(run.member.seed, f"data/{run.task.name}", 0), 16)
+    shown = tasks.examples(run.task, "train", index)
+    np.testing.assert_array_equal(first.completion_NxT, shown.answer_NxT)
+    np.testing.assert_array_equal(first.prompt_NxP, shown.prompt_NxP)
+    made = models.sample(run.model, reference, shown.prompt_NxP, training.stream(run.member.seed, "rollout", 0), length=4,
+                         temperature=0.8, eos=tasks.vocab.EOS)
+    np.testing.assert_array_equal(second.completion_NxT, made.tokens_NxT)
+    right = second.completion_NxT[:, 0] % 2 == 1  # the NOISY verifier
+    assert 0 < right.sum() < 16
+    np.testing.assert_array_equal(second.mask_NxT, np.asarray(made.mask_NxT) * ~right[:, None])
+    np.testing.assert_array_equal(first.mask_NxT, (np.asarray(shown.answer_NxT) != 0) * ~right[:, None])
+    assert tuple(map(float, metrics["reference_reward"])) == (right.sum(), 16)
+    assert tuple(map(float, metrics["informative"])) == ((~right).sum(), 16)
+    assert (batch.reference_NxT is None) == (name == "simpo")
+    loss, count, _ = run.spec.objective.loss(step_module.view(run.spec, run.state.params, batch, reference),
+                                             run.spec.objective.balance(run.spec.objective.prepare(batch)), {})
+    assert float(count) == (~right).sum() and np.isfinite(float(loss))
+
+
+def test_labelled_rows_and_their_mismatched_log_ratio_one_at_a_time(feed, other):
+    run = feed("kto")
+    reference = other(run)
+    batch = run.batch(run.member, run.state, reference)[0]
+    np.testing.assert_array_equal(batch.label_N, [1, 0] * 8)
+    for i in range(16):
+        there = (i + 2) % 16
+        assert (np.asarray(batch.prompt_NxP[i]) != np.asarray(batch.prompt_NxP[there])).any()
+        row = batch.where(slice(i, i + 1))._replace(prompt_NxP=batch.prompt_NxP[there:there + 1])
+        gap = training.token_logp(run.spec, run.state.params, row) - training.token_logp(run.spec, reference, row)
+        assert float(batch.outside_N[i]) == pytest.approx(float((gap * row.mask_NxT).sum()), abs=2e-5)
+    assert float(jnp.abs(batch.outside_N).max()) > 1e-3
+
+
+def test_the_rows_do_not_depend_on_the_objective_or_the_policy(feed, other):
+    runs = [feed(name) for name in ("dpo", "orpo", "kto")]
+    reference = other(runs[0])
+    batches = [run.batch(run.member, run.state._replace(params=jax.tree.map(lambda x, i=i: x * (1 + i), run.state.params)),
+                         reference)[0] for i, run in enumerate(runs)]
+    for batch in batches[1:]:
+        for field in ("prompt_NxP", "completion_NxT", "mask_NxT"):
+            np.testing.assert_array_equal(getattr(batch, field), getattr(batches[0], field))
+
+
+def test_steps_draw_fresh_pairs(feed):
+    run = feed("dpo")
+    a, b = (run.batch(run.member, run.state._replace(step=jnp.int32(s)), run.params)[0] for s in (0, 1))
+    assert (np.asarray(a.prompt_NxP) != np.asarray(b.prompt_NxP)).any()
+    assert dataclasses.replace(run.source, pairs=3).rows == 6

@@ -1,0 +1,134 @@
+"""Demonstrated rows in groups, rows cut short, and over-sampling of prompts: layouts and counts by known answers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpost import tasks, training
+from jaxpost.models import Completions
+
+EOS = tasks.vocab.EOS
+
+
+def permuting(run):
+    return run.member._replace(scalars=run.member.scalars._replace(permute_rewards=True))
+
+
+def rolled(demonstrations):
+    return lambda task, spec, prompts: training.Rollouts(task, prompts, spec, demonstrations=demonstrations)
+
+
+@pytest.mark.parametrize("shown", [1, 2])
+def test_the_last_rows_of_a_group_are_the_oracles_answers(feed, shown):
+    run = feed("chord_phi", make=rolled(shown))
+    batch, metrics, _ = run.batch(run.member, run.state, None)
+    grouped = {name: np.asarray(x).reshape(4, 4, *x.shape[1:]) for name, x in batch._asdict().items() if x is not None}
+    assert (grouped["prompt_NxP"] == grouped["prompt_NxP"][:, :1]).all()
+    problems, *_ = run.source.rollout(run.state.params, run.member.seed, run.state.step, {})
+    problems = jax.tree.map(lambda x: x[::4], problems)
+    answer_BxT = np.asarray(jax.vmap(run.task.oracle)(problems, jax.random.split(jax.random.key(0), 4)))
+    own = slice(4 - shown, 4)  # addition has one answer a problem
+    np.testing.assert_array_equal(grouped["completion_NxT"][:, own], np.repeat(answer_BxT[:, None], shown, 1))
+    np.testing.assert_array_equal(grouped["mask_NxT"][:, own], grouped["completion_NxT"][:, own] != tasks.vocab.PAD)
+    np.testing.assert_array_equal(grouped["demonstration_NxT"][:, own], grouped["mask_NxT"][:, own])
+    assert not grouped["demonstration_NxT"][:, :-shown].any() and not grouped["behaviour_NxT"][:, own].any()
+    assert (grouped["behaviour_NxT"][:, :-shown] < 0).any(axis=-1).all()
+    np.testing.assert_array_equal(grouped["reward_N"], grouped["completion_NxT"][..., 0] % 2)  # the NOISY verifier, on all rows
+    total, count = metrics["reward"]
+    assert (float(total), float(count)) == (grouped["reward_N"][:, :-shown].sum(), 4 * (4 - shown))
+
+
+def test_demonstrations_leave_the_sampled_rows_what_they_are_in_smaller_groups(feed):
+    """Sampling work is that of the sampled rows: the same tokens as groups of G - 1 without demonstrations."""
+    shown, plain = feed("chord_phi"), feed("grpo", group=3)
+    a, b = (run.batch(run.member, run.state, None)[0] for run in (shown, plain))
+    sampled = np.asarray(a.completion_NxT).reshape(4, 4, -1)[:, :3].reshape(12, -1)
+    np.testing.assert_array_equal(sampled, b.completion_NxT)
+
+
+def test_the_sampler_gap_is_that_of_sampled_rows(feed):
+    run = feed("chord_phi")
+    total, count = run.step(run.member, run.state, None)[1]["sampler_gap"]
+    assert float(total / count) < 1e-5 and float(count) <= 4 * 3 * 4
+
+
+def test_the_permuted_control_shuffles_sampled_rows_only(feed):
+    run = feed("chord_phi", prompts=6, group=8, make=rolled(2))
+    batch = run.batch(run.member, run.state, None)[0]
+    made = Completions(batch.completion_NxT, batch.behaviour_NxT, batch.mask_NxT)
+    reward = np.random.default_rng(0).normal(size=48).astype(np.float32)
+    rows = run.source.rows_of(batch.prompt_NxP, made, jnp.asarray(reward), permuting(run), run.state, None)
+    before, after = reward.reshape(6, 8), np.asarray(rows.reward_N).reshape(6, 8)
+    np.testing.assert_array_equal(before[:, 6:], after[:, 6:])
+    np.testing.assert_array_equal(np.sort(before[:, :6]), np.sort(after[:, :6]))
+    assert (before[:, :6] != after[:, :6]).any()
+
+
+def test_rows_without_an_end_token_are_truncated(feed, wanting):
+    run = feed(wanting("groups", "truncated"))
+    ended = np.arange(16) % 3 == 0
+    tokens = np.full((16, 4), 7, np.int32)
+    tokens[ended, 1], tokens[ended, 2:] = EOS, 0
+    mask = jnp.asarray((tokens != 0).astype(np.float32))
+    made = Completions(jnp.asarray(tokens), -mask, mask)
+    batch = run.source.rows_of(jnp.ones((16, 7), jnp.int32), made, jnp.zeros(16), run.member, run.state, None)
+    np.testing.assert_array_equal(batch.truncated_N, ~ended)
+
+
+def oversampled(times):
+    return lambda task, spec, prompts: training.Rollouts(task, prompts, spec, oversample=times)
+
+
+@pytest.mark.parametrize("reward_BxG, kept, counted", [
+    ([[1, 1], [0, 1], [0, 0], [1, 0], [0, 0], [1, 0]], [1, 3], [1, 1]),  # more informative groups than needed: the first
+    ([[1, 1], [0, 0], [0, 0], [1, 1], [0, 1], [0, 0]], [4, 0], [1, 0]),  # too few: filled up, not counted
+    ([[1, 1], [0, 0], [0, 0], [1, 1], [0, 0], [0, 0]], [0, 1], [0, 0]),
+])
+def test_informative_groups_are_kept_in_the_order_drawn(feed, reward_BxG, kept, counted):
+    run = feed("grpo", prompts=2, group=2, make=oversampled(3))
+    assert run.source.rows == 4 and run.source.sampled == 12
+    tokens = jnp.arange(12, dtype=jnp.int32)[:, None] + 5 + jnp.zeros((1, 4), jnp.int32)
+    made = Completions(tokens, -jnp.ones((12, 4)), jnp.ones((12, 4)))
+    rows = run.source.rows_of(jnp.ones((12, 7), jnp.int32), made, jnp.asarray(reward_BxG, jnp.float32).reshape(-1), run.member,
+                              run.state, None)
+    expected = [2 * b + g for b in kept for g in range(2)]
+    np.testing.assert_array_equal(rows.completion_NxT[:, 0] - 5, expected)
+    np.testing.assert_array_equal(rows.mask_NxT[:, 0], np.repeat(counted, 2))
+    reward = np.where(np.repeat(counted, 2) == 1, np.asarray(reward_BxG, float).reshape(-1)[expected], np.nan)
+    np.testing.assert_array_equal(rows.reward_N, reward)
+    prepared = run.spec.objective.prepare(rows, 2)
+    assert np.isfinite(prepared.advantage_NxT).all()
+    assert float(run.spec.objective.balance(prepared).mask_NxT.sum()) == 8 * sum(counted)
+
+
+def test_oversampling_counts_every_prompt_drawn(feed):
+    run = feed("dapo", group=2, make=oversampled(3))
+    batch, metrics, _ = run.batch(run.member, run.state, None)
+    told, drawn = map(float, metrics["informative"])
+    assert drawn == 12 and float(metrics["reward"][1]) == 24
+    assert float((batch.mask_NxT[:, 0] > 0).sum()) == 2 * min(told, 4)
+    state, seen = run.step(run.member, run.state, None)
+    assert np.isfinite(float(seen["loss"][0])) and "informative" in seen
+    shuffled = run.batch(permuting(run), run.state, None)[0]
+    np.testing.assert_array_equal(shuffled.completion_NxT, batch.completion_NxT)  # what is kept does not depend on the control
+
+
+def test_without_oversampling_nothing_is_selected(feed):
+    run = feed("grpo")
+    batch, metrics, _ = run.batch(run.member, run.state, None)
+    assert "informative" not in metrics and (batch.mask_NxT[:, 0] == 1).all()
+
+
+def test_counts_out_of_range_are_refused(feed):
+    for make, objective, message in (
+            (rolled(4), "luffy", "demonstrations=4 in groups of 4 with objective 'luffy'.*valid: 1 to group - 1 = 3"),
+            (rolled(0), "luffy", "which needs them"), (rolled(1), "grpo", "'grpo', which does not need them; valid: 0"),
+            (oversampled(0), "grpo", "oversample=0 must be at least 1")):
+        with pytest.raises(ValueError, match=message):
+            feed(objective, make=make)
+    with pytest.raises(ValueError, match="set group to at least 2"):
+        feed("luffy", group=1)
+    assert dataclasses.replace(feed("luffy").source, prompts=2).demonstrations == 1
