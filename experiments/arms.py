@@ -7,10 +7,13 @@ from experiments.errors import UserError
 from jaxpost import models, objectives, tasks, training
 from jaxpost.tasks import Task
 
+_NOT_HERE = {"value", "demonstrations", "token_weight"}  # needs that an RLVR arm's model and rollouts do not meet
+
 
 def rl_objectives() -> list[str]:
-    """The recipes that an RLVR arm may train with: those over groups with an advantage (RAFT has an arm of its own)."""
-    return [name for name, o in objectives.RECIPES.items() if o.batch == "groups" and o.baseline != "accepted"]
+    """The recipes that an RLVR arm may train with: over groups, with a baseline (RAFT has an arm of its own), samples alone."""
+    return [name for name, o in objectives.RECIPES.items() if o.batch == "groups" and not o.needs & _NOT_HERE
+            and getattr(o, "baseline", "accepted") != "accepted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Arm:
     """One column of the experiment. `source` makes its batches; `scalars` are arguments of the compiled program."""
 
     name: str
-    source: training.Rollouts | training.Demonstrations
+    source: training.Rollouts | training.Demonstrations | training.Preferences
     spec: training.StepSpec
     scalars: training.Scalars
 
@@ -71,7 +74,7 @@ def _arm(name, kind, optimizer, rate, storage, permute, train, model, task) -> A
                              storage_dtype=storage)
     source = (training.Demonstrations(((task, rows),)) if kind == "sft"
               else training.Rollouts(task, train.prompts, spec))
-    return Arm(name, source, spec, training.Scalars(rate, 0.0, permute))
+    return Arm(name, source, spec, training.Scalars(rate, permute_rewards=permute))
 
 
 def make_task(section) -> Task:

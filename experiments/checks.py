@@ -21,11 +21,13 @@ RANGES = {
     "train.steps": (1, None), "train.prompts": (1, None), "train.group": (2, None), "train.microbatches": (1, None),
     "train.steps_per_call": (1, None), "measure.grid_points": (2, None), "measure.problems": (1, None),
     "mesh.ensemble": (1, None), "mesh.data": (1, None), "mesh.fsdp": (1, None), "mesh.tensor": (1, None),
-    "checkpoint.every_seconds": (0.0, None),
+    "checkpoint.every_seconds": (0.0, None), "train.minibatches": (1, None), "train.optimization_level": (0, 3),
+    "margins.improved": (0.0, 1.0), "margins.held": (0.0, 1.0), "measure.reevaluations": (2, None),
     **{f"model.{name}": (1, None) for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "ff")},
 }
-POSITIVE = ("pretrain.learning_rate", "train.learning_rates", "train.sgd_learning_rate")
-FILLED = ("train.learning_rates", "measure.ks", "measure.alphas", "arms")  # tuples that may not be empty or repeat
+POSITIVE = ("pretrain.learning_rate", "train.learning_rates", "train.sgd_learning_rate",
+            *(f"train.learning_rates.{family}" for family in ("sft", "preference", "rl", "hybrid")))
+FILLED = ("train.learning_rates", "measure.ks", "measure.alphas", "arms", "rows")  # tuples that may not be empty or repeat
 LARGEST_SEED = 2**31 - 1
 
 
@@ -50,7 +52,7 @@ def values(config: ConfigDict) -> None:
     if p.success_low > p.success_high:
         raise UserError(f"pretrain.success_low={p.success_low} is greater than "
                         f"pretrain.success_high={p.success_high}; swap them")
-    for name, count in (("first", config.seeds.count), ("base", config.seeds.bases)):
+    for name, count in (("first", config.seeds.count), ("base", config.seeds.get("bases", 1))):
         if config.seeds[name] + count - 1 > LARGEST_SEED:
             raise UserError(f"seeds.{name}={config.seeds[name]}: the last seed must be at most {LARGEST_SEED}")
     if config.wandb.mode not in WANDB_MODES:

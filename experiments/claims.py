@@ -59,18 +59,18 @@ def judge(claims: Sequence[Mapping], table: pa.Table, steps: int) -> list[dict]:
 
 def learned(table: pa.Table, arm: str, steps: int) -> tuple[bool, str]:
     """Whether an arm's success on `id` moved by at least LEARNED with an interval that leaves out 0, and the numbers."""
-    success = _values(table, "policy.success", arm, step=steps, split="id")
-    start = _values(table, "policy.success", "base", step=0, split="id")
+    success = values_of(table, "policy.success", arm, step=steps, split="id")
+    start = values_of(table, "policy.success", "base", step=0, split="id")
     moved = _stack({run: value - start[run] for run, value in success.items()})
     interval = _interval(moved)
     text = f"{arm}: success moved by {interval.value:+.3f} [{interval.lo:+.3f}, {interval.hi:+.3f}]"
     return bool(abs(interval.value) >= LEARNED and not interval.lo <= 0 <= interval.hi), text
 
 
-def _values(table: pa.Table, metric: str, arm: str, *, step: int | None, split: str | None = None,
+def values_of(table: pa.Table, metric: str, arm: str, *, step: int | None, split: str | None = None,
             dtype: str | None = None, k: int | None = None, params: Mapping = MappingProxyType({}),
             excess: bool = False) -> dict:
-    """{(base, seed): value, or value minus null} of exactly one variant of a metric, global or of the policy."""
+    """{(base, seed): value, or value minus its null} of exactly one variant of a metric, global or of the policy."""
     found = {}
     for row in select(table, role="seed", metric=metric, arm=arm).to_pylist():
         variant = (row["split"], row["dtype"], row["k"], parse_params(row["params"]))
@@ -94,7 +94,7 @@ def _judge(claim: Mapping, table: pa.Table, steps: int) -> dict:
     matched = claim["at"] != "final"
     params = {"alpha": str(claim["alpha"])} if "alpha" in claim else {}
     params |= {"at": claim["at"], "among": among(claim)} if matched else {}
-    sides = [_values(table, claim["metric"], arm, step=None if matched else steps, split=claim.get("split"),
+    sides = [values_of(table, claim["metric"], arm, step=None if matched else steps, split=claim.get("split"),
                      dtype=claim.get("dtype"), k=claim.get("k"), params=params,
                      excess=claim["kind"] == "excess_over_null") for arm in claim["arms"]]
     paired = set(sides[0]).intersection(*sides)

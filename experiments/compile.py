@@ -90,6 +90,9 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.config is None:
             raise UserError(f"--config is missing{configs.nearest('', configs.names())}")
         config = configs.load(chosen.config, overrides)
+        if "arms" not in config:
+            raise UserError(f"config {chosen.config!r} names no arms to compile; take one that does, such as "
+                            "rlvr_sparsity with --config.train.objective=...")
         show(compile_arm(config, options.arm, options.topology, mesh_sizes(options.mesh)), Console())
         return 0
     except UserError as error:

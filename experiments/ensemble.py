@@ -114,6 +114,7 @@ class Plan:
     every_seconds: float  # between checkpoints
     mesh: jax.sharding.Mesh | None
     measure: Callable  # (arm, step, seeds, params_S, history) -> columns
+    program: Callable | None = None  # (arm, members) -> its compiled program; None: compiled at the first call
 
 
 def boundaries(grid: tuple[int, ...], steps_per_call: int) -> list[int]:
@@ -128,7 +129,6 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session) 
       Diverged: a loss that is not finite; the last checkpoint and all rows before stay.
       Stopped: a signal came; saved at this boundary.
     """
-    program = training.segment_program(arm.source, arm.spec, plan.steps_per_call, plan.mesh)
     members = training.stack([training.Member(jnp.uint32(s), arm.scalars) for s in block.seeds])
     with Checkpoints(block.directory) as saves:
         step = 0
@@ -141,13 +141,15 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session) 
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
             states = saves.restore(step, abstract)
             session.say(f"{arm.name}: resuming at step {step}")
+        program = (training.segment_program(arm.source, arm.spec, plan.steps_per_call, plan.mesh) if plan.program is None
+                   else plan.program(arm, block.count))
         _segments(arm, block, plan, bundle, session, program, members, states, step, saves)
 
 
 def _segments(arm, block, plan, bundle, session, program, members, states, step, saves):
     session.phase(arm.name, plan.grid[-1], step)
     saved = time.monotonic()
-    reference = plan.base.params if arm.spec.objective.needs_reference else None
+    reference = plan.base.params if arm.source.needs_reference else None
     for target in [b for b in boundaries(plan.grid, plan.steps_per_call) if b > step]:
         began = time.monotonic()
         try:

@@ -1,11 +1,9 @@
 """RLVR against SFT in weight space: pretrain a base, train every arm over seeds, measure, match, judge, publish."""
 
-import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -13,9 +11,9 @@ from experiments import arms as arm_table
 from experiments import checks, ensemble, exhibits, matched
 from experiments import claims as claim_rules
 from experiments.base_model import Pretraining
-from experiments.config import EXCLUDED
 from experiments.errors import UserError
-from experiments.measure import Measurement, concatenate
+from experiments.measure import Measurement, concatenate, grid, write_base_rows
+from experiments.opening import Stated, opened
 from experiments.session import Session, StopSignals
 from jaxpost import probes, records, training
 from jaxpost.probes import weights
@@ -60,11 +58,6 @@ class Setup:
         return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
 
 
-def grid(steps: int, points: int) -> tuple[int, ...]:
-    """About `points` log-spaced steps from 1 to the last."""
-    return tuple(sorted({int(round(s)) for s in np.geomspace(1, steps, points)}))
-
-
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Run, resume, add seeds to a finished run, or report that it is finished.
 
@@ -72,28 +65,11 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
       UserError, BundleError, CheckpointError: one clear line; nothing that was written is lost.
     """
     setup = Setup(config, claims)
-    devices = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "count": jax.device_count(),
-               "processes": jax.process_count()}
-    stated = config.to_dict()
-
-    def opened() -> records.Bundle:
-        return records.Bundle.open(workdir, stated, records.config_hash(stated, EXCLUDED), setup.claims,
-                                   config_exclude=EXCLUDED, title=TITLE, question=QUESTION, devices=devices)
-
-    bundle, report = opened(), workdir / "report.html"
-    done = bundle.manifest["n_seeds"] if bundle.state == "finished" else 0
-    if done >= config.seeds.count:
-        print(f"{workdir} is finished ({done} seeds, bundle {bundle.manifest['bundle_id'][:12]}) and is not overwritten: "
-              f"report {report}")
-        return
-    with bundle, Session(signals, config.wandb, stated, name) as session:
-        for index, arm in itertools.product(range(config.seeds.bases), config.arms):
-            ensemble.require(workdir / f"base-{index}" / "arms", arm, setup.seeds, setup.seeds[:done], config.mesh.ensemble)
-        if done:
-            session.say(f"adding seeds: {done} are finished, {config.seeds.count} are asked for")
-            records.reopen(bundle)
-            bundle = opened()
-        session.say(f"{bundle.state} run in {workdir}")
+    stated = Stated(TITLE, QUESTION, setup.claims, config.arms, setup.seeds, config.seeds.bases)
+    with opened(config, stated, workdir, name, signals) as found:
+        if found is None:
+            return
+        bundle, session = found
         inventory = [_one_base(setup, b, bundle, session) for b in range(config.seeds.bases)]
         session.phase("report", 1)
         began = time.monotonic()
@@ -103,7 +79,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
                                    hierarchical=config.seeds.bases > 1)
         session.say(f"report written in {time.monotonic() - began:.0f} s")
         exhibits.print_claims(session.console, results)
-        session.say(f"bundle {bundle_id[:12]}: {report}")
+        session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
 
 
 def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session) -> dict:
@@ -117,7 +93,7 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
     bundle.cost("pretrain", arm=f"base-{index}", wall_s=time.monotonic() - began)
     measure = Measurement(base, setup.model, setup.panel, setup.suite, setup.grid[-1], setup.mesh)
     prefix = f"base{index}-" if config.seeds.bases > 1 else ""
-    _base_rows(prefix, measure, setup.seeds, bundle)
+    write_base_rows(bundle, prefix, measure, setup.seeds)
     plan = ensemble.Plan(base, prefix, setup.grid, config.train.steps_per_call, config.checkpoint.every_seconds, setup.mesh,
                          measure)
     finals = {}
@@ -133,13 +109,6 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
     _compare(setup, plan, measure, finals, matrices, bundle, session)
     session.boundary("all arms are finished")
     return exhibits.inventory(measure.infos, base, matrices, setup.seeds)
-
-
-def _base_rows(prefix: str, measure: Measurement, seeds: Sequence[int], bundle: records.Bundle) -> None:
-    """What the base does with each seed's sampling noise, for the seeds that do not have it yet."""
-    rows = records.select(bundle.read_rows(), arm="base", conditional_on=measure.base.digest)
-    if missing := sorted(set(seeds) - set(rows["seed"].to_pylist())):
-        bundle.write_rows(f"{prefix}base-seeds-{missing[0]}-{missing[-1]}", measure.base_rows(missing))
 
 
 def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: dict, matrices: dict, bundle,

@@ -32,7 +32,7 @@ def nothing_is_computed(monkeypatch):
     ("--config.train.group=1", "train.group=1: must be at least 2"),
     ("--config.train.microbatches=3", "train.microbatches=3 does not divide the train.prompts * train.group = 16 rows of a "
      "step; nearest valid: 2"),
-    ("--config.train.objective=gpro", "train.objective='gpro' is not an RL objective; did you mean 'grpo'?"),
+    ("--config.train.objective=grp", "train.objective='grp' is not an RL objective; did you mean 'grpo'?"),
     ("--config.train.steps_per_call=0", "at least 1"),
     ("--config.arms=('rlvr-lr1','sft-lr7')", "arm 'sft-lr7' is not known; did you mean 'sft-lr"),
     ("--config.arms=('rlvr-lr1','rlvr-lr1')", "none twice"),
