@@ -11,8 +11,8 @@ Command:   python -m experiments.run --config=objectives_tour          (5 seeds,
            python -m experiments.run --config=objectives_tour --config.overrides="('gspo.learning_rate=3e-4',)"
 Healthy:   most rows of the families rl and sft improve; none diverges. Preferences without a likelihood term may lose: they
            push the preferred answer down together with the other one (for dpo at 1e-4 on seed 3 its log-probability fell from
-           -1.2 to -4.2 while the accuracy of the preference rose to 0.79; at 2e-5, chosen for that, to -1.7). At the smoke form's two seeds and few steps most rows
-           stay undecided: it shows that every row runs, not what it does.
+           -1.2 to -4.2 while the accuracy of the preference rose to 0.79; at 2e-5, chosen for that, to -1.7). At the smoke
+           form's two seeds and few steps most rows stay undecided: it shows that every row runs, not what it does.
 """
 
 from ml_collections import ConfigDict

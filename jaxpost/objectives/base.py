@@ -150,6 +150,15 @@ class Objective:
         """Whether a run needs the parameters of a reference policy."""
         return bool(self.needs & {"reference", "reference_logits"})
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the losses whose gradients are wanted apart; with K > 1 of them `loss` returns sum_K and count_K."""
+        return ("loss",)
+
+    def mix(self, state: dict, gram_KxK: jax.Array, batch: Batch) -> tuple[jax.Array, dict]:
+        """(weight_K of the gradients of K > 1 terms, new state), from their inner products over all parameters."""
+        raise NotImplementedError
+
     def init(self) -> dict:
         """The objective's own state; most keep none."""
         return {}

@@ -109,12 +109,12 @@ class WeightedSum(PolicyGradient):
 
     def score(self, batch: Batch, kl_coef: jax.Array | float, state: dict | None) -> jax.Array:
         """As `PolicyGradient.score`; a wholly demonstrated row takes no part in its group."""
-        sampled_N = _parts(batch)[0].sum(axis=1)
+        sampled_N = parts(batch)[0].sum(axis=1)
         return jnp.where(sampled_N > 0, super().score(batch, kl_coef, state), jnp.nan)
 
     def balance(self, batch: Batch) -> Batch:
         """Fill `share_NxT`: (count of L_RL) / (count of L_SFT) over the update's rows."""
-        sampled, shown = _parts(batch)
+        sampled, shown = parts(batch)
         count = self.aggregate(sampled, batch._replace(mask_NxT=sampled))[1]
         own = aggregation.aggregate(shown, shown, self.sft_aggregation)[1]
         share = jnp.where(own > 0, count / jnp.maximum(own, 1.0), 0.0)
@@ -123,7 +123,7 @@ class WeightedSum(PolicyGradient):
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; the count is that of the sampled tokens."""
         view, batch = masked(view, batch)
-        sampled, shown = _parts(batch)
+        sampled, shown = parts(batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
         nll_NxT = -view.logp_NxT * token_weights.stopped(view.logp_NxT, self.sft_token_weight)
         rl, count = self.aggregate(x_NxT, batch._replace(mask_NxT=sampled))
@@ -162,7 +162,7 @@ class SingleStage(PolicyGradient):
                 state: dict | None = None) -> Batch:
         """As `PolicyGradient.prepare`; `share_NxT` is the weight of a token's likelihood, negative where it is to fall."""
         batch = super().prepare(batch, group, kl_coef, state)
-        sampled, shown = _parts(batch)
+        sampled, shown = parts(batch)
         entropy = [jnp.where(m > 0, batch.entropy_NxT, 0.0).sum() / jnp.maximum(m.sum(), 1.0) for m in (sampled, shown)]
         own_Nx1 = jnp.where(batch.reward_N >= self.right, self.sampled_weight * jnp.exp(entropy[0]), -1.0)[:, None]
         weight_NxT = jnp.where(shown > 0, self.shown_weight * jnp.exp(-entropy[1]), own_Nx1)
@@ -170,7 +170,7 @@ class SingleStage(PolicyGradient):
 
     def balance(self, batch: Batch) -> Batch:
         """Scale the demonstrations' terms to the count of the sampled tokens: weights here, advantages there."""
-        sampled, shown = _parts(batch)
+        sampled, shown = parts(batch)
         scale = jnp.where(shown > 0, sampled.sum() / jnp.maximum(shown.sum(), 1.0), 1.0)
         return super().balance(batch)._replace(share_NxT=batch.share_NxT * scale, advantage_NxT=batch.advantage_NxT * scale)
 
@@ -178,13 +178,13 @@ class SingleStage(PolicyGradient):
         """As `Objective.loss`; the count is that of the sampled tokens."""
         del state, kl_coef
         view, batch = masked(view, batch)
-        sampled, shown = _parts(batch)
+        sampled, shown = parts(batch)
         x_NxT = -batch.share_NxT * view.logp_NxT
         x_NxT = x_NxT - jnp.where(shown > 0, batch.advantage_NxT * jnp.exp(view.logp_NxT), 0.0)
         return jnp.where(batch.mask_NxT > 0, x_NxT, 0.0).sum(), sampled.sum(), {"sft": mean_over(-view.logp_NxT, shown)}
 
 
-def _parts(batch):
+def parts(batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Masks of sampled and of demonstrated tokens."""
     shown = jnp.where(batch.mask_NxT > 0, batch.demonstration_NxT, 0.0)
     return batch.mask_NxT - shown, shown

@@ -9,6 +9,7 @@ import difflib
 from jaxpost.objectives import (
     actor_critic,
     flow,
+    gradient_mixing,
     hybrid,
     implicit_reward,
     one_token,
@@ -22,7 +23,7 @@ from jaxpost.objectives import (
 from jaxpost.objectives.base import Objective
 
 _FAMILIES = (supervised, one_token, implicit_reward, preference, unpaired, policy_gradient, actor_critic, soft_clipping,
-             selection, hybrid, flow)
+             selection, hybrid, gradient_mixing, flow)
 RECIPES = {o.name: o for module in _FAMILIES for o in module.ROWS}
 
 _IDENTITY = ("name", "family", "paper", "batch")

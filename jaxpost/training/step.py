@@ -152,6 +152,8 @@ def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars
 def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
            reference: dict | None) -> tuple[TrainState, dict]:
     """One optimizer step on balanced rows: gradients accumulated over microbatches, then applied."""
+    several = len(spec.objective.terms) > 1
+
     def loss(params, rows):
         seen = view(spec, params, rows, reference)
         total, count, aux = spec.objective.loss(seen, rows, state.objective_state, scalars.kl_coef)
@@ -162,7 +164,11 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
         return total, (count, aux)
 
     def differentiate(rows):
-        (total, (count, aux)), grads = jax.value_and_grad(loss, has_aux=True)(state.params, rows)
+        if several:
+            total, pull, (count, aux) = jax.vjp(lambda params: loss(params, rows), state.params, has_aux=True)
+            grads = jax.vmap(lambda one: pull(one)[0])(jnp.eye(len(total), dtype=total.dtype))
+        else:
+            (total, (count, aux)), grads = jax.value_and_grad(loss, has_aux=True)(state.params, rows)
         return optimizers.wide(grads), total, count, aux
 
     rows_MxN = _split(batch, spec.microbatches)
@@ -170,7 +176,11 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
     (grads, total, count, aux), _ = jax.lax.scan(
         lambda carry, rows: (jax.tree.map(jnp.add, carry, differentiate(rows)), None), zero, rows_MxN)
 
-    grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grads)
+    if several:
+        grads, total, objective_state = _mixed(spec.objective, state.objective_state, grads, total, count, batch)
+        state, count = state._replace(objective_state=objective_state), jnp.ones_like(total)
+    else:
+        grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grads)
     masters = optimizers.wide(state.params)
     direction, opt_state = spec.transform().update(grads, state.opt_state, masters)
     params, updates = optimizers.apply_direction(state.params, direction, scalars.learning_rate)
@@ -178,6 +188,19 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
     metrics = {"loss": (total, count), "loss_tokens": batch.mask_NxT.sum(), **aux,
                **{name: (value, jnp.ones_like(value)) for name, value in probed.items()}}
     return state._replace(params=params, opt_state=opt_state), metrics
+
+
+def _mixed(objective: Objective, objective_state: dict, grads_K: dict, total_K: jax.Array, count_K: jax.Array, batch: Batch):
+    """(gradients, loss, objective state) of several terms, each a mean, with the weights that the objective gives them."""
+    def scaled(x_K, by_K):
+        return x_K * by_K.reshape(-1, *(1,) * (x_K.ndim - 1)).astype(x_K.dtype)
+
+    share_K = 1 / jnp.maximum(count_K, 1.0)
+    grads_K = jax.tree.map(lambda g: scaled(g, share_K), grads_K)
+    flat = [g.reshape(len(g), -1) for g in jax.tree.leaves(grads_K)]
+    weight_K, objective_state = objective.mix(objective_state, sum(g @ g.T for g in flat), batch)
+    grads = jax.tree.map(lambda g: scaled(g, weight_K).sum(axis=0), grads_K)
+    return grads, (weight_K * total_K * share_K).sum(), objective_state
 
 
 def _split(batch: Batch, parts: int) -> Batch:

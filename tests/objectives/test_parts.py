@@ -35,10 +35,12 @@ def outcome(objective):
     computed = []
     for stretch in (1.0, 4.0):  # ratios inside, and beyond every bound
         old = jnp.where(batch.demonstration_NxT > 0, 0.0, view.logp_NxT + stretch * (batch.behaviour_NxT - view.logp_NxT - 0.3))
-        v, b = given.needed(objective, view, batch._replace(behaviour_NxT=old))
-        late = jax.tree.map(lambda x: x + 300 if x.dtype == jnp.int32 else x, objective.observe(objective.init(), b))
+        v, b = given.needed(objective, view, batch._replace(behaviour_NxT=jnp.minimum(old, 0.0)))
+        late = jax.tree.map(lambda x: x + 298 if x.dtype == jnp.int32 else x, objective.observe(objective.init(), b))
         ready = objective.balance(objective.prepare(b, given.GROUP, state=late))
-        computed += [jax.grad(lambda v, b=ready, s=late: objective.loss(v, b, s)[0])(v), objective.loss(v, ready, late)]
+        computed += [jax.grad(lambda v, b=ready, s=late: objective.loss(v, b, s)[0].sum())(v), objective.loss(v, ready, late)]
+        if len(objective.terms) > 1:
+            computed += [objective.mix(late, gram, ready) for gram in (jnp.asarray([[1.0, 0.5], [0.5, 9.0]]), jnp.eye(2))]
     return [np.asarray(x) for x in jax.tree.leaves(computed)], objective.needs
 
 

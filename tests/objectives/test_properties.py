@@ -97,7 +97,7 @@ def test_jit_and_float32_agree_with_float64(name):
     narrow = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.float64 else x, tree)  # noqa: E731
     total, count = objective.loss(narrow(view), narrow(batch), narrow(objective.init()))[:2]
     assert total.dtype == jnp.float32
-    np.testing.assert_allclose([total, count], [float(x) for x in expected], rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose([total, count], np.asarray(expected), rtol=2e-5, atol=2e-5)
 
 
 @every_row
