@@ -24,7 +24,8 @@ TRIED = {"aggregation": aggregation.MODES, "aggregation_empty": aggregation.EMPT
          "scale": advantages.SCALES, "whiten": advantages.WHITENINGS, "ratio": ratios.LEVELS, "clip": clipping.RULES,
          "kl_estimator": kl.ESTIMATORS, "kl_place": kl.PLACES, "kl_gradient": kl.GRADIENTS, "credit_unit": ("row", "token"),
          "sft_token_weight": token_weights.KINDS, "ddof": (0, 1), "end_token": (0, 1)}
-ROOM = {"d3s": {"keep_rows": 0.9, "keep_tokens": 0.9}}  # otherwise hardly a token is left to show a difference
+ROOM = {"d3s": {"keep_rows": 0.9, "keep_tokens": 0.9},  # otherwise hardly a token is left to show a difference
+        "amft": {"meta_rate": 10.0}}  # reaches both ends of its range
 NUMBERS = (0.0, 0.05, 0.45, 0.9, 1.2, 2.6, 700)
 
 
@@ -40,7 +41,7 @@ def outcome(objective):
         ready = objective.balance(objective.prepare(b, given.GROUP, state=late))
         computed += [jax.grad(lambda v, b=ready, s=late: objective.loss(v, b, s)[0].sum())(v), objective.loss(v, ready, late)]
         if len(objective.terms) > 1:
-            computed += [objective.mix(late, gram, ready) for gram in (jnp.asarray([[1.0, 0.5], [0.5, 9.0]]), jnp.eye(2))]
+            computed += [objective.mix(late, gram, ready) for gram in (jnp.asarray([[1.0, 0.5], [0.5, 9.0]]), jnp.asarray([[1.0, 2.0], [2.0, 9.0]]))]
     return [np.asarray(x) for x in jax.tree.leaves(computed)], objective.needs
 
 
