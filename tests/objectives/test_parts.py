@@ -41,7 +41,7 @@ def outcome(objective):
         ready = objective.balance(objective.prepare(b, given.GROUP, state=late))
         computed += [jax.grad(lambda v, b=ready, s=late: objective.loss(v, b, s)[0].sum())(v), objective.loss(v, ready, late)]
         if len(objective.terms) > 1:
-            computed += [objective.mix(late, gram, ready) for gram in (jnp.asarray([[1.0, 0.5], [0.5, 9.0]]), jnp.asarray([[1.0, 2.0], [2.0, 9.0]]))]
+            computed += [objective.mix(late, jnp.asarray([[1.0, x], [x, 9.0]]), ready) for x in (0.5, 2.0)]
     return [np.asarray(x) for x in jax.tree.leaves(computed)], objective.needs
 
 

@@ -1,0 +1,115 @@
+"""The gradient probe: coherence, noise scale, norms and GSNR of a fixed probe batch, with the label-permuted null.
+
+A sidecar: a program of its own over the parameters and a fixed batch, so that the training executable never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpost.probes import base, gradient_rows, gradient_sums, schedules
+from jaxpost.probes.panel import TensorInfo
+
+PARAMS = base.Need("params", (("checkpoint", "current"),))
+PROBE_BATCH = base.Need("probe_batch")
+
+
+def permuted(examples: Any, targets: Sequence[str], key: jax.Array) -> Any:
+    """The examples with their `targets` (fields of a NamedTuple, keys of a dict) moved along a random cycle.
+
+    Every example gets another example's target: no fixed point, for m >= 2. Equal targets stay equal by chance.
+    """
+    fields = examples._asdict() if hasattr(examples, "_asdict") else dict(examples)
+    if unknown := [name for name in targets if fields.get(name) is None]:
+        raise ValueError(f"targets {unknown} are not in the examples; they have "
+                         f"{', '.join(name for name, x in fields.items() if x is not None)}")
+    m = jax.tree.leaves(examples)[0].shape[0]
+    order = jax.random.permutation(key, m)
+    source = jnp.zeros_like(order).at[order].set(jnp.roll(order, 1))
+    moved = {name: jax.tree.map(lambda x: x[source], fields[name]) for name in targets}
+    return examples._replace(**moved) if hasattr(examples, "_replace") else {**fields, **moved}
+
+
+@dataclass(frozen=True)
+class GradientCoherence:
+    """Gradient statistics of one loss on a fixed probe batch.
+
+    `loss(params, example) -> scalar` is the example's own loss, the sum over its target tokens. `targets` names what is
+    permuted between examples for the drawn null; without it, or with draws=0, that null is left out. `held` names what
+    couples examples and was made a constant of each (such as normalised advantages); it is written into every row.
+    """
+
+    loss: Callable[[Any, Any], jax.Array]
+    microbatch: int = 8  # examples whose gradients are held at once
+    targets: tuple[str, ...] = ()
+    draws: int = 2  # permutations of the drawn null
+    held: tuple[str, ...] = ()
+    schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
+    lane: str = "sidecar"
+    id: str = "gradient"
+    version: str = "1"
+    definition: str = "arXiv:2008.01217 and arXiv:1812.06162 from (S1, S2), per tensor"
+    needs: frozenset[base.Need] = frozenset({PARAMS, PROBE_BATCH})
+
+    def __post_init__(self):
+        if self.lane != "sidecar":
+            raise ValueError(f"GradientCoherence runs in lane sidecar (it needs a probe batch); found {self.lane!r}")
+        if self.microbatch < 1 or self.draws < 0:
+            raise ValueError(f"GradientCoherence needs microbatch >= 1 and draws >= 0; found {self.microbatch}, {self.draws}")
+
+    def init(self, ctx: base.Context, key: jax.Array) -> dict:
+        """No state. Refuses, before any run, a probe batch that the microbatch or the targets do not fit."""
+        del key
+        jax.eval_shape(lambda batch: gradient_sums.microbatches(batch, self.microbatch), ctx[PROBE_BATCH])
+        if self.targets:
+            permuted(ctx[PROBE_BATCH], self.targets, jax.random.key(0))
+        return {}
+
+    def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
+        """(state, values): the sums of the batch and, of each of D permutations, S1 and S2; jit-pure."""
+        params, batch = ctx[PARAMS], ctx[PROBE_BATCH]
+        found = gradient_sums.per_example(self.loss, params, batch, self.microbatch)
+        values = {name: x for name, x in found._asdict().items() if x is not None}
+
+        def null(key):
+            moved = permuted(batch, self.targets, key)
+            total, square_mxT = gradient_sums.first_pass(self.loss, params, moved, self.microbatch)
+            return gradient_sums.dots(total, total), square_mxT.sum(axis=0)
+
+        if self.targets and self.draws:
+            values["null_s1_DxT"], values["null_s2_DxT"] = jax.lax.map(null, jax.random.split(key, self.draws))
+        return state, values
+
+    def finalize(self, values: Mapping[str, Any], state: dict, *, infos: Sequence[TensorInfo], arm: str, step: int,
+                 seeds: Sequence[int], conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]],
+                 dtype: str | None = "fp32", split: str | None = None) -> dict[str, Any]:
+        """Columns of measurement rows of every tensor, kind, layer, body and the model.
+
+        Args:
+          values: of `measure`, every leaf with a leading axis over `seeds`.
+          infos: `gradient_sums.inventory` of the parameters.
+          dtype: that of the parameters; split: of the probe batch.
+
+        Raises: ValueError when values, seeds and infos do not fit together.
+        """
+        v = {name: np.asarray(x, np.float64) for name, x in values.items()}
+        wanted = (len(seeds), len(infos))
+        if v["s1_T"].shape != wanted:
+            raise ValueError(f"values have [seeds, tensors] = {v['s1_T'].shape}; expected {wanted}")
+        rows = gradient_rows.Rows(infos, seeds, arm=arm, step=step, conditional_on=conditional_on, dtype=dtype, split=split)
+        params = {"held": "+".join(self.held)} if self.held else {}
+        square, dot = (np.moveaxis(v[name], 1, 2) for name in ("square_mxT", "dot_mxT"))
+        null = None
+        if "null_s1_DxT" in v:
+            null = tuple(np.moveaxis(v[name], 1, 2) for name in ("null_s1_DxT", "null_s2_DxT"))
+        gradient_rows.coherence(rows, v["s1_T"], square, dot, permuted=null, params=params)
+        gradient_rows.norms(rows, square, params)
+        if square.shape[-1] > 1:
+            gradient_rows.gsnr(rows, v["gsnr_T"], v["gsnr_count_T"], square.shape[-1], params)
+        return rows.columns(row_ids)
