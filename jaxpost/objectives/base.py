@@ -73,7 +73,7 @@ NEEDS = {
     "demonstrations": "Batch.demonstration_NxT: demonstrated rows or tokens in each group",
     "truncated": "Batch.truncated_N",
     "label": "Batch.label_N",
-    "outside": "Batch.outside_N",
+    "outside": "Batch.outside_N: a number a row from elsewhere (the greedy answer's reward, a mismatched pair's log-ratio)",
     "token_weight": "Batch.token_weight_NxT",
     "seed": "Batch.seed_N",
 }

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxpost.objectives import advantages, clipping, kl, ratios, rewards
 from jaxpost.objectives.base import Batch, Objective, View, masked, mean_over
 
+_OWN_SCALE = ("accepted", "positive", "outside")  # baselines that advantages.advantage does not know
+
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradient(Objective):
@@ -20,7 +22,7 @@ class PolicyGradient(Objective):
     """
 
     reward_low: float = 0.0  # a verifier's score s in [0, 1] counts reward_low + (1 - reward_low) s
-    baseline: str = "none"  # advantages.BASELINES, "accepted" (RAFT weights) or "positive" (RAFT++)
+    baseline: str = "none"  # advantages.BASELINES, accepted (RAFT weights), positive (RAFT++) or outside (Batch.outside_N)
     scale: str = "none"  # advantages.SCALES
     ddof: int = 1  # of the standard deviation
     eps: float = 1e-4  # added to the standard deviation
@@ -48,7 +50,7 @@ class PolicyGradient(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        self.choose(baseline=(*advantages.BASELINES, "accepted", "positive"), scale=advantages.SCALES,
+        self.choose(baseline=(*advantages.BASELINES, *_OWN_SCALE), scale=advantages.SCALES,
                     whiten=advantages.WHITENINGS, credit_unit=("row", "token"), ratio=ratios.LEVELS,
                     clip=clipping.RULES, kl_estimator=kl.ESTIMATORS, kl_place=kl.PLACES, kl_gradient=kl.GRADIENTS,
                     ddof=(0, 1))
@@ -104,11 +106,13 @@ class PolicyGradient(Objective):
             self.unread(f"with clip={self.clip!r} (choose clip='surrogate')", "dual_clip", "ratio_cap")
         if self.clip == "capped_weight":
             self.unread("with clip='capped_weight' (choose clip='weight')", "clip_low", "clip_high")
-        if self.scale == "none" or self.baseline in ("accepted", "positive"):
+        if self.scale == "none":
             self.unread("where no standard deviation is taken (choose a scale)", "ddof",
                         *(() if self.whiten == "row" else ("eps",)))
+        if self.baseline in _OWN_SCALE:
+            self.unread(f"with baseline={self.baseline!r}", "scale")
         if self.baseline in ("accepted", "positive"):
-            self.unread(f"with baseline={self.baseline!r}, whose advantages are not negative", "scale", "clip_low", "dual_clip")
+            self.unread(f"with baseline={self.baseline!r}, whose advantages are not negative", "clip_low", "dual_clip")
         if self.baseline == "accepted":
             self.unread("with baseline='accepted', which asks for a score of 1", "reward_low")
         if self.baseline in ("mean", "leave_one_out"):
@@ -132,6 +136,8 @@ class PolicyGradient(Objective):
             found.add("proximal")
         if self.mask_truncated:
             found.add("truncated")
+        if self.baseline == "outside":
+            found.add("outside")
         return frozenset(found)
 
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
@@ -169,6 +175,9 @@ class PolicyGradient(Objective):
             batch = batch._replace(mask_NxT=batch.mask_NxT * kept_N[:, None])
         elif self.baseline == "positive":
             advantage_BxG = advantages.positive(score_BxG)
+        elif self.baseline == "outside":
+            difference_BxG = score_BxG - batch.outside_N.reshape(-1, group)
+            advantage_BxG = jnp.where(jnp.isnan(difference_BxG), 0.0, difference_BxG)
         else:
             advantage_BxG = advantages.advantage(score_BxG, baseline=self.baseline, scale=self.scale, ddof=self.ddof,
                                                  eps=self.eps)
@@ -235,6 +244,7 @@ class PolicyGradient(Objective):
 ROWS = (
     PolicyGradient("raft", "rl", "arXiv:2304.06767", "groups", baseline="accepted"),
     PolicyGradient("reinforce", "rl", "doi:10.1007/BF00992696", "groups", baseline="mean", aggregation="sequence_sum"),
+    PolicyGradient("remax", "rl", "arXiv:2310.10505", "groups", baseline="outside", aggregation="sequence_sum"),
     PolicyGradient("rloo", "rl", "arXiv:2402.14740", "groups", baseline="leave_one_out", ratio="sequence_product",
                    clip_low=0.2, clip_high=0.2, aggregation="sequence"),
     PolicyGradient("grpo", "rl", "arXiv:2402.03300", "groups", baseline="mean", scale="group", ratio="token",
@@ -257,6 +267,8 @@ ROWS = (
                    ratio="token", clip_low=0.2, clip_high=0.2, kl_place="loss", kl_estimator="k2", kl_coef=0.001),
     PolicyGradient("raft_pp", "rl", "arXiv:2504.11343", "groups", baseline="positive", reward_low=-1.0, ratio="token",
                    clip_high=0.2, kl_place="loss", kl_coef=0.001, entropy_coef=0.001),
+    PolicyGradient("gvm_raft", "rl", "arXiv:2505.02391 (the loss)", "groups", baseline="positive", reward_low=-1.0,
+                   ratio="token", clip_high=0.2, kl_place="loss", kl_coef=0.001, entropy_coef=0.001),
     PolicyGradient("reinforce_rej", "rl", "arXiv:2504.11343", "groups", reward_low=-1.0, informative_only=True,
                    ratio="token", clip_low=0.2, clip_high=0.2, dual_clip=3.0, kl_place="loss", kl_coef=0.001,
                    entropy_coef=0.001),

@@ -14,7 +14,7 @@ _EVERY_SOURCE = frozenset({"logits", "reference_logits", "reference", "proximal"
 GIVES = {
     "Demonstrations": _EVERY_SOURCE,
     "Preferences": _EVERY_SOURCE | {"label", "outside"},
-    "Rollouts": _EVERY_SOURCE | {"truncated", "demonstrations"},
+    "Rollouts": _EVERY_SOURCE | {"truncated", "demonstrations", "outside"},
 }
 
 

@@ -18,6 +18,8 @@ from jaxpost.training import needs
 from jaxpost.training.state import Member, TrainState, stream
 from jaxpost.training.step import StepSpec
 
+GREEDY = 1e-4  # a temperature at which float32 sampling takes the largest logit
+
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
@@ -126,8 +128,15 @@ class Rollouts:
         """reward_N in [0, 1] from the task's device verifier."""
         return jax.vmap(self.task.verify)(problems_N, made.tokens_NxT)
 
+    def greedy_reward(self, params: dict, problems_N, prompt_NxP: jax.Array) -> jax.Array:
+        """reward_N of the greedy answer to each row's prompt, one decode a group: the baseline of ReMax (arXiv:2310.10505)."""
+        problems_B, prompt_BxP = jax.tree.map(lambda x: x[::self.spec.group], (problems_N, prompt_NxP))
+        made = models.sample(self.spec.model, params, sharding.constrain(prompt_BxP, ("batch",)), jax.random.key(0),
+                             length=self.task.completion_len, temperature=GREEDY, eos=tasks.vocab.EOS, pad=tasks.vocab.PAD)
+        return jnp.repeat(self.verify(problems_B, made), self.spec.group)
+
     def rows_of(self, prompt_NxP, made: models.Completions, reward_N: jax.Array, member: Member, state: TrainState,
-                reference: dict | None) -> Batch:
+                reference: dict | None, outside_N: jax.Array | None = None) -> Batch:
         """The training rows of verified rollouts; the permuted-reward control shuffles the samples of each group."""
         group, sampled = self.spec.group, self.spec.group - self.demonstrations
         reward_BxG = reward_N.reshape(-1, group)
@@ -135,7 +144,7 @@ class Rollouts:
                                           independent=True)
         permuted_BxG = jnp.concatenate([shuffled, reward_BxG[:, sampled:]], axis=1) if self.demonstrations else shuffled
         reward_BxG = jnp.where(member.scalars.permute_rewards, permuted_BxG, reward_BxG)
-        batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, reward_BxG.reshape(-1), made.logp_NxT)
+        batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, reward_BxG.reshape(-1), made.logp_NxT, outside_N=outside_N)
         if self.oversample > 1:
             batch = self._keep(batch, informative(reward_BxG))
         if self.demonstrations:
@@ -160,7 +169,9 @@ class Rollouts:
         problems_N, prompt_NxP, made, index_B = self.rollout(state.params, member.seed, state.step,
                                                              state.curriculum_state)
         reward_N = self.verify(problems_N, made)
-        batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference)
+        outside_N = (self.greedy_reward(state.params, problems_N, prompt_NxP) if "outside" in self.spec.objective.needs
+                     else None)
+        batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N)
         own_N = self._groups(reward_N)[0]
         success_B = own_N.reshape(len(index_B), -1).mean(axis=1)
         metrics = {"reward": (own_N.sum(), jnp.asarray(own_N.size, jnp.float32))}

@@ -20,7 +20,7 @@ def float64():
 
 # Values to try for every part; one that the row refuses is fine, one that it takes must change something.
 TRIED = {"aggregation": aggregation.MODES, "aggregation_empty": aggregation.EMPTY,
-         "baseline": (*advantages.BASELINES, "accepted", "positive"),
+         "baseline": (*advantages.BASELINES, "accepted", "positive", "outside"),
          "scale": advantages.SCALES, "whiten": advantages.WHITENINGS, "ratio": ratios.LEVELS, "clip": clipping.RULES,
          "kl_estimator": kl.ESTIMATORS, "kl_place": kl.PLACES, "kl_gradient": kl.GRADIENTS, "credit_unit": ("row", "token"),
          "sft_token_weight": token_weights.KINDS, "ddof": (0, 1), "end_token": (0, 1)}

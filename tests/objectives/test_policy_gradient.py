@@ -276,3 +276,13 @@ def test_a_log_ratio_clamp_holds_only_what_is_beyond_it():
     beyond = np.abs(view.logp_NxT - batch.behaviour_NxT) > 0.1
     live = (np.asarray(batch.mask_NxT) > 0) & (np.abs(batch.advantage_NxT) > 0)
     np.testing.assert_array_equal(np.asarray(grads)[live] == 0, beyond[live])
+
+
+def test_remax_takes_the_outside_reward_as_its_baseline():
+    objective, view, batch = given.ready("remax")
+    _, raw = given.rows()
+    A = (np.asarray(raw.reward_N) - np.asarray(raw.outside_N))[:, None] * np.ones((1, given.T))
+    np.testing.assert_allclose(batch.advantage_NxT, A, atol=1e-12)
+    _, count, grads = given.differentiated(objective, view, batch)
+    np.testing.assert_allclose(grads.logp_NxT, -A * np.asarray(batch.mask_NxT), atol=1e-12)
+    assert count == 8

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import tasks, training
+from jaxpost import models, tasks, training
 from jaxpost.models import Completions
 
 EOS = tasks.vocab.EOS
@@ -132,3 +132,19 @@ def test_counts_out_of_range_are_refused(feed):
     with pytest.raises(ValueError, match="set group to at least 2"):
         feed("luffy", group=1)
     assert dataclasses.replace(feed("luffy").source, prompts=2).demonstrations == 1
+
+
+def test_the_greedy_baseline_is_the_reward_of_the_argmax_decode(feed):
+    """One forward pass over everything so far a token, instead of the cached sampler at a low temperature."""
+    run = feed("remax")
+    batch, *_ = run.batch(run.member, run.state, None)
+    problems, prompt_NxP, *_ = run.source.rollout(run.state.params, run.member.seed, run.state.step, {})
+    first = jax.tree.map(lambda x: x[::4], problems)
+    prompt, N, T = prompt_NxP[::4], 4, run.task.completion_len
+    tokens, done = np.zeros((N, T), np.int32), np.zeros(N, bool)
+    for t in range(T):
+        logits = models.teacher_forced(run.model, run.state.params, prompt, jnp.asarray(tokens)).logits[:, t]
+        tokens[:, t] = np.where(done, tasks.vocab.PAD, np.argmax(logits, axis=-1))
+        done |= tokens[:, t] == EOS
+    expected = jax.vmap(run.task.verify)(first, jnp.asarray(tokens))
+    np.testing.assert_array_equal(batch.outside_N, np.repeat(expected, 4))
