@@ -4,6 +4,7 @@ A tour compiles one program a row and runs each only briefly, so most of its tim
 holds Python's lock, compiling does not. Nothing that is computed depends on when a program was compiled.
 """
 
+import collections
 import concurrent.futures
 import time
 
@@ -16,6 +17,8 @@ from jaxpost import training
 from jaxpost.records import Bundle
 
 _WORKERS = 2
+# Compiled and not yet run, at most: each of them holds about a thousand memory maps, of which Linux allows a process 65,530.
+_MOST = 6
 
 
 class Untrainable(UserError):
@@ -36,7 +39,7 @@ class Ahead:
         self.params, self.capacity, self.bundle = params, capacity, bundle
         self.options = {"xla_backend_optimization_level": level} if jax.default_backend() == "cpu" else None
         self._pool = concurrent.futures.ThreadPoolExecutor(_WORKERS)
-        self._jobs = {}
+        self._waiting, self._jobs = collections.deque(), {}
 
     def __enter__(self) -> "Ahead":
         return self
@@ -46,7 +49,13 @@ class Ahead:
 
     def begin(self, arm: Arm, members: int) -> None:
         """Compile the arm's program for an ensemble of so many members, some time."""
-        self._jobs[arm.name, members] = self._pool.submit(self._compile, arm, members)
+        self._waiting.append((arm, members))
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._jobs) < _MOST:
+            arm, members = self._waiting.popleft()
+            self._jobs[arm.name, members] = self._pool.submit(self._compile, arm, members)
 
     def program(self, arm: Arm, members: int):
         """The compiled program, waiting for it if need be; once for each `begin`, compiled now if there was none.
@@ -54,10 +63,11 @@ class Ahead:
         Raises:
           Untrainable: the objective refused the source's batch.
         """
-        if (arm.name, members) not in self._jobs:
-            self.begin(arm, members)
         began = time.monotonic()
-        made, seconds = self._jobs.pop((arm.name, members)).result()
+        job = self._jobs.pop((arm.name, members), None)
+        self._waiting = collections.deque(waiting for waiting in self._waiting if job or waiting != (arm, members))
+        self._fill()
+        made, seconds = job.result() if job else self._compile(arm, members)
         self.bundle.cost("compile", arm=arm.name, compile_s=seconds, wall_s=time.monotonic() - began)
         return made
 
