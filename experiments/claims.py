@@ -21,12 +21,18 @@ def check(claims: Sequence[Mapping]) -> None:
     """Refuse claims that could not be judged, before any compute.
 
     Raises:
-      UserError: unknown kind or place, a threshold inside its margin, or too many primary claims.
+      UserError: unknown kind or place, or as `check_strength`.
     """
     for claim in claims:
         for field, valid in (("kind", KINDS), ("at", PLACES)):
             if claim[field] not in valid:
                 raise UserError(f"claim {claim['id']!r}: {field}={claim[field]!r}{nearest(claim[field], valid)}")
+    check_strength(claims)
+
+
+def check_strength(claims: Sequence[Mapping]) -> None:
+    """Refuse a threshold inside its margin, or too many primary claims. Raises: UserError."""
+    for claim in claims:
         try:
             stats.verdict(stats.Interval(0.0, np.nan, np.nan), claim["direction"], claim["threshold"],
                           claim["equivalence_margin"])
@@ -50,7 +56,11 @@ def judge(claims: Sequence[Mapping], table: pa.Table, steps: int) -> list[dict]:
       table: all rows of role "seed".
       steps: the last step.
     """
-    results = [_judge(claim, table, steps) for claim in claims]
+    return corrected([_judge(claim, table, steps) for claim in claims])
+
+
+def corrected(results: list[dict]) -> list[dict]:
+    """The results, the primary ones with Holm's p-value."""
     tested = [r for r in results if r["primary"] and np.isfinite(r["p"])]
     for result, p in zip(tested, stats.holm([r["p"] for r in tested]) if tested else []):
         result["p_holm"] = float(p)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from ml_collections import ConfigDict
 
 from experiments import label_problems
+from experiments.claims import check_strength, corrected, judgeable
 from experiments.config import nearest
 from experiments.errors import Diverged, UserError
 from experiments.measure import concatenate, grid
@@ -24,7 +25,6 @@ QUESTION = "Do per-example gradients agree more on real labels than on random on
 ARMS = tuple(f"{problem}-{labels}" for problem in label_problems.MAKERS for labels in ("real", "random"))
 LOSS = probes.Metric("fit.loss", "mean cross-entropy per target token on the training set", "nat", "jaxpost",
                      "none in the row: compare with step 0", "mean over tokens", "float32, all examples")
-_MAX_PRIMARY = 4
 
 
 class Setup:
@@ -53,7 +53,8 @@ class Setup:
                        key=lambda b: abs(b - probe.microbatch))
             raise UserError(f"probe.microbatch={probe.microbatch} does not divide probe.examples={probe.examples}; "
                             f"nearest valid: {near}")
-        self.claims = _checked([claim for claim in claims if set(claim["arms"]) <= set(config.arms)])
+        self.claims = judgeable(claims, config.arms)
+        check_strength(self.claims)
         self.grid = (0, *grid(train.steps, probe.grid_points))
         self.programs = {name: Program(make(config[name], train.examples), config)
                          for name, make in label_problems.MAKERS.items() if any(a.startswith(name) for a in config.arms)}
@@ -62,18 +63,6 @@ class Setup:
     def seeds(self) -> list[int]:
         """The seeds, the same for every arm."""
         return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
-
-
-def _checked(claims: Sequence[Mapping]) -> list[Mapping]:
-    for claim in claims:
-        try:
-            stats.verdict(stats.Interval(0.0, np.nan, np.nan), claim["direction"], claim["threshold"],
-                          claim["equivalence_margin"])
-        except ValueError as error:
-            raise UserError(f"claim {claim['id']!r}: {error}") from error
-    if sum(claim["primary"] for claim in claims) > _MAX_PRIMARY:
-        raise UserError(f"more than {_MAX_PRIMARY} primary claims; mark the rest primary=False")
-    return list(claims)
 
 
 class Program:
@@ -179,11 +168,7 @@ def judge(claims: Sequence[Mapping], table: pa.Table, steps: Sequence[int], shar
       table: all rows of role "seed"; steps: the measured ones, 0 first.
       share: by which the training loss must have fallen, relative to its first value.
     """
-    results = [_judge(claim, table, steps, share) for claim in claims]
-    tested = [r for r in results if r["primary"] and np.isfinite(r["p"])]
-    for result, p in zip(tested, stats.holm([r["p"] for r in tested]) if tested else [], strict=True):
-        result["p_holm"] = float(p)
-    return results
+    return corrected([_judge(claim, table, steps, share) for claim in claims])
 
 
 def values_of(table: pa.Table, metric: str, arm: str, layer: int | None = None) -> dict[int, dict[int, float]]:
