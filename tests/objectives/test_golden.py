@@ -146,7 +146,7 @@ def test_full_vocabulary_kl_and_entropy_against_numpy():
 
 
 def test_kl_in_the_reward_shifts_advantages_not_the_loss():
-    objective = objectives.get("rloo", kl_place="reward", kl_coef=0.5)
+    objective = objectives.get("rloo", kl_place="reward", kl_estimator="k1", kl_coef=0.5)
     rows = batch()._replace(reward_N=jnp.asarray([1.0, 0.0]))
     prepared = objective.prepare(rows, group=2)
     k1 = ((np.asarray(BEHAVIOUR) - np.asarray(REFERENCE)) * np.asarray(MASK)).sum(1)

@@ -50,6 +50,7 @@ def same(a, b):
         x.shape == y.shape and np.array_equal(x, y) for x, y in zip(a[0], b[0], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", objectives.RECIPES)
 def test_a_part_changes_something_or_is_refused(name):
     base = given.recipe(name, **ROOM.get(name, {}))

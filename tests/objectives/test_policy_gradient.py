@@ -87,7 +87,8 @@ def test_on_policy_gradients_coincide_up_to_aggregation(name):
     """At r = 1: d loss / d l = -A m / (what the aggregation divides a token by), and -A n for a row's product ratio."""
     view, batch = given.rows(3)
     batch = batch._replace(behaviour_NxT=view.logp_NxT, proximal_NxT=None, truncated_N=0 * batch.truncated_N)
-    objective = given.recipe(name, kl_place="none", kl_coef=0.0, **({"value_coef": 0.0} if name == "ppo" else {}))
+    own = {"ppo": {"value_coef": 0.0}, "reinforce_pp": {"gamma": 0.9}}.get(name, {})
+    objective = given.recipe(name, kl_place="none", kl_estimator="k3", kl_coef=0.0, **own)
     batch = given.prepared(objective, batch)
     _, count, grads = given.differentiated(objective, view, batch)
     mask, A = np.asarray(batch.mask_NxT), np.asarray(batch.advantage_NxT)
