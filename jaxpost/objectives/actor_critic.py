@@ -32,6 +32,9 @@ class ActorCritic(PolicyGradient):
         super().__post_init__()
         self.require(self.baseline == "none" and self.scale == "none",
                      f"baseline={self.baseline!r}, scale={self.scale!r}: the critic is the baseline; leave both 'none'")
+        self.unread("with a critic, which is taught every row's score", "informative_only")
+        self.require(self.value_clip is None or self.value_clip > 0,
+                     f"value_clip={self.value_clip} must be greater than 0, e.g. 0.2")
         self.require(self.credit_unit == "token", "credit_unit='row' contradicts a critic; leave it 'token'")
         self.require(0 <= self.lam <= 1, f"lam={self.lam} must lie in [0, 1], e.g. 0.95")
         self.require(self.value_coef >= 0, f"value_coef={self.value_coef} is negative, e.g. 0.1")
@@ -42,33 +45,38 @@ class ActorCritic(PolicyGradient):
         return super().needs | {"value"}
 
     def init(self) -> dict:
-        """Count, sum and sum of squares of the scores so far, for reward scaling."""
-        return {name: jnp.zeros(()) for name in ("count", "sum", "squares")} if self.reward_scaling else {}
+        """Count, mean and sum of squared deviations of the scores so far, for reward scaling."""
+        return {name: jnp.zeros(()) for name in ("count", "mean", "deviations")} if self.reward_scaling else {}
 
     def observe(self, state: dict, batch: Batch) -> dict:
-        """Add the batch's rewards."""
+        """Add the batch's scores, KL penalties left out (Chan's update: no difference of large sums)."""
         if not self.reward_scaling:
             return state
-        present = ~jnp.isnan(batch.reward_N)
-        r_N = jnp.where(present, batch.reward_N, 0.0)
-        return {"count": state["count"] + present.sum(), "sum": state["sum"] + r_N.sum(),
-                "squares": state["squares"] + (r_N**2).sum()}
+        score_N = super().score(batch, 0.0, None)
+        present = ~jnp.isnan(score_N)
+        x_N, new = jnp.where(present, score_N, 0.0), present.sum()
+        mean = x_N.sum() / jnp.maximum(new, 1)
+        apart, total = mean - state["mean"], state["count"] + new
+        share = new / jnp.maximum(total, 1)
+        deviations = jnp.where(present, (x_N - mean) ** 2, 0.0).sum() + apart**2 * state["count"] * share
+        return {"count": total, "mean": state["mean"] + apart * share, "deviations": state["deviations"] + deviations}
 
     def score(self, batch: Batch, kl_coef: jax.Array | float, state: dict | None) -> jax.Array:
         """As `PolicyGradient.score`; a missing reward is 0; scaled by the scores so far, these rows among them."""
         score_N = super().score(batch, kl_coef, state)
         if self.reward_scaling:
             seen = self.observe(self.init() if state is None else state, batch)
-            square = seen["squares"] - seen["sum"] ** 2 / jnp.maximum(seen["count"], 1)
-            std = jnp.sqrt(jnp.maximum(square, 0.0) / jnp.maximum(seen["count"] - 1, 1))
-            score_N = jnp.where(std > 0, score_N / jnp.where(std > 0, std, 1.0), score_N)
+            std = jnp.sqrt(seen["deviations"] / jnp.maximum(seen["count"] - 1, 1))
+            spread = std > 8 * jnp.finfo(score_N.dtype).eps * jnp.abs(seen["mean"])  # else they are equal up to rounding
+            score_N = jnp.where(spread, score_N / jnp.where(spread, std, 1.0), score_N)
         return jnp.where(jnp.isnan(score_N), 0.0, score_N)
 
     def credit(self, batch: Batch, kl_coef: jax.Array | float) -> Batch:
         """Fill `advantage_NxT` from the critic, and `return_NxT` = A + V before whitening."""
         reward_NxT = self.token_rewards(batch, kl_coef)
         advantage_NxT = advantages.generalised(reward_NxT, batch.value_NxT, batch.mask_NxT, self.gamma, self.lam)
-        return batch._replace(advantage_NxT=advantage_NxT, return_NxT=advantage_NxT + batch.value_NxT)
+        target_NxT = jnp.where(jnp.isnan(batch.reward_N)[:, None], 0.0, advantage_NxT) + batch.value_NxT
+        return batch._replace(advantage_NxT=advantage_NxT, return_NxT=target_NxT)
 
     def token_loss(self, view: View, batch: Batch, kl_coef: jax.Array | float | None):
         """(per-token policy and value loss before aggregation, aux)."""

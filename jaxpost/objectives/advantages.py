@@ -41,7 +41,8 @@ def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof
         centred = r - _moments(r, present, ddof, None)[0]
     else:
         share = n_Bx1 / jnp.maximum(n_Bx1 - 1, 1) if baseline == "leave_one_out" else 1.0
-        centred = jnp.where(n_Bx1 > 1, (r - mean_Bx1) * share, r)
+        flat_Bx1 = informative(reward_BxG) == 0  # exactly 0 there, whatever the mean rounds to
+        centred = jnp.where(n_Bx1 > 1, jnp.where(flat_Bx1, 0.0, (r - mean_Bx1) * share), r)
     if scale == "group":
         centred = jnp.where(n_Bx1 > 1, centred / (std_Bx1 + eps), centred)
     elif scale == "batch":
@@ -60,9 +61,10 @@ def _moments(x, present, ddof, axis):
 def accepted(reward_BxG: jax.Array, threshold: float = 1.0) -> jax.Array:
     """RAFT weights (arXiv:2304.06767): samples with reward >= threshold, repeated to fill their group.
 
-    w_bg = G / #accepted_b on accepted samples, 0 elsewhere: the same gradient as cycling the accepted samples of a
-    group through its G rows, so a group with one accepted sample keeps its rows and loss tokens. A group without an
-    accepted sample weighs 0 everywhere.
+    w_bg = G / #accepted_b on accepted samples, 0 elsewhere, so a group with one accepted sample keeps its rows and loss
+    tokens. For means over rows this is cycling the accepted samples of a group through its G rows; for a token mean the
+    direction is, while the denominator stays that of all the group's tokens (as in Minimal-RL, arXiv:2504.11343). A group
+    without an accepted sample weighs 0 everywhere.
     """
     keep = (reward_BxG >= threshold).astype(reward_BxG.dtype)
     return keep * (reward_BxG.shape[1] / jnp.maximum(keep.sum(axis=1, keepdims=True), 1.0))
@@ -126,7 +128,8 @@ def generalised(reward_NxT: jax.Array, value_NxT: jax.Array, mask_NxT: jax.Array
         kept = jnp.where(live, now_N, advantage_N), jnp.where(live, value_N, next_N)
         return kept, jnp.where(live, now_N, 0.0)
 
-    zero_N = jnp.zeros_like(value_NxT[:, 0])
+    zero_N = jnp.zeros(value_NxT.shape[0], jnp.result_type(reward_NxT, value_NxT, float))
+    reward_NxT, value_NxT = reward_NxT.astype(zero_N.dtype), value_NxT.astype(zero_N.dtype)
     return jax.lax.scan(back, (zero_N, zero_N), (reward_NxT.T, value_NxT.T, mask_NxT.T), reverse=True)[1].T
 
 

@@ -96,6 +96,8 @@ class Objective:
         self.require(self.aggregation.startswith("constant") == (self.aggregation_length is not None),
                      f"aggregation_length={self.aggregation_length} with aggregation={self.aggregation!r}: the constant modes "
                      "need a length, e.g. the largest completion; the others take None")
+        self.require(self.aggregation_length is None or self.aggregation_length > 0,
+                     f"aggregation_length={self.aggregation_length} must be greater than 0, e.g. the largest completion")
         if self.aggregation in ("token", "constant_total"):
             self.unread(f"with aggregation={self.aggregation!r}, which does not count rows", "aggregation_empty")
 
@@ -125,6 +127,9 @@ class Objective:
           ValueError: the rows are not a multiple of `group` (of two for pairs), a field that `needs` names is absent,
             log-probabilities above 0, or infinite rewards (NaN is a missing one).
         """
+        if not jnp.issubdtype(batch.mask_NxT.dtype, jnp.floating):
+            raise ValueError(f"objective {self.name!r}: Batch.mask_NxT has dtype {batch.mask_NxT.dtype}; a mask is floating "
+                             "point, 1 on counted tokens: use mask.astype(float32)")
         rows, unit = batch.mask_NxT.shape[0], 2 if self.batch == "pairs" else group
         if rows % unit:
             raise ValueError(f"objective {self.name!r}: {rows} rows are not a whole number of "
@@ -180,7 +185,7 @@ class Objective:
         """Put terms that have counts of their own on the count of the rows of one optimizer step."""
         if self.aggregation == "constant_total":
             rows = batch.mask_NxT.shape[0]
-            return batch._replace(total_N=jnp.full((rows,), rows, batch.mask_NxT.dtype))
+            return batch._replace(total_N=jnp.full((rows,), rows, jnp.float32))
         return batch
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):

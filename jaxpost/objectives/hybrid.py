@@ -164,7 +164,8 @@ class SingleStage(PolicyGradient):
         batch = super().prepare(batch, group, kl_coef, state)
         sampled, shown = parts(batch)
         entropy = [jnp.where(m > 0, batch.entropy_NxT, 0.0).sum() / jnp.maximum(m.sum(), 1.0) for m in (sampled, shown)]
-        own_Nx1 = jnp.where(batch.reward_N >= self.right, self.sampled_weight * jnp.exp(entropy[0]), -1.0)[:, None]
+        own_N = jnp.where(batch.reward_N >= self.right, self.sampled_weight * jnp.exp(entropy[0]), -1.0)
+        own_Nx1 = jnp.where(jnp.isnan(batch.reward_N), 0.0, own_N)[:, None]
         weight_NxT = jnp.where(shown > 0, self.shown_weight * jnp.exp(-entropy[1]), own_Nx1)
         return batch._replace(share_NxT=jax.lax.stop_gradient(jnp.where(batch.mask_NxT > 0, weight_NxT, 0.0)))
 

@@ -66,6 +66,12 @@ class PolicyGradient(Objective):
                      f"clip_cap={self.clip_cap} with clip={self.clip!r}: 'capped_weight' needs a cap, the others take none")
         self.require(self.clip == "surrogate" or self.ratio == "token",
                      f"clip={self.clip!r} weights tokens and needs ratio='token', not {self.ratio!r}")
+        self.require(self.baseline != "accepted" or (self.kl_place != "reward" and self.overlong_limit is None),
+                     "baseline='accepted' asks for a score of 1, which a penalty in the reward takes from every row; "
+                     "put the KL in the loss and leave overlong_limit None")
+        self.require(not self.informative_only or self.whiten == "none",
+                     f"informative_only with whiten={self.whiten!r} would give the other groups an advantage again; "
+                     "choose whiten='none'")
         self.require(self.kl_estimator != "full" or self.kl_place != "reward",
                      "kl_estimator='full' is a term of the loss; in the reward use 'k1'")
         self.require(self.kl_estimator != "full" or self.kl_gradient == "value",
@@ -77,7 +83,8 @@ class PolicyGradient(Objective):
                      f"itself, not an epsilon: for 1 + eps write clip_cap={1 + (self.clip_cap or 0):g}")
         for field in ("clip_low", "clip_high"):
             value = getattr(self, field)
-            self.require(value is None or value >= 0, f"{field}={value} is negative; it is a distance from 1, e.g. 0.2")
+            self.require(value is None or value > 0,
+                         f"{field}={value} must be greater than 0; it is a distance from 1, e.g. 0.2")
         self.require(self.clip_low is None or self.clip_low <= 1, f"clip_low={self.clip_low} is above 1: no ratio is that low; "
                      "for no lower bound use None")
         self.require(self.dual_clip is None or self.dual_clip > 1 + (self.clip_high or 0),
@@ -90,7 +97,7 @@ class PolicyGradient(Objective):
                      f"overlong_cache={self.overlong_cache} must lie in 1 .. overlong_limit={self.overlong_limit}")
         for field, usual in (("sampler_cap", 2), ("ratio_cap", 2)):
             value = getattr(self, field)
-            self.require(value is None or value >= 1, f"{field}={value} must be at least 1, e.g. {usual}")
+            self.require(value is None or value > 1, f"{field}={value} must be greater than 1, e.g. {usual}")
         self.require(self.log_ratio_clamp is None or self.log_ratio_clamp > 0,
                      f"log_ratio_clamp={self.log_ratio_clamp} must be greater than 0, e.g. 20")
 
@@ -148,13 +155,18 @@ class PolicyGradient(Objective):
           ValueError: rows that G does not divide, or a field that `needs` names is missing.
         """
         self.check(batch, group)
+        for field in ("reward_N", "behaviour_NxT"):
+            self.require(getattr(batch, field) is not None, f"needs Batch.{field}, and the batch has none")
         coef = self.kl_coef if kl_coef is None else kl_coef
         score_N = self.score(batch, coef, state)
         if self.mask_truncated:  # out of the loss, not out of its group
             batch = batch._replace(mask_NxT=batch.mask_NxT * (1 - batch.truncated_N)[:, None])
         batch = self.credit(self.compare(batch, score_N, group), coef)
+        present_Nx1 = ~(jnp.isnan(score_N) | jnp.isnan(batch.reward_N))[:, None]  # a missing reward moves nothing
+        live_NxT = batch.mask_NxT * present_Nx1
+        advantage_NxT = jnp.where(present_Nx1, batch.advantage_NxT, 0.0)
         return jax.lax.stop_gradient(batch._replace(
-            advantage_NxT=advantages.whiten(batch.advantage_NxT, batch.mask_NxT, self.whiten, self.eps)))
+            advantage_NxT=advantages.whiten(advantage_NxT, live_NxT, self.whiten, self.eps)))
 
     def score(self, batch: Batch, kl_coef: jax.Array | float, state: dict | None) -> jax.Array:
         """reward_N after the shaping that the objective asks for: range, overlong penalty, KL penalty of the row."""
@@ -223,7 +235,9 @@ class PolicyGradient(Objective):
         """(per-token loss before aggregation, aux)."""
         x_NxT, held = self.surrogate(view, batch)
         if self.sampler_cap is not None:
-            x_NxT = x_NxT * ratios.truncated_weight(batch.proximal_NxT, batch.behaviour_NxT, self.sampler_cap)
+            weight_NxT = ratios.truncated_weight(batch.proximal_NxT, batch.behaviour_NxT, self.sampler_cap)
+            shown = False if batch.demonstration_NxT is None else batch.demonstration_NxT > 0
+            x_NxT = jnp.where(shown, x_NxT, x_NxT * weight_NxT)  # a demonstration was not sampled
         aux = {"clipped": mean_over(held, batch.mask_NxT)}
         if self.kl_place == "loss":
             coef = self.kl_coef if kl_coef is None else kl_coef

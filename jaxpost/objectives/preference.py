@@ -142,7 +142,7 @@ class Preference(Objective):
         mask = self._nll_mask(batch)
         own = aggregation.aggregate(mask, mask, self.aggregation)[1]
         share = jnp.where(own > 0, full_K.sum() / jnp.maximum(own, 1.0), 0.0)
-        return batch._replace(share_NxT=jnp.broadcast_to(share.astype(mask.dtype), mask.shape))
+        return batch._replace(share_NxT=jnp.broadcast_to(share, mask.shape))
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; the count is the number of pairs.

@@ -16,7 +16,7 @@ def ratio(logp_NxT: jax.Array, behaviour_NxT: jax.Array, mask_NxT: jax.Array, le
       token             exp(l_t - o_t)
       sequence          exp(mean_t(l_t - o_t)), one value a row (GSPO, arXiv:2507.18071)
       sequence_token    sg(that) * exp(l_t - sg(l_t)): its value, the gradient of each token's own (GSPO-token)
-      sequence_product  exp(sum_t(l_t - o_t)), one value a row (RLOO in TRL)
+      sequence_product  exp(sum_t(l_t - o_t)), one value a row (RLOO in TRL); the sum is held in [-80, 80]
       none              exp(l_t - sg(l_t)) = 1 in value: the plain score-function gradient
 
     Args:
@@ -43,6 +43,8 @@ def ratio(logp_NxT: jax.Array, behaviour_NxT: jax.Array, mask_NxT: jax.Array, le
         total_N = total_N / jnp.maximum((mask_NxT > 0).sum(axis=1, keepdims=True), 1)
     if level == "sequence_token":
         return jax.lax.stop_gradient(jnp.exp(total_N)) * own_NxT
+    if level == "sequence_product":
+        total_N = jnp.clip(total_N, -80.0, 80.0)  # float32 overflows at 88; a long row gets there
     return jnp.broadcast_to(jnp.exp(total_N), logp_NxT.shape)
 
 

@@ -66,8 +66,9 @@ class Reward:
         if measured != (self.length is not None and self.length > 0):
             raise ValueError(f"reward {self.kind!r}: length={self.length}; the length terms need one above 0, "
                              "the others take None")
-        if (self.kind == "soft_overlong") != (self.cache is not None):
-            raise ValueError(f"reward {self.kind!r}: cache={self.cache}; 'soft_overlong' needs one, the others take None")
+        if (self.kind == "soft_overlong") != (self.cache is not None and self.cache > 0):
+            raise ValueError(f"reward {self.kind!r}: cache={self.cache}; 'soft_overlong' needs one above 0, "
+                             "the others take None")
         if (self.end_weight is None) != (self.horizon == 0):
             raise ValueError(f"reward {self.kind!r}: end_weight={self.end_weight} with horizon={self.horizon}; "
                              "a schedule needs both")
@@ -93,6 +94,9 @@ class Reward:
 
 def compose(terms: tuple[Reward, ...], correct_N: jax.Array, length_N: jax.Array, finished_N: jax.Array,
             step: jax.Array | int) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(reward_N, the value of each term by its kind)."""
+    """(reward_N, the value of each term by its kind). Raises: ValueError for a kind that appears twice."""
+    if len({term.kind for term in terms}) < len(terms):
+        raise ValueError(f"rewards {', '.join(term.kind for term in terms)}: a kind may appear once; give its weights to one "
+                         "term")
     values = {term.kind: term.value(correct_N, length_N, finished_N) for term in terms}
     return sum(term.at(step) * values[term.kind] for term in terms), values

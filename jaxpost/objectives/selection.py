@@ -1,7 +1,7 @@
 """Which rows and tokens carry the policy loss: chosen from advantages, entropies and covariances before the update.
 
 Shapes: N rows, T completion tokens. A choice couples the whole batch, so it is made in `prepare` from what was known
-before the first update, and enters the loss as data (`Batch.share_NxT`); a token that is left out still counts.
+before the first update, and enters the loss as data: a mask (D3S, whose count shrinks with it) or `Batch.share_NxT`.
 """
 
 import dataclasses

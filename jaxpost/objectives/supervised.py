@@ -30,8 +30,8 @@ class RowObjective(Objective):
         Raises:
           ValueError: a field that `needs` names is missing.
         """
-        del kl_coef, state
-        self.check(batch, group)
+        del group, kl_coef, state
+        self.check(batch)
         return batch
 
 

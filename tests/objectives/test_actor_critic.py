@@ -70,3 +70,14 @@ def test_the_policy_gets_no_gradient_from_the_critic_and_the_other_way_round():
     objective, view, _ = given.ready("ppo", value_coef=1.0)
     grads = given.differentiated(objective, view, quiet)[2]
     assert np.any(grads.value_NxT) and not np.any(grads.logp_NxT)
+
+
+def test_equal_rewards_are_not_scaled_by_their_rounding():
+    objective = given.recipe("ppo_max", kl_place="none", kl_estimator="k3", kl_coef=0.0, reward_low=-1.0)
+    _, batch = given.rows()
+    for value in (0.1, 0.3, 0.7):
+        same = batch._replace(reward_N=jnp.full(8, value, jnp.float32))
+        np.testing.assert_allclose(objective.score(same, 0.0, objective.init()), 2 * value - 1, rtol=1e-6)
+    mixed = batch._replace(reward_N=jnp.asarray([0., 1] * 4))
+    expected = np.asarray([-1, 1] * 4) / np.std([-1, 1] * 4, ddof=1)
+    np.testing.assert_allclose(objective.score(mixed, 0.0, None), expected, rtol=1e-12)

@@ -120,3 +120,18 @@ def test_srft_against_numpy():
     own = (np.where(right, 0.1 * np.exp(H_on) * -logp, logp) * on).sum() / on.sum()
     total, count, _ = objective.loss(view, batch, {})
     assert float(total / count) == pytest.approx(shown + own, rel=1e-12)
+
+
+def test_srft_leaves_rows_without_a_reward_alone():
+    objective = given.recipe("srft")
+    view, batch = given.needed(objective, *given.rows(1))
+    gone = given.prepared(objective, batch._replace(reward_N=batch.reward_N.at[1].set(jnp.nan)))
+    assert not np.any(given.differentiated(objective, view, gone)[2].logp_NxT[1])
+
+
+def test_the_sampler_weight_leaves_demonstrations_alone():
+    capped, view, batch = given.ready("luffy", sampler_cap=1.5, entropy_coef=0.0)
+    plain, _, same = given.ready("luffy", entropy_coef=0.0)
+    shown = np.asarray(batch.demonstration_NxT) > 0
+    got, expected = (given.differentiated(o, view, batch)[2].logp_NxT for o in (capped, plain))
+    np.testing.assert_allclose(np.asarray(got)[shown], np.asarray(expected)[shown], rtol=1e-12)

@@ -287,3 +287,9 @@ def test_remax_takes_the_outside_reward_as_its_baseline():
     _, count, grads = given.differentiated(objective, view, batch)
     np.testing.assert_allclose(grads.logp_NxT, -A * np.asarray(batch.mask_NxT), atol=1e-12)
     assert count == 8
+
+
+def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to():
+    for eps in (1e-4, 1e-6, 1e-8):
+        got = advantages.advantage(jnp.full((2, 7), 0.7, jnp.float32), baseline="mean", scale="group", eps=eps)
+        assert not np.any(got)

@@ -141,6 +141,42 @@ def test_probabilities_and_infinite_rewards_are_refused():
         objective.loss(view._replace(logp_NxT=jnp.exp(view.logp_NxT)), objective.prepare(batch, given.GROUP), {})
 
 
+def test_a_mask_that_is_not_floating_point_is_refused():
+    _, batch = given.rows()
+    for dtype in (jnp.int32, bool):
+        with pytest.raises(ValueError, match="a mask is floating point"):
+            objectives.get("grpo").prepare(batch._replace(mask_NxT=batch.mask_NxT.astype(dtype)), given.GROUP)
+
+
+@pytest.mark.parametrize("name", ["reinforce_pp", "reinforce_pp_baseline", "grpo", "ppo"])
+def test_a_missing_reward_has_no_advantage_and_moves_no_other(name):
+    objective = given.recipe(name)
+    _, batch = given.needed(objective, *given.rows(2))
+    gone = batch._replace(reward_N=batch.reward_N.at[2].set(jnp.nan))
+    A = np.asarray(objective.prepare(gone, given.GROUP).advantage_NxT)
+    assert not A[2].any() and np.isfinite(A).all() and A[3].any()
+    if objective.whiten == "token":
+        live = A[np.asarray(gone.mask_NxT * (np.arange(8) != 2)[:, None]) > 0]
+        assert live.mean() == pytest.approx(0, abs=1e-12) and live.std(ddof=1) == pytest.approx(1, rel=1e-6)
+
+
+def test_whitening_leaves_demonstrations_out_where_the_group_does():
+    objective = given.recipe("chord_phi", whiten="token")
+    _, batch = given.needed(objective, *given.rows())
+    A = np.asarray(objective.prepare(batch, given.GROUP).advantage_NxT)
+    live = A[np.asarray(batch.mask_NxT * (1 - batch.demonstration_NxT)) > 0]
+    assert live.std(ddof=1) == pytest.approx(1, rel=1e-6) and not A[np.asarray(batch.demonstration_NxT) > 0].any()
+
+
+def test_long_rows_stay_finite_with_a_product_ratio():
+    ones = jnp.ones((2, 100))
+    objective = objectives.get("rloo")
+    batch = objective.prepare(objectives.Batch(None, None, ones, jnp.asarray([1.0, 0.0]), -1.0 * ones), 2)
+    for logp in (-0.1, -2.0):
+        s, count, grads = given.differentiated(objective, objectives.View(logp * ones), batch)
+        assert np.isfinite(s) and np.isfinite(grads.logp_NxT).all() and count == 2
+
+
 def test_aggregation_rejects_what_it_cannot_mean():
     x = jnp.ones((2, 3))
     with pytest.raises(ValueError, match="choose one of token"):
@@ -161,7 +197,13 @@ def test_the_total_constant_is_shared_by_the_parts():
     ("gspo", {"aggregation": "token"}, "choose aggregation='sequence'"),
     ("cispo", {"clip": "capped_weight", "clip_cap": 0.28, "clip_high": None}, "for 1 \\+ eps write clip_cap=1.28"),
     ("cispo", {"clip": "capped_weight"}, "needs a cap"),
-    ("grpo", {"clip_low": -0.2}, "is negative"),
+    ("grpo", {"clip_low": -0.2}, "must be greater than 0"),
+    ("grpo", {"clip_high": 0.0}, "must be greater than 0"),
+    ("grpo", {"ratio_cap": 1.0}, "must be greater than 1"),
+    ("raft", {"kl_place": "reward"}, "put the KL in the loss"),
+    ("reinforce_rej", {"whiten": "token"}, "choose whiten='none'"),
+    ("ppo", {"informative_only": True, "whiten": "none"}, "with a critic"),
+    ("dr_grpo", {"aggregation_length": 0}, "must be greater than 0"),
     ("grpo", {"clip_low": 1.2}, "no ratio is that low"),
     ("grpo", {"ratio": "none"}, "clip_low=0.2 has no effect with ratio='none'"),
     ("grpo", {"dual_clip": 1.0}, "must be greater than 1"),

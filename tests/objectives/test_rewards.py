@@ -37,3 +37,8 @@ def test_terms_add_with_their_weights_and_are_seen_one_by_one():
 def test_what_is_refused(parts, message):
     with pytest.raises(ValueError, match=message):
         Reward(**parts)
+
+
+def test_a_kind_appears_once():
+    with pytest.raises(ValueError, match="may appear once"):
+        rewards.compose((Reward("correct"), Reward("correct", 2.0)), *(jnp.ones(2),) * 3, 0)
