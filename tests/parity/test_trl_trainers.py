@@ -91,7 +91,7 @@ ARMS = {
                 {"kl_place": "loss", "aggregation_length": LENGTH}),
     "grpo-batch-std": ("grpo", {"loss_type": "grpo", "use_bias_correction_kl": False, "scale_rewards": "batch"},
                        {"kl_place": "loss", "scale": "batch"}),
-    "rloo": ("rloo", {}, {"kl_place": "reward"}),
+    "rloo": ("rloo", {}, {"kl_place": "reward", "kl_estimator": "k1"}),
 }
 
 
