@@ -102,7 +102,7 @@ class Program:
     def _measure(self, params, examples, seed, step):
         """(training loss, the probe's values)."""
         batch = jax.tree.map(lambda x: x[:self.probed], examples)
-        ctx = probes.Context({coherence.PARAMS: params, coherence.PROBE_BATCH: batch})
+        ctx = probes.Context({probes.PARAMS: params, probes.PROBE_BATCH: batch})
         key = training.stream(seed, f"probe/{self.probe.id}", step)
         return self._mean_loss(params, examples), self.probe.measure(ctx, {}, key)[1]
 

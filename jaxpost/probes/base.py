@@ -39,6 +39,27 @@ class Need:
     params: tuple[tuple[str, Any], ...] = ()
 
 
+WEIGHTS0 = Need("weights", (("checkpoint", "base"),))  # name -> f32[m, n]: every matrix of the base, on the bf16 grid
+WEIGHTS = Need("weights", (("checkpoint", "current"),))  # name -> f32[m, n]: every matrix of the policy, masters upcast
+PARAMS0 = Need("params", (("checkpoint", "base"),))  # the whole pytree, float32
+PARAMS = Need("params", (("checkpoint", "current"),))
+PROBE_BATCH = Need("probe_batch")  # rows fixed before the run, the same for every arm, seed and step
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Predicted price of one measurement of one policy, from shapes alone."""
+
+    products: float = 0.0  # floating-point operations in matrix products
+    factorisations: float = 0.0  # floating-point operations in SVD, QR and eigenproblems: slower each
+    streamed: float = 0.0  # bytes read and written by element-wise passes
+    held: float = 0.0  # bytes in memory at the peak, beyond the inputs
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.products + other.products, self.factorisations + other.factorisations,
+                    self.streamed + other.streamed, max(self.held, other.held))
+
+
 @dataclass(frozen=True)
 class Context:
     """Read-only inputs of `measure`: exactly the declared needs, keyed by `Need`."""
@@ -71,9 +92,13 @@ class Probe(Protocol):
     id: str
     version: str
     definition: str
+    metrics: tuple[str, ...]  # ids in METRICS of the rows it gives
     needs: frozenset[Need]
     lane: str
     schedule: Callable[[int], bool]
+
+    def cost(self, ctx: Context) -> Cost:
+        """Price of one `measure`; the leaves of `ctx` are ShapeDtypeStructs."""
 
     def init(self, ctx: Context, key: jax.Array) -> Any:
         """State before the first measurement."""

@@ -16,9 +16,6 @@ import numpy as np
 from jaxpost.probes import base, gradient_rows, gradient_sums, schedules
 from jaxpost.probes.panel import TensorInfo
 
-PARAMS = base.Need("params", (("checkpoint", "current"),))
-PROBE_BATCH = base.Need("probe_batch")
-
 
 def permuted(examples: Any, targets: Sequence[str], key: jax.Array) -> Any:
     """The examples with their `targets` (fields of a NamedTuple, keys of a dict) moved along a random cycle.
@@ -55,7 +52,7 @@ class GradientCoherence:
     id: str = "gradient"
     version: str = "1"
     definition: str = "arXiv:2008.01217 and arXiv:1812.06162 from (S1, S2), per tensor"
-    needs: frozenset[base.Need] = frozenset({PARAMS, PROBE_BATCH})
+    needs: frozenset[base.Need] = frozenset({base.PARAMS, base.PROBE_BATCH})
 
     def __post_init__(self):
         if self.lane != "sidecar":
@@ -66,14 +63,14 @@ class GradientCoherence:
     def init(self, ctx: base.Context, key: jax.Array) -> dict:
         """No state. Refuses, before any run, a probe batch that the microbatch or the targets do not fit."""
         del key
-        jax.eval_shape(lambda batch: gradient_sums.microbatches(batch, self.microbatch), ctx[PROBE_BATCH])
+        jax.eval_shape(lambda batch: gradient_sums.microbatches(batch, self.microbatch), ctx[base.PROBE_BATCH])
         if self.targets:
-            permuted(ctx[PROBE_BATCH], self.targets, jax.random.key(0))
+            permuted(ctx[base.PROBE_BATCH], self.targets, jax.random.key(0))
         return {}
 
     def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
         """(state, values): the sums of the batch and, of each of D permutations, S1 and S2; jit-pure."""
-        params, batch = ctx[PARAMS], ctx[PROBE_BATCH]
+        params, batch = ctx[base.PARAMS], ctx[base.PROBE_BATCH]
         found = gradient_sums.per_example(self.loss, params, batch, self.microbatch)
         values = {name: x for name, x in found._asdict().items() if x is not None}
 

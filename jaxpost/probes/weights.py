@@ -280,10 +280,6 @@ def _panel_class_counts(panel: Panel, ref) -> jax.Array:
     return jnp.concatenate([everywhere, low[:a], subspaces])
 
 
-BASE = base.Need("weights", (("checkpoint", "base"),))
-CURRENT = base.Need("weights", (("checkpoint", "current"),))
-
-
 @dataclass(frozen=True)
 class WeightGeometry:
     """The weight panel as a probe: state is the references, values are those of `measure`.
@@ -297,19 +293,19 @@ class WeightGeometry:
     id: str = "weight"
     version: str = "1"
     definition: str = "arXiv:2511.08567 sections 2 and 4, with the nulls of jaxpost.probes.nulls and .visibility"
-    needs: frozenset[base.Need] = frozenset({BASE, CURRENT})
+    needs: frozenset[base.Need] = frozenset({base.WEIGHTS0, base.WEIGHTS})
 
     def __post_init__(self):
         if self.lane not in ("sidecar", "offline"):
             raise ValueError(f"WeightGeometry runs in lane sidecar or offline; found {self.lane!r}")
 
     def init(self, ctx: base.Context, key: jax.Array) -> dict:
-        """References of ctx[BASE]; see `prepare`."""
-        return prepare(self.panel, ctx[BASE], key)
+        """References of ctx[base.WEIGHTS0]; see `prepare`."""
+        return prepare(self.panel, ctx[base.WEIGHTS0], key)
 
     def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
-        """(state, values) of ctx[CURRENT]; deterministic, so `key` is not read."""
-        return state, measure(self.panel, state, ctx[CURRENT])
+        """(state, values) of ctx[base.WEIGHTS]; deterministic, so `key` is not read."""
+        return state, measure(self.panel, state, ctx[base.WEIGHTS])
 
     def finalize(self, values: dict, state: dict, **meta: Any) -> dict[str, Any]:
         """Rows; see `weight_rows.finalize` for the fields of `meta` (values with a leading axis over seeds)."""

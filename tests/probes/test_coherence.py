@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 
 
 def measured(probe, params, examples, key=KEY):
-    ctx = probes.Context({coherence.PARAMS: params, coherence.PROBE_BATCH: examples})
+    ctx = probes.Context({probes.PARAMS: params, probes.PROBE_BATCH: examples})
     return jax.jit(probe.measure)(ctx, probe.init(ctx, key), key)[1]
 
 
@@ -177,7 +177,7 @@ def test_memory_is_bounded_by_the_microbatch():
 
 def test_what_cannot_run_is_refused_before_the_run():
     params, examples, _ = small.regression_case(dtype=np.float32)
-    ctx = probes.Context({coherence.PARAMS: params, coherence.PROBE_BATCH: examples})
+    ctx = probes.Context({probes.PARAMS: params, probes.PROBE_BATCH: examples})
     with pytest.raises(ValueError, match="microbatch=5 does not divide the 12 examples; nearest valid: 4"):
         coherence.GradientCoherence(small.regression, microbatch=5).init(ctx, KEY)
     with pytest.raises(ValueError, match=r"targets \['label'\] are not in the examples; they have x, y"):

@@ -300,7 +300,7 @@ def test_sidecar_and_offline_give_the_same_bits(refs):
     assert isinstance(probe, base.Probe) and hash(probe) == hash(weights.WeightGeometry(PANEL))
     everything = MEASURE(PANEL, refs, current)
     for i, name in enumerate(sorted(W0)):
-        alone = base.Context({weights.BASE: {name: W0[name]}, weights.CURRENT: {name: current[name]}})
+        alone = base.Context({base.WEIGHTS0: {name: W0[name]}, base.WEIGHTS: {name: current[name]}})
         state = probe.init(alone, KEY)
         _, values = jax.jit(probe.measure)(alone, state, KEY)
         for statistic, value in values.items():
