@@ -2,7 +2,19 @@
 
 from jaxpost.probes import gradient_rows, policy, weight_metrics  # they register their metrics
 from jaxpost.probes.base import (
-    METRICS, PARAMS, PARAMS0, PROBE_BATCH, WEIGHTS, WEIGHTS0, Context, Cost, Metric, Need, Probe, merge_needs, metric,
+    METRICS,
+    PARAMS,
+    PARAMS0,
+    PROBE_BATCH,
+    WEIGHTS,
+    WEIGHTS0,
+    Context,
+    Cost,
+    Metric,
+    Need,
+    Probe,
+    merge_needs,
+    metric,
     register,
 )
 
