@@ -2,7 +2,8 @@
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "ruff>=0.12"]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "ruff>=0.12",
+        "hypothesis>=6"]
 
 setup(
     name="jaxpost",
