@@ -164,7 +164,8 @@ def read(stored: Stored, rows: slice | None = None) -> np.ndarray:
         if not shape or not 0 <= rows.start <= rows.stop <= shape[0] or rows.step is not None:
             raise FormatError(f"{stored.file}: rows {rows.start} to {rows.stop} of tensor {stored.name!r} of shape {shape}")
         each = nbytes // shape[0] if shape[0] else 0
-        shape, offset, nbytes = (rows.stop - rows.start, *shape[1:]), offset + rows.start * each, (rows.stop - rows.start) * each
+        count = rows.stop - rows.start
+        shape, offset, nbytes = (count, *shape[1:]), offset + rows.start * each, count * each
     buffer = np.empty(nbytes, np.uint8)
     view, done = memoryview(buffer), 0
     with open(stored.file, "rb", buffering=0) as file:
