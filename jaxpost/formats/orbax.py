@@ -1,0 +1,106 @@
+"""An Orbax checkpoint, read one array or one range of an array at a time: nothing else of it is touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+
+from jaxpost.formats.safetensors import NAMES, FormatError
+
+_METADATA = "_METADATA"
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a checkpoint; `dtype` as safetensors names it."""
+
+    name: str  # keys joined by "/"
+    dtype: str
+    shape: tuple[int, ...]
+    key: str  # of the key-value store
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class OrbaxSource:
+    """Arrays of an Orbax PyTree by name."""
+
+    path: Path
+    tensors: Mapping[str, Array]
+    driver: str  # zarr or zarr3
+    ocdbt: bool
+    metadata: Mapping[str, str]
+    config: Mapping
+    kind: str = "orbax"
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """An array, or a range of its leading axis, in its stored dtype."""
+        array = self.tensors[name]
+        store = {"driver": "ocdbt", "base": f"file://{self.path}/", "path": f"{array.key}/"} if self.ocdbt else {
+            "driver": "file", "path": f"{self.path}/{array.key}/"}
+        try:
+            opened = tensorstore.open({"driver": self.driver, "kvstore": store}, read=True).result()
+            found = np.asarray((opened if rows is None else opened[rows.start:rows.stop]).read().result())
+        except Exception as error:  # TensorStore raises many types for a damaged file
+            raise FormatError(f"{self.path}: array {name!r} cannot be read ({str(error).splitlines()[0][:160]})") from error
+        return found
+
+
+def find(path: Path) -> Path | None:
+    """The directory of the PyTree that a path means: itself, its item `params`, or that of its latest step; None without."""
+    if (path / _METADATA).is_file():
+        return path
+    if (path / "params" / _METADATA).is_file():
+        return path / "params"
+    steps = sorted((int(p.name), p) for p in path.iterdir() if p.is_dir() and p.name.isdigit()) if path.is_dir() else []
+    return next((found for _, step in reversed(steps) if (found := find(step)) is not None), None)
+
+
+def open_orbax(path: str | Path) -> OrbaxSource:
+    """What an Orbax checkpoint holds, from its metadata alone.
+
+    Raises:
+      FormatError: no Orbax PyTree, one that cannot be read, or a leaf that is no array of a known dtype.
+    """
+    path = Path(path).absolute()
+    place = find(path)
+    if place is None:
+        raise FormatError(f"{path}: no Orbax checkpoint (no {_METADATA} there, in params/ or in a numbered step)")
+    try:
+        handler = ocp.PyTreeCheckpointHandler()
+        found = handler.metadata(place)
+        leaves = _leaves(found.tree if hasattr(found, "tree") else found)
+        settings = _settings(place)
+    except FormatError:
+        raise
+    except Exception as error:
+        raise FormatError(f"{place}: metadata cannot be read ({(str(error).splitlines() or [''])[0][:160]})") from error
+    tensors = {}
+    for keys, leaf in leaves:
+        name, dtype = "/".join(keys), np.dtype(getattr(leaf, "dtype", np.object_))
+        if dtype not in NAMES or getattr(leaf, "shape", None) is None:
+            raise FormatError(f"{place}: {name!r} is no array of a known dtype ({type(leaf).__name__}, {dtype})")
+        shape = tuple(leaf.shape)
+        tensors[name] = Array(name, NAMES[dtype], shape, ".".join(keys), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+    step = next((part.name for part in (place.parent, place) if part.name.isdigit()), None)
+    return OrbaxSource(place, tensors, *settings, {"step": step} if step else {}, {})
+
+
+def _leaves(tree: object, keys: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:
+    if isinstance(tree, Mapping):
+        return [leaf for key, part in tree.items() for leaf in _leaves(part, (*keys, str(key)))]
+    if isinstance(tree, list | tuple) and not hasattr(tree, "shape"):
+        return [leaf for i, part in enumerate(tree) for leaf in _leaves(part, (*keys, str(i)))]
+    return [(keys, tree)]
+
+
+def _settings(place: Path) -> tuple[str, bool]:
+    """(driver, whether one OCDBT store holds all arrays)."""
+    about = json.loads((place / _METADATA).read_text())
+    return ("zarr3" if about.get("use_zarr3") else "zarr"), bool(about.get("use_ocdbt", False))
