@@ -1,0 +1,206 @@
+"""Which stored tensor is which matrix of which layer: declared maps from the names of a checkpoint to our own.
+
+Ours are `embed`, `head`, `final_norm`, `layers/<i>/<parameter>` and `layers/<i>/experts/<e>/<parameter>`, matrices as
+[inputs, outputs] (the embedding as [vocabulary, width]): a map says which part of a stored tensor that is and whether it is
+stored transposed. Nothing is ever matched by its position in a file.
+Sources: the modelling code of transformers for Llama, Mistral, Qwen2, Qwen3, Qwen3-MoE, OLMoE, Gemma 1 to 3 and Phi-3.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpost.formats.safetensors import FormatError
+
+OUTER = {"model.embed_tokens.weight": ("embed", False), "model.norm.weight": ("final_norm", False),
+         "lm_head.weight": ("head", True)}
+PROJECTIONS = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "gate_proj": "gate", "up_proj": "up",
+               "down_proj": "down"}
+NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm", "self_attn.q_norm": "q_norm",
+         "self_attn.k_norm": "k_norm"}
+SANDWICH = {**NORMS, "post_attention_layernorm": "attention_out_norm", "pre_feedforward_layernorm": "mlp_norm",
+            "post_feedforward_layernorm": "mlp_out_norm"}  # Gemma 2 and 3 normalise the branches' outputs too
+KINDS = ("q", "k", "v", "o", "gate", "up", "down", "router", "embed", "head")
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_EXPERT = re.compile(r"mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
+_OURS = re.compile(r"layers/(\d+)/.+")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of our parameters inside a stored tensor: x[index][low:high], transposed if `transpose`; index None: x itself."""
+
+    name: str
+    tensor: str
+    shape: tuple[int, ...]  # as ours, after transposition
+    kind: str  # a matrix kind, "norm" or "bias", "other" for what no map knows better
+    layer: int | None = None
+    expert: int | None = None
+    index: int | None = None  # position on the stored leading axis
+    span: tuple[int, int] | None = None  # rows of what `index` left
+    transpose: bool = False
+
+    def read(self, source) -> np.ndarray:
+        """The parameter in its stored dtype; reads no more than its own rows where they lie together."""
+        if self.index is None:
+            found = source.read(self.tensor, None if self.span is None else slice(*self.span))
+        else:
+            found = source.read(self.tensor, slice(self.index, self.index + 1))[0]
+            found = found if self.span is None else found[slice(*self.span)]
+        return found.T if self.transpose else found
+
+
+def resolve(source, rules: Sequence[Mapping] = ()) -> dict[str, Part]:
+    """Our name -> where it lies, for every tensor of a checkpoint: Hugging Face names, our own (Orbax), or a user's rules.
+
+    A head that the configuration ties to the embedding is one parameter, counted once, whether it is stored or not.
+
+    Args:
+      source: of `formats.open_checkpoint`.
+      rules: as `read_rules` gives them; the first whose pattern matches a whole tensor name decides.
+
+    Raises:
+      FormatError: a tensor that no map knows, two tensors for one name, a fused tensor that the configuration does not fit.
+    """
+    parts: dict[str, Part] = {}
+    for tensor, entry in source.tensors.items():
+        found = _by_rule(tensor, tuple(entry.shape), rules)
+        found = _stored(tensor, tuple(entry.shape), source) if found is None else found
+        if found is None:
+            known = [*OUTER, *(f"model.layers.0.self_attn.{n}.weight" for n in PROJECTIONS)]
+            near = difflib.get_close_matches(tensor, known, n=1)
+            hint = f" (nearest known is {near[0]!r})" if near else ""
+            raise FormatError(f"{source.path}: no map for tensor {tensor!r}{hint}; give one with --map")
+        for part in found:
+            if part.name in parts:
+                raise FormatError(f"{source.path}: {tensor!r} and {parts[part.name].tensor!r} both are {part.name!r}")
+            parts[part.name] = part
+    if "embed" in parts and "head" in parts and source.config.get("tie_word_embeddings"):
+        del parts["head"]
+    return parts
+
+
+def _stored(tensor: str, shape: tuple[int, ...], source) -> list[Part] | None:
+    if tensor in OUTER:
+        name, transpose = OUTER[tensor]
+        return [_part(name, tensor, shape, transpose=transpose)]
+    if match := _LAYER.fullmatch(tensor):
+        return _layer(int(match[1]), match[2], tensor, shape, source)
+    if source.kind == "orbax":
+        return _ours(tensor, shape)
+    return None
+
+
+def _part(name: str, tensor: str, shape: tuple[int, ...], *, index=None, span=None, transpose=False) -> Part:
+    words = name.split("/")
+    parameter = words[-1]
+    kind = parameter if parameter in KINDS else next((k for k in ("norm", "bias") if parameter.endswith(k)), "other")
+    shape = shape if index is None else shape[1:]
+    shape = shape if span is None else (span[1] - span[0], *shape[1:])
+    return Part(name, tensor, shape[::-1] if transpose else shape, kind, int(words[1]) if words[0] == "layers" else None,
+                int(words[3]) if "experts" in words else None, index, span, transpose)
+
+
+def _layer(i: int, rest: str, tensor: str, shape: tuple[int, ...], source) -> list[Part] | None:
+    """Parts of one tensor of a block; None for one that is not known."""
+    here = f"layers/{i}"
+    norms = SANDWICH if f"model.layers.{i}.pre_feedforward_layernorm.weight" in source.tensors else NORMS
+    owner, _, leaf = rest.rpartition(".")
+    if leaf == "weight" and owner in norms:
+        return [_part(f"{here}/{norms[owner]}", tensor, shape)]
+    module = owner.removeprefix("self_attn.").removeprefix("mlp.")
+    if owner != module and module in PROJECTIONS and leaf in ("weight", "bias"):
+        suffix = "" if leaf == "weight" else "_bias"
+        return [_part(f"{here}/{PROJECTIONS[module]}{suffix}", tensor, shape, transpose=leaf == "weight")]
+    if rest == "mlp.gate.weight":
+        return [_part(f"{here}/router", tensor, shape, transpose=True)]
+    if match := _EXPERT.fullmatch(rest):
+        return [_part(f"{here}/experts/{match[1]}/{match[2]}", tensor, shape, transpose=True)]
+    if rest in ("self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight"):
+        names, sizes = _fused(module, shape, tensor, source)
+        return [_part(f"{here}/{n}", tensor, shape, span=span, transpose=True) for n, span in zip(names, _spans(sizes))]
+    if rest in ("mlp.experts.gate_up_proj", "mlp.experts.down_proj") and len(shape) == 3:
+        names = ("gate", "up") if rest.endswith("gate_up_proj") else ("down",)
+        if shape[1] % len(names):
+            raise FormatError(f"{source.path}: {tensor!r} of shape {shape} does not split into {' and '.join(names)}")
+        spans = _spans([shape[1] // len(names)] * len(names))
+        return [_part(f"{here}/experts/{e}/{n}", tensor, shape, index=e, span=span, transpose=True)
+                for e in range(shape[0]) for n, span in zip(names, spans)]
+    return None
+
+
+def _fused(module: str, shape: tuple[int, ...], tensor: str, source) -> tuple[tuple[str, ...], list[int]]:
+    """Names and row counts of what is stored as one matrix."""
+    if module == "gate_up_proj":
+        names, sizes = ("gate", "up"), [shape[0] // 2] * 2
+    else:
+        c = source.config
+        try:
+            heads = int(c["num_attention_heads"])
+            kv = int(c.get("num_key_value_heads") or heads)
+            each = int(c.get("head_dim") or c["hidden_size"] // heads)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise FormatError(f"{source.path}: {tensor!r} is fused; config.json does not say how many heads it has") from error
+        names, sizes = ("q", "k", "v"), [heads * each, kv * each, kv * each]
+    if sum(sizes) != shape[0]:
+        raise FormatError(f"{source.path}: {tensor!r} has {shape[0]} rows; {' + '.join(names)} are {sum(sizes)}")
+    return names, sizes
+
+
+def _spans(sizes: Iterable[int]) -> list[tuple[int, int]]:
+    ends = np.cumsum([0, *sizes]).tolist()
+    return list(zip(ends[:-1], ends[1:]))
+
+
+def _ours(tensor: str, shape: tuple[int, ...]) -> list[Part] | None:
+    """Our own pytree: `layers/<parameter>` is stacked on a leading layer axis."""
+    words = tensor.split("/")
+    if words[0] == "layers" and len(words) == 2 and shape:
+        return [_part(f"layers/{i}/{words[1]}", tensor, shape, index=i) for i in range(shape[0])]
+    return [_part(tensor, tensor, shape)] if len(words) == 1 or _OURS.fullmatch(tensor) else None
+
+
+def read_rules(path: str | Path) -> list[dict[str, Any]]:
+    r"""A user's map: a JSON list of {"pattern": regular expression, "name": template, "transpose": bool}.
+
+    A template may use the groups of the pattern: {"pattern": "h\\.(\\d+)\\.wq", "name": "layers/\\1/q", "transpose": true}.
+    A rule whose name is null leaves the tensor out, on purpose.
+
+    Raises:
+      FormatError: not such a list; names the entry.
+    """
+    try:
+        rules = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise FormatError(f"{path}: not JSON ({str(error)[:80]})") from error
+    if not isinstance(rules, list):
+        raise FormatError(f"{path}: expected a list of rules, found {type(rules).__name__}")
+    for i, rule in enumerate(rules):
+        if not isinstance(rule, dict) or not {"pattern", "name"} <= set(rule) <= {"pattern", "name", "transpose"}:
+            raise FormatError(f"{path}: rule {i} needs pattern and name, and may have transpose; found {str(rule)[:80]}")
+        try:
+            re.compile(rule["pattern"])
+        except (re.error, TypeError) as error:
+            raise FormatError(f"{path}: rule {i}: {rule['pattern']!r} is no regular expression ({error})") from error
+    return rules
+
+
+def _by_rule(tensor: str, shape: tuple[int, ...], rules: Sequence[Mapping]) -> list[Part] | None:
+    """Parts by the first rule that matches: none for one that is left out, None where no rule matches."""
+    for rule in rules:
+        if match := re.fullmatch(rule["pattern"], tensor):
+            if rule["name"] is None:
+                return []
+            name = match.expand(rule["name"])
+            if name.startswith("layers/") and not _OURS.fullmatch(name):
+                raise FormatError(f"--map: {tensor!r} becomes {name!r}; expected layers/<number>/<parameter>")
+            return [_part(name, tensor, shape, transpose=bool(rule.get("transpose", False)))]
+    return None
