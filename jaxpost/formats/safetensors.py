@@ -178,7 +178,9 @@ def read(stored: Stored, rows: slice | None = None) -> np.ndarray:
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write arrays of any dtype of the format, in the order given, one after the other: none is copied as a whole.
+    """Write arrays of any dtype of the format, in the order given.
+
+    A value may be anything with shape and dtype that becomes an array when it is written (`__array__`): one is held at a time.
 
     Raises:
       FormatError: a dtype that the format does not have.
@@ -196,4 +198,4 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for x in tensors.values():
-            file.write(np.ascontiguousarray(x).view(np.uint8).reshape(-1).data if x.size else b"")
+            file.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)

@@ -1,0 +1,126 @@
+"""Hugging Face directories: what is saved is loaded bit for bit, on any mesh, whole or refused."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from jaxpost import formats, models, sharding
+from jaxpost.formats import FormatError, safetensors
+from jaxpost.models import hf
+
+FAMILIES = {"llama": {}, "qwen2": {"qkv_bias": True, "tied": True}, "qwen3": {"qk_norm": True}}
+
+
+def config(family="llama"):
+    return models.TransformerConfig(vocab=24, width=16, layers=3, heads=4, kv_heads=2, head_dim=8, ff=24, **FAMILIES[family])
+
+
+def params(c, seed=0):
+    made = models.init(c, jax.random.key(seed))
+    leaves, treedef = jax.tree.flatten(made)
+    return jax.tree.unflatten(treedef, [x + 0.1 * jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate(leaves)])
+
+
+def identical(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    hf.save(tmp_path / "model", config(), params(config()))
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_round_trip_is_bitwise(tmp_path, family, dtype):
+    c = config(family)
+    p = jax.tree.map(lambda x: x.astype(dtype), params(c))
+    hf.save(tmp_path / "model", c, p, shard_bytes=4_000)
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 2
+    found, again = hf.load(tmp_path / "model", dtype=None)
+    assert found == c
+    identical(again, p)
+
+
+def test_masters_are_float32_unless_asked(saved):
+    _, p = hf.load(saved, dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(p)} == {jnp.dtype(jnp.bfloat16)}
+    assert {x.dtype for x in jax.tree.leaves(hf.load(saved)[1])} == {jnp.dtype(jnp.float32)}
+
+
+def test_a_mesh_changes_where_parameters_are_and_nothing_else(saved):
+    mesh = sharding.make_mesh({"fsdp": 2, "tensor": 2, "data": 2})
+    _, p = hf.load(saved, mesh=mesh)
+    identical(jax.tree.map(np.asarray, p), jax.tree.map(np.asarray, hf.load(saved)[1]))
+    table = sharding.parameter_shardings(models.parameter_table(config()), mesh)
+    for x, place in zip(jax.tree.leaves(p), jax.tree.leaves(table, is_leaf=lambda s: isinstance(s, NamedSharding))):
+        assert x.sharding.is_equivalent_to(place, x.ndim)
+
+
+def test_a_directory_keeps_its_small_files(saved, tmp_path):
+    (saved / "tokenizer.json").write_text("{}")
+    about = json.loads((saved / "config.json").read_text()) | {"bos_token_id": 7}
+    (saved / "config.json").write_text(json.dumps(about))
+    hf.save(tmp_path / "again", config(), params(config(), 1), like=saved, dtype="bfloat16")
+    kept = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert kept["bos_token_id"] == 7 and kept["dtype"] == "bfloat16" and (tmp_path / "again" / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model_type": "gpt2"}, "known: llama"), ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+    ({"attention_bias": True}, "attention_bias"), ({"use_sliding_window": True}, "use_sliding_window"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_scaling"),
+    ({"num_attention_heads": 3}, "kv_heads=2 does not divide"), ({"hidden_size": None}, "architecture"),
+    ({"vocab_size": 25}, "'embed'"), ({"num_hidden_layers": 2}, "the architecture has no"),
+    ({"num_hidden_layers": 4}, "has no tensor for 'layers/3"),
+    ({"model_type": "mistral", "sliding_window": 8}, "sliding_window=8"),
+])
+def test_what_does_not_fit_is_refused_before_loading(saved, monkeypatch, change, message):
+    about = json.loads((saved / "config.json").read_text()) | change
+    (saved / "config.json").write_text(json.dumps(about))
+    monkeypatch.setattr(safetensors, "read", lambda *a: pytest.fail("a tensor was read"))
+    with pytest.raises(FormatError, match=message) as error:
+        hf.load(saved)
+    assert "\n" not in str(error.value)
+
+
+def test_saving_refuses_what_would_lose_something(saved, tmp_path):
+    c, p = config(), params(config())
+    with pytest.raises(FormatError, match="not empty"):
+        hf.save(saved, c, p)
+    with pytest.raises(FormatError, match="value head"):
+        hf.save(tmp_path / "a", c, p | {"value": jnp.zeros((16, 1))})
+    with pytest.raises(FormatError, match="int8"):
+        hf.save(tmp_path / "a", c, p, dtype="int8")
+    with pytest.raises(FormatError, match="its vocab is 24"):
+        hf.save(tmp_path / "a", dataclasses.replace(c, vocab=25), p, like=saved)
+    both = models.TransformerConfig(vocab=24, qkv_bias=True, qk_norm=True)
+    with pytest.raises(FormatError, match="no family"):
+        hf.save(tmp_path / "a", both, p)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_failure_leaves_no_directory(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        hf.save(tmp_path / "model", config(), params(config()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_tensor_is_named(saved):
+    source = formats.open_checkpoint(saved)
+    tensors = {n: source.read(n) for n in source.tensors if not n.endswith("layers.1.mlp.up_proj.weight")}
+    safetensors.write(saved / "model.safetensors", tensors)
+    with pytest.raises(FormatError, match="has no tensor for 'layers/1/up'"):
+        hf.load(saved)
