@@ -60,7 +60,7 @@ def test_block_krylov_survives_rank_deficiency():
 
 def test_block_krylov_refuses_what_it_cannot_do():
     a = jnp.zeros((64, 40))
-    with pytest.raises(ValueError, match="block >= k and depth >= 5"):
+    with pytest.raises(ValueError, match="block > k and depth >= 5"):
         linalg.block_krylov(a, 4, KEY, block=8, depth=2)
     with pytest.raises(ValueError, match="8 \\* 6 > 40"):
         linalg.block_krylov(a, 4, KEY, block=8, depth=6)
@@ -80,6 +80,80 @@ def test_top_k_is_exact_whether_or_not_the_krylov_space_converged(flat):
     gap = exact.s_Q[k - 1] - exact.s_Q[k]
     assert bool(direct.residual_K[:k].max() > 1e-4 * gap) == flat  # the flat spectrum is what needs the fallback
     assert found.residual_K.max() <= (1e-4 * gap if not flat else 1e-6 * exact.s_Q[0] * 10)  # float32 allows no less
+
+
+def test_top_k_stops_early_restarts_and_falls_back():
+    """One start certifies a wide gap, restarts a narrow one, and what no start certifies is the exact SVD, said so."""
+    rng = np.random.default_rng(11)
+    u, v = orthogonal(rng, 150), orthogonal(rng, 140)
+    for ratio, cycles in ((0.5, 1), (0.93, 4)):
+        s = np.r_[np.linspace(2, 1, 4), ratio * np.linspace(1, 0.5, 136)]
+        a = jnp.asarray(u[:, :140] * s @ v.T, jnp.float32)
+        found = jax.jit(lambda x, cycles=cycles: linalg.top_k(x, 4, KEY, cycles=cycles))(a)
+        residual = jnp.append(found.residual_K, found.next_residual)
+        error = linalg.subspace_error(residual, jnp.append(found.s_K, found.next_s), 4)
+        left, right = (scipy.linalg.subspace_angles(np.asarray(x, np.float64), y[:, :4]).max()
+                       for x, y in ((found.u_MxK, u), (found.v_NxK, v)))
+        assert not found.fell_back and max(left, right) <= error < 1e-3
+        assert -1e-6 <= s[4] - found.next_s <= found.next_residual < 0.1 * (s[3] - s[4])
+    flat = jnp.asarray(rng.normal(size=(150, 140)), jnp.float32)
+    found = jax.jit(lambda x: linalg.top_k(x, 4, KEY, cycles=1))(flat)
+    assert found.fell_back
+    np.testing.assert_allclose(found.s_K, np.linalg.svd(np.asarray(flat, np.float64), compute_uv=False)[:4], rtol=1e-5)
+    assert not linalg.top_k(flat[:40, :40], 4, KEY).fell_back  # exact by size, not by failure
+
+
+def test_large_matrices_get_deep_spaces():
+    """520 / 4 columns hold 10 blocks of 13; the spectrum is known by construction."""
+    rng = np.random.default_rng(15)
+    h, g = (x / np.linalg.norm(x) for x in (rng.normal(size=600), rng.normal(size=520)))
+    s = np.r_[np.linspace(2, 1.1, 4), np.linspace(1, 0, 516)]
+    a = np.eye(600, 520) * s
+    a -= 2 * np.outer(h, h @ a)
+    a -= 2 * np.outer(a @ g, g)
+    assert [linalg.krylov_depth(shape, 4) for shape in ((600, 520), (100, 90), (4096, 4096))] == [10, 5, 12]
+    found = jax.jit(lambda x: linalg.top_k(x, 4, KEY))(jnp.asarray(a, jnp.float32))
+    error = linalg.subspace_error(jnp.append(found.residual_K, found.next_residual), jnp.append(found.s_K, found.next_s), 4)
+    u, v = np.eye(600, 4) - 2 * np.outer(h, h[:4]), np.eye(520, 4) - 2 * np.outer(g, g[:4])
+    angle = max(scipy.linalg.subspace_angles(np.asarray(x, np.float64), y).max()
+                for x, y in ((found.u_MxK, u), (found.v_NxK, v)))
+    assert not found.fell_back and angle <= error <= 1e-4
+    np.testing.assert_allclose(found.s_K, s[:4], atol=2 * linalg.VALUE_ERROR)
+
+
+def test_top_k_certifies_the_dimensions_it_is_asked_for():
+    rng = np.random.default_rng(12)
+    s = np.r_[3.0, 2.0, 1.0, 1.0 - 1e-9, np.linspace(0.5, 0.1, 136)]  # no gap at 3
+    a = jnp.asarray(orthogonal(rng, 150, 140) * s @ orthogonal(rng, 140).T, jnp.float32)
+    found = linalg.top_k(a, 4, KEY, at=(2, 4))
+    values = jnp.append(found.s_K, found.next_s)
+    assert max(float(linalg.subspace_error(found.residual_K, values, k)) for k in (2, 4)) < 1e-3
+    assert linalg.subspace_error(found.residual_K, values, 3) == 1  # no information
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_leading_values_are_within_their_errors(flat):
+    rng = np.random.default_rng(13)
+    a = rng.normal(size=(160, 130)) if flat else decaying(rng, 160, 130, 1.0)
+    s, error = linalg.leading_values(jnp.asarray(a, jnp.float32), 5, KEY)
+    exact = np.linalg.svd(a, compute_uv=False)[:5]
+    assert (np.abs(s - exact) <= error).all() and (error <= (0.3 if flat else 1e-5) * exact[0]).all()
+
+
+@pytest.mark.parametrize(("shape", "power"), [((200, 150), None), ((120, 300), None), ((200, 150), 1.0), ((480, 480), None)])
+def test_the_constants_of_float32_bound_lapack(shape, power):
+    rng = np.random.default_rng(14)
+    a = (rng.normal(size=shape) if power is None else decaying(rng, *shape, power)).astype(np.float32)
+    exact = np.linalg.svd(a.astype(np.float64), compute_uv=False)
+    u, s, v = linalg.svd(jnp.asarray(a))
+    q, alone = len(s), linalg.singular_values(jnp.asarray(a))
+    for found, each, whole in ((s, linalg.VALUE_ERROR, linalg.SPECTRUM_ERROR),
+                               (alone, linalg.ALONE * linalg.VALUE_ERROR, linalg.ALONE * linalg.SPECTRUM_ERROR)):
+        assert np.abs(found - exact).max() <= each * exact[0]
+        assert np.linalg.norm(found - exact) <= whole * np.linalg.norm(exact)
+    for frame in (np.asarray(u, np.float64), np.asarray(v, np.float64)):
+        assert np.abs(frame.T @ frame - np.eye(q)).max() <= linalg.FRAME_ERROR
+    assert linalg.residuals(jnp.asarray(a), u, s, v).max() <= linalg.RESIDUAL_FLOOR * exact[0]
 
 
 def test_top_k_names_the_range_of_k():

@@ -7,6 +7,8 @@ Legend: M rows, N columns, Q = min(M, N), R columns kept of the reference, K the
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,33 @@ import numpy as np
 from jaxpost import linalg
 
 RANKS = ("stable", "energy/q=0.9", "energy/q=0.99", "entropy", "entropy_sigma", "hill")
+LEADING_RANKS = ("stable", "hill")  # those that need the leading singular values only
 REGIONS = ("both", "left", "right")
+SKETCH = 0  # seed of every sketch: both ends of a comparison start alike, and a matrix reads the same anywhere
+
+
+class Frame(NamedTuple):
+    """Leading singular triplets of a matrix with their residuals; `s` goes at least one value further, or is all of them."""
+
+    u_MxR: jax.Array
+    s: jax.Array
+    v_NxR: jax.Array
+    residual: jax.Array  # of R triplets or one more
+    fell_back: jax.Array  # bool: see `linalg.TopK`
+
+
+def frame(w: jax.Array, ks: tuple[int, ...], level: str) -> Frame:
+    """Decomposition of `w` for subspaces of dimensions `ks`: level "exact" (LAPACK, all values) or "top" (certified)."""
+    q = min(w.shape)
+    if level == "exact":
+        u, s, v = linalg.svd(w)
+        kept = min(max(ks), q)
+        u, v = u[:, :kept], v[:, :kept]
+        return Frame(u, s, v, linalg.residuals(w, u, s[:kept], v), jnp.bool_(False))
+    kept = min(max(ks), q - 1)
+    found = linalg.top_k(w, kept, jax.random.key(SKETCH), at=tuple(k for k in ks if k <= kept))
+    s, residual = jnp.append(found.s_K, found.next_s), jnp.append(found.residual_K, found.next_residual)
+    return Frame(found.u_MxK, s, found.v_NxK, residual, found.fell_back)
 
 
 def _where_fits(x: jax.Array, ks: tuple[int, ...], q: int) -> jax.Array:
@@ -22,31 +50,35 @@ def _where_fits(x: jax.Array, ks: tuple[int, ...], q: int) -> jax.Array:
     return jnp.where(jnp.asarray(np.asarray(ks) <= q - 1), x, jnp.nan)
 
 
-def rotation(u0_MxR, s0_Q, v0_NxR, w: jax.Array, ks: tuple[int, ...]) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Spectral shift and subspace rotation of `w` against a reference decomposition, and the spectrum of `w`.
-
-    spectral_shift = ||s(w) - s0||_2 / ||s0||_2 on full descending spectra; mean_sin2 and max_angle (radians) of the
-    principal angles between top-k subspaces, [2 sides, K].
-    """
-    q, rows = min(w.shape), max(w.shape)
-    kept = min(max(ks), q)
-    u1, s1_Q, v1 = linalg.svd(w)
+def rotation(before: Frame, after: Frame, ks: tuple[int, ...]) -> dict[str, jax.Array]:
+    """mean_sin2 and max_angle (radians) of the principal angles between top-k subspaces, [2 sides, K]."""
+    sizes = before.u_MxR.shape[0], before.v_NxR.shape[0]
+    q, rows, kept = min(sizes), max(sizes), after.u_MxR.shape[1]
 
     def both_sides(u, v):  # zero rows change no inner product
         pad = [jnp.pad(x[:, :kept], ((0, rows - x.shape[0]), (0, 0))) for x in (u, v)]
         return jnp.stack(pad)
 
-    before, after = both_sides(u0_MxR, v0_NxR), both_sides(u1, v1)
+    frames = both_sides(before.u_MxR, before.v_NxR), both_sides(after.u_MxR, after.v_NxR)
     k_K = jnp.asarray(np.minimum(ks, kept), jnp.int32)
 
     def at(i):
         side, k = i // len(ks), k_K[i % len(ks)]
-        return linalg.subspace_rotation(before[side], after[side], k)
+        return linalg.subspace_rotation(frames[0][side], frames[1][side], k)
 
     sin2, angle = (x.reshape(2, len(ks)) for x in jax.lax.map(at, jnp.arange(2 * len(ks))))
-    shift = jnp.linalg.norm(s1_Q - s0_Q) / jnp.linalg.norm(s0_Q)
-    angles = {"mean_sin2": _where_fits(sin2, ks, q), "max_angle": _where_fits(angle, ks, q)}
-    return {"spectral_shift": shift, **angles}, s1_Q
+    return {"mean_sin2": _where_fits(sin2, ks, q), "max_angle": _where_fits(angle, ks, q)}
+
+
+def spectral_shift(s0_Q: jax.Array, s1_Q: jax.Array) -> jax.Array:
+    """||s1 - s0||_2 / ||s0||_2 on full descending spectra."""
+    return jnp.linalg.norm(s1_Q - s0_Q) / jnp.linalg.norm(s0_Q)
+
+
+def gaps(s: jax.Array, ks: tuple[int, ...], q: int) -> jax.Array:
+    """(s_k - s_{k+1}) / s_1: f32[K], NaN where k does not fit."""
+    at_K = np.minimum(ks, q - 1)
+    return _where_fits((s[at_K - 1] - s[at_K]) / s[0], ks, q)
 
 
 def captured_energy(u0_MxR, v0_NxR, dw_MxN: jax.Array, ks: tuple[int, ...]) -> jax.Array:
@@ -66,10 +98,9 @@ def captured_energy(u0_MxR, v0_NxR, dw_MxN: jax.Array, ks: tuple[int, ...]) -> j
     return _where_fits(jnp.stack([both, left, right]) / jnp.sum(dw_MxN**2), ks, q)
 
 
-def wedin_bounds(s_dw_Q: jax.Array, s0_Q: jax.Array, s1_Q: jax.Array, ks: tuple[int, ...]) -> jax.Array:
+def wedin_bounds(norm2_dw: jax.Array, s0: jax.Array, s1: jax.Array, ks: tuple[int, ...], q: int) -> jax.Array:
     """`linalg.wedin_bound` for each k: f32[K], NaN where it is absent."""
-    q = s0_Q.shape[0]
-    bounds = [linalg.wedin_bound(s_dw_Q[0], s0_Q, s1_Q, min(k, q - 1)) for k in ks]
+    bounds = [linalg.wedin_bound(norm2_dw, s0, s1, min(k, q - 1)) for k in ks]
     return _where_fits(jnp.stack(bounds), ks, q)
 
 
@@ -86,3 +117,9 @@ def ranks(s_Q: jax.Array, hill_k: int) -> jax.Array:
             hill,
         ]
     )
+
+
+def leading_ranks(norm: jax.Array, s_K: jax.Array, hill_k: int) -> jax.Array:
+    """`LEADING_RANKS` from ||A||_F and at least the first min(hill_k, Q) singular values; NaN for a zero matrix."""
+    hill = linalg.hill(s_K, hill_k) if hill_k <= s_K.shape[0] else jnp.float32(jnp.nan)
+    return jnp.stack([(norm / s_K[0]) ** 2, hill])

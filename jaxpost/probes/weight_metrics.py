@@ -1,4 +1,4 @@
-"""The weight metrics: what each number is, in one table. 
+"""The weight metrics: what each number is, in one table.
 
 Formulas use dW = W1 - W0, s singular values, U V the top-k singular vectors of W0.
 """
@@ -6,10 +6,13 @@ Formulas use dW = W1 - W0, s singular values, U V the top-k singular vectors of 
 from __future__ import annotations
 
 from jaxpost.probes.base import Metric, register
+from jaxpost.probes.panel import Panel
 
 PNT = "The Path Not Taken, arXiv:2511.08567"
 OPDG = "On the Geometry of On-Policy Distillation, arXiv:2606.07082"
 _SVD = "LAPACK gesdd, float32, on fp32 masters and on their bf16 cast upcast to float32"
+_SUBSPACE = _SVD + '; level "top": block Krylov, certified by its residuals (linalg.top_k)'
+_LEADING = _SVD + '; level "top": one block Krylov space, its residuals as error (linalg.leading_values)'
 _CODES = "integer bit patterns, round to nearest even"
 
 register(
@@ -39,14 +42,14 @@ register(
            "isotropic update of the master's norm (1 to first order only)", "mean over matrices", _SVD),
     Metric("weight.rotation.mean_sin2", "||(I - U0 U0') U1||_F^2 / k of the top-k subspaces, left (U) or right (V)",
            "1", PNT + " 4.1", "isotropic update of the master's norm", "mean over matrices",
-           _SVD + "; sines, projected twice"),
+           _SUBSPACE + "; sines, projected twice"),
     Metric("weight.rotation.max_angle", "largest principal angle of the top-k subspaces", "rad", PNT + " 4.1",
            "isotropic update of the master's norm", "mean over matrices",
-           _SVD + "; arcsin if sin^2 <= 1/2 else arccos"),
+           _SUBSPACE + "; arcsin if sin^2 <= 1/2 else arccos"),
     Metric("weight.rotation.gap", "(s_k - s_{k+1}) / s_1 of W0", "1", "Wedin 1972",
-           "none: a property of the base", "mean over matrices", _SVD),
+           "none: a property of the base", "mean over matrices", _SUBSPACE),
     Metric("weight.rotation.wedin_bound", "||dW||_2 / (s_k(W0) - s_{k+1}(W1)), absent unless positive; bounds the "
-           "largest sine on both sides", "1", "Wedin 1972", "none: a bound", "mean over matrices", _SVD),
+           "largest sine on both sides", "1", "Wedin 1972", "none: a bound", "mean over matrices", _SUBSPACE),
     Metric("weight.overlap.principal", "share of bf16-visible entries inside the top ceil(alpha N) of |rank-k W0|", "1",
            PNT + " 4.2", "magnitude_conditioned: sum_M p_i / sum p_i (calibrated_gaussian where masters are bf16); "
            "mask_density as a further row", "ratio of sums", _CODES + "; stable row-major ties"),
@@ -61,7 +64,7 @@ register(
            "isotropic_beta: Beta(d/2, (mn - d)/2), d = (m - k)(n - k)", "ratio of sums",
            "1 - left - right + both of the captured shares"),
     Metric("weight.rank.stable", "||dW||_F^2 / ||dW||_2^2", "1", OPDG, "gaussian_matrix of the same shape",
-           "mean over matrices", _SVD),
+           "mean over matrices", _LEADING),
     Metric("weight.rank.energy", "smallest r with sum_{i<=r} s_i^2 >= q sum s_i^2", "1", "arXiv:2606.13657",
            "gaussian_matrix of the same shape", "mean over matrices", _SVD),
     Metric("weight.rank.entropy", "exp(-sum p log p), p = s^2 / sum s^2", "1", "Roy and Vetterli 2007",
@@ -71,8 +74,22 @@ register(
     Metric("weight.rank.above_edge", "number of s_i > q_rms (sqrt m + sqrt n), q_rms^2 = mean((ulp0^2 + ulp1^2)/2)/12",
            "1", "Marchenko and Pastur 1967", "gaussian_matrix of the same shape and norm", "mean over matrices", _SVD),
     Metric("weight.rank.hill", "[sum_{i<k} log(s_i / s_k) / (k - 1)]^-1 on the top k singular values", "1", OPDG,
-           "gaussian_matrix of the same shape", "mean over matrices", _SVD),
+           "gaussian_matrix of the same shape", "mean over matrices", _LEADING),
     Metric("weight.jaccard", "|A & B| / |A | B| of the bf16-visible masks of two seeds, mean over pairs", "1",
            PNT + " 2.2", "magnitude_conditioned: sum p^a p^b / sum (p^a + p^b - p^a p^b); independence a further row",
            "mean over pairs of seeds, ratio of sums over matrices", _CODES, ci_method="delete-one-seed jackknife, t"),
 )
+
+_LEVELS = {  # level -> what it adds to the cheaper ones
+    "none": ("update_norm", "relative_norm", "sparsity.bf16", "sparsity.fp32", "sparsity.abs", "sparsity.rel",
+             "overlap.low_magnitude"),
+    "top": ("rotation.mean_sin2", "rotation.max_angle", "rotation.gap", "rotation.wedin_bound", "overlap.principal",
+            "overlap.principal_not_low", "off_principal_energy", "doubly_off_energy", "rank.stable", "rank.hill"),
+    "exact": ("spectral_shift", "spectral_shift_over_update", "spectral_kappa", "rank.energy", "rank.entropy",
+              "rank.entropy_sigma", "rank.above_edge"),
+}
+
+
+def metrics_of(panel: Panel) -> tuple[str, ...]:
+    """Ids of the metrics that a panel gives rows of."""
+    return tuple(f"weight.{name}" for level, names in _LEVELS.items() if panel.reads(level) for name in names)

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from jaxpost.probes import nulls
+from jaxpost.probes import nulls, spectra
 from jaxpost.probes.panel import Panel, TensorInfo, fits, shape_groups
 from jaxpost.probes.pooling import ABSENT, DEGENERATE, NAN, OK, divide
 
@@ -34,7 +34,7 @@ class Readings:
         place = {name: t for t, name in enumerate(names)}
         groups = shape_groups({info.name: info.shape for info in self.infos})
         self._columns = {g: [place[name] for name in members] for g, members in groups.items()}
-        found = {g: np.shape(ref["s"])[0] for g, ref in self.refs.items()}
+        found = {g: np.shape(ref["w0"])[0] for g, ref in self.refs.items()}
         expected = {g: len(columns) for g, columns in self._columns.items()}
         if found != expected:
             raise ValueError(f"references do not match infos: shapes and counts {found}, expected {expected}")
@@ -60,7 +60,30 @@ class Readings:
 
     @cached_property
     def norm0_T(self) -> np.ndarray:
+        if not self._references_are_exact:
+            return self.reference(lambda ref: ref["norm0"])
         return self.reference(lambda ref: np.linalg.norm(np.asarray(ref["s"], np.float64), axis=-1))
+
+    @cached_property
+    def _references_are_exact(self) -> bool:
+        return "spectral_shift" in next(iter(self.refs.values()))["curves"]
+
+    @property
+    def null_kind(self) -> str:
+        """How the isotropic null of the spectral rows came about: drawn at every norm, or continued from a few."""
+        return "isotropic" if self._references_are_exact else "isotropic_first_order"
+
+    def ambiguous(self, mask: int) -> np.ndarray:
+        """Entries that numerical error could put on the other side of a mask of `masks_of`: [T]."""
+        n_alpha = len(self.panel.alphas)
+        if mask < n_alpha:
+            return np.zeros(len(self.infos))
+        k, alpha = divmod((mask - n_alpha) % (len(self.panel.subspaces) * n_alpha), n_alpha)
+        return self.reference(lambda ref: np.asarray(ref["ambiguous"])[:, k, alpha])
+
+    def fell_back(self, view: int) -> np.ndarray:
+        """Matrices of which either end needed the exact SVD after the iteration: bool [S, T]."""
+        return (self.value("fell_back")[..., view] > 0) | (self.reference(lambda ref: ref["fell_back"]) > 0)
 
     @cached_property
     def finite_SxT(self) -> np.ndarray:
@@ -86,6 +109,8 @@ class Readings:
         """Isotropic null curves: name -> f64[T, P, D, 2 views, ...]."""
         names = next(iter(self.refs.values()))["curves"]
         curves = {name: self.reference(lambda ref, name=name: ref["curves"][name]) for name in names}
+        if not self._references_are_exact:
+            return curves
         return curves | {"spectral_shift_over_update": divide(curves["spectral_shift"], curves["relative_norm"])}
 
     def null_at(self, view: int) -> np.ndarray:
@@ -108,16 +133,24 @@ class Readings:
         return nulls.interpolate(self.panel.null_norms, curve, self.null_at(view))
 
     def floor(self, name: str, view: int, side: int | None = None, k: int | None = None) -> np.ndarray:
-        """Rounding floor [S, T] of a statistic (the same for every seed)."""
+        """Rounding floor [S, T, ...] of a statistic (the same for every seed)."""
         floor = self.reference(lambda ref: ref["floor"][name])[:, view]
         if side is not None:
             floor = floor[..., side, k]
-        return np.broadcast_to(floor, (self.n_seeds, len(floor)))
+        return np.broadcast_to(floor, (self.n_seeds, *floor.shape))
 
-    def gaussian_ranks(self, rank: int) -> np.ndarray:
+    def _rank_place(self, name: str) -> int:
+        """Position of a rank in the references, which may be of a dearer level than the panel."""
+        return (spectra.RANKS if self._references_are_exact else spectra.LEADING_RANKS).index(name)
+
+    def gaussian_ranks(self, name: str) -> np.ndarray:
         """A rank of drawn Gaussian matrices of the same shapes: [S, T, D]."""
-        draws = self.reference(lambda ref: ref["gaussian"]["ranks"])[..., rank]
+        draws = self.reference(lambda ref: ref["gaussian"]["ranks"])[..., self._rank_place(name)]
         return np.broadcast_to(draws, (self.n_seeds, *draws.shape))
+
+    def rank_floor(self, name: str, view: int) -> np.ndarray:
+        """A rank of pure rounding noise of the base: [S, T]."""
+        return self.floor("ranks", view)[..., self._rank_place(name)]
 
     def gaussian_above_edge(self, view: int) -> np.ndarray:
         """Singular values above the rounding edge of a Gaussian matrix of the update's shape and norm: [S, T, D]."""

@@ -1,10 +1,11 @@
-"""Rows of the weight probes: pooling over matrices, nulls at the update's own size, floors, statuses. Host side.
+"""Rows of the weight probes: pooling over matrices, nulls at the update's own size, floors, errors, statuses. Host side.
 
 A statistic of a kind, of the body or of the whole model pools as `METRICS` says: counts as ratios of sums, norms in
 quadrature, energies weighted by ||dW||^2, spectra, rotations and ranks as unweighted means; its null pools the
-same way.
+same way. Here: what counts entries (exact, no numerical error but that of masks made of singular vectors); rows about
+norms, spectra and subspaces are in `weight_spectral_rows`.
 
-Legend: S seeds, T matrices, C scopes, D null draws; views as in `panel.VIEWS`.
+Legend: S seeds, T matrices, C scopes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import scipy.stats
 
-from jaxpost.probes import nulls, pooling, spectra
-from jaxpost.probes.panel import PREDICTIONS, SIDES, VIEWS, Panel, TensorInfo, masks_of
+from jaxpost.probes import pooling, weight_spectral_rows
+from jaxpost.probes.panel import PREDICTIONS, Panel, TensorInfo, masks_of
 from jaxpost.probes.pooling import ABSENT, DEGENERATE, OK, RowTable, divide, mean, total
 from jaxpost.probes.weight_readings import Readings
 
@@ -24,7 +25,6 @@ UNIT_LAWS = {  # host versions of visibility.LAWS: P(|X| <= x), unit variance
     "laplace": lambda x: -np.expm1(-np.sqrt(2) * x),
     "t3": lambda x: 2 * scipy.stats.t.cdf(np.sqrt(3) * x, 3) - 1,
 }
-OUTSIDE_GRID = "null absent: the update norm is outside the grid of the isotropic null"
 
 
 def finalize(
@@ -52,13 +52,7 @@ def finalize(
     table = RowTable(scopes, seeds, {"arm": arm, "step": step, "conditional_on": conditional_on})
     _sparsity(r, table)
     _overlap(r, table)
-    for view in range(len(VIEWS)):
-        _norms(r, table, view)
-        _spectrum(r, table, view)
-        _energy(r, table, view)
-        _rank(r, table, view)
-        _rotation(r, table, view)
-    _gap(r, table)
+    weight_spectral_rows.add(r, table)
     return table.columns(row_ids)
 
 
@@ -119,8 +113,8 @@ def _add_fraction(r, table, metric, count, kind, expected, variance, *, dtype, p
         else:
             null = (values[0], None, None)
         weighted = dict(params or {}) | ({"weighting": weighting} if weighting == "by_tensor" else {})
-        row = table.add(metric, pool(count), status, reason, null=(kind, *null), floor=0.0, only=only, dtype=dtype,
-                        params=_params(weighted))
+        row = table.add(metric, pool(count), status, reason, null=(kind, *null), floor=0.0, num_err=0.0, only=only,
+                        dtype=dtype, params=_params(weighted))
         if further is not None:
             band = pooling.around(pool(further[0]), deviation(further[1], weighting))
             table.add_null(row, "gaussian_equal_norm", *band)
@@ -136,7 +130,10 @@ def _overlap(r: Readings, table: RowTable) -> None:
 
 
 def _add_overlap(r: Readings, table: RowTable, i: int, metric: str, k: int | None, params: str | None) -> None:
-    """Share of visible entries inside mask i; null: blind updates of the same magnitudes; further: mask density."""
+    """Share of visible entries inside mask i; null: blind updates of the same magnitudes; further: mask density.
+
+    Numerical error: the share of visible entries that could lie on the other side of a mask made of singular vectors.
+    """
     visible = r.n_T - r.value("same_bf16")
     state = r.state(k)
     state = np.where((state == OK) & (visible == 0), DEGENERATE, state)
@@ -162,133 +159,8 @@ def _add_overlap(r: Readings, table: RowTable, i: int, metric: str, k: int | Non
     kind = np.where(bf16_master, "calibrated_gaussian", "magnitude_conditioned").astype(object)
     null = [np.where(bf16_master, c, p) for c, p in zip(calibrated, permuted, strict=True)]
     value = divide(pooled(r.value("overlap")[..., i]), pooled(visible))
-    row = table.add(metric, value, status, reason, null=(kind, *null), floor=0.0, dtype="bf16", k=k, params=params)
+    error = np.minimum(divide(pooled(np.broadcast_to(r.ambiguous(i), visible.shape)), pooled(visible)), 1.0)
+    row = table.add(metric, value, status, reason, null=(kind, *null), floor=0.0, num_err=error, dtype="bf16", k=k,
+                    params=params)
     density = divide(pooled(r.value("mask_size")[..., i]), pooled(np.broadcast_to(r.n_T, visible.shape)))
     table.add_null(row, "mask_density", density, None, None)
-
-
-def _finish(table, metric, value, state, absent_reason, null, floor, unresolved=None, **key) -> int:
-    """Add a pooled statistic: "unresolved" where it is below its floor, a reason where its null is absent."""
-    status, reason = pooling.statuses(state, table.scopes, absent_reason)
-    value = np.where(status == "ok", value, np.nan)
-    if floor is not None:
-        low = value < floor if unresolved is None else unresolved
-        low &= status == "ok"
-        status[low] = "unresolved"
-        reason[low] = [_join(text, "below the noise floor") for text in reason[low]]
-    if null is not None and null[0] == "isotropic":
-        lost = ~np.isfinite(null[1]) & np.isin(status, ("ok", "unresolved"))
-        reason[lost] = [_join(text, OUTSIDE_GRID) for text in reason[lost]]
-    return table.add(metric, value, status, reason, null=null, floor=floor, dtype=key.pop("dtype"), **key)
-
-
-def _join(text: str | None, more: str) -> str:
-    return f"{text}; {more}" if text else more
-
-
-def _norms(r: Readings, table: RowTable, view: int) -> None:
-    state = r.finite_SxT
-    used = state == OK
-    norm0 = np.broadcast_to(r.norm0_T, used.shape)
-    draws = r.isotropic("relative_norm", view) * norm0[..., None]
-    base = np.sqrt(total(norm0**2, used, table.scopes))
-    floor = r.floor("relative_norm", view) * norm0
-    absolute = [np.sqrt(total(x**2, used, table.scopes)) for x in (r.norm(view), floor)]
-    null_draws = np.sqrt(total(draws**2, used, table.scopes))
-    for metric, scale in (("weight.update_norm", np.ones_like(base)), ("weight.relative_norm", base)):
-        value, floor = (divide(x, scale) for x in absolute)
-        # in float32 the isotropic null has the update's norm by construction: there is nothing to compare
-        scaled = pooling.draw_range(divide(null_draws, scale[..., None]))
-        null = ("isotropic", *scaled) if VIEWS[view] == "bf16" else None
-        _finish(table, metric, value, state, "", null, floor, dtype=VIEWS[view])
-
-
-def _spectrum(r: Readings, table: RowTable, view: int) -> None:
-    relative = r.norm(view) / r.norm0_T
-    shift, shift_floor = r.value("spectral_shift")[..., view], r.floor("spectral_shift", view)
-    longer = np.asarray([max(info.shape) for info in r.infos], np.float64)
-    rho, rho_floor = divide(shift, relative), divide(shift_floor, relative)
-    rho_null = r.isotropic("spectral_shift_over_update", view)
-    for metric, value, draws, floor, state in (
-        ("weight.spectral_shift", shift, r.isotropic("spectral_shift", view), shift_floor, r.state()),
-        ("weight.spectral_shift_over_update", rho, rho_null, rho_floor, r.state(view=view)),
-        ("weight.spectral_kappa", rho**2 * longer, rho_null**2 * longer[:, None], rho_floor**2 * longer,
-         r.state(view=view)),
-    ):
-        used = state == OK
-        null = ("isotropic", *pooling.draw_range(mean(draws, used, table.scopes)))
-        _finish(table, metric, mean(value, used, table.scopes), state, "", null, mean(floor, used, table.scopes),
-                dtype=VIEWS[view])
-
-
-def _rotation(r: Readings, table: RowTable, view: int) -> None:
-    for i, k in enumerate(r.panel.ks):
-        reason = f"k={k} needs min(m, n) > k"
-        state = r.state(k)
-        used = state == OK
-        for statistic in ("mean_sin2", "max_angle"):
-            for side, name in enumerate(SIDES):
-                value = r.value(statistic)[..., view, side, i]
-                draws, floor = r.isotropic(statistic, view, side, i), r.floor(statistic, view, side, i)
-                null = ("isotropic", *pooling.draw_range(mean(draws, used, table.scopes)))
-                _finish(table, f"weight.rotation.{statistic}", mean(value, used, table.scopes), state, reason, null,
-                        mean(floor, used, table.scopes), dtype=VIEWS[view], side=name, k=k)
-        bound = r.value("wedin_bound")[..., view, i]
-        state = np.where(used & np.isnan(bound), ABSENT, state)
-        _finish(table, "weight.rotation.wedin_bound", mean(bound, state == OK, table.scopes), state,
-                f"{reason} and s_k(W0) > s_(k+1)(W1)", None, None, dtype=VIEWS[view], side="both", k=k)
-
-
-def _gap(r: Readings, table: RowTable) -> None:
-    """Relative gap (s_k - s_{k+1}) / s_1 of W0: what a rotation at k must be read against."""
-
-    def gap(ref, k):
-        s = np.asarray(ref["s"], np.float64)
-        return (s[:, k - 1] - s[:, k]) / s[:, 0] if k < s.shape[1] else np.full(len(s), np.nan)
-
-    for k in r.panel.ks:
-        state = r.state(k)
-        value = np.broadcast_to(r.reference(lambda ref, k=k: gap(ref, k)), state.shape)
-        _finish(table, "weight.rotation.gap", mean(value, state == OK, table.scopes), state,
-                f"k={k} needs min(m, n) > k", None, None, dtype="bf16", k=k)
-
-
-def _energy(r: Readings, table: RowTable, view: int) -> None:
-    """Off-principal and doubly-off energy; floor: the share of ||dW||^2 that rounding of one end would make."""
-    energy = r.norm(view) ** 2
-    for i, k in enumerate(r.panel.ks):
-        state = r.state(k, view)
-        used = state == OK
-        pooled_energy = total(energy, used, table.scopes)
-        floor = np.minimum(divide(total(r.value("rounding_energy")[..., view], used, table.scopes), pooled_energy), 1.0)
-        captured = dict(zip(spectra.REGIONS, np.moveaxis(r.value("captured")[..., view, :, i], -1, 0), strict=True))
-        off = {region: 1 - share for region, share in captured.items()}
-        off["doubly_off"] = 1 - captured["left"] - captured["right"] + captured["both"]
-        for region, share in off.items():
-            doubly = region == "doubly_off"
-            moments = [nulls.energy_moments(region, info.shape, k) for info in r.infos]
-            mean_T, variance_T = np.asarray(moments).T
-            mean_T = mean_T if doubly else 1 - mean_T
-            expected = divide(total(energy * mean_T, used, table.scopes), pooled_energy)
-            variance = divide(total(energy**2 * variance_T, used, table.scopes), pooled_energy**2)
-            null = ("isotropic_beta", expected, *nulls.beta_quantiles(expected, variance))
-            _finish(table, "weight.doubly_off_energy" if doubly else "weight.off_principal_energy",
-                    divide(total(energy * share, used, table.scopes), pooled_energy), state,
-                    f"k={k} needs min(m, n) > k", null, floor, floor > 0.5, dtype=VIEWS[view],
-                    side="none" if doubly else region, k=k)
-
-
-def _rank(r: Readings, table: RowTable, view: int) -> None:
-    """Ranks of dW against Gaussian matrices of the same shape (and, for the count above the edge, of the same norm)."""
-    hill_k = r.panel.ks[0]
-    values = r.value("ranks")[..., view, :]
-    statistics = [(name, values[..., i], r.gaussian_ranks(i)) for i, name in enumerate(spectra.RANKS)]
-    statistics.append(("above_edge", r.value("above_edge")[..., view], r.gaussian_above_edge(view)))
-    for name, value, draws in statistics:
-        rank, _, params = name.partition("/")
-        k = hill_k if rank == "hill" else None
-        state = r.state(k, view)
-        used = state == OK
-        null = ("gaussian_matrix", *pooling.draw_range(mean(draws, used, table.scopes)))
-        _finish(table, f"weight.rank.{rank}", mean(value, used, table.scopes), state,
-                f"k={k} needs min(m, n) > k", null, None, dtype=VIEWS[view], params=params or None, k=k)

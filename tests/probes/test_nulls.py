@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxpost import linalg
-from jaxpost.probes import nulls, visibility
+from jaxpost.probes import nulls, spectra, visibility
 from jaxpost.probes.panel import Panel
 
 PANEL = Panel(ks=(3,), null_norms=(1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1), null_draws=3)
@@ -17,8 +16,8 @@ PANEL = Panel(ks=(3,), null_norms=(1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1), nul
 @pytest.fixture(scope="module")
 def reference():
     w0 = jnp.asarray(np.random.default_rng(0).normal(size=(40, 24)).astype(ml_dtypes.bfloat16).astype(np.float32))
-    u, s, v = linalg.svd(w0)
-    curves, floor = jax.jit(nulls.isotropic, static_argnums=0)(PANEL, u, s, v, w0, jax.random.key(0))
+    frame = spectra.frame(w0, PANEL.ks, "exact")
+    curves, floor = jax.jit(nulls.isotropic, static_argnums=0)(PANEL, frame, w0, jax.random.key(0))
     return np.asarray(w0, np.float64), jax.device_get(curves), jax.device_get(floor)
 
 

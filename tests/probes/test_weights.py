@@ -182,7 +182,7 @@ def test_pools_are_what_the_registry_says(rows):
 
 def test_every_row_has_a_registered_metric_a_status_and_finite_numbers_or_none(rows):
     reported = {row["metric"] for row in rows}
-    assert reported == {m for m in METRICS if m.startswith("weight.")} - {"weight.jaccard"}
+    assert reported == set(weights.WeightGeometry(PANEL).metrics) <= set(METRICS)
     for row in rows:
         assert np.isfinite(row["value"]) or row["status"] in ("nan", "absent", "degenerate"), row
         assert (row["status"] == "ok") or row["status_reason"], row
@@ -303,6 +303,8 @@ def test_sidecar_and_offline_give_the_same_bits(refs):
         alone = base.Context({base.WEIGHTS0: {name: W0[name]}, base.WEIGHTS: {name: current[name]}})
         state = probe.init(alone, KEY)
         _, values = jax.jit(probe.measure)(alone, state, KEY)
+        spectrum = {name: values.pop("spectra")[name]}
+        np.testing.assert_array_equal(spectrum[name], everything["spectra"][name])
         for statistic, value in values.items():
             np.testing.assert_array_equal(value[0], everything[statistic][i], err_msg=f"{name} {statistic}")
     with pytest.raises(ValueError, match="sidecar or offline"):
