@@ -21,8 +21,10 @@ POOLINGS = (
     "ratio of sums",  # counts, or energies weighted by ||dW||^2
     "quadrature",  # root of the sum of squares
     "mean over matrices",  # unweighted
+    "sum over matrices",
     "mean over pairs of seeds, ratio of sums over matrices",
     "mean over prompts",
+    "mean over examples",
     "mean over tokens",
     "none",
 )
@@ -44,6 +46,12 @@ WEIGHTS = Need("weights", (("checkpoint", "current"),))  # name -> f32[m, n]: ev
 PARAMS0 = Need("params", (("checkpoint", "base"),))  # the whole pytree, float32
 PARAMS = Need("params", (("checkpoint", "current"),))
 PROBE_BATCH = Need("probe_batch")  # rows fixed before the run, the same for every arm, seed and step
+HISTORY = Need("history")  # name -> [steps]: what the train step reported since the last measurement
+
+
+def said(need: Need) -> str:
+    """A need as texts and tables name it: `weights/base`."""
+    return "/".join([need.kind, *(str(value) for _, value in need.params)])
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,8 @@ class Context:
 
     def __getitem__(self, need: Need) -> Any:
         if need not in self.given:
-            known = ", ".join(sorted(f"{n.kind}{dict(n.params) or ''}" for n in self.given)) or "nothing"
-            asked = f"{need.kind}{dict(need.params) or ''}"
-            raise KeyError(f"probe asked for {asked} but was given {known}: declare the need")
+            known = ", ".join(sorted(said(n) for n in self.given)) or "nothing"
+            raise KeyError(f"probe asked for {said(need)} but was given {known}: declare the need")
         return self.given[need]
 
 
@@ -86,7 +93,18 @@ class Probe(Protocol):
     """What a probe must have.
 
     `state` is the probe's own pytree (references, running sums), a checkpoint item of its own. `key` is derived
-    from the run key, the probe id and the step; it never consumes the training stream.
+    from the run key, the probe id and the step; it never consumes the training stream. Probes of one id with schedules
+    that never meet are settings of one statistic: the first makes the state and all read it.
+
+    An inline probe's reductions are part of the train step: its values are the history, [S, steps] a name.
+
+    Optional members:
+      stream: name of the key's stream; then every step and arm of a seed has the same key.
+      cost_of_init(ctx) -> Cost: price of `init`, where it is not small beside `measure`.
+      at_base: True if what the base itself reads is a measurement (arm "base", step 0).
+      arrays(values) -> {name: array}: what is worth keeping, leading axis over seeds; stored by the caller.
+      across(series, *, infos, arm, seeds, conditional_on, row_ids) -> columns: once an arm is finished, from
+        {step: arrays of all seeds}.
     """
 
     id: str

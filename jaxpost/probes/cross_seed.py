@@ -122,44 +122,55 @@ def finalize_jaccard(
         interval = {name: stats.jackknife_pairs(x) for name, x in pairs.items()}
         empty = (status == "ok") & np.isnan(interval["observed"].value)
         status[empty], reason[empty] = "degenerate", "a pair of seeds changed no entry visibly"
-    n = len(status)
-    common = dict(scopes.columns) | {
-        "metric": np.full(n, "weight.jaccard", object),
-        "arm": np.full(n, arm, object),
-        "step": np.full(n, step, object),
-        "side": np.full(n, "none", object),
-        "dtype": np.full(n, "bf16", object),
-        "conditional_on": np.full(n, conditional_on, object),
-        "unit": np.full(n, "seed", object),
-        "n_units": np.full(n, n_seeds, object),
-    }
-    estimate = common | {
-        "role": np.full(n, "estimate", object),
-        "of": np.full(n, None, object),
-        "value": interval["observed"].value,
-        "ci_lo": interval["observed"].lo,
-        "ci_hi": interval["observed"].hi,
-        "status": status,
-        "status_reason": reason,
-        "null_kind": np.full(n, "magnitude_conditioned", object),
-        "null_value": interval["expected"].value,
-        "null_lo": interval["expected"].lo,
-        "null_hi": interval["expected"].hi,
-        "noise_floor": np.zeros(n),
-    }
-    further = interval["independence"]
-    null = common | {
+    return estimate_columns(
+        scopes, {"metric": "weight.jaccard", "arm": arm, "step": step, "conditional_on": conditional_on}, n_seeds,
+        interval["observed"], status, reason, ("magnitude_conditioned", *interval["expected"]),
+        ("independence", interval["independence"].value), row_ids)
+
+
+def estimate_columns(
+    scopes: pooling.Scopes, constant: Mapping[str, object], n_seeds: int, interval: stats.Interval, status, reason, null,
+    further, row_ids: Callable[[dict], Sequence[str]], only: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Rows of role "estimate" of exact counts of visible entries over several seeds, with a further null of each.
+
+    Args:
+      constant: columns that are the same everywhere (metric, arm, step, conditional_on; side, params, dtype if not
+        "none", null, "bf16").
+      interval: value and ends f64[C]; status, reason object[C]; null (kind, value, lo, hi); further (kind, value).
+      only: bool[C], the scopes to report (default all).
+    """
+    kept = np.ones(len(status), bool) if only is None else only
+    n = int(kept.sum())
+
+    def column(x, dtype=np.float64):
+        filled = np.empty(len(status), dtype)
+        filled[:] = x
+        return filled[kept]
+
+    fixed = {"side": "none", "params": None, "dtype": "bf16", "unit": "seed", "n_units": n_seeds} | dict(constant)
+    common = {name: column(x, object) for name, x in (scopes.columns | fixed).items()}
+    nothing = np.full(n, np.nan)
+    estimate = common | {"role": np.full(n, "estimate", object), "of": np.full(n, None, object)}
+    estimate |= {name: column(x) for name, x in zip(("value", "ci_lo", "ci_hi"), interval, strict=True)}
+    estimate |= {"status": column(status, object), "status_reason": column(reason, object)}
+    estimate |= {"null_kind": column(null[0], object)}
+    estimate |= {name: column(x) for name, x in zip(("null_value", "null_lo", "null_hi"), null[1:], strict=True)}
+    estimate |= {"noise_floor": np.zeros(n), "num_err": np.zeros(n)}
+    value = column(further[1])
+    null_rows = common | {
         "role": np.full(n, "null", object),
         "of": np.asarray(row_ids(estimate), object),
-        "value": further.value,
-        "ci_lo": np.full(n, np.nan),
-        "ci_hi": np.full(n, np.nan),
-        "status": np.where(np.isfinite(further.value), "ok", "absent").astype(object),
+        "value": value,
+        "ci_lo": nothing,
+        "ci_hi": nothing,
+        "status": np.where(np.isfinite(value), "ok", "absent").astype(object),
         "status_reason": np.full(n, None, object),
-        "null_kind": np.full(n, "independence", object),
-        "null_value": further.value,
-        "null_lo": np.full(n, np.nan),
-        "null_hi": np.full(n, np.nan),
-        "noise_floor": np.full(n, np.nan),
+        "null_kind": np.full(n, further[0], object),
+        "null_value": value,
+        "null_lo": nothing,
+        "null_hi": nothing,
+        "noise_floor": nothing,
+        "num_err": nothing,
     }
-    return {name: np.concatenate([estimate[name], null[name]]) for name in estimate}
+    return {name: np.concatenate([estimate[name], null_rows[name]]) for name in estimate}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import jax
 import numpy as np
 
+from jaxpost.probes import base, price, schedules
 from jaxpost.probes.base import Metric, register
 
-register(
+_METRICS = (
     Metric("policy.success", "mean verifier reward of one sample a problem at temperature 1, fixed problems", "1",
            "arXiv:2511.08567", "best guess that does not solve the problem (the task states it)", "mean over prompts",
            "one KV-cached sample a problem", higher_is_better=True),
@@ -21,9 +25,12 @@ register(
     Metric("policy.entropy", "mean over tokens sampled from pi at temperature 1 of -sum_v pi_v log pi_v", "nat",
            "arXiv:2505.22617", "none in the row: compare with the rows of arm base", "mean over tokens",
            "full vocabulary on the policy's own samples"),
+)
+_WORK = (
     Metric("policy.loss_tokens", "tokens that entered the loss, mean over the steps since the last measurement", "token",
            "jaxpost", "none: a control of equal work between arms", "none", "sum of the loss mask"),
 )
+register(*_METRICS, *_WORK)
 
 # value name of training.Suite.measure -> (metric, params)
 _DIVERGENCES = {
@@ -63,3 +70,72 @@ def finalize(values: Mapping[str, np.ndarray], *, arm: str, step: int, seeds: Se
                          "conditional_on": conditional_on, **fixed})
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+@dataclass(frozen=True)
+class PolicyStatistics:
+    """Success, exact KL to the base and entropy on fixed problems.
+
+    `suite.measure(params, base, key)` gives a dict of scalars (`training.Suite`); `guesses` are (label, baseline) pairs of
+    its splits. All steps and arms of a seed share one key, so that they differ by their parameters only.
+    """
+
+    suite: Any
+    guesses: tuple[tuple[str, float], ...]
+    schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
+    lane: str = "sidecar"
+    id: str = "policy"
+    version: str = "1"
+    definition: str = "arXiv:2509.04259 (KL), verifier reward on fixed problems"
+    metrics: tuple[str, ...] = tuple(metric.id for metric in _METRICS)
+    needs: frozenset[base.Need] = frozenset({base.PARAMS0, base.PARAMS})
+    stream: str = "evaluate"
+    at_base: bool = True
+
+    def cost(self, ctx: base.Context) -> base.Cost:
+        """Counted from the program itself: sampling depends on the tasks."""
+        return price.traced(self.suite.measure, ctx[base.PARAMS], ctx[base.PARAMS0], jax.random.key(0))
+
+    def init(self, ctx: base.Context, key: jax.Array) -> dict:
+        """No state."""
+        return {}
+
+    def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
+        """(state, {value name: scalar})."""
+        return state, self.suite.measure(ctx[base.PARAMS], ctx[base.PARAMS0], key)
+
+    def finalize(self, values: Mapping[str, Any], state: dict, *, arm: str, step: int, seeds: Sequence[int],
+                 conditional_on: str, **meta: Any) -> dict[str, list]:
+        """Rows; see the function `finalize`. The tensors and `row_ids` in `meta` are not read: there are no further nulls."""
+        return finalize(values, arm=arm, step=step, seeds=seeds, conditional_on=conditional_on, guesses=dict(self.guesses))
+
+
+@dataclass(frozen=True)
+class LossTokens:
+    """How much work an arm's loss did: read from the history that every train step reports, at no cost."""
+
+    schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
+    lane: str = "inline"
+    id: str = "loss_tokens"
+    version: str = "1"
+    definition: str = "sum of the loss mask of a step"
+    metrics: tuple[str, ...] = tuple(metric.id for metric in _WORK)
+    needs: frozenset[base.Need] = frozenset({base.HISTORY})
+
+    def cost(self, ctx: base.Context) -> base.Cost:
+        """Nothing: the train step has it."""
+        return base.Cost()
+
+    def init(self, ctx: base.Context, key: jax.Array) -> dict:
+        """No state."""
+        return {}
+
+    def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
+        """(state, history): what the steps since the last measurement reported."""
+        return state, ctx[base.HISTORY]
+
+    def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
+                 conditional_on: str, **meta: Any) -> dict[str, list]:
+        """Rows of the mean over the steps; `values["loss_tokens"]` is [S, steps]."""
+        found = {"loss_tokens": values["loss_tokens"].mean(axis=1)}
+        return finalize(found, arm=arm, step=step, seeds=seeds, conditional_on=conditional_on, guesses={})

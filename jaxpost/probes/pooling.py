@@ -15,6 +15,7 @@ import numpy as np
 from jaxpost.probes.panel import OUTSIDE_BODY, TensorInfo
 
 OK, NAN, ABSENT, DEGENERATE = range(4)  # state of one matrix in one statistic
+_KEPT_BY_NULLS = ("metric", "only", "dtype", "side", "k", "params", "split")
 NO_UPDATE = "no entry of the update is different from zero in this dtype"
 
 
@@ -123,10 +124,11 @@ class RowTable:
           null: (kind, value, lo, hi) with kind a text or object[S, C], or None for a statistic without a null.
           floor: noise floor f64[S, C] or None.
           only: bool[C], the scopes to report (default all).
-          key: side, k, params, dtype.
+          key: side, k, params, dtype, split; num_err; and, of an interval inside one policy, ci_lo, ci_hi with its own
+            unit and n_units (default: one seed, no interval).
         """
-        block = {"metric": metric, "role": "seed", "only": only, "value": value_SxC, "status": status, **key}
-        block |= {"status_reason": reason, "noise_floor": floor, "n_units": 1, "unit": "seed"}
+        block = {"metric": metric, "role": "seed", "only": only, "value": value_SxC, "status": status, "n_units": 1,
+                 "unit": "seed", "status_reason": reason, "noise_floor": floor, **key}
         if null is not None:
             block |= dict(zip(("null_kind", "null_value", "null_lo", "null_hi"), null, strict=True))
         self._seed_blocks.append(block)
@@ -135,7 +137,7 @@ class RowTable:
     def add_null(self, of: int, kind: str, value, lo, hi) -> None:
         """Append a further null of statistic number `of`: one row of role "null" for each of its rows."""
         owner = self._seed_blocks[of]
-        block = {name: owner[name] for name in ("metric", "only", "dtype", "side", "k", "params") if name in owner}
+        block = {name: owner[name] for name in _KEPT_BY_NULLS if name in owner}
         status = np.where(np.isfinite(value), "ok", "absent").astype(object)
         reason = np.where(status == "ok", None, owner["status_reason"])
         block |= {"role": "null", "value": value, "status": status, "status_reason": reason}
@@ -168,11 +170,11 @@ class RowTable:
         out["seed"] = flat(np.asarray(self.seeds, object)[:, None], object)
         for name in ("arm", "step", "conditional_on"):
             out[name] = flat(self.constant[name], object)
-        for name in ("metric", "role", "of", "params", "dtype", "status", "status_reason", "unit", "null_kind"):
+        for name in ("metric", "role", "of", "params", "dtype", "split", "status", "status_reason", "unit", "null_kind"):
             out[name] = flat(block.get(name), object)
         out["side"] = flat(block.get("side") or "none", object)
         out["k"], out["n_units"] = flat(block.get("k"), object), flat(block.get("n_units"), object)
-        for name in ("value", "null_value", "null_lo", "null_hi", "noise_floor"):
+        for name in ("value", "null_value", "null_lo", "null_hi", "noise_floor", "num_err", "ci_lo", "ci_hi"):
             x = block.get(name)
             out[name] = flat(np.nan if x is None else x, np.float64)
         return out
