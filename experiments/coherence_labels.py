@@ -71,7 +71,8 @@ class Program:
     def __init__(self, problem: label_problems.Problem, config: ConfigDict):
         self.problem, self.batch = problem, config.train.batch
         self.optimizer = optax.adam(problem.learning_rate)
-        self.probe = coherence.GradientCoherence(problem.loss, config.probe.microbatch, problem.targets, config.probe.draws)
+        self.probe = coherence.GradientCoherence(problem.loss, rows=problem.rows, microbatch=config.probe.microbatch,
+                                                 targets=problem.targets, draws=config.probe.draws)
         self.probed = config.probe.examples
         self.advance = jax.jit(self._advance)
         self.measure = jax.jit(self._measure)
@@ -173,7 +174,7 @@ def judge(claims: Sequence[Mapping], table: pa.Table, steps: Sequence[int], shar
 
 def values_of(table: pa.Table, metric: str, arm: str, layer: int | None = None) -> dict[int, dict[int, float]]:
     """{seed: {step: value}} of the whole model (or the experiment), or of one layer."""
-    wanted = {"granularity": ["global", "experiment"]} if layer is None else {"granularity": "body", "layer": layer}
+    wanted = {"granularity": ["global", "experiment"]} if layer is None else {"granularity": "layer", "layer": layer}
     found: dict[int, dict[int, float]] = {}
     for row in records.select(table, role="seed", metric=metric, arm=arm, **wanted).to_pylist():
         if row["value"] is not None:

@@ -24,6 +24,7 @@ class Problem:
     targets: tuple[str, ...]
     tokens: Callable[[Any], jax.Array]  # examples -> number of target tokens of each
     learning_rate: float
+    rows: Callable[[Any, Any, models.Reader], jax.Array] | None = None  # the same loss of every example, for ghost norms
 
     def examples(self, key: jax.Array, random_labels: bool) -> Any:
         """The training set; random labels are the real ones of other examples, fixed for the whole run."""
@@ -68,8 +69,11 @@ def addition(section, count: int) -> Problem:
         row = jax.tree.map(lambda x: x[None], example)
         return -(training.token_logp(spec, params, row) * row.mask_NxT).sum()
 
+    def by_rows(params, examples, reader):
+        return -(training.token_logp(spec, params, examples, reader) * examples.mask_NxT).sum(axis=1)
+
     return Problem(lambda key: models.init(model, key), draw, loss, ("completion_NxT", "mask_NxT"),
-                   lambda examples: examples.mask_NxT.sum(axis=1), section.learning_rate)
+                   lambda examples: examples.mask_NxT.sum(axis=1), section.learning_rate, by_rows)
 
 
 MAKERS = {"clusters": clusters, "addition": addition}

@@ -1,7 +1,7 @@
 """Orbax checkpoints of a training state: asynchronous, committed atomically, parameters restorable alone.
 
-Items of a step: `params`, `training` (all other fields of the state), `probe_state`, `about` (JSON). Probe state is an
-item of its own, so that changing probes never breaks a restore.
+Items of a step: `params`, `training` (the other fields of the state), `probe_state`, `about` (JSON). Probe state is an item
+of its own, so that changing probes never breaks a restore.
 """
 
 import contextlib
@@ -25,6 +25,11 @@ def _first_line(error: Exception) -> str:
 def _placed(tree, abstract):
     """Arrays whose abstract value names no sharding, freed from the device that Orbax tied them to."""
     return jax.tree.map(lambda x, a: x if getattr(a, "sharding", None) else jnp.asarray(np.asarray(x)), tree, abstract)
+
+
+def _rest(state) -> dict:
+    """The fields of the item `training`."""
+    return {k: v for k, v in state._asdict().items() if k not in ("params", "probe_state") and v is not None}
 
 
 class CheckpointError(RuntimeError):
@@ -60,12 +65,12 @@ class Checkpoints:
             if error is None:
                 raise  # otherwise what happened first is the better message
 
-    def save(self, step: int, state, about: dict, probe_state: dict | None = None) -> None:
+    def save(self, step: int, state, about: dict) -> None:
         """Start saving; returns when the arrays are copied, so that the caller may donate them.
 
         Args:
           step: label of the checkpoint; an existing one is left as it is.
-          state: a NamedTuple with a `params` field.
+          state: a NamedTuple with fields `params` and `probe_state` (None: there is none).
           about: JSON-serialisable facts that `latest` gives back.
 
         Raises:
@@ -73,11 +78,10 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        rest = {k: v for k, v in state._asdict().items() if k != "params" and v is not None}
-        items = {"params": ocp.args.StandardSave(state.params), "training": ocp.args.StandardSave(rest),
+        items = {"params": ocp.args.StandardSave(state.params), "training": ocp.args.StandardSave(_rest(state)),
                  "about": ocp.args.JsonSave(about)}
-        if probe_state is not None:
-            items["probe_state"] = ocp.args.StandardSave(probe_state)
+        if state.probe_state is not None:
+            items["probe_state"] = ocp.args.StandardSave(state.probe_state)
         with self._writing(self._directory / str(step)):
             self._manager.save(step, args=ocp.args.Composite(**items))
 
@@ -94,11 +98,18 @@ class Checkpoints:
         return step, self._read(step, about=ocp.args.JsonRestore())["about"]
 
     def restore(self, step: int, abstract):
-        """The state of `step`, shaped, typed and placed like `abstract` (arrays or ShapeDtypeStructs)."""
-        rest = {k: v for k, v in abstract._asdict().items() if k != "params" and v is not None}
-        read = self._read(step, params=ocp.args.StandardRestore(abstract.params),
-                          training=ocp.args.StandardRestore(rest))
-        return _placed(abstract._replace(params=read["params"], **read["training"]), abstract)
+        """The state of `step`, shaped, typed and placed like `abstract` (arrays or ShapeDtypeStructs).
+
+        A step that was saved without probe state comes back without it.
+        """
+        items = {"params": ocp.args.StandardRestore(abstract.params), "training": ocp.args.StandardRestore(_rest(abstract))}
+        if abstract.probe_state is not None and (self._directory / str(step) / "probe_state").exists():
+            items["probe_state"] = ocp.args.StandardRestore(abstract.probe_state)
+        else:
+            abstract = abstract._replace(probe_state=None)
+        read = self._read(step, **items)
+        found = {"params": read["params"], "probe_state": read.get("probe_state"), **read["training"]}
+        return _placed(abstract._replace(**found), abstract)
 
     def restore_params(self, step: int, abstract: dict | None = None) -> dict:
         """The parameters of `step` alone; `abstract` gives shapes and placement, by default those on disk."""

@@ -30,12 +30,19 @@ def test_round_trip_is_exact_and_keeps_the_latest(tmp_path):
 
 
 def test_probe_state_is_an_item_of_its_own(tmp_path):
-    saves = Checkpoints(tmp_path)
-    saves.save(1, state(), {}, probe_state={"sum": jnp.ones(2)})
-    saves.close()
-    again = Checkpoints(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, again.restore(1, jax.eval_shape(state)), state())
-    again.close()
+    def watched():
+        return state()._replace(probe_state={"sum": jnp.arange(2, dtype=jnp.uint8)})
+
+    with Checkpoints(tmp_path) as saves:
+        saves.save(1, watched(), {})
+        saves.save(2, state(), {})
+    assert (tmp_path / "1" / "probe_state").is_dir() and not (tmp_path / "2" / "probe_state").exists()
+    with Checkpoints(tmp_path) as again:
+        back = again.restore(1, jax.eval_shape(watched))
+        jax.tree.map(np.testing.assert_array_equal, back, watched())
+        assert back.probe_state["sum"].dtype == jnp.uint8
+        assert again.restore(1, jax.eval_shape(state)).probe_state is None  # a program that wants none
+        assert again.restore(2, jax.eval_shape(watched)).probe_state is None  # it was saved without
 
 
 def test_a_truncated_checkpoint_is_named_with_the_way_on(tmp_path):

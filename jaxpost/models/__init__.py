@@ -7,9 +7,10 @@ from jaxpost.models.declare import (
     count_parameters,
     parameter_table,
 )
+from jaxpost.models.reader import PLAIN, Reader
 from jaxpost.models.sampler import Completions, sample, teacher_forced, token_logits
 from jaxpost.models.transformer import Cache, Output, apply, empty_cache, init, matrices
 
-__all__ = ["MATRIX_KINDS", "Cache", "Completions", "Output", "Parameter", "TransformerConfig", "apply",
+__all__ = ["MATRIX_KINDS", "PLAIN", "Cache", "Completions", "Output", "Parameter", "Reader", "TransformerConfig", "apply",
            "count_parameters", "empty_cache", "init", "matrices", "parameter_table", "sample", "teacher_forced",
            "token_logits"]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpost.models import transformer
+from jaxpost.models.reader import PLAIN, Reader
 
 
 class Completions(NamedTuple):
@@ -26,7 +27,7 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
 
     Args:
       config, params: the policy.
-      prompt_NxP: int32, left-padded with `pad`.
+      prompt_NxP: int32, left-padded with `pad`: its leading run is padding, a `pad` after it is a token.
       key: typed PRNG key; token t uses `fold_in(key, t)`.
       length: T, static.
       temperature: > 0; a traced scalar is fine. Greedy decoding is `temperature -> 0` (1e-4 is greedy in float32).
@@ -37,7 +38,7 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
       Completions.
     """
     N, P = prompt_NxP.shape
-    valid = jnp.concatenate([prompt_NxP != pad, jnp.ones((N, length), bool)], axis=1)
+    valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones((N, length), bool)], axis=1)
     out = transformer.apply(config, params, prompt_NxP, valid_BxS=valid,
                             cache=transformer.empty_cache(config, N, P + length), first=P - 1)
 
@@ -68,6 +69,11 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
     return state[3]
 
 
+def _real(prompt_NxP: jax.Array, pad: int) -> jax.Array:
+    """bool: positions after the leading run of padding."""
+    return jnp.cumsum(prompt_NxP != pad, axis=1) > 0
+
+
 def token_logits(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, completion_NxT: jax.Array,
                  pad: int = 0) -> jax.Array:
     """Teacher-forced float32 logits_NxTxV of the completion tokens given the prompt."""
@@ -75,9 +81,10 @@ def token_logits(config: transformer.TransformerConfig, params: dict, prompt_NxP
 
 
 def teacher_forced(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, completion_NxT: jax.Array,
-                   pad: int = 0) -> transformer.Output:
+                   pad: int = 0, reader: Reader = PLAIN) -> transformer.Output:
     """The forward pass at the state of every completion token: entry t has seen the prompt and the tokens before t."""
     tokens = jnp.concatenate([prompt_NxP, completion_NxT], axis=1)
     P = prompt_NxP.shape[1]
-    valid = jnp.concatenate([prompt_NxP != pad, jnp.ones(completion_NxT.shape, bool)], axis=1)
-    return transformer.apply(config, params, tokens[:, :-1], valid_BxS=valid[:, :-1], first=P - 1)
+    valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones(completion_NxT.shape, bool)], axis=1)
+    return transformer.apply(config, params, tokens[:, :-1], valid_BxS=valid[:, :-1], first=P - 1,
+                             reader=reader)

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxpost import sharding
 from jaxpost.models import declare
 from jaxpost.models.declare import TransformerConfig
+from jaxpost.models.reader import PLAIN, Reader
 
 _MASKED = -1e30  # finite, so that a fully padded query row gives a uniform, finite softmax
 
@@ -49,12 +50,11 @@ def _wide(dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def rms_norm(x: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
+def rms_norm(x: jax.Array, gain: jax.Array, eps: float, reader: Reader = PLAIN, name: str = "") -> jax.Array:
     """x / sqrt(mean(x^2) + eps) * gain over the last axis, in at least float32, back in x's dtype (arXiv:1910.07467)."""
     wide = x.astype(_wide(x.dtype))
     y = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    gain = gain.astype(wide.dtype).reshape((1,) * (x.ndim - 1) + gain.shape)
-    return (y * gain).astype(x.dtype)
+    return reader.gain(name, y, gain.astype(wide.dtype)).astype(x.dtype)
 
 
 def rope(x_BxTxHxE: jax.Array, position_T: jax.Array, theta: float) -> jax.Array:
@@ -78,21 +78,27 @@ class Block(nnx.Module):
     def _weight(self, name: str) -> jax.Array:
         return getattr(self, name)[...].astype(self.config.compute_dtype)
 
-    def _heads(self, x_NxD: jax.Array, name: str, B: int, T: int, count: int) -> jax.Array:
-        y = x_NxD @ self._weight(name)
-        if self.config.qkv_bias:
-            y = y + self._weight(f"{name}_bias")[None, :]
-        return y.reshape(B, T, count, self.config.head_dim)
+    def _linear(self, reader: Reader, x_NxD: jax.Array, *names: str) -> list[jax.Array]:
+        return reader.linear(x_NxD, {name: self._weight(name) for name in names})
 
-    def attention(self, x_BxTxD, valid_BxS, kv, start):
+    def _norm(self, reader: Reader, name: str, x: jax.Array) -> jax.Array:
+        return rms_norm(x, getattr(self, name)[...], self.config.norm_eps, reader, name)
+
+    def _heads(self, reader: Reader, x_BxTxD: jax.Array) -> list[jax.Array]:
+        """Queries, keys and values, [B, T, heads, E] each."""
+        B, T, D = x_BxTxD.shape
+        found = self._linear(reader, x_BxTxD.reshape(B * T, D), "q", "k", "v")
+        if self.config.qkv_bias:
+            found = [reader.bias(n, y, self._weight(n)) for n, y in zip(("q_bias", "k_bias", "v_bias"), found, strict=True)]
+        return [y.reshape(B, T, -1, self.config.head_dim) for y in found]
+
+    def attention(self, x_BxTxD, valid_BxS, kv, start, reader: Reader = PLAIN):
         """Grouped-query attention; `kv` holds earlier keys and values, written to at `start`, or is None."""
         c = self.config
         B, T, D = x_BxTxD.shape
-        h = rms_norm(x_BxTxD, self.attention_norm[...], c.norm_eps).reshape(B * T, D)
-        q, k = self._heads(h, "q", B, T, c.heads), self._heads(h, "k", B, T, c.kv_heads)
-        v = self._heads(h, "v", B, T, c.kv_heads)
+        q, k, v = self._heads(reader, self._norm(reader, "attention_norm", x_BxTxD))
         if c.qk_norm:
-            q, k = rms_norm(q, self.q_norm[...], c.norm_eps), rms_norm(k, self.k_norm[...], c.norm_eps)
+            q, k = self._norm(reader, "q_norm", q), self._norm(reader, "k_norm", k)
         position_T = start + jnp.arange(T)
         q, k = rope(q, position_T, c.rope_theta), rope(k, position_T, c.rope_theta)
         if kv is not None:
@@ -105,16 +111,17 @@ class Block(nnx.Module):
         keep = causal_TxS[None, :, :] & valid_BxS[:, None, :]
         weight = jax.nn.softmax(jnp.where(keep[:, None, None], score, _MASKED), axis=-1).astype(v.dtype)
         y = jnp.einsum("bkgts,bske->btkge", weight, v).reshape(B * T, c.heads * c.head_dim)
-        return (y @ self._weight("o")).reshape(B, T, D), (k, v)
+        (y,) = self._linear(reader, y, "o")
+        return y.reshape(B, T, D), (k, v)
 
-    def __call__(self, x_BxTxD, valid_BxS, kv=None, start=0):
-        c = self.config
+    def __call__(self, x_BxTxD, valid_BxS, kv=None, start=0, reader: Reader = PLAIN):
         B, T, D = x_BxTxD.shape
-        y, kv = self.attention(x_BxTxD, valid_BxS, kv, start)
+        y, kv = self.attention(x_BxTxD, valid_BxS, kv, start, reader)
         x = x_BxTxD + y
-        h = rms_norm(x, self.mlp_norm[...], c.norm_eps).reshape(B * T, D)
-        h = (jax.nn.silu(h @ self._weight("gate")) * (h @ self._weight("up"))) @ self._weight("down")
-        return x + h.reshape(B, T, D), kv
+        h = self._norm(reader, "mlp_norm", x).reshape(B * T, D)
+        gate, up = self._linear(reader, h, "gate", "up")
+        (y,) = self._linear(reader, jax.nn.silu(gate) * up, "down")
+        return x + y.reshape(B, T, D), kv
 
 
 @functools.cache
@@ -140,7 +147,7 @@ def empty_cache(config: TransformerConfig, rows: int, positions: int) -> Cache:
 
 
 def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, valid_BxS: jax.Array,
-          cache: Cache | None = None, first: int = 0) -> Output:
+          cache: Cache | None = None, first: int = 0, reader: Reader = PLAIN) -> Output:
     """Forward pass.
 
     Args:
@@ -150,6 +157,8 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
       valid_BxS: bool, which key positions are real (False for padding); S = T without a cache, else the cache's size.
       cache: keys and values to extend, or None.
       first: logits are returned for query positions `first ..` only (static; saves the head on prompt tokens).
+      reader: how parameters are used; another than the plain one sees inputs and output cotangents of every use, which is
+        what per-example gradient norms are made of (`probes.gradient_ghost`).
 
     Returns:
       Output with at least float32 `logits_Bx(T-first)xV` and the extended cache (None without one). A model with a value
@@ -158,25 +167,27 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
     """
     graph = _block_graph(config)
     start = 0 if cache is None else cache.length
-    x = jnp.take(params["embed"], tokens_BxT, axis=0).astype(config.compute_dtype)
+    x, shared = reader.embed(params["embed"], tokens_BxT)
+    x = x.astype(config.compute_dtype)
 
     def body(x, layer):
-        weights, kv = layer
+        weights, kv, seen = layer
         if kv is None:  # many tokens: move weights to the rows; cached decoding has few, so there rows move to weights
             x = sharding.constrain(x, ("batch",))
-        return nnx.merge(graph, weights)(x, valid_BxS, kv, start)
+        return nnx.merge(graph, weights)(x, valid_BxS, kv, start, reader.inside(seen))
 
     kv = None if cache is None else (cache.k_LxBxSxKxE, cache.v_LxBxSxKxE)
-    x, kv = jax.lax.scan(body, x, (params["layers"], kv))
-    x = rms_norm(x[:, first:], params["final_norm"], config.norm_eps)
+    x, kv = jax.lax.scan(body, x, (params["layers"], kv, reader.layers))
+    x = rms_norm(x[:, first:], params["final_norm"], config.norm_eps, reader, "final_norm")
     B, T, D = x.shape
     head = params["embed"].T if config.tied else params["head"]
-    logits = jnp.matmul(x.reshape(B * T, D), head.astype(config.compute_dtype), preferred_element_type=_wide(x.dtype))
+    logits = reader.head(x.reshape(B * T, D), head.astype(config.compute_dtype), shared, config.tied, _wide(x.dtype))
     new = None if cache is None else Cache(kv[0], kv[1], cache.length + tokens_BxT.shape[1])
     taps = {}
     if config.value_head and "value" in params:
         wide = _wide(x.dtype)
-        taps["value"] = jnp.matmul(x.reshape(B * T, D).astype(wide), params["value"].astype(wide)).reshape(B, T)
+        (value,) = reader.linear(x.reshape(B * T, D).astype(wide), {"value": params["value"].astype(wide)})
+        taps["value"] = value.reshape(B, T)
     return Output(logits.reshape(B, T, -1), new, {}, taps)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base, gradient_rows, gradient_sums, schedules
+from jaxpost.probes import base, gradient_ghost, gradient_rows, gradient_sums, schedules, tracing
 from jaxpost.probes.panel import TensorInfo
 
 
@@ -37,21 +37,32 @@ def permuted(examples: Any, targets: Sequence[str], key: jax.Array) -> Any:
 class GradientCoherence:
     """Gradient statistics of one loss on a fixed probe batch.
 
-    `loss(params, example) -> scalar` is the example's own loss, the sum over its target tokens. `targets` names what is
-    permuted between examples for the drawn null; without it, or with draws=0, that null is left out. `held` names what
-    couples examples and was made a constant of each (such as normalised advantages); it is written into every row.
+    `loss(params, example) -> scalar` is the example's own loss, the sum over its target tokens. `rows(params, examples,
+    reader) -> [B]` is the same loss by rows, with parameters used through a reader: where it is given, norms and dots come
+    from ghosts (`gradient_ghost`). `targets` names what is permuted between examples for the drawn null; without it, or
+    with draws=0, that null is left out. `held` names what couples examples and was made a constant of each (such as
+    normalised advantages); it is written into every row.
+
+    Price in plain gradients of the batch at the same microbatch, in CPU time: alpha, m-coherence, noise scale and norms per
+    tensor with `rows` 1.0 to 1.2 (1.4 to 1.5 at width 64 and 16 tokens with 128 rows held at once, 1.0 with 32), without 1.7
+    to 2.9; each drawn null as much again; `intervals` 0.8 more with `rows`, 1.3 to 1.6 without; `gsnr` shares the pass of the
+    intervals without `rows`, takes one pass of materialised gradients with them, and a third for its own intervals.
     """
 
     loss: Callable[[Any, Any], jax.Array]
-    microbatch: int = 8  # examples whose gradients are held at once
+    rows: gradient_ghost.RowLoss | None = None
+    microbatch: int = 8  # examples whose gradients (with `rows`: activations) are held at once
     targets: tuple[str, ...] = ()
     draws: int = 2  # permutations of the drawn null
     held: tuple[str, ...] = ()
+    intervals: bool = True  # of what |sum g|^2 enters, and of GSNR
+    gsnr: bool = True
     schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
     lane: str = "sidecar"
     id: str = "gradient"
-    version: str = "1"
+    version: str = "2"
     definition: str = "arXiv:2008.01217 and arXiv:1812.06162 from (S1, S2), per tensor"
+    metrics: tuple[str, ...] = tuple(f"gradient.{name}" for name in gradient_rows.OF_SUMS)
     needs: frozenset[base.Need] = frozenset({base.PARAMS, base.PROBE_BATCH})
 
     def __post_init__(self):
@@ -68,15 +79,28 @@ class GradientCoherence:
             permuted(ctx[base.PROBE_BATCH], self.targets, jax.random.key(0))
         return {}
 
+    def cost(self, ctx: base.Context) -> base.Cost:
+        """Counted from the traced program: the loss is the caller's."""
+        return tracing.traced(lambda ctx: self.measure(ctx, {}, jax.random.key(0))[1], ctx)
+
+    def _first_pass(self, params, batch):
+        if self.rows is not None:
+            return gradient_ghost.Ghost(self.rows).first_pass(params, batch, self.microbatch)
+        return gradient_sums.first_pass(self.loss, params, batch, self.microbatch)
+
     def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
         """(state, values): the sums of the batch and, of each of D permutations, S1 and S2; jit-pure."""
         params, batch = ctx[base.PARAMS], ctx[base.PROBE_BATCH]
-        found = gradient_sums.per_example(self.loss, params, batch, self.microbatch)
-        values = {name: x for name, x in found._asdict().items() if x is not None}
+        total, square_mxT = self._first_pass(params, batch)
+        values = {"s1_T": gradient_sums.dots(total, total), "square_mxT": square_mxT}
+        if self.gsnr or (self.intervals and self.rows is None):
+            values |= gradient_sums.further(self.loss, params, batch, self.microbatch, total, self.intervals, self.gsnr)
+        elif self.intervals:
+            values["dot_mxT"] = gradient_ghost.Ghost(self.rows).second_pass(params, batch, self.microbatch, total)
 
         def null(key):
             moved = permuted(batch, self.targets, key)
-            total, square_mxT = gradient_sums.first_pass(self.loss, params, moved, self.microbatch)
+            total, square_mxT = self._first_pass(params, moved)
             return gradient_sums.dots(total, total), square_mxT.sum(axis=0)
 
         if self.targets and self.draws:
@@ -101,12 +125,12 @@ class GradientCoherence:
             raise ValueError(f"values have [seeds, tensors] = {v['s1_T'].shape}; expected {wanted}")
         rows = gradient_rows.Rows(infos, seeds, arm=arm, step=step, conditional_on=conditional_on, dtype=dtype, split=split)
         params = {"held": "+".join(self.held)} if self.held else {}
-        square, dot = (np.moveaxis(v[name], 1, 2) for name in ("square_mxT", "dot_mxT"))
-        null = None
-        if "null_s1_DxT" in v:
-            null = tuple(np.moveaxis(v[name], 1, 2) for name in ("null_s1_DxT", "null_s2_DxT"))
-        gradient_rows.coherence(rows, v["s1_T"], square, dot, permuted=null, params=params)
+        last = {name: np.moveaxis(x, 1, 2) for name, x in v.items() if name.endswith(("_mxT", "_DxT"))}
+        null = (last["null_s1_DxT"], last["null_s2_DxT"]) if "null_s1_DxT" in v else None
+        square = last["square_mxT"]
+        gradient_rows.coherence(rows, v["s1_T"], square, last.get("dot_mxT"), permuted=null, params=params)
         gradient_rows.norms(rows, square, params)
-        if square.shape[-1] > 1:
-            gradient_rows.gsnr(rows, v["gsnr_T"], v["gsnr_count_T"], square.shape[-1], params)
+        if "gsnr_T" in v and square.shape[-1] > 1:
+            without = (last["gsnr_mxT"], last["gsnr_count_mxT"]) if "gsnr_mxT" in v else None
+            gradient_rows.gsnr(rows, v["gsnr_T"], v["gsnr_count_T"], square.shape[-1], params, without)
         return rows.columns(row_ids)

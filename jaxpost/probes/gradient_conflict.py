@@ -37,21 +37,21 @@ def measure(loss_a: gradient_sums.Loss, loss_b: gradient_sums.Loss, params: Any,
       examples_a, examples_b: independent batches, each an even number of microbatches.
 
     Returns: "<x><y>_T" for x, y in a, b and, of the half sums, in a0 a1 b0 b1; "<x>.<y>_mxT" for example gradients of x
-      against the sum of y, and "<x>_mxT" their squares.
+      against the sum of y, the other loss or a half of x; and "<x>_mxT" their squares.
     Raises: ValueError for a half that microbatches do not divide.
     """
-    out, total = {}, {}
+    out, total, halved = {}, {}, {}
     both = (("a", loss_a, examples_a), ("b", loss_b, examples_b))
     for name, loss, examples in both:
         halves = [jax.tree.map(lambda x, h=h: x[h::2], examples) for h in (0, 1)]
         (even, even_mxT), (odd, odd_mxT) = (gradient_sums.first_pass(loss, params, half, microbatch) for half in halves)
         out |= {f"{name}{i}{name}{j}_T": dots(x, y) for i, j, x, y in ((0, 0, even, even), (0, 1, even, odd), (1, 1, odd, odd))}
         out[f"{name}_mxT"] = jnp.stack([even_mxT, odd_mxT], axis=1).reshape(-1, even_mxT.shape[-1])
-        total[name] = jax.tree.map(jnp.add, even, odd)
+        halved[name], total[name] = (even, odd), jax.tree.map(jnp.add, even, odd)
     for name, loss, examples in both:
         other = "b" if name == "a" else "a"
-        (own, cross), _ = gradient_sums.second_pass(loss, params, examples, microbatch, (total[name], total[other]))
-        out |= {f"{name}.{name}_mxT": own, f"{name}.{other}_mxT": cross}
+        found, _ = gradient_sums.second_pass(loss, params, examples, microbatch, (*halved[name], total[other]))
+        out |= {f"{name}.{of}_mxT": x for of, x in zip((f"{name}0", f"{name}1", other), found, strict=True)}
     return out | {"aa_T": dots(total["a"], total["a"]), "bb_T": dots(total["b"], total["b"]),
                   "ab_T": dots(total["a"], total["b"])}
 
@@ -61,21 +61,40 @@ def cosine(ab, aa, bb):
     return statistics.ratio(ab, np.sqrt(np.maximum(aa, 0.0) * np.maximum(bb, 0.0)))
 
 
-def interval(ab, aa, bb, a_m, b_m, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """(lo, hi) of the cosine by the two-sample delete-one jackknife: variances of both samples add, t with min(m) - 1.
+def dropped(ab, aa, bb, a_m, b_m) -> tuple[np.ndarray, np.ndarray]:
+    """The cosine without each example of the first sample in turn, and of the second: [..., m] each.
 
     Args: ab, aa, bb: of the sums, [...]; a_m, b_m: (<g_i, own sum>, <g_i, other sum>, |g_i|^2) of each sample, [..., m].
     """
-    variance, fewest = 0.0, min(a_m[0].shape[-1], b_m[0].shape[-1])
+    def of(sample, one, other):
+        own, cross, square = sample
+        return cosine(ab[..., None] - cross, one[..., None] - 2 * own + square, other[..., None])
+
+    return of(a_m, aa, bb), of(b_m, bb, aa)
+
+
+def interval(value, *samples, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """(lo, hi) from delete-one values of independent samples: their jackknife variances add, t with the fewest less one.
+
+    NaN below three examples in a sample, and where a delete-one value does not exist. Cut to [-1, 1].
+    """
+    fewest = min(x_m.shape[-1] for x_m in samples)
     if fewest < 3:
-        return np.full(ab.shape, np.nan), np.full(ab.shape, np.nan)
-    for (own, cross, square), one, other in ((a_m, aa, bb), (b_m, bb, aa)):
-        dropped = cosine(ab[..., None] - cross, one[..., None] - 2 * own + square, other[..., None])
-        m = dropped.shape[-1]
-        variance = variance + (m - 1) / m * ((dropped - dropped.mean(-1, keepdims=True)) ** 2).sum(-1)
+        return np.full(value.shape, np.nan), np.full(value.shape, np.nan)
+    variance = sum((x_m.shape[-1] - 1) * x_m.var(-1) for x_m in samples)
     half = scipy.stats.t.ppf(0.5 + level / 2, fewest - 1) * np.sqrt(variance)
-    value = cosine(ab, aa, bb)
     return np.maximum(value - half, -1.0), np.minimum(value + half, 1.0)
+
+
+def reliability(half):
+    """r = 2 c / (1 + c) of a whole from the cosine c of its halves (Spearman and Brown)."""
+    return statistics.ratio(2 * half, 1 + half)
+
+
+def ceiling(r_a, r_b):
+    """sqrt(r_a r_b), NaN where one is not positive."""
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(np.where(np.minimum(r_a, r_b) > 0, r_a * r_b, np.nan))
 
 
 def finalize(values: Mapping[str, Any], *, names: tuple[str, str], infos: Sequence[TensorInfo], arm: str, step: int,
@@ -88,29 +107,32 @@ def finalize(values: Mapping[str, Any], *, names: tuple[str, str], infos: Sequen
     rows = gradient_rows.Rows(infos, seeds, arm=arm, step=step, conditional_on=conditional_on, dtype=dtype, split=split)
     v = {name: rows.pooled(np.asarray(x) if name.endswith("_T") else np.moveaxis(np.asarray(x), 1, 2))
          for name, x in values.items()}
-    entries = np.asarray([[np.prod(info.shape, dtype=float) for info in infos]] * len(seeds))
-    band = _BAND / np.sqrt(rows.pooled(entries))
+    band = _BAND / np.sqrt(rows.entries_SxC)
     isotropic = ("isotropic", np.zeros(band.shape), -band, band)
-    sample = {x: (v[f"{x}.{x}_mxT"], v[f"{x}.{y}_mxT"], v[f"{x}_mxT"]) for x, y in (("a", "b"), ("b", "a"))}
-    value = cosine(v["ab_T"], v["aa_T"], v["bb_T"])
-    lo, hi = interval(v["ab_T"], v["aa_T"], v["bb_T"], sample["a"], sample["b"])
-    m = min(sample["a"][0].shape[-1], sample["b"][0].shape[-1])
+    square = {x: v[f"{x}_mxT"] for x in "ab"}
+    sample = {x: (v[f"{x}.{x}0_mxT"] + v[f"{x}.{x}1_mxT"], v[f"{x}.{y}_mxT"], square[x]) for x, y in (("a", "b"), ("b", "a"))}
+    sums = v["ab_T"], v["aa_T"], v["bb_T"]
+    value = cosine(*sums)
+    lo, hi = interval(value, *dropped(*sums, sample["a"], sample["b"]))
+    m = min(x.shape[-1] for x in square.values())
     pair = {"losses": "+".join(names)}
-    found = _judged(value, lo, hi, _rounding(rows, v, sample))
-    rows.add("conflict.cosine", found, m, pair, isotropic)
-    reliability = []
+    rows.add("conflict.cosine", _judged(value, lo, hi, _rounding(rows, v, square)), m, pair, isotropic)
+    whole, without = {}, {}
     for x, name in zip("ab", names, strict=True):
-        half = cosine(v[f"{x}0{x}1_T"], v[f"{x}0{x}0_T"], v[f"{x}1{x}1_T"])
-        reliability.append(statistics.ratio(2 * half, 1 + half))
-        nothing = np.full(half.shape, np.nan)
-        rows.add("conflict.split_half", _judged(half, nothing, nothing, nothing), sample[x][0].shape[-1], {"loss": name},
-                 isotropic)
-    ceiling = np.sqrt(np.where(np.minimum(*reliability) > 0, np.maximum(reliability[0] * reliability[1], 0.0), np.nan))
-    missing = _judged(ceiling, *(np.full(ceiling.shape, np.nan),) * 3)
-    gone = np.isnan(ceiling)
-    missing.status[gone] = "absent"
-    missing.reason[gone] = "a split-half cosine is not positive: the sample is too small for a ceiling"
-    rows.add("conflict.ceiling", missing, m, pair)
+        sums = v[f"{x}0{x}1_T"], v[f"{x}0{x}0_T"], v[f"{x}1{x}1_T"]
+        half = cosine(*sums)
+        left = dropped(*sums, *((v[f"{x}.{x}{h}_mxT"][..., h::2], v[f"{x}.{x}{1 - h}_mxT"][..., h::2], square[x][..., h::2])
+                                for h in (0, 1)))
+        whole[x], without[x] = reliability(half), [reliability(c_m) for c_m in left]
+        found = _judged(half, *interval(half, *left), np.full(half.shape, np.nan))
+        rows.add("conflict.split_half", found, square[x].shape[-1], {"loss": name}, isotropic)
+    top = ceiling(whole["a"], whole["b"])
+    left = [ceiling(r_m, whole[y][..., None]) for x, y in (("a", "b"), ("b", "a")) for r_m in without[x]]
+    found = _judged(top, *interval(top, *left), np.full(top.shape, np.nan))
+    gone = np.isnan(top)
+    found.status[gone] = "absent"
+    found.reason[gone] = "a split-half cosine is not positive: the sample is too small for a ceiling"
+    rows.add("conflict.ceiling", found, m, pair)
     return rows.columns(row_ids)
 
 
@@ -124,13 +146,12 @@ def _judged(value, lo, hi, error) -> Estimate:
     return found
 
 
-def _rounding(rows, v, sample):
+def _rounding(rows, v, square):
     """First-order bound of the cosine: twice the relative error of each sum of gradients, and the dot's own rounding."""
     depth = (rows.additions_C + 1) * statistics.UNIT_ROUNDOFF
     error = 2 * depth
     for x in "ab":
-        square = sample[x][2]
-        m = square.shape[-1]
+        m = square[x].shape[-1]
         error = error + 2 * (m - 1) * statistics.UNIT_ROUNDOFF * np.sqrt(
-            statistics.ratio(m * square.sum(-1), v[f"{x}{x}_T"]))
+            statistics.ratio(m * square[x].sum(-1), v[f"{x}{x}_T"]))
     return error

@@ -1,24 +1,27 @@
-"""Per-example gradient sums of matrices from layer inputs and output cotangents, without per-example gradients.
+"""Per-example squared gradient norms in the one backward pass that gives the batch's gradient (ghost norms).
 
-A matrix that is used as y_t = r_t W (t the positions of an example) has the gradient g = sum_t r_t (x) c_t, with c_t the
-cotangent of y_t. Every sum that is needed follows from the factors (Goodfellow, arXiv:1510.01799; sequences: Li et al.,
-arXiv:2110.05679):
+A matrix used as y_t = r_t W (t the positions of an example) has the gradient g = sum_t r_t (x) c_t, with c_t the cotangent of
+y_t, so (Goodfellow, arXiv:1510.01799; sequences: Li et al., arXiv:2110.05679)
 
-    <g, g'>  = sum_{s,t} (r_s . r'_t) (c_s . c'_t)         <G, g> = sum_t (r_t G) . c_t
+    |g|^2  = sum_{s,t} (r_s . r_t) (c_s . c_t)         <G, g> = sum_t (r_t G) . c_t
 
-An embedding has r_t = one-hot(token), an output head on the embedding table r_t = cotangent of the logits and c_t = its
-input; two uses of one table (tied embedding and head) have the sum of both gradients, so their cross term counts twice.
-The cotangents are gradients with respect to zero perturbations that the model adds to its outputs: one ordinary backward
-pass gives them for every example, and G as well. Parameters that no site covers (gains, biases) are broadcast over the
-examples and differentiated directly: they are small.
+Both factors exist while the backward pass is at this use: every use is a function with a rule of its own, whose zero-valued
+further argument (a slot, one number an example) has the number as its "cotangent". Nothing is stored for later and no
+second pass is made. An embedding has r_t = one-hot(token); a head on the same table has the gradient P' H, with P the
+cotangent of the logits, and the two add up: the cross term 2 sum_s c_s . (P' H)[token_s] reaches the embedding's rule as
+the cotangent of zeros that the embedding hands to the head. Gains and biases are small: directly.
 
-Legend: m examples, b of a microbatch, T positions inside an example (tensors on the axis of `gradient_sums`), L layers.
+S1 is that of the gradient itself. So S1 and S2 cost one gradient and the [T, T] products of inputs and of cotangents; where
+the d x p gradients of the examples are smaller than those, they are formed instead of the sum (`forms_gradients`).
+
+Legend: m examples, B of a microbatch, T positions of an example, N = B T, T (axis) tensors as in `gradient_sums`, L layers.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -27,179 +30,259 @@ import jax.numpy as jnp
 from jaxpost.probes import gradient_sums as sums
 from jaxpost.probes.gradient_sums import Sums
 
-KINDS = ("linear", "embedding", "unembedding")
-
-# (params, perturbations, example) -> (scalar loss, inputs): the model adds perturbations[site] to the site's output and
-# returns the site's input: [T, features], or tokens [T] for an embedding; a perturbation may be a scalar zero. Of a stacked
-# leaf both have a leading layer axis: they go through the scan over layers.
-Tapped = Callable[[Any, Mapping[str, jax.Array], Any], tuple[jax.Array, Mapping[str, jax.Array]]]
+# (params, rows, reader) -> loss_B, each example's own; every parameter is used through the reader
+RowLoss = Callable[[Any, Any, "Reader"], jax.Array]
 
 
-@dataclass(frozen=True)
-class Site:
-    """One use of a matrix: `leaf` is its name in the tree ("layers/q", "embed"), `kind` one of KINDS.
+def forms_gradients(T: int, d: int, p: int) -> bool:
+    """Whether a use forms the d x p gradient of each example: where that is smaller than its [T, T] products.
 
-    linear       y = x W, W [d, p]
-    embedding    y = W[tokens], W [V, D]
-    unembedding  y = h W', W [V, D]
+    These take T^2 (d + p) products of numbers, the gradients T d p instead of the plain gradient's own. On two CPU cores
+    (float32, best of 8): at T = 128 and d = 256 forming takes 1.5 plain gradients and products 1.2; at d = 64 forming takes
+    1.0 and products 1.2.
     """
-
-    leaf: str
-    kind: str
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"site of {self.leaf!r}: kind {self.kind!r} is none of {', '.join(KINDS)}")
+    return d * p < T * T
 
 
 @dataclass(frozen=True)
 class Ghost:
-    """The engine of one model: its tapped loss and its sites."""
+    """The engine of one model: its loss by rows, with parameters used through a reader (`models.apply(..., reader=)`)."""
 
-    tapped: Tapped
-    sites: Mapping[str, Site]
+    loss: RowLoss
 
     def first_pass(self, params: Any, examples: Any, microbatch: int) -> tuple[Any, jax.Array]:
-        """(G, square_mxT); as `gradient_sums.first_pass`."""
+        """(G, square_mxT); as `gradient_sums.first_pass`, in one backward pass.
+
+        Raises: ValueError for a microbatch that does not divide m, or a parameter that is not used through the reader.
+        """
 
         def one(total, rows):
-            grads, direct, factors = self._backward(params, rows)
-            return jax.tree.map(jnp.add, total, grads), self._squares(params, direct, factors)
+            grads, square = self._backward(params, rows, None, (0, 1))
+            return jax.tree.map(jnp.add, total, sums.wide(grads)), square
 
         zero = jax.tree.map(jnp.zeros_like, sums.wide(params))
         total, square = jax.lax.scan(one, zero, sums.microbatches(examples, microbatch))
         return total, sums.in_order(square)
 
-    def per_example(self, params: Any, examples: Any, microbatch: int) -> Sums:
-        """S1, q_i and d_i; no GSNR, whose per-coordinate squares the factors do not give.
-
-        Raises: ValueError for a site whose leaf the tree does not have, or a microbatch that does not divide m.
-        """
+    def per_example(self, params: Any, examples: Any, microbatch: int, intervals: bool = True) -> Sums:
+        """S1, q_i and, with `intervals`, d_i in a second pass; no GSNR, which takes squares by coordinate."""
         total, square = self.first_pass(params, examples, microbatch)
+        dot = self.second_pass(params, examples, microbatch, total) if intervals else None
+        return Sums(sums.dots(total, total), square, dot)
+
+    def second_pass(self, params: Any, examples: Any, microbatch: int, direction: Any) -> jax.Array:
+        """<direction, g_i> of each tensor, [m, T]; the direction is a tree like the parameters."""
 
         def one(_, rows):
-            _, direct, factors = self._backward(params, rows)
-            return None, self._dots(params, total, direct, factors)
+            return None, self._backward(params, rows, direction, (1,))[-1]
 
-        _, dot = jax.lax.scan(one, None, sums.microbatches(examples, microbatch))
-        return Sums(sums.dots(total, total), square, sums.in_order(dot))
+        return sums.in_order(jax.lax.scan(one, None, sums.microbatches(examples, microbatch))[1])
 
-    def _backward(self, params, rows):
-        """(G of the rows, {leaf: per-example gradient} of uncovered leaves, {leaf: [(r, c), ...]} of covered ones)."""
-        paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-        leaves = {sums.leaf_name(path): leaf for path, leaf in paths}
-        for name, site in self.sites.items():
-            if site.leaf not in leaves:
-                raise ValueError(f"site {name!r} names the leaf {site.leaf!r}, which the parameters do not have; "
-                                 f"they have {', '.join(leaves)}")
-        covered = {site.leaf for site in self.sites.values()}
-        b = jax.tree.leaves(rows)[0].shape[0]
-        shared = {n: x for n, x in leaves.items() if n in covered}
-        own = {n: jnp.broadcast_to(x, (b, *x.shape)) for n, x in leaves.items() if n not in covered}
+    def _backward(self, params, rows, direction, wanted):
+        """Gradients of the sum of losses: (G if 0 is wanted, the slots as [B, T])."""
+        B = jax.tree.leaves(rows)[0].shape[0]
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        slots = jax.tree_util.tree_map_with_path(
+            lambda path, x: jnp.zeros((*x.shape[:1], B) if sums.is_stacked(path) else (B,), sums.accumulator_dtype(x)), params)
+        used: set[str] = set()
 
-        def loss(shared, own, perturbations):
-            def example(own, perturbation, row):
-                merged = treedef.unflatten([(shared | own)[name] for name in leaves])
-                return self.tapped(merged, perturbation, row)
+        def total(params, slots):
+            each_B = self.loss(params, rows, Reader(slots, direction, B, used))
+            if each_B.shape != (B,):
+                raise ValueError(f"a loss by rows has one value an example, [{B}]; found shape {each_B.shape}")
+            return each_B.sum()
 
-            each, inputs = jax.vmap(example)(own, perturbations, rows)
-            return each.sum(), inputs
-
-        zeros = {n: jnp.zeros((b, *x.shape), x.dtype) for n, x in self._outputs(params, rows).items()}
-        (of_shared, of_own, cotangents), inputs = jax.grad(loss, (0, 1, 2), has_aux=True)(shared, own, zeros)
-        of_own = sums.wide(of_own)
-        total = sums.wide(of_shared) | {n: g.sum(axis=0) for n, g in of_own.items()}
-        factors: dict[str, list] = {}
-        for name, site in self.sites.items():
-            x, c = inputs[name], sums.wide(cotangents[name])
-            x = x if site.kind == "embedding" else sums.wide(x)
-            factors.setdefault(site.leaf, []).append((c, x) if site.kind == "unembedding" else (x, c))
-        return treedef.unflatten([total[name] for name in leaves]), of_own, factors
-
-    def _outputs(self, params, rows) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape of every site's output, found from its input with scalar perturbations."""
-        stacked = {sums.leaf_name(p): (sums.is_stacked(p), x) for p, x in jax.tree_util.tree_leaves_with_path(params)}
-        row = jax.tree.map(lambda x: x[0], rows)
-        layers = {n: stacked[s.leaf][1].shape[0] for n, s in self.sites.items() if stacked[s.leaf][0]}
-        nothing = {n: jnp.zeros((layers[n],) if n in layers else ()) for n in self.sites}
-        _, inputs = jax.eval_shape(self.tapped, params, nothing, row)
-        found = {}
-        for name, site in self.sites.items():
-            weight, x = stacked[site.leaf][1], inputs[name]
-            width = weight.shape[-2] if site.kind == "unembedding" else weight.shape[-1]
-            leading = x.shape if site.kind == "embedding" else x.shape[:-1]
-            found[name] = jax.ShapeDtypeStruct((*leading, width), weight.dtype if site.kind == "embedding" else x.dtype)
-        return found
-
-    def _squares(self, params, direct, factors):
-        return self._by_tensor(params, lambda name: [
-            (2 - (i == j)) * inner(*left, *right)
-            for i, left in enumerate(factors[name]) for j, right in enumerate(factors[name]) if i <= j
-        ], lambda name: direct[name] ** 2, factors)
-
-    def _dots(self, params, total, direct, factors):
-        G = {sums.leaf_name(path): g for path, g in jax.tree_util.tree_leaves_with_path(total)}
-        return self._by_tensor(params, lambda name: [against(G[name], r, c) for r, c in factors[name]],
-                               lambda name: direct[name] * G[name][None], factors)
-
-    def _by_tensor(self, params, of_site, of_direct, factors):
-        """[b, T]: sums of the per-example values of the sites of each covered leaf, of the entries of each other leaf."""
-        parts = []
-        for path, _ in jax.tree_util.tree_leaves_with_path(params):
-            name, lead = sums.leaf_name(path), 1 + sums.is_stacked(path)
-            if name in factors:
-                x = sum(of_site(name))
-            else:
-                x = of_direct(name)
-                x = x.sum(axis=tuple(range(lead, x.ndim)))
-            parts.append(x.reshape(x.shape[0], -1))
-        return jnp.concatenate(parts, axis=1)
+        *grads, found = jax.grad(total, wanted)(params, slots)
+        if unread := sorted({sums.leaf_name(path) for path in paths} - used):
+            raise ValueError(f"parameters {', '.join(unread)} are not used through the reader: their norms would read 0")
+        return *grads, jnp.concatenate([x.reshape(-1, B) for x in jax.tree.leaves(found)]).T
 
 
-def _is_tokens(r: jax.Array) -> bool:
-    return jnp.issubdtype(r.dtype, jnp.integer)
+@dataclass(frozen=True)
+class Reader:
+    """A `models.Reader` whose uses report to slots: |g|^2 of every example, or <direction, g> where there is one."""
+
+    slots: Mapping[str, Any]
+    direction: Mapping[str, Any] | None
+    rows: int
+    used: set[str]  # names that were read, over the whole model
+    prefix: str = ""
+    _here: set[str] = field(default_factory=set)  # of this layer
+
+    @property
+    def layers(self):
+        """Slots and directions of the stack, scanned beside its parameters."""
+        return self.slots[sums.STACK], None if self.direction is None else self.direction[sums.STACK]
+
+    def inside(self, layer) -> Reader:
+        """The reader of one layer."""
+        return Reader(*layer, self.rows, self.used, f"{sums.STACK}/")
+
+    def _of(self, name: str, again: bool = False):
+        if name in self._here and not again:
+            raise ValueError(f"parameter {self.prefix + name!r} is used twice: its norm would lack the cross term")
+        self._here.add(name)
+        self.used.add(self.prefix + name)
+        return self.slots[name], None if self.direction is None else self.direction[name]
+
+    def _by_row(self, x: jax.Array) -> jax.Array:
+        return x.reshape(self.rows, -1, x.shape[-1])
+
+    def linear(self, x_Nxd: jax.Array, weights: Mapping[str, jax.Array]) -> list[jax.Array]:
+        """x W of every matrix that reads this input; the inputs' products are made once for all."""
+        slots, directions = zip(*map(self._of, weights), strict=True)
+        found = _linear(self._by_row(x_Nxd), tuple(weights.values()), slots, directions)
+        return [y.reshape(*x_Nxd.shape[:-1], -1) for y in found]
+
+    def bias(self, name: str, y_Nxp: jax.Array, b_p: jax.Array) -> jax.Array:
+        """y + b."""
+        return _bias(self._by_row(y_Nxp), b_p, *self._of(name)).reshape(y_Nxp.shape)
+
+    def gain(self, name: str, y: jax.Array, gain_p: jax.Array) -> jax.Array:
+        """y * gain over the last axis."""
+        return _gain(self._by_row(y), gain_p, *self._of(name)).reshape(y.shape)
+
+    def embed(self, table_VxD: jax.Array, tokens_BxT: jax.Array) -> tuple[jax.Array, tuple]:
+        """(rows of the table, (tokens, zeros whose cotangent is the head's gradient at these rows))."""
+        x, zeros = _embed(table_VxD, tokens_BxT, *self._of("embed"))
+        return x, (tokens_BxT, zeros)
+
+    def head(self, x_NxD: jax.Array, head_DxV: jax.Array, shared: tuple, tied: bool, dtype: jnp.dtype) -> jax.Array:
+        """Logits; a tied head reports to the embedding's slot."""
+        slot, direction = self._of("embed" if tied else "head", again=tied)
+        if tied and direction is not None:
+            direction = direction.T
+        logits = _head(dtype, tied, self._by_row(x_NxD), head_DxV, slot, direction, *shared)
+        return logits.reshape(x_NxD.shape[0], -1)
 
 
-def _over_leading(function: Callable, *factors: jax.Array) -> jax.Array:
-    """Map over examples and, where the factors are stacked, over layers: the leading axes before (positions, features)."""
-    for _ in range(factors[-1].ndim - 2):
-        function = jax.vmap(function)
-    return function(*factors)
+def _wide(*arrays: jax.Array) -> list[jax.Array]:
+    return [x.astype(sums.accumulator_dtype(x)) for x in arrays]
 
 
-def inner(r, c, r2, c2) -> jax.Array:
-    """<g, g'> = sum_{s,t} (r_s . r'_t)(c_s . c'_t) of every example (and layer), from factors [..., T, d] and [..., T, p].
-
-    Costs T^2 (d + p) where 2 T^2 <= d p, else forms the d x p gradients of this one matrix: T d p an example, and memory
-    for a microbatch of them.
-    """
-
-    def one(r, c, r2, c2):
-        if not _is_tokens(r) and not _is_tokens(r2) and 2 * c.shape[0] * c2.shape[0] > r.shape[1] * c.shape[1]:
-            return jnp.sum(_product(r.T, c) * _product(r2.T, c2))
-        return jnp.sum(_row_dots(r, r2) * _product(c, c2.T))
-
-    return _over_leading(one, r, c, r2, c2)
+_product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
-def against(total, r, c) -> jax.Array:
-    """<G, g> = sum_t (r_t G) . c_t of every example (and layer); G [d, p], or [L, d, p] with stacked factors."""
-
-    def one(total, r, c):
-        return jnp.sum((total[r] if _is_tokens(r) else _product(r, total)) * c)
-
-    if total.ndim == 3:
-        return jax.vmap(lambda r, c: jax.vmap(one)(total, r, c))(r, c)
-    return jax.vmap(lambda r, c: one(total, r, c))(r, c)
-
-
-def _row_dots(r, r2):
-    if _is_tokens(r) and _is_tokens(r2):
-        return (r[:, None] == r2[None, :]).astype(jnp.float32)
-    if _is_tokens(r):
-        return r2[:, r].T
-    return r[:, r2] if _is_tokens(r2) else _product(r, r2.T)
+def _reported(r_BxTxd, cotangents, directions):
+    """[(slot's value [B], sum of the examples' gradients where they were formed)] of the products with one input r."""
+    (r,), found, same_BxTxT = _wide(r_BxTxd), [], None
+    for c, direction in zip(_wide(*cotangents), directions, strict=True):
+        if direction is not None:
+            found.append(((_product("btd,dp->btp", r, direction) * c).sum((1, 2)), None))
+        elif forms_gradients(r.shape[1], r.shape[2], c.shape[2]):
+            g_Bxdxp = _product("btd,btp->bdp", r, c)
+            found.append(((g_Bxdxp * g_Bxdxp).sum((1, 2)), g_Bxdxp.sum(0)))
+        else:
+            same_BxTxT = _product("bsd,btd->bst", r, r) if same_BxTxT is None else same_BxTxT
+            found.append(((same_BxTxT * _product("bsp,btp->bst", c, c)).sum((1, 2)), None))
+    return found
 
 
-def _product(a, b):
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+def _products(x_BxTxd, weights):
+    return tuple(x_BxTxd @ w for w in weights)
+
+
+@jax.custom_vjp
+def _linear(x_BxTxd, weights, slots, directions):
+    del slots, directions
+    return _products(x_BxTxd, weights)
+
+
+def _linear_back(kept, cotangents):
+    x, weights, directions = kept
+    values, formed = zip(*_reported(x, cotangents, directions), strict=True)
+    grads = tuple(jnp.einsum("btd,btp->dp", x, c) if g is None else g.astype(w.dtype)
+                  for c, w, g in zip(cotangents, weights, formed, strict=True))
+    return sum(c @ w.T for c, w in zip(cotangents, weights, strict=True)), grads, values, None
+
+
+_linear.defvjp(lambda x, weights, slots, directions: (_products(x, weights), (x, weights, directions)), _linear_back)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _head(dtype, tied, x_BxTxD, head_DxV, slot_B, direction, tokens_BxS, zeros_BxSxD):
+    del tied, slot_B, direction, tokens_BxS, zeros_BxSxD
+    return jnp.matmul(x_BxTxD, head_DxV, preferred_element_type=dtype)
+
+
+def _head_back(dtype, tied, kept, c_BxTxV):
+    x, head, direction, tokens_BxS, like = kept
+    ((value, formed),) = _reported(x, (c_BxTxV,), (direction,))
+    c = c_BxTxV.astype(x.dtype)
+    grad = (jnp.einsum("btd,btv->dv", x, c) if formed is None else formed).astype(head.dtype)
+    shared = None
+    if tied and direction is None:
+        wide_x, wide_c = _wide(x, c_BxTxV)
+        at_BxTxS = jnp.take_along_axis(wide_c, tokens_BxS[:, None, :], axis=2)
+        shared = _product("bts,btd->bsd", at_BxTxS, wide_x).astype(like.dtype)
+    return (c @ head.T).astype(x.dtype), grad, value, None, None, shared
+
+
+def _head_forth(dtype, tied, x, head, slot, direction, tokens, zeros):
+    y = jnp.matmul(x, head, preferred_element_type=dtype)
+    return y, (x, head, direction, tokens, jnp.zeros((), zeros.dtype))
+
+
+_head.defvjp(_head_forth, _head_back)
+
+
+def _looked_up(table_VxD, tokens_BxT):
+    x = jnp.take(table_VxD, tokens_BxT, axis=0)
+    return x, jnp.zeros(x.shape, sums.accumulator_dtype(x))
+
+
+@jax.custom_vjp
+def _embed(table_VxD, tokens_BxT, slot_B, direction):
+    del slot_B, direction
+    return _looked_up(table_VxD, tokens_BxT)
+
+
+def _embed_back(kept, cotangents):
+    table, tokens, direction = kept
+    (c,), of_head = _wide(cotangents[0]), cotangents[1]
+    if direction is None:
+        same_BxTxT = tokens[:, :, None] == tokens[:, None, :]
+        alone = (jnp.where(same_BxTxT, _product("bsd,btd->bst", c, c), 0.0)).sum((1, 2))
+        value = alone + 2 * (c * of_head).sum((1, 2))
+    else:
+        value = (direction[tokens] * c).sum((1, 2))
+    return jnp.zeros_like(table).at[tokens].add(cotangents[0]), None, value, None
+
+
+_embed.defvjp(lambda table, tokens, slot, direction: (_looked_up(table, tokens), (table, tokens, direction)), _embed_back)
+
+
+def _direct(g_Bxp, direction, dtype):
+    """(summed gradient, slot's value) of gradients that are small enough to have."""
+    value = (g_Bxp * (g_Bxp if direction is None else direction[None])).sum(1)
+    return g_Bxp.sum(0).astype(dtype), value
+
+
+@jax.custom_vjp
+def _bias(y_BxTxp, b_p, slot_B, direction):
+    del slot_B, direction
+    return y_BxTxp + b_p[None, None]
+
+
+def _bias_back(kept, c):
+    dtype, direction = kept
+    grad, value = _direct(_wide(c)[0].sum(1), direction, dtype.dtype)
+    return c, grad, value, None
+
+
+_bias.defvjp(lambda y, b, slot, direction: (y + b[None, None], (jnp.zeros((), b.dtype), direction)), _bias_back)
+
+
+@jax.custom_vjp
+def _gain(y_BxTxp, gain_p, slot_B, direction):
+    del slot_B, direction
+    return y_BxTxp * gain_p[None, None]
+
+
+def _gain_back(kept, c):
+    y, gain, direction = kept
+    grad, value = _direct((_wide(c)[0] * _wide(y)[0]).sum(1), direction, gain.dtype)
+    return c * gain[None, None], grad, value, None
+
+
+_gain.defvjp(lambda y, gain, slot, direction: (y * gain[None, None], (y, gain, direction)), _gain_back)

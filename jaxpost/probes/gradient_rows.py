@@ -1,7 +1,7 @@
 """Rows of the gradient statistics: every tensor, kind, layer, body and the whole model, each from sums of its tensors.
 
-A layer is granularity "body" with its number in the column `layer` (the body has none). Values are of one parameter
-vector: the interval's unit is the example, drawn by a delete-one jackknife; intervals over seeds come from records.
+Values are of one parameter vector: the interval's unit is the example, drawn by a delete-one jackknife; intervals over
+seeds come from records.
 
 Legend: S seeds, T tensors, C scopes, m examples, D null draws.
 """
@@ -24,8 +24,10 @@ MCOH = "arXiv:2008.01217, arXiv:2203.10036"
 GNS = "McCandlish et al., arXiv:1812.06162"
 QUANTILES = (0.1, 0.5, 0.9)
 PERMUTED = "label_permuted"
+OF_SUMS = (*statistics.NAMES, "sum_norm2", "norm2_sum", "example_norm", "gsnr")  # what one batch of one loss gives
 _SUMS = "float32 sums over per-example gradients, two-level dots; the error bound counts these sums, not the gradients' own"
-_JACKKNIFE = "delete-one-example jackknife, t with m - 1 degrees of freedom"
+_JACKKNIFE = "delete-one jackknife over the row's units (examples; steps, of accumulation chunks), t with one less"
+_HALVES = "delete-one-example jackknife of this one split, each half a sample of its own"
 _ORTHOGONAL = "orthogonal gradients: {}; label_permuted (targets permuted between examples, a random cycle) as a further row"
 
 
@@ -49,26 +51,26 @@ register(
             "none: infinite at orthogonal gradients", "the interval of alpha.unbiased mapped; open where alpha may be <= 0"),
     _metric("gsnr", "mean over coordinates of mean(g)^2 / var(g), var with divisor m - 1; coordinates without variance left "
             "out (no constant in the denominator)", "arXiv:2001.07384", "zero_mean: (m - 1) / ((m - 3) m), Gaussian "
-            "coordinates of mean 0", "none: no interval over examples is computed"),
+            "coordinates of mean 0"),
     _metric("example_norm", "|g_i|: params statistic=mean or a quantile over examples", "arXiv:1510.01799",
             "none: a scale", "t over examples (mean), binomial order statistics (quantiles)", "quadrature"),
     _metric("conflict.cosine", "<mean g^a, mean g^b> / (|mean g^a| |mean g^b|) of two losses on the same parameters",
             "arXiv:2001.06782", "isotropic: 0, 95 % band of the cosine of random directions, 1.96 / sqrt(P)",
             "two-sample delete-one-example jackknife"),
     _metric("conflict.split_half", "cosine of the mean gradients of even and odd examples of one loss", "Spearman 1904",
-            "isotropic: 0, 95 % band 1.96 / sqrt(P)", "none: one split"),
+            "isotropic: 0, 95 % band 1.96 / sqrt(P)", _HALVES),
     _metric("conflict.ceiling", "sqrt(r_a r_b), r = 2 c / (1 + c) of each loss's split-half cosine c: what the cosine of "
             "two noisy means would read if the expected gradients were parallel", "Spearman 1904",
-            "none: a ceiling of conflict.cosine", "none: one split"),
+            "none: a ceiling of conflict.cosine", _HALVES),
 )
 
 
 def scopes_of(infos: Sequence[TensorInfo]) -> pooling.Scopes:
-    """`pooling.scopes_of` and one scope a layer: granularity "body", `layer` set."""
+    """`pooling.scopes_of` and one scope a layer: granularity "layer", its tensors without embeddings and head."""
     scopes = pooling.scopes_of(infos)
     layers = sorted({info.layer for info in infos if info.layer is not None})
     members = [[info.layer == i and info.kind not in OUTSIDE_BODY for info in infos] for i in layers]
-    added = {"granularity": "body", "tensor": None, "module_kind": None}
+    added = {"granularity": "layer", "tensor": None, "module_kind": None}
     columns = {name: np.concatenate([column, np.asarray(layers if name == "layer" else [added[name]] * len(layers), object)])
                for name, column in scopes.columns.items()}
     return pooling.Scopes(np.concatenate([scopes.member_CxT, np.asarray(members, bool).reshape(-1, len(infos))]), columns)
@@ -85,15 +87,22 @@ class Rows:
         self._rows: list[dict] = []
         self._nulls: list[tuple[int, dict]] = []
 
+    @property
+    def entries_SxC(self) -> np.ndarray:
+        """Parameters of each scope, for every seed."""
+        return self.pooled(np.asarray([[np.prod(info.shape, dtype=float) for info in self.infos]] * len(self.seeds)))
+
     def pooled(self, x_SxT: np.ndarray) -> np.ndarray:
         """Sums over the tensors of each scope: [S, T, ...] -> [S, C, ...] in float64."""
         x = np.asarray(x_SxT, np.float64)
         return pooling.total(x, np.ones(x.shape[:2], bool), self.scopes)
 
-    def add(self, metric: str, found: Estimate, m: int, params: Mapping[str, object], null=None, further=None) -> None:
+    def add(self, metric: str, found: Estimate, m: int, params: Mapping[str, object], null=None, further=None,
+            unit: str = "example") -> None:
         """Append a statistic, one row a seed and scope.
 
         Args:
+          m: units that the interval is over, each a `unit`.
           null: (kind, value, lo, hi), the last three arrays [S, C] or None.
           further: (kind, value, lo, hi) of a further null, as rows of role "null".
         """
@@ -101,7 +110,7 @@ class Rows:
         for s, seed in enumerate(self.seeds):
             for c in range(len(self.additions_C)):
                 row = self.constant | {name: column[c] for name, column in self.scopes.columns.items()}
-                row |= {"metric": f"gradient.{metric}", "role": "seed", "seed": seed, "params": text, "unit": "example",
+                row |= {"metric": f"gradient.{metric}", "role": "seed", "seed": seed, "params": text, "unit": unit,
                         "n_units": m, "value": found.value[s, c], "ci_lo": found.lo[s, c], "ci_hi": found.hi[s, c],
                         "status": found.status[s, c], "status_reason": found.reason[s, c],
                         "noise_floor": found.error[s, c], "num_err": found.error[s, c]}
@@ -165,12 +174,34 @@ def coherence(rows: Rows, s1_SxT, square_SxTxm, dot_SxTxm=None, *, permuted=None
         s1_D, s2_D = (rows.pooled(x) for x in permuted)
         drawn = statistics.point(s1_D, s2_D, m, chunk)
     for name, estimate in found.items():
-        at_zero = statistics.ORTHOGONAL.get(name)
-        null = None if at_zero is None else ("orthogonal", at_zero(m), None, None)
-        further = None
+        null, further = _orthogonal(name, m), None
         if name in drawn and name.startswith(("alpha", "m_coherence")):
             further = (PERMUTED, *pooling.draw_range(drawn[name]))
         rows.add(name, estimate, m, params, null, further)
+
+
+def _orthogonal(name: str, m: int):
+    at_zero = statistics.ORTHOGONAL.get(name)
+    return None if at_zero is None else ("orthogonal", at_zero(m), None, None)
+
+
+def chunks(rows: Rows, s1_SxTxn, s2_SxTxn, m: int, chunk: int, params=None) -> None:
+    """Append every statistic of the sums over m chunks of `chunk` examples in each of n steps, and alpha of one example.
+
+    alpha of single examples is that of chunk gradients mapped through alpha / (k - (k - 1) alpha), k = `chunk`; its rows
+    have chunk=1 and from_chunk=k.
+    """
+    n, params = np.shape(s1_SxTxn)[-1], params or {}
+    found = statistics.over_steps(rows.pooled(s1_SxTxn), rows.pooled(s2_SxTxn), m, additions=rows.additions_C, chunk=chunk)
+    for name, estimate in found.items():
+        rows.add(name, estimate, n, {**params, "chunk": chunk}, _orthogonal(name, m), unit="step")
+    if chunk > 1:
+        alpha = found["alpha.unbiased"]
+        value, lo, hi = (statistics.alpha_of_one(x, chunk) for x in alpha[:3])
+        slope = chunk / (chunk - (chunk - 1) * alpha.value) ** 2
+        one = alpha._replace(value=value, lo=lo, hi=hi, error=alpha.error * slope)
+        rows.add("alpha.unbiased", one, n, {**params, "chunk": 1, "from_chunk": chunk}, _orthogonal("alpha.unbiased", m),
+                 unit="step")
 
 
 def norms(rows: Rows, square_SxTxm, params=None) -> None:
@@ -186,10 +217,17 @@ def norms(rows: Rows, square_SxTxm, params=None) -> None:
         rows.add("example_norm", plain._replace(lo=lo, hi=hi, reason=reason), m, {**(params or {}), "chunk": 1, key: text})
 
 
-def gsnr(rows: Rows, total_SxT, count_SxT, m: int, params=None) -> None:
-    """Append the mean GSNR of the coordinates of each scope that vary."""
-    value = pooling.divide(rows.pooled(total_SxT), rows.pooled(count_SxT))
-    found = bare(value)
-    none = rows.pooled(count_SxT) == 0
+def gsnr(rows: Rows, total_SxT, count_SxT, m: int, params=None, without=None) -> None:
+    """Append the mean GSNR of the coordinates of each scope that vary.
+
+    Args: without: (total, count) without each example in turn, [S, T, m], for the delete-one interval; or None.
+    """
+    count = rows.pooled(count_SxT)
+    value = pooling.divide(rows.pooled(total_SxT), count)
+    found = bare(value, reason=statistics.FEW if m < 4 else "no interval")
+    if without is not None and m > 3:
+        lo, hi = statistics.jackknife(pooling.divide(*map(rows.pooled, without)), value)
+        found = found._replace(lo=lo, hi=hi, reason=np.where(np.isfinite(lo), None, found.reason))
+    none = count == 0
     found.status[none], found.reason[none] = "absent", "no coordinate varies over the examples"
     rows.add("gsnr", found, m, {**(params or {}), "chunk": 1}, ("zero_mean", statistics.gsnr_at_zero_mean(m), None, None))

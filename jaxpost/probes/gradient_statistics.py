@@ -25,9 +25,9 @@ import scipy.stats
 from jaxpost import stats
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32
-SINGLE = "one example has no pair"
+SINGLE = "one gradient has no pair"
 NO_GRADIENT = "every gradient is zero"
-FEW = "no interval below three examples"
+FEW = "no interval below three units"
 
 # statistic -> value at orthogonal gradients, of m; None where that is not a number
 ORTHOGONAL = {
@@ -37,6 +37,10 @@ ORTHOGONAL = {
     "m_coherence.unbiased": lambda m: 0.0,
     "mean_norm2": lambda m: 0.0,
 }
+
+
+NAMES = ("alpha.plug_in", "alpha.unbiased", "m_coherence.plug_in", "m_coherence.unbiased", "mean_norm2", "noise_trace",
+         "noise_scale")  # of `point`
 
 
 class Estimate(NamedTuple):
@@ -139,17 +143,45 @@ def estimates(s1, square_m, dot_m=None, *, additions=0, chunk: int = 1) -> dict[
         dropped = point(s1_m, s2_m, m - 1, chunk)
         bounds = {name: jackknife(dropped[name], values[name]) for name in values}
         sum_bounds = tuple(m**2 * x for x in jackknife(s1_m / (m - 1) ** 2, s1 / m**2))
+    out = _all_judged(values, bounds, _propagated(values, s2, e1, e2, m, chunk), s2, m, m, (mean_square.lo <= 0) & (m > 1))
+    out["sum_norm2"] = _judged(s1, *sum_bounds, e1, s2, m, m, False, False)
+    out["norm2_sum"] = _judged(s2, m * mean_square.lo, m * mean_square.hi, e2, s2, m, m, False, False)
+    return out
+
+
+def over_steps(s1_n, s2_n, m: int, *, additions=0, chunk: int = 1) -> dict[str, Estimate]:
+    """Every statistic of `point` and both sums from the mean sums of n steps: a ratio of averages, never their average.
+
+    Args:
+      s1_n, s2_n: of each step, float[..., n]; m: gradients in each step; additions, chunk: as in `estimates`.
+
+    The interval is the delete-one-step jackknife: neighbouring steps are not independent, so that it is too short where the
+    sums drift together.
+    """
+    s1_n, s2_n = np.asarray(s1_n, np.float64), np.asarray(s2_n, np.float64)
+    n, s1, s2 = s1_n.shape[-1], s1_n.mean(-1), s2_n.mean(-1)
+    values, one, two = point(s1, s2, m, chunk), stats.t_interval(s1_n), stats.t_interval(s2_n)
+    bounds = {name: (np.full(s1.shape, np.nan),) * 2 for name in values}
+    if n > 2:
+        dropped = point(*((x.sum(-1, keepdims=True) - x) / (n - 1) for x in (s1_n, s2_n)), m, chunk)
+        bounds = {name: jackknife(dropped[name], values[name]) for name in values}
+    e1, e2 = rounding(s1, s2, m, additions)
+    out = _all_judged(values, bounds, _propagated(values, s2, e1, e2, m, chunk), s2, m, n, two.lo <= 0)
+    out["sum_norm2"] = _judged(s1, one.lo, one.hi, e1, s2, m, n, False, False)
+    out["norm2_sum"] = _judged(s2, two.lo, two.hi, e2, s2, m, n, False, False)
+    return out
+
+
+def _all_judged(values, bounds, errors, s2, m, units, square_holds_zero) -> dict[str, Estimate]:
     bounds["noise_scale"] = _reciprocal(*bounds["alpha.unbiased"])
-    errors = _propagated(values, s2, e1, e2, m, chunk)
-    holds_zero = {name: (mean_square.lo <= 0) & (m > 1) for name in values if name.startswith(("alpha", "m_coherence"))}
     lo, hi = bounds["mean_norm2"]
-    holds_zero["noise_scale"] = np.where(np.isnan(lo), values["mean_norm2"] <= 0, (lo <= 0) & (hi >= 0))
     out = {}
     for name, value in values.items():
+        holds_zero = square_holds_zero if name.startswith(("alpha", "m_coherence")) else False
+        if name == "noise_scale":
+            holds_zero = np.where(np.isnan(lo), values["mean_norm2"] <= 0, (lo <= 0) & (hi >= 0))
         needs_pair = name not in ("alpha.plug_in", "m_coherence.plug_in") or m < 2
-        out[name] = _judged(value, *bounds[name], errors[name], s2, m, needs_pair, holds_zero.get(name, False))
-    out["sum_norm2"] = _judged(s1, *sum_bounds, e1, s2, m, False, False)
-    out["norm2_sum"] = _judged(s2, m * mean_square.lo, m * mean_square.hi, e2, s2, m, False, False)
+        out[name] = _judged(value, *bounds[name], errors[name], s2, m, units, needs_pair, holds_zero)
     return out
 
 
@@ -172,11 +204,11 @@ def _propagated(values, s2, e1, e2, m, chunk):
             "m_coherence.unbiased": m * alpha, "mean_norm2": pairs, "noise_trace": trace, "noise_scale": noise}
 
 
-def _judged(value, lo, hi, error, s2, m, needs_pair, holds_zero) -> Estimate:
+def _judged(value, lo, hi, error, s2, m, units, needs_pair, holds_zero) -> Estimate:
     value, lo, hi, error, s2, holds_zero = np.broadcast_arrays(value, lo, hi, error, s2, holds_zero)
     status, reason = np.full(value.shape, "ok", object), np.full(value.shape, None, object)
     few = np.isnan(lo) & np.isnan(hi)
-    reason[few] = FEW if m < 3 else "no interval"
+    reason[few] = FEW if units < 3 else "no interval"
     for mark, where, why in (("unresolved", holds_zero, "the interval of the denominator holds 0"),
                              ("degenerate", s2 == 0, NO_GRADIENT),
                              ("absent", np.full(value.shape, needs_pair and m < 2), SINGLE),

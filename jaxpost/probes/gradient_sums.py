@@ -36,6 +36,8 @@ class Sums(NamedTuple):
     dot_mxT: jax.Array | None = None  # d_i
     gsnr_T: jax.Array | None = None  # sum over coordinates of mean(g)^2 / var(g), var with divisor m - 1
     gsnr_count_T: jax.Array | None = None  # coordinates with var > 0
+    gsnr_mxT: jax.Array | None = None  # both without each example in turn
+    gsnr_count_mxT: jax.Array | None = None
 
 
 def _keys(path) -> tuple:
@@ -153,7 +155,8 @@ def second_pass(loss: Loss, params: Any, examples: Any, microbatch: int, directi
     return [in_order(x) for x in found], spread
 
 
-def per_example(loss: Loss, params: Any, examples: Any, microbatch: int) -> Sums:
+def per_example(loss: Loss, params: Any, examples: Any, microbatch: int, intervals: bool = True,
+                gsnr: bool = True) -> Sums:
     """Every sum of a batch of examples; jit-pure.
 
     Args:
@@ -162,38 +165,58 @@ def per_example(loss: Loss, params: Any, examples: Any, microbatch: int) -> Sums
       params: a tree of floating arrays.
       examples: a tree with leading axis m.
       microbatch: b, divides m.
+      intervals: d_i, for intervals of what S1 enters, in a second pass over the examples, as dear as the first.
+      gsnr: GSNR, in the same second pass; with `intervals` its delete-one values as well, in a third.
 
     Raises: ValueError when it does not.
     """
     total, square_mxT = first_pass(loss, params, examples, microbatch)
-    (dot_mxT,), spread = second_pass(loss, params, examples, microbatch, (total,))
-    m = square_mxT.shape[0]
+    found = Sums(dots(total, total), square_mxT)
+    if not (intervals or gsnr):
+        return found
+    return found._replace(**further(loss, params, examples, microbatch, total, intervals, gsnr))
 
+
+def further(loss: Loss, params: Any, examples: Any, microbatch: int, total: Any, intervals: bool,
+            gsnr: bool) -> dict[str, jax.Array]:
+    """The fields of `Sums` that take more passes, given G: d_i, GSNR, and with both GSNR without each example in turn."""
+    (dot_mxT,), spread = second_pass(loss, params, examples, microbatch, (total,))
+    found, m = {"dot_mxT": dot_mxT} if intervals else {}, len(dot_mxT)
+    if not gsnr:
+        return found
+    found["gsnr_T"], found["gsnr_count_T"] = _signal_to_noise(total, spread, m)
+    if intervals:
+        def one(_, rows):
+            grads = _gradients(loss, params, rows)
+            return None, jax.vmap(lambda g: _without(total, spread, g, m))(grads)
+
+        _, each = jax.lax.scan(one, None, microbatches(examples, microbatch))
+        found["gsnr_mxT"], found["gsnr_count_mxT"] = map(in_order, each)
+    return found
+
+
+def _signal_to_noise(total: Any, spread: Any, m: int) -> tuple[jax.Array, jax.Array]:
+    """(sum over coordinates of mean^2 / var, coordinates that vary) of every tensor; from G and sum_i (g_i - mean)^2."""
     def ratio(g, s):
         variance = s / max(m - 1, 1)
         return jnp.where(variance == 0, 0.0, (g / m) ** 2 / jnp.where(variance == 0, 1.0, variance))  # NaN stays NaN
 
-    gsnr_T = per_tensor(jax.tree.map(ratio, total, spread))
     # counts stay exact in float32: below 2^24 along the last axis, and their sum is only a divisor
-    count_T = per_tensor(jax.tree.map(lambda s: (s != 0).astype(s.dtype), spread))
-    return Sums(dots(total, total), square_mxT, dot_mxT, gsnr_T, count_T)
+    return (per_tensor(jax.tree.map(ratio, total, spread)),
+            per_tensor(jax.tree.map(lambda s: (s != 0).astype(s.dtype), spread)))
+
+
+def _without(total: Any, spread: Any, grads: Any, m: int) -> tuple[jax.Array, jax.Array]:
+    """`_signal_to_noise` without one example: its G - g and sum of squares s - (g - mean)^2 m / (m - 1), not below 0."""
+    rest = jax.tree.map(jnp.subtract, total, grads)
+    left = jax.tree.map(lambda s, t, g: jnp.maximum(s - (g - t / m) ** 2 * (m / max(m - 1, 1)), 0.0), spread, total, grads)
+    return _signal_to_noise(rest, left, m - 1)
 
 
 def gram(loss: Loss, params: Any, examples: Any) -> jax.Array:
     """<g_i, g_j> of every tensor, [T, m, m]. Holds all m gradients at once: for small m."""
     grads = _gradients(loss, params, examples)
     return jax.vmap(lambda a: jax.vmap(lambda b: dots(a, b), out_axes=-1)(grads), out_axes=-2)(grads)
-
-
-def add_chunk(total: Any, grads: Any) -> tuple[Any, jax.Array]:
-    """(total + grads, |grads|^2 of each tensor): the body of a scan over the accumulation chunks of a step.
-
-    What accumulation does anyway, and one reduction. After M chunks `Sums(dots(total, total), square_MxT)` are the sums of
-    chunk gradients: without d_i, hence without intervals of what S1 enters. `grads` is the gradient of the chunk's *sum*
-    of losses, of a number of examples that the rows record.
-    """
-    grads = wide(grads)
-    return jax.tree.map(jnp.add, total, grads), dots(grads, grads)
 
 
 def additions(infos: list[TensorInfo]) -> list[int]:

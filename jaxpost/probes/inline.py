@@ -1,10 +1,14 @@
 """Inline probes: one fixed set of reductions over quantities that a step has anyway, always compiled in.
 
-Each returns float32 scalars of one optimizer step; none changes the parameters (tested bitwise).
+Each returns float32 values of one optimizer step; none changes the parameters (tested bitwise).
+
+Legend: M accumulation chunks, T tensors in the order of `gradient_sums.inventory`.
 """
 
 import jax
 import jax.numpy as jnp
+
+from jaxpost.probes import gradient_sums
 
 
 def _dot(a: dict, b: dict) -> jax.Array:
@@ -31,3 +35,20 @@ def measure(grads: dict, updates: dict, before: dict, after: dict) -> dict[str, 
     return {"grad_norm": jnp.sqrt(squares[0]), "update_norm": jnp.sqrt(squares[1]),
             "descent_cosine": jnp.where(product > 0, -_dot(grads, updates) / jnp.where(product > 0, product, 1.0), 0.0),
             "step_sparsity": same / total}
+
+
+def chunk_sums(total: dict, square_MxT: jax.Array, rows: int) -> dict[str, jax.Array]:
+    """Sums of the gradients that accumulation makes anyway, for coherence and noise scale (`gradient_chunks`).
+
+      chunk_s1_T    |sum_j g_j|^2 of every tensor, g_j the gradient of chunk j's sum of losses
+      chunk_s2_T    sum_j |g_j|^2
+      chunks        M
+      chunk_rows    rows in a chunk
+
+    Args:
+      total: sum_j g_j, float32, before it is divided by anything.
+      square_MxT: |g_j|^2; rows: of the update.
+    """
+    chunks = len(square_MxT)
+    return {"chunk_s1_T": gradient_sums.dots(total, total), "chunk_s2_T": square_MxT.sum(axis=0),
+            "chunks": jnp.float32(chunks), "chunk_rows": jnp.float32(rows // chunks)}

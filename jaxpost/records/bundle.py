@@ -21,6 +21,7 @@ from jaxpost.records.contents import (
     read_measurements,
     remove_closed,
     remove_working,
+    require_schema,
     write_parquet,
 )
 from jaxpost.records.rows import (
@@ -140,6 +141,8 @@ class Bundle:
     @classmethod
     def _start(cls, path: Path, stated: dict, devices: Mapping | None, code_directory: str | Path | None) -> "Bundle":
         found = cls._found(path, stated)  # again: now nobody else can write it
+        if found is not None:
+            require_schema(path, found)
         for leftover in path.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         if found is not None and found.pop("clearing", False):  # reopened for more replicates (extend.py)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from jaxpost.records import provenance, storage
 from jaxpost.records.rows import table_digest, table_from_columns
-from jaxpost.records.schema import COST_UNITS, COSTS, MEASUREMENTS, METRICS
+from jaxpost.records.schema import COST_UNITS, COSTS, MEASUREMENTS, METRICS, SCHEMA_VERSION
 from jaxpost.records.storage import BundleError
 
 FILES = (
@@ -23,6 +23,15 @@ FILES = (
     "CITATION.bib",
 )
 FOLDERS = ("arrays", "tables", "figures")
+
+
+def require_schema(path: Path, manifest: Mapping) -> None:
+    """Refuse to add rows to a bundle of another schema. Raises: BundleError."""
+    if manifest["schema"] != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} holds rows of schema {manifest['schema']}, this version writes {SCHEMA_VERSION}, and one bundle holds "
+            "one schema; go on with the version that began it, or choose another directory"
+        )
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

@@ -155,6 +155,8 @@ def against_update_norm(table: pa.Table, arrays: dict) -> Drawn:
     if not found:
         raise Missing("none of the statistics that are drawn against update norm was measured")
     x_of = {(row["arm"], row["step"]): row["value"] for row in norm.to_pylist() if row["value"] > 0}
+    if not x_of:
+        raise Missing("no update has a norm above 0, where this figure's axis is logarithmic")
     styles = arm_styles(norm["arm"].unique().to_pylist())
     figure, axes = panels(len(found), 3, 2.35)
     for axis, (rows, label, minus_null, scale) in zip(axes, found, strict=True):

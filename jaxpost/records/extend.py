@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from jaxpost.records import storage
 from jaxpost.records.bundle import Bundle
-from jaxpost.records.contents import read_costs, read_measurements, remove_working, write_parquet
+from jaxpost.records.contents import read_costs, read_measurements, remove_working, require_schema, write_parquet
 from jaxpost.records.rows import parse_params, select
 from jaxpost.records.schema import FINISHED_SHARD
 from jaxpost.records.storage import BundleError
@@ -52,6 +52,7 @@ def reopen(bundle: Bundle, derived: Sequence[str] = ("at",)) -> None:
         manifest = storage.read_json(path / "manifest.json")  # again: now nobody else can write it
         if manifest["status"] != "complete":
             raise BundleError(f"{path} is not finished (status {manifest['status']!r}): it can be resumed as it is")
+        require_schema(path, manifest)
         table, costs = replicates(read_measurements(path), derived), read_costs(path)
         remove_working(path)  # of a kill while sealing, or of an earlier try: the finished files hold all of it
         write_parquet(path / "rows" / f"{FINISHED_SHARD}.parquet", table)

@@ -9,7 +9,7 @@ import matplotlib
 import pyarrow as pa
 from safetensors.numpy import load_file
 
-from jaxpost.records import changes, curves, maps, policy, storage
+from jaxpost.records import changes, curves, layers, maps, pairs, policy, storage
 from jaxpost.records.curves import Drawn, Missing
 from jaxpost.records.readings import summarised
 from jaxpost.records.style import RC
@@ -24,7 +24,16 @@ FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {
     "jaccard": ("Do seeds change the same weights?", maps.jaccard),
     "masks": ("Where the weights change", maps.masks),
     "spectra": ("Spectra of the update", maps.spectra),
+    "coherence_layers": ("Do examples help each other, layer by layer?", layers.coherence_layers),
     "changes": ("Every arm against the start", changes.changes_figure),
+}
+PAIR_FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {  # of a comparison of checkpoints
+    "layer_maps": ("Layer by module", pairs.layer_maps),
+    "tolerance": ("Update sparsity against tolerance", pairs.tolerance),
+    "angles": ("Rotation of the principal subspace", pairs.angles),
+    "stripes": ("Mask stripes", pairs.stripes),
+    "spectra": ("Spectra of base and update", pairs.spectra),
+    "jaccard": ("Do the runs change the same weights?", maps.jaccard),
 }
 MOST_ARMS = 20  # that one set of axes can tell apart; "changes" gives each arm its own
 
@@ -40,8 +49,8 @@ class Rendered:
 
 
 def read_arrays(path: Path) -> dict[str, dict]:
-    """File stem -> key -> array, of the files that figures draw from (their names hold "masks" or "spectra")."""
-    files = sorted(file for what in ("masks", "spectra") for file in (path / "arrays").glob(f"*{what}*.safetensors"))
+    """File stem -> key -> array, of the files that figures draw from, by their names."""
+    files = sorted(file for what in ("masks", "spectra", "stripes") for file in (path / "arrays").glob(f"*{what}*.safetensors"))
     return {file.stem: load_file(file) for file in files}
 
 
@@ -85,7 +94,7 @@ def write_figures(path: Path, table: pa.Table, bundle_id: str) -> list[Rendered]
     table = summarised(table)
     arms = len(table["arm"].unique())
     with matplotlib.rc_context(RC):
-        for name, (title, draw) in FIGURES.items():
+        for name, (title, draw) in (PAIR_FIGURES if pairs.of_pairs(table) else FIGURES).items():
             try:
                 if arms > MOST_ARMS and name != "changes":
                     raise Missing(f"{arms} arms are too many for one set of axes (at most {MOST_ARMS})")

@@ -16,6 +16,7 @@ from jaxpost.records.citation import bibtex
 from jaxpost.records.contents import digest_files, read_measurements, read_metrics
 from jaxpost.records.figures import Rendered, write_figures
 from jaxpost.records.latex import tex_figure, tex_table
+from jaxpost.records.pairs import of_pairs
 from jaxpost.records.readings import arm_order, claim_numbers
 from jaxpost.records.rows import select
 from jaxpost.records.storage import BundleError
@@ -88,6 +89,11 @@ def caveat(table: pa.Table) -> str:
     if not bases:
         return "The rows name no base checkpoint: read every interval as conditional on the one that was used."
     short = [base.removeprefix("sha256:")[:12] for base in bases]
+    if of_pairs(table):
+        return (
+            f"One pair is one unit (n_units = 1): base {short[0]}, no number here has an interval, and none says what another "
+            "run would show. Nulls are what a blind update of the same size and density would show in the same matrices."
+        )
     if len(bases) == 1:
         return (
             f"Everything here is conditional on one base checkpoint ({short[0]}): the intervals are over seeds of "
@@ -132,7 +138,7 @@ def _shown_figure(path: Path, rendered: Rendered, bundle_id: str) -> dict:
 
 
 def _overview(table: pa.Table) -> dict:
-    seeds = select(table, role="seed")
+    seeds = select(table, role="estimate", unit="pair") if of_pairs(table) else select(table, role="seed")
     seeds = seeds.filter(pc.fill_null(pc.not_equal(seeds["arm"], "base"), False))
     return {
         "arms": arm_order(seeds["arm"].unique().to_pylist()),
@@ -163,6 +169,7 @@ def render_html(
         colours={arm: style["color"] for arm, style in styles.items()},
         claims=_shown_claims(table, manifest.get("claim_results", [])),
         caveat=caveat(table),
+        pairs=of_pairs(table),
         shown=[built for built in tables if built.name != "claims"],
         tables=tables,
         figures=[_shown_figure(path, item, manifest["bundle_id"]) for item in figures if item.reason is None],

@@ -6,7 +6,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"  # 1.1: granularity "layer"; in 1.0 a layer was "body" with `layer` set
 FINISHED_SHARD = "finished"  # the replicates of a bundle that was reopened for more of them
 
 MEASUREMENTS = pa.schema(
@@ -21,7 +21,7 @@ MEASUREMENTS = pa.schema(
         ("granularity", pa.string()),  # one of GRANULARITIES
         ("tensor", pa.string()),  # the matrix, at granularity "tensor"
         ("module_kind", pa.string()),  # q k v o gate up down router embed head norm
-        ("layer", pa.int64()),  # counted from 0
+        ("layer", pa.int64()),  # counted from 0, at granularity "layer" and of a "tensor" in one
         ("side", pa.string()),  # one of SIDES
         ("k", pa.int64()),  # subspace dimension
         ("params", pa.string()),  # sorted "key=value;key=value"
@@ -115,7 +115,7 @@ KEY_COLUMNS = (
 SORT_COLUMNS = ("metric", "arm", "role", "step", "seed", "granularity", "tensor", "row_id")
 
 ROLES = ("seed", "estimate", "null", "contrast", "claim")
-GRANULARITIES = ("tensor", "kind", "body", "global", "policy", "experiment")
+GRANULARITIES = ("tensor", "kind", "layer", "body", "global", "policy", "experiment")
 SIDES = ("left", "right", "both", "none")
 DTYPES = ("fp32", "bf16")
 STATUSES = ("ok", "nan", "absent", "degenerate", "unresolved")

@@ -10,6 +10,7 @@ from jaxpost.records import storage
 from jaxpost.records.cells import Cell, Table, format_interval, format_number, to_csv
 from jaxpost.records.changes import changes_table
 from jaxpost.records.latex import tex_table
+from jaxpost.records.pairs import pair_table
 from jaxpost.records.readings import arm_order, claim_numbers, last_steps, reading, summarised, variant
 
 _SIGNS = {"greater": "> ", "less": "< "}
@@ -161,7 +162,8 @@ def table_files(table: Table, bundle_id: str) -> dict[str, str]:
 def build_tables(table: pa.Table, claims: Sequence[Mapping]) -> list[Table]:
     """The tables of a bundle that have at least one line."""
     table = summarised(table)
-    return [built for built in (claims_table(table, claims), changes_table(table, claims), main_table(table)) if built.body]
+    built = claims_table(table, claims), changes_table(table, claims), pair_table(table), main_table(table)
+    return [one for one in built if one.body]
 
 
 def write_tables(folder: Path, table: pa.Table, claims: Sequence[Mapping], bundle_id: str) -> list[Table]:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import sharding
+from jaxpost.objectives import Batch
+from jaxpost.probes import ever_changed
 from jaxpost.training import metrics
 from jaxpost.training.state import Member, TrainState
 from jaxpost.training.step import StepSpec, train_step
@@ -31,8 +33,19 @@ def one_step(source, spec: StepSpec, member: Member, state: TrainState, referenc
       reference: frozen parameters of the reference policy, where `source.needs_reference`; one that the spec refreshes is
         in the state instead.
     """
-    reference = state.reference if spec.reference_refresh else reference
+    reference = reference_of(spec, state, reference)
     batch, seen, curriculum_state = source.batch(member, state, reference)
+    return learn(spec, member, state, reference, batch, seen, curriculum_state)
+
+
+def reference_of(spec: StepSpec, state: TrainState, reference: dict | None) -> dict | None:
+    """The reference policy of a step: the one that the state keeps, where the spec refreshes it, or the argument."""
+    return state.reference if spec.reference_refresh else reference
+
+
+def learn(spec: StepSpec, member: Member, state: TrainState, reference: dict | None, batch: Batch, seen: dict,
+          curriculum_state: dict) -> tuple[TrainState, dict]:
+    """Train on a batch that is made, and take over what making it found: (state, metrics)."""
     state, measured = train_step(spec, state, batch, member.scalars, reference)
     if spec.reference_refresh:
         due = state.step % spec.reference_refresh == 0
@@ -64,15 +77,17 @@ def segment_program(source, spec: StepSpec, capacity: int, mesh=None):
 
 
 def run_segment(program, states: TrainState, members: Member, steps: int, reference: dict | None):
-    """Run a segment and read its metrics.
+    """Run a segment and read its metrics. States without probe state (of an older checkpoint) start it here.
 
     Returns:
-      (states_S, {metric: float64 array [S, steps]}).
+      (states_S, {metric: float64 array [S, steps, ...]}).
 
     Raises:
       NonFiniteLoss: the incoming states are gone (donated); the last checkpoint is the last good state.
     """
     first = int(np.asarray(states.step)[0])
+    if states.probe_state is None:
+        states = states._replace(probe_state=jax.vmap(ever_changed.start)(states.params, np.array(states.step)))
     states, history = program(states, members, steps, reference)
     values = {name: x[:, :steps] for name, x in metrics.compute(history).items()}
     bad = np.argwhere(~np.isfinite(values["grad_norm"]))

@@ -1,7 +1,7 @@
 """Training state: one frozen pytree, and the keys that are derived from it instead of being carried in it."""
 
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ class TrainState(NamedTuple):
     objective_state: dict
     curriculum_state: dict
     reference: dict | None = None  # of a run that refreshes it (StepSpec.reference_refresh); otherwise an argument
+    probe_state: dict | None = None  # what inline probes carry from step to step; its own item of a checkpoint
+    trainable: Any = None  # masking.Mask or adapters.LowRank: what of the parameters is trained; None: all
 
 
 class Scalars(NamedTuple):

@@ -12,7 +12,7 @@ import optax
 
 from jaxpost import models, sharding
 from jaxpost.objectives import Batch, Objective, View
-from jaxpost.probes import inline
+from jaxpost.probes import ever_changed, gradient_sums, inline
 from jaxpost.training import optimizers
 from jaxpost.training.state import Scalars, TrainState
 
@@ -31,6 +31,7 @@ class StepSpec:
     temperature: float = 1.0  # of the policy that is trained: logits / temperature
     storage_dtype: str = "float32"  # of master parameters
     reference_refresh: int = 0  # every so many batches the current parameters become the reference; 0: it is frozen
+    pad: int = 0  # token id that left-pads prompts
 
     def __post_init__(self):
         for field in ("group", "microbatches", "minibatches", "epochs"):
@@ -68,8 +69,10 @@ def _require_divisor(field: str, parts: int, count: int, what: str) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def create(spec: StepSpec, params: dict, curriculum_state: dict) -> TrainState:
+def create(spec: StepSpec, params: dict, curriculum_state: dict, trainable=None) -> TrainState:
     """A fresh state; masters are stored in `spec.storage_dtype`, moments in float32.
+
+    With `trainable` (`masking.Mask`, `adapters.LowRank`) only that is trained, and the masters start as it says.
 
     A model with a value head starts it at zero where the parameters have none: a base is pretrained without. A reference
     that is refreshed starts as the parameters.
@@ -77,8 +80,10 @@ def create(spec: StepSpec, params: dict, curriculum_state: dict) -> TrainState:
     if spec.model.value_head and "value" not in params:
         params = {**params, "value": jnp.zeros((spec.model.width, 1))}
     stored = jax.tree.map(lambda x: x.astype(spec.storage_dtype), params)
-    return TrainState(jnp.zeros((), jnp.int32), stored, spec.transform().init(optimizers.wide(stored)),
-                      spec.objective.init(), curriculum_state, stored if spec.reference_refresh else None)
+    stored = stored if trainable is None else trainable.start(stored)
+    moments = optimizers.wide(stored) if trainable is None else trainable.moments(stored)
+    return TrainState(jnp.zeros((), jnp.int32), stored, spec.transform().init(moments), spec.objective.init(),
+                      curriculum_state, stored if spec.reference_refresh else None, ever_changed.start(stored), trainable)
 
 
 def view(spec: StepSpec, params: dict, batch: Batch, reference: dict | None = None) -> View:
@@ -105,14 +110,15 @@ def given(spec: StepSpec, reference: dict | None) -> dict:
     return reference
 
 
-def token_logp(spec: StepSpec, params: dict, batch: Batch) -> jax.Array:
-    """Float32 log-probability of every completion token at the spec's temperature, logp_NxT."""
-    return chosen(forward(spec, params, batch)[0], batch)
+def token_logp(spec: StepSpec, params: dict, batch: Batch, reader: models.Reader = models.PLAIN) -> jax.Array:
+    """Float32 log-probability of every completion token at the spec's temperature, logp_NxT; reader as in models.apply."""
+    return chosen(forward(spec, params, batch, reader)[0], batch)
 
 
-def forward(spec: StepSpec, params: dict, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
+def forward(spec: StepSpec, params: dict, batch: Batch,
+            reader: models.Reader = models.PLAIN) -> tuple[jax.Array, jax.Array | None]:
     """(logits_NxTxV at the spec's temperature, value_NxT of each token's state or None without a value head)."""
-    out = models.teacher_forced(spec.model, params, batch.prompt_NxP, batch.completion_NxT)
+    out = models.teacher_forced(spec.model, params, batch.prompt_NxP, batch.completion_NxT, spec.pad, reader=reader)
     return out.logits / spec.temperature, out.taps.get("value")
 
 
@@ -173,21 +179,26 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
 
     rows_MxN = _split(batch, spec.microbatches)
     zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], rows_MxN)))
-    (grads, total, count, aux), _ = jax.lax.scan(
-        lambda carry, rows: (jax.tree.map(jnp.add, carry, differentiate(rows)), None), zero, rows_MxN)
+    watched = spec.microbatches > 1 and not several  # several terms have no gradient before their weights are known
 
+    def accumulate(carry, rows):
+        found = differentiate(rows)
+        return jax.tree.map(jnp.add, carry, found), gradient_sums.dots(found[0], found[0]) if watched else None
+
+    (grads, total, count, aux), square_MxT = jax.lax.scan(accumulate, zero, rows_MxN)
+    probed = inline.chunk_sums(grads, square_MxT, batch.mask_NxT.shape[0]) if watched else {}
     if several:
         grads, total, objective_state = _mixed(spec.objective, state.objective_state, grads, total, count, batch)
         state, count = state._replace(objective_state=objective_state), jnp.ones_like(total)
     else:
         grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grads)
-    masters = optimizers.wide(state.params)
-    direction, opt_state = spec.transform().update(grads, state.opt_state, masters)
-    params, updates = optimizers.apply_direction(state.params, direction, scalars.learning_rate)
-    probed = inline.measure(grads, updates, state.params, params)
+    params, updates, opt_state, trainable = optimizers.advance(spec.transform(), state.trainable, state.params, grads,
+                                                               state.opt_state, scalars.learning_rate)
+    probed |= inline.measure(grads, updates, state.params, params)
     metrics = {"loss": (total, count), "loss_tokens": batch.mask_NxT.sum(), **aux,
                **{name: (value, jnp.ones_like(value)) for name, value in probed.items()}}
-    return state._replace(params=params, opt_state=opt_state), metrics
+    seen = ever_changed.mark(state.probe_state, state.params, params)
+    return state._replace(params=params, opt_state=opt_state, probe_state=seen, trainable=trainable), metrics
 
 
 def _mixed(objective: Objective, objective_state: dict, grads_K: dict, total_K: jax.Array, count_K: jax.Array, batch: Batch):

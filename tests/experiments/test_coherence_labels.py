@@ -42,8 +42,8 @@ def test_a_run_gives_a_verified_bundle_with_rows_nulls_and_claims(finished):
         assert set(rows["null_value"].to_pylist()) == {1.0}
         null = records.select(table, arm=arm, role="null", metric="gradient.m_coherence.plug_in", granularity="global")
         assert set(null["null_kind"].to_pylist()) == {"label_permuted"}
-        layers = records.select(table, arm=arm, role="seed", metric="gradient.alpha.unbiased", granularity="body", step=6)
-        assert set(layers["layer"].to_pylist()) == {None, 0, 1, *([2] if arm.startswith("clusters") else [])}
+        layers = records.select(table, arm=arm, role="seed", metric="gradient.alpha.unbiased", granularity="layer", step=6)
+        assert set(layers["layer"].to_pylist()) == {0, 1, *([2] if arm.startswith("clusters") else [])}
     manifest = json.loads((path / "manifest.json").read_text())
     assert [c["id"] for c in manifest["claim_results"]] == [c["id"] for c in configs.module("coherence_labels").CLAIMS]
     assert {c["verdict"] for c in manifest["claim_results"]} <= {"supported", "contradicted", "inconclusive"}

@@ -1,4 +1,4 @@
-"""Small models for the gradient tests: a linear regression with known gradients, and a decoder that taps its matrices.
+"""Small models for the gradient tests: a linear regression with known gradients, and the project's decoder by rows.
 
 Legend: m examples, T positions, L layers, D width.
 """
@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import models
-from jaxpost.models import transformer
-from jaxpost.probes.gradient_ghost import Site
 
 
 def cast(tree, dtype):
@@ -33,71 +31,37 @@ def regression_case(m=12, seed=0, dtype=np.float64):
     return params, {"x": jnp.asarray(x, dtype), "y": jnp.asarray(y, dtype)}, grads
 
 
-def config(tied=True, layers=2):
+def config(tied=True, layers=2, **more):
     """A decoder that is cheap to differentiate."""
-    return models.TransformerConfig(vocab=11, width=8, layers=layers, heads=2, kv_heads=1, head_dim=4, ff=12, tied=tied)
+    return models.TransformerConfig(vocab=11, width=8, layers=layers, heads=2, kv_heads=1, head_dim=4, ff=12, tied=tied, **more)
 
 
-def sites(c):
-    """The matrices of the decoder."""
-    found = {name: Site(f"layers/{name}", "linear") for name in ("q", "k", "v", "o", "gate", "up", "down")}
-    found["embed"] = Site("embed", "embedding")
-    return found | {"head": Site("embed", "unembedding") if c.tied else Site("head", "linear")}
+def row_loss(c):
+    """(params, examples, reader) -> sums of token losses, [B]; with a value head, its squares as well."""
 
-
-def tapped(c):
-    """(params, perturbations, example) -> (sum of token losses, inputs): the forward pass of models.apply, tapped."""
-
-    def block(x, layer):
-        w, p = layer
-        seen, T = {}, x.shape[0]
-
-        def linear(name, h):
-            seen[name] = h
-            return h @ w[name] + p[name]
-
-        h = transformer.rms_norm(x, w["attention_norm"], c.norm_eps)
-        q = linear("q", h).reshape(1, T, c.heads, c.head_dim)
-        k, v = (linear(n, h).reshape(1, T, c.kv_heads, c.head_dim) for n in "kv")
-        q, k = (transformer.rope(z, jnp.arange(T), c.rope_theta) for z in (q, k))
-        k, v = (jnp.repeat(z[0], c.heads // c.kv_heads, axis=1) for z in (k, v))
-        score = jnp.einsum("the,she->hts", q[0], k) * c.head_dim**-0.5
-        keep = jnp.arange(T)[:, None] >= jnp.arange(T)[None, :]
-        weight = jax.nn.softmax(jnp.where(keep[None], score, -1e30), axis=-1)
-        x = x + linear("o", jnp.einsum("hts,she->the", weight, v).reshape(T, -1))
-        h = transformer.rms_norm(x, w["mlp_norm"], c.norm_eps)
-        return x + linear("down", jax.nn.silu(linear("gate", h)) * linear("up", h)), seen
-
-    def loss(params, perturbations, example):
-        tokens, target, mask = example["tokens"], example["target"], example["mask"]
-        x = params["embed"][tokens] + perturbations["embed"]
-        inside = {n: perturbations[n] for n in params["layers"] if n in perturbations}
-        x, seen = jax.lax.scan(block, x, (params["layers"], inside))
-        x = transformer.rms_norm(x, params["final_norm"], c.norm_eps)
-        logits = x @ (params["embed"].T if c.tied else params["head"]) + perturbations["head"]
-        logp = jax.nn.log_softmax(logits)[jnp.arange(len(target)), target]
-        return -(jnp.where(mask > 0, logp, 0.0)).sum(), seen | {"embed": tokens, "head": x}
+    def loss(params, examples, reader=models.PLAIN):
+        out = models.apply(c, params, examples["tokens"], valid_BxS=examples["valid"], reader=reader)
+        logp = jnp.take_along_axis(jax.nn.log_softmax(out.logits), examples["target"][..., None], axis=-1)[..., 0]
+        counted = examples["mask"] > 0
+        found = -jnp.where(counted, logp, 0.0).sum(1)
+        return found + (jnp.where(counted, out.taps["value"], 0.0) ** 2).sum(1) if c.value_head else found
 
     return loss
 
 
 def token_loss(c):
-    """(params, example) -> the same loss through models.apply."""
-
-    def loss(params, example):
-        out = models.apply(c, params, example["tokens"][None], valid_BxS=jnp.ones((1, len(example["tokens"])), bool))
-        logp = jax.nn.log_softmax(out.logits[0])[jnp.arange(len(example["target"])), example["target"]]
-        return -(jnp.where(example["mask"] > 0, logp, 0.0)).sum()
-
-    return loss
+    """(params, example) -> the loss of one row."""
+    return lambda params, example: row_loss(c)(params, jax.tree.map(lambda x: x[None], example))[0]
 
 
 def decoder_case(c, m=8, T=6, seed=0, dtype=jnp.float32):
-    """(params, token examples with repeated tokens and uneven masks)."""
+    """(params, token examples with repeated tokens, uneven masks and left padding)."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, 5, size=(m, T + 1))  # few tokens: they repeat inside an example
     mask = (np.arange(T)[None] < rng.integers(1, T + 1, size=m)[:, None]).astype(np.float64)
-    params = cast(models.init(c, jax.random.key(seed)), dtype)
+    valid = np.arange(T)[None] >= rng.integers(0, 3, size=m)[:, None]
+    start = models.init(c, jax.random.key(seed))
+    params = jax.tree.map(lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape), dtype), start)
     examples = {"tokens": jnp.asarray(tokens[:, :-1], jnp.int32), "target": jnp.asarray(tokens[:, 1:], jnp.int32),
-                "mask": jnp.asarray(mask, dtype)}
+                "mask": jnp.asarray(mask, dtype), "valid": jnp.asarray(valid)}
     return params, examples

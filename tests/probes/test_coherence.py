@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpost import probes, records, sharding
-from jaxpost.probes import coherence, gradient_rows, gradient_sums
+from jaxpost.probes import coherence, gradient_rows, gradient_sums, tracing
 
 _SPEC = importlib.util.spec_from_file_location("gradient_models", Path(__file__).with_name("gradient_models.py"))
 small = importlib.util.module_from_spec(_SPEC)
@@ -44,7 +44,22 @@ def one(rows, metric, **wanted):
 def test_probe_follows_the_contract_and_registers_its_metrics():
     probe = coherence.GradientCoherence(small.regression)
     assert isinstance(probe, probes.Probe) and hash(probe) == hash(coherence.GradientCoherence(small.regression))
-    assert {"gradient.alpha.unbiased", "gradient.noise_scale", "gradient.gsnr"} <= set(probes.METRICS)
+    assert {"gradient.alpha.unbiased", "gradient.noise_scale", "gradient.gsnr"} <= set(probe.metrics) <= set(probes.METRICS)
+
+
+def test_the_price_of_an_option_is_what_the_program_holds():
+    c = small.config()
+    params, examples = small.decoder_case(c)
+    ctx = probes.Context({probes.PARAMS: params, probes.PROBE_BATCH: examples})
+    shapes = jax.eval_shape(lambda: ctx)
+
+    def price(**options):
+        return coherence.GradientCoherence(small.token_loss(c), draws=0, **options).cost(shapes).products
+
+    plain = tracing.traced(lambda p, e: jax.grad(lambda q: small.row_loss(c)(q, e).sum())(p), params, examples).products
+    ghost = {"rows": small.row_loss(c), "gsnr": False}
+    cheap, sure = price(**ghost, intervals=False), price(**ghost)
+    assert plain < cheap < 2 * plain and cheap + 0.7 * plain < sure < price(rows=small.row_loss(c))
 
 
 def test_rows_hold_sums_that_add_up_over_tensors_and_layers():
@@ -62,7 +77,7 @@ def test_rows_hold_sums_that_add_up_over_tensors_and_layers():
     s1 = {r["tensor"]: r["value"] for r in rows if r["metric"] == "gradient.sum_norm2" and r["granularity"] == "tensor"}
     assert sum(s1.values()) == pytest.approx(one(rows, "sum_norm2")["value"], rel=1e-12)
     for i in range(2):
-        layer = one(rows, "sum_norm2", granularity="body", layer=i)
+        layer = one(rows, "sum_norm2", granularity="layer", layer=i)
         assert layer["value"] == pytest.approx(s1[f"layers/{i}/w"], rel=1e-12) and layer["role"] == "seed"
     norm = one(rows, "example_norm", params="chunk=1;held=advantage;statistic=mean")
     assert norm["value"] == pytest.approx(np.linalg.norm(whole, axis=1).mean(), rel=1e-12)
@@ -70,6 +85,31 @@ def test_rows_hold_sums_that_add_up_over_tensors_and_layers():
     assert middle["value"] == pytest.approx(np.median(np.linalg.norm(whole, axis=1)), rel=1e-12)
     gsnr = one(rows, "gsnr")
     assert gsnr["value"] == pytest.approx(np.mean(whole.mean(0) ** 2 / whole.var(0, ddof=1)), rel=1e-12)
+    rest = [np.delete(whole, i, 0) for i in range(12)]
+    left = np.asarray([np.mean(x.mean(0) ** 2 / x.var(0, ddof=1)) for x in rest])
+    half = 2.2009851600916384 * np.sqrt(11 / 12 * np.sum((left - left.mean()) ** 2))
+    assert gsnr["ci_lo"] == pytest.approx(gsnr["value"] - half, rel=1e-9)
+
+
+def test_ghosts_give_the_rows_of_materialised_gradients():
+    with jax.enable_x64(True):
+        c = small.config(compute_dtype="float64")
+        params, examples = small.decoder_case(c, dtype=jnp.float64)
+        options = {"microbatch": 4, "targets": ("target", "mask"), "draws": 1}
+        found = []
+        for more in ({}, {"rows": small.row_loss(c)}, {"rows": small.row_loss(c), "gsnr": False}):
+            probe = coherence.GradientCoherence(small.token_loss(c), **options, **more)
+            found.append(rows_of(probe, params, stacked(measured(probe, params, examples)), dtype=None))
+    direct, ghost, cheap = found
+    assert [r["row_id"] for r in direct] == [r["row_id"] for r in ghost]
+    assert {r["metric"] for r in direct} - {r["metric"] for r in cheap} == {"gradient.gsnr"}
+    by_id = {r["row_id"]: r for r in direct}
+    for row in ghost + cheap:
+        for name in ("value", "ci_lo", "ci_hi", "null_lo"):
+            wanted = by_id[row["row_id"]][name]
+            assert (row[name] is None) == (wanted is None), (row["metric"], name)
+            if wanted is not None:
+                assert row[name] == pytest.approx(wanted, rel=1e-7, abs=1e-12), (row["metric"], name)
 
 
 def test_permuted_null_is_the_statistic_of_permuted_examples():

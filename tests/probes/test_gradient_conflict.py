@@ -68,6 +68,26 @@ def test_cosine_interval_and_split_halves_are_those_of_numpy(planted):
     halves = [cos(x[::2].mean(0), x[1::2].mean(0)) for x in (a, b)]
     for name, value in zip(("sft", "rl"), halves, strict=True):
         assert row(rows, "split_half", params=f"loss={name}")["value"] == pytest.approx(value, rel=1e-11)
+    parts = [x[h::2] for x in (a, b) for h in (0, 1)]
+
+    def top(parts):
+        r = [2 * c / (1 + c) for c in (cos(parts[0].mean(0), parts[1].mean(0)), cos(parts[2].mean(0), parts[3].mean(0)))]
+        return np.sqrt(r[0] * r[1])
+
+    def spread(statistic, which):
+        variance = 0.0
+        for k in which:
+            d = np.asarray([statistic([np.delete(p, i, 0) if j == k else p for j, p in enumerate(parts)])
+                            for i in range(len(parts[k]))])
+            variance += (len(d) - 1) / len(d) * ((d - d.mean()) ** 2).sum()
+        return np.sqrt(variance)
+
+    t7, t5 = 2.364624251592785, 2.570581835636314
+    first = row(rows, "split_half", params="loss=sft")
+    error = t7 * spread(lambda p: cos(p[0].mean(0), p[1].mean(0)), (0, 1))
+    assert first["ci_lo"] == pytest.approx(max(halves[0] - error, -1), rel=1e-9)
+    error, found = t5 * spread(top, range(4)), row(rows, "ceiling")
+    assert found["ci_lo"] == pytest.approx(max(top(parts) - error, -1), rel=1e-9) and found["ci_hi"] <= 1
     reliability = [2 * h / (1 + h) for h in halves]
     assert row(rows, "ceiling")["value"] == pytest.approx(np.sqrt(reliability[0] * reliability[1]), rel=1e-11)
 
@@ -90,7 +110,7 @@ def test_per_layer_rows_see_a_conflict_that_the_whole_hides():
         a = shared + noise * rng.normal(size=(8, 60))
         b = shared * np.repeat([1.0, -1.0], 30) + noise * rng.normal(size=(8, 60))
         rows = rows_of(*values_of(a, b))
-    layers = [row(rows, "cosine", granularity="body", layer=i)["value"] for i in range(2)]
+    layers = [row(rows, "cosine", granularity="layer", layer=i)["value"] for i in range(2)]
     assert layers[0] > 0.99 and layers[1] < -0.99
 
 

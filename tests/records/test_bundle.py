@@ -220,6 +220,23 @@ def test_a_null_without_its_row_is_refused(tmp_path, run):
         bundle.close(run.metrics(["weight.update_norm"]))
 
 
+def test_a_bundle_of_another_schema_is_read_but_not_added_to(tmp_path, run):
+    bundle = run.open_bundle(tmp_path / "b")
+    run.fill(bundle, steps=(10,))
+    bundle.release()
+    manifest = tmp_path / "b" / "manifest.json"
+    older = storage.read_json(manifest) | {"schema": "1.0"}
+    storage.write_json(manifest, older)
+    with pytest.raises(records.BundleError, match="schema 1.0, this version writes 1.1"):
+        run.open_bundle(tmp_path / "b")
+    storage.write_json(manifest, older | {"status": "complete"})
+    finished = run.open_bundle(tmp_path / "b")
+    assert finished.state == "finished"
+    with pytest.raises(records.BundleError, match="schema 1.0"):
+        records.reopen(finished)
+    assert storage.read_json(manifest)["status"] == "complete"
+
+
 def test_a_changed_machine_is_announced_and_recorded(tmp_path, run):
     run.open_bundle(tmp_path / "b", devices={"count": 1}).release()
     with pytest.warns(UserWarning, match="devices: {'count': 1} -> {'count': 8}"):

@@ -21,7 +21,8 @@ from jaxpost.records.style import arm_styles
 from jaxpost.records.tables import main_table
 from jaxpost.records.verify import verify
 
-DRAWN = [name for name in FIGURES if name != "changes"]  # which has a panel a claim of a bundle of many arms
+OF_OTHERS = ("changes", "coherence_layers")  # of bundles of many arms, and of gradients
+DRAWN = [name for name in FIGURES if name not in OF_OTHERS]
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from jaxpost import objectives, training
-from jaxpost.probes import inline
+from jaxpost.checkpoint import Checkpoints
+from jaxpost.probes import ever_changed, inline
 from jaxpost.training import optimizers
 from jaxpost.training import step as step_module
 
@@ -68,18 +69,88 @@ def test_the_gradient_against_finite_differences_in_float64(make):
 
 
 @pytest.mark.parametrize("kind, objective", [("rl", "grpo"), ("sft", "cross_entropy")])
-@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
-def test_inline_probes_change_no_bit_in_50_steps(make, monkeypatch, kind, objective, storage):
+@pytest.mark.parametrize("storage, microbatches", [("float32", 1), ("bfloat16", 2)])
+def test_inline_probes_change_no_bit_in_50_steps(make, monkeypatch, kind, objective, storage, microbatches):
     def final():
-        run = make(objective, kind, storage=storage)
+        run = make(objective, kind, storage=storage, microbatches=microbatches)
         program = jax.jit(lambda s: jax.lax.fori_loop(
             0, 50, lambda i, s: training.one_step(run.source, run.spec, run.member, s, None)[0], s))
         return program(run.state).params
 
     with_probes = final()
     monkeypatch.setattr(step_module.inline, "measure", lambda *a: {})
+    monkeypatch.setattr(step_module.inline, "chunk_sums", lambda *a: {})
+    monkeypatch.setattr(step_module.ever_changed, "mark", lambda state, before, after: state)
     without = final()
     jax.tree.map(np.testing.assert_array_equal, with_probes, without)
+
+
+def test_chunk_sums_are_those_of_the_chunks_gradients(make):
+    run = make("cross_entropy", "sft", microbatches=4)
+    rows, _, _ = run.batch(run.member, run.state, None)
+    prepared = run.spec.objective.balance(run.spec.objective.prepare(rows, 1, 0.0, {}))
+
+    @jax.jit
+    def gradient(part):
+        return jax.grad(lambda p: run.spec.objective.loss(step_module.view(run.spec, p, part), part, {}, 0.0)[0])(run.params)
+
+    grads = [gradient(jax.tree.map(lambda x, j=j: x[4 * j:4 * (j + 1)], prepared)) for j in range(4)]
+    parts = [[np.asarray(x, np.float64) for x in per_tensor_entries(g)] for g in grads]
+    metrics = jax.jit(lambda s: training.one_step(run.source, run.spec, run.member, s, None)[1])(run.state)
+    found = {name: np.asarray(metrics[name][0]) for name in ("chunk_s1_T", "chunk_s2_T", "chunks", "chunk_rows")}
+    assert (found["chunks"], found["chunk_rows"]) == (4, 4)
+    np.testing.assert_allclose(found["chunk_s1_T"], [np.sum(sum(g) ** 2) for g in zip(*parts, strict=True)], rtol=1e-5)
+    np.testing.assert_allclose(found["chunk_s2_T"], [sum(np.sum(x**2) for x in g) for g in zip(*parts, strict=True)], rtol=1e-5)
+    single = make("cross_entropy", "sft")
+    metrics = jax.eval_shape(lambda s: training.one_step(single.source, single.spec, single.member, s, None)[1], single.state)
+    assert "chunk_s1_T" not in metrics and "grad_norm" in metrics
+
+
+def per_tensor_entries(grads):
+    """Entries of every tensor, stacked leaves layer by layer, in tree order."""
+    found = []
+    for path, x in jax.tree_util.tree_leaves_with_path(grads):
+        found += list(x) if path[0].key == "layers" else [x]
+    return found
+
+
+def test_the_mask_holds_every_change_of_the_bf16_cast_and_survives_a_restore(make, tmp_path):
+    run = make("cross_entropy", "sft", prompts=1)
+    program = jax.jit(lambda s: training.one_step(run.source, run.spec, run.member, s, None)[0])
+    cast = [np.asarray(x.astype(jnp.bfloat16), np.float32) for x in jax.tree.leaves(run.params)]
+    state, differed, stepped, before = run.state, [np.zeros(x.shape, bool) for x in cast], None, cast
+    stepped = [np.zeros(x.shape, bool) for x in cast]
+    for i in range(6):
+        state = program(state)
+        after = [np.asarray(x.astype(jnp.bfloat16), np.float32) for x in jax.tree.leaves(state.params)]
+        differed = [d | (x != y) for d, x, y in zip(differed, cast, after, strict=True)]
+        stepped = [d | (x != y) for d, x, y in zip(stepped, before, after, strict=True)]
+        before = after
+        if i == 2:
+            with Checkpoints(tmp_path) as saves:
+                saves.save(3, state, {})
+                saves.wait()
+                state = saves.restore(3, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state))
+    masks = jax.tree.leaves(state.probe_state["ever_changed"]["mask"])
+    for mask, a, b in zip(masks, differed, stepped, strict=True):
+        assert mask.dtype == jnp.uint8 and mask.size == int(np.ceil(a.shape[-1] / 8)) * (a.size // a.shape[-1])
+        np.testing.assert_array_equal(ever_changed.unpack(mask, a.shape[-1]), a)
+        np.testing.assert_array_equal(a, b)
+    assert 0 < sum(a.sum() for a in differed) < sum(a.size for a in differed)
+    net = sum((x != y).sum() for x, y in zip(cast, before, strict=True))
+    assert net < sum(a.sum() for a in differed), "nothing was cancelled: the run shows nothing"
+
+
+def test_a_state_without_probe_state_starts_it_where_it_is(make):
+    run = make("cross_entropy", "sft")
+    program = training.segment_program(run.source, run.spec, 4)
+    members = training.stack([run.member])
+    whole, _ = training.run_segment(program, training.stack([run.state]), members, 4, None)
+    half, _ = training.run_segment(program, training.stack([run.state]), members, 2, None)
+    late, _ = training.run_segment(program, half._replace(probe_state=None), members, 2, None)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, late.params)
+    assert np.asarray(late.probe_state["ever_changed"]["since"]).tolist() == [2]
+    assert np.asarray(whole.probe_state["ever_changed"]["since"]).tolist() == [0]
 
 
 def test_inline_values_against_numpy():
