@@ -1,6 +1,8 @@
 """The arms: which objective, optimizer, learning rate, storage dtype and reward each one trains with."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 from experiments.config import nearest
 from experiments.errors import UserError
@@ -24,6 +26,14 @@ class Arm:
     source: training.Rollouts | training.Demonstrations | training.Preferences
     spec: training.StepSpec
     scalars: training.Scalars
+    offset: int = 0  # added to a member's seed: arms that differ in it share no batch and no sample
+    rate_key: str = "train.learning_rates"  # of the config: where its learning rate is set
+    trainable: Callable[[dict, int], NamedTuple] | None = None  # (base parameters, seed) -> what is trained; None: all
+
+    def fresh(self, params: dict, seed: int) -> training.TrainState:
+        """The state of a member at step 0."""
+        trainable = None if self.trainable is None else self.trainable(params, seed)
+        return training.create(self.spec, params, self.source.curriculum.init(), trainable)
 
 
 def _optimizer(name: str) -> tuple:
@@ -52,11 +62,21 @@ def build(config, model: models.TransformerConfig, task: Task) -> list[Arm]:
     for name in config.arms:
         if name not in known:
             raise UserError(f"arm {name!r} is not known{nearest(name, known)}")
-        arms.append(_arm(name, *known[name], train, model, task))
+        arms.append(one(name, *known[name], train, model, task))
     return arms
 
 
-def _arm(name, kind, optimizer, rate, storage, permute, train, model, task) -> Arm:
+def one(name: str, kind: str, optimizer: str, rate: float, storage: str, permute: bool, train, model, task: Task) -> Arm:
+    """One arm of a config's `train` section.
+
+    Args:
+      kind: rl (with `train.objective`), raft or sft.
+      optimizer, rate, storage: its optimizer, learning rate and the dtype of its masters.
+      permute: shuffle rewards within each group.
+
+    Raises:
+      UserError: microbatches that do not divide the rows, or an objective that is not one of RL.
+    """
     rows = train.prompts * train.group
     if rows % train.microbatches:
         divisors = [m for m in range(1, rows + 1) if rows % m == 0]
@@ -71,10 +91,11 @@ def _arm(name, kind, optimizer, rate, storage, permute, train, model, task) -> A
     overrides = {"aggregation_length": task.completion_len} if constant else {}
     spec = training.StepSpec(model, objectives.get(objective, **overrides), _optimizer(optimizer),
                              group=1 if kind == "sft" else train.group, microbatches=train.microbatches,
-                             storage_dtype=storage)
+                             storage_dtype=storage, pad=task.pad)
     source = (training.Demonstrations(((task, rows),)) if kind == "sft"
               else training.Rollouts(task, train.prompts, spec))
-    return Arm(name, source, spec, training.Scalars(rate, permute_rewards=permute))
+    key = "train.learning_rates" if optimizer == "adamw" else "train.sgd_learning_rate"
+    return Arm(name, source, spec, training.Scalars(rate, permute_rewards=permute), rate_key=key)
 
 
 def make_task(section) -> Task:

@@ -113,7 +113,7 @@ class Plan:
     steps_per_call: int
     every_seconds: float  # between checkpoints
     mesh: jax.sharding.Mesh | None
-    measure: Callable  # (arm, step, seeds, params_S, history) -> columns
+    measure: Callable  # (arm, step, seeds, params_S, history, probe_state_S) -> columns
     program: Callable | None = None  # (arm, members) -> its compiled program; None: compiled at the first call
 
 
@@ -129,14 +129,14 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session) 
       Diverged: a loss that is not finite; the last checkpoint and all rows before stay.
       Stopped: a signal came; saved at this boundary.
     """
-    members = training.stack([training.Member(jnp.uint32(s), arm.scalars) for s in block.seeds])
+    members = training.stack([training.Member(jnp.uint32(s + arm.offset), arm.scalars) for s in block.seeds])
     with Checkpoints(block.directory) as saves:
         step = 0
         if (found := saves.latest()) is not None:
             step = found[0]
             if step == plan.grid[-1]:
                 return
-        states = training.stack([training.create(arm.spec, plan.base.params, arm.source.curriculum.init())] * block.count)
+        states = training.stack([arm.fresh(plan.base.params, seed + arm.offset) for seed in block.seeds])
         if found is not None:
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
             states = saves.restore(step, abstract)
@@ -159,17 +159,16 @@ def _segments(arm, block, plan, bundle, session, program, members, states, step,
             saves.wait()
             found = saves.latest()
             kept = f"the checkpoint of step {found[0]}" if found else "no checkpoint of this arm (none was due yet)"
-            key = "train.learning_rates" if dict(arm.spec.optimizer)["name"] == "adamw" else "train.sgd_learning_rate"
             raise Diverged(f"arm {arm.name}, seed {block.seeds[error.member]}: the loss is not finite at step "
                            f"{error.step} (learning rate {arm.scalars.learning_rate:g}); kept: {kept} and all rows before; "
-                           f"lower --config.{key} and start a new run") from error
+                           f"lower --config.{arm.rate_key} and start a new run") from error
         seconds, steps, step = time.monotonic() - began, target - step, target
-        shown = {k: float(np.mean(v[:, -1])) for k, v in history.items()}
+        shown = {k: float(np.mean(v[:, -1])) for k, v in history.items() if v.ndim == 2}  # others: a value a tensor
         bundle.event(arm.name, target, **shown)
         session.mirror(step=target, **{f"{arm.name}/{k}": v for k, v in shown.items()})
         bundle.cost("train", arm=arm.name, step=target, wall_s=seconds)
         if step in plan.grid and not bundle.sealed_rows(block.shard(plan.prefix, step)):
-            columns = plan.measure(arm, step, block.seeds, states.params, history)
+            columns = plan.measure(arm, step, block.seeds, states.params, history, states.probe_state)
             bundle.write_rows(block.shard(plan.prefix, step), columns)
         if step == plan.grid[-1] or session.stopping or time.monotonic() - saved > plan.every_seconds:
             saves.save(step, states, {"seeds": block.seeds, "arm": arm.name})

@@ -30,6 +30,19 @@ def wide(tree: dict) -> dict:
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
+def advance(transform: optax.GradientTransformation, trainable, params: dict, grads: dict, opt_state: optax.OptState,
+            learning_rate: jax.Array) -> tuple:
+    """(params, updates before rounding, opt_state, trainable) after one update of everything, or of what is trainable.
+
+    Args:
+      trainable: None, `masking.Mask` or `adapters.LowRank`.
+    """
+    if trainable is not None:
+        return trainable.advance(transform, params, grads, opt_state, learning_rate)
+    direction, opt_state = transform.update(grads, opt_state, wide(params))
+    return *apply_direction(params, direction, learning_rate), opt_state, None
+
+
 def apply_direction(params: dict, direction: dict, learning_rate: jax.Array) -> tuple[dict, dict]:
     """(new params in their storage dtype, the updates before they were rounded to it)."""
     updates = jax.tree.map(lambda d: -learning_rate * d, direction)
