@@ -80,7 +80,9 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.measure = ConfigDict({
         "grid_points": 8,  # measured steps, log-spaced from 1 to the last
         "ks": (16, 8, 32), "alphas": (0.5, 0.3),  # first is primary
-        "problems": 256,  # a split and measurement
+        "problems": 256,  # a split and measurement; as many demonstrations are the probe batch
+        "probes": ("weight", "policy", "loss_tokens"),  # ids, or the presets economy, standard and full
+        "budget": 0.0,  # share of the training time that they may take; 0: what a preset allows, and no limit for ids
     })
     c.mesh = ConfigDict({"ensemble": 1})  # devices that share the seeds
     c.checkpoint = ConfigDict({"every_seconds": 20.0})

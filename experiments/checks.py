@@ -20,14 +20,17 @@ RANGES = {
     "pretrain.success_high": (0.0, 1.0), "pretrain.second_min": (0.0, 1.0),
     "train.steps": (1, None), "train.prompts": (1, None), "train.group": (2, None), "train.microbatches": (1, None),
     "train.steps_per_call": (1, None), "measure.grid_points": (2, None), "measure.problems": (1, None),
+    "measure.budget": (0.0, None),
     "mesh.ensemble": (1, None), "mesh.data": (1, None), "mesh.fsdp": (1, None), "mesh.tensor": (1, None),
     "checkpoint.every_seconds": (0.0, None), "train.minibatches": (1, None), "train.optimization_level": (0, 3),
     "margins.improved": (0.0, 1.0), "margins.held": (0.0, 1.0), "measure.reevaluations": (2, None),
     **{f"model.{name}": (1, None) for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "ff")},
 }
-POSITIVE = ("pretrain.learning_rate", "train.learning_rates", "train.sgd_learning_rate",
+POSITIVE = ("pretrain.learning_rate", "train.learning_rate", "train.learning_rates", "train.sgd_learning_rate",
+            "tune.adapter_learning_rate",
             *(f"train.learning_rates.{family}" for family in ("sft", "preference", "rl", "hybrid")))
-FILLED = ("train.learning_rates", "measure.ks", "measure.alphas", "arms", "rows")  # tuples that may not be empty or repeat
+FILLED = ("train.learning_rates", "measure.ks", "measure.alphas", "measure.probes", "arms",
+          "rows")  # tuples that may not be empty or repeat
 LARGEST_SEED = 2**31 - 1
 
 
@@ -48,12 +51,12 @@ def values(config: ConfigDict) -> None:
                 raise UserError(f"{key}={value!r}: a learning rate must be greater than 0")
         if key in FILLED and (not value or len(set(value)) < len(value)):
             raise UserError(f"{key}={value!r}: needs at least one entry and none twice")
-    p = config.pretrain
-    if p.success_low > p.success_high:
+    p = config.get("pretrain")
+    if p is not None and p.success_low > p.success_high:
         raise UserError(f"pretrain.success_low={p.success_low} is greater than "
                         f"pretrain.success_high={p.success_high}; swap them")
     for name, count in (("first", config.seeds.count), ("base", config.seeds.get("bases", 1))):
-        if config.seeds[name] + count - 1 > LARGEST_SEED:
+        if config.seeds.get(name, 0) + count - 1 > LARGEST_SEED:
             raise UserError(f"seeds.{name}={config.seeds[name]}: the last seed must be at most {LARGEST_SEED}")
     if config.wandb.mode not in WANDB_MODES:
         raise UserError(f"wandb.mode={config.wandb.mode!r} is not known{nearest(config.wandb.mode, WANDB_MODES)}")

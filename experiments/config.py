@@ -14,7 +14,7 @@ from experiments.errors import UserError
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "configs"
 OPEN = ("model", "task", "second", "mesh")  # sections whose reader refuses unknown keys itself, and has defaults
-EXCLUDED = ("wandb", "checkpoint", "seeds.count")  # cannot change a row: the config hash leaves them out
+EXCLUDED = ("wandb", "checkpoint", "seeds.count", "measure.budget")  # cannot change a row: the config hash leaves them out
 
 
 def nearest(word: str, valid) -> str:

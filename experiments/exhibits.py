@@ -9,6 +9,7 @@ from rich.console import Console
 
 from experiments.base_model import Base
 from jaxpost import linalg
+from jaxpost.probes import by_matrix
 
 SHOWN = ("o", "up")  # module kinds of the first layer whose masks and spectra are drawn
 
@@ -27,7 +28,8 @@ def _shown(measure) -> list[str]:
 
 
 def arrays(measure, finals: Mapping[str, Mapping]) -> dict[str, dict]:
-    """masks: fraction of seeds whose update is visible in bf16, an entry; spectra: singular values of dW, seed mean.
+    """masks: fraction of seeds whose update is visible in bf16, an entry; spectra: singular values of dW, seed mean, and
+    under "edge/<arm>/<tensor>" the edge below which they are those of rounding noise in the masters' dtype.
 
     Args:
       finals: arm -> name -> float32 [S, m, n].
@@ -41,6 +43,8 @@ def arrays(measure, finals: Mapping[str, Mapping]) -> dict[str, dict]:
             changed = w1_S.astype(jnp.bfloat16) != w0.astype(jnp.bfloat16)[None]
             masks[f"{arm}/{name}"] = np.asarray(changed.astype(jnp.float32).mean(0))
             spectra[f"{arm}/{name}"] = np.mean([np.asarray(linalg.singular_values(w1 - w0)) for w1 in w1_S], axis=0)
+            edges = [linalg.rounding_edge(by_matrix.rounding_rms(w0, w1), *w0.shape) for w1 in w1_S]
+            spectra[f"edge/{arm}/{name}"] = np.mean(edges, keepdims=True)
     return {"masks": masks, "spectra": spectra}
 
 

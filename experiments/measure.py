@@ -1,17 +1,21 @@
-"""Measuring the seeds of an arm at a step: one compiled program, rows out. Training never sees it (sidecar lane)."""
+"""Measuring the seeds of an arm at a step: one compiled program a probe, rows out. Training never sees it (sidecar lane)."""
 
 import functools
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
+from safetensors.numpy import load_file, save
 
 from experiments.arms import Arm
 from experiments.base_model import Base
-from jaxpost import models, sharding, training
-from jaxpost.probes import policy, weights
-from jaxpost.records import Bundle, row_ids, select
+from jaxpost import models, probes, sharding, training
+from jaxpost.probes import gradient_sums, weights
+from jaxpost.records import Bundle, row_ids, select, storage
 
 
 def infos(config: models.TransformerConfig) -> list[weights.TensorInfo]:
@@ -37,78 +41,156 @@ def grid(steps: int, points: int) -> tuple[int, ...]:
     return tuple(sorted({int(round(s)) for s in np.geomspace(1, steps, points)}))
 
 
-class PolicyMeasurement:
-    """What policies do on fixed problems, with one base as the reference.
+class Measurement:
+    """A set of probes against one base.
 
     Args:
-      suite: evaluation problems.
+      chosen: the probes; of several with one id the first makes the references that all of them read.
+      batch: the probe batch, where a probe needs one.
+      bundle: where costs go; prefix: of its shards. Trajectories wait in `directory` until an arm is finished.
     """
 
-    def __init__(self, base: Base, suite: training.Suite, mesh=None):
-        self.base, self.suite, self.mesh = base, suite, mesh
-        self.guesses = {label: task.guess(split) for label, task, split in suite.splits}
-
-    def base_values(self, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-        """Value name -> [S]: what the base does with the sampling noise of each seed."""
-        same_S = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(seeds), *x.shape)), self.base.params)
-        return self._policy(same_S, seeds)
-
-    def base_rows(self, seeds: Sequence[int]) -> dict:
-        """What the base itself does, as arm "base" at step 0, with the sampling noise of each seed."""
-        return self._policy_rows(self.base_values(seeds), "base", 0, seeds)
-
-    def __call__(self, arm: Arm, step: int, seeds: Sequence[int], params_S: dict, history: dict) -> dict:
-        """Columns of the policy statistics of every seed."""
-        values = self._policy(params_S, seeds)
-        values["loss_tokens"] = history["loss_tokens"].mean(axis=1)
-        return self._policy_rows(values, arm.name, step, seeds)
-
-    def _policy(self, params_S: dict, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-        with sharding.on_mesh(self.mesh):
-            seen = _policy_program(self.suite, self.mesh)(_upcast(params_S), jnp.asarray(seeds, jnp.uint32), self.base.params)
-        return {name: np.asarray(x) for name, x in seen.items()}
-
-    def _policy_rows(self, values, arm, step, seeds) -> dict:
-        return policy.finalize(values, arm=arm, step=step, seeds=seeds, conditional_on=self.base.digest,
-                               guesses=self.guesses)
-
-
-class Measurement(PolicyMeasurement):
-    """Weight and policy statistics against one base.
-
-    Args:
-      panel: the full weight panel; grid steps before the last read its primary part.
-      suite: evaluation problems.
-      last: the step that gets the full panel.
-    """
-
-    def __init__(self, base: Base, model: models.TransformerConfig, panel: weights.Panel, suite: training.Suite,
-                 last: int, mesh=None):
-        super().__init__(base, suite, mesh)
-        self.model, self.panel, self.last = model, panel, last
+    def __init__(self, base: Base, model: models.TransformerConfig, chosen: Sequence[probes.Probe], *, batch=None, mesh=None,
+                 bundle: Bundle | None = None, directory: Path | None = None, prefix: str = ""):
+        self.base, self.model, self.probes, self.mesh = base, model, tuple(chosen), mesh
+        self.bundle, self.directory, self.prefix = bundle, directory, prefix
         self.infos = infos(model)
         self.base_weights = models.matrices(base.params, model)
-        self.references = weights.prepare(panel, self.base_weights, training.stream(0, "nulls", 0))
+        self._shared = {probes.WEIGHTS0: self.base_weights, probes.PARAMS0: base.params}
+        if batch is not None:
+            self._shared[probes.PROBE_BATCH] = batch
+        own = {probes.WEIGHTS: self.base_weights, probes.PARAMS: base.params}
+        self._states = {}
+        for probe in self.probes:
+            if probe.id not in self._states and probe.lane != "inline":
+                ctx = probes.Context({need: x for need, x in {**self._shared, **own}.items() if need in probe.needs})
+                self._states[probe.id] = probe.init(ctx, training.stream(0, "nulls", 0))
+        self._seen = set()
 
-    def __call__(self, arm: Arm, step: int, seeds: Sequence[int], params_S: dict, history: dict) -> dict:
-        """Columns of every statistic of every seed."""
-        panel = self.panel if step == self.last else self.panel.primary()
-        of_the_policy = super().__call__(arm, step, seeds, params_S, history)
-        return concatenate(self.weight_rows(panel, arm.name, step, seeds, params_S), of_the_policy)
+    def named(self, name: str) -> probes.Probe:
+        """The last probe of an id: of several settings the cheapest."""
+        return [probe for probe in self.probes if probe.id == name][-1]
+
+    def __call__(self, arm: Arm, step: int, seeds: Sequence[int], params_S: dict, history: Mapping,
+                 carried_S: Mapping | None = None) -> dict:
+        """Columns of every probe that is due at a step, of every seed; what trajectories need is kept.
+
+        Args:
+          history: metrics of the steps since the last measurement, [S, steps].
+          carried_S: the train state's `probe_state`, item -> pytree.
+        """
+        due = [probe for probe in self.probes if probe.schedule(step)]
+        given = self._given(due, params_S, carried_S)
+        parts = []
+        for probe in due:
+            values = self._values(probe, given, seeds, step, history, arm.name)
+            self._keep(probe, values, arm.name, step, seeds)
+            parts.append(self._rows(probe, values, arm.name, step, seeds))
+        return concatenate(*parts)
+
+    def rows(self, probe: probes.Probe, arm: str, step: int, seeds: Sequence[int], params_S: dict) -> dict:
+        """Columns of one probe on any parameters [S, ...]."""
+        return self._rows(probe, self.values(probe, step, seeds, params_S), arm, step, seeds)
+
+    def values(self, probe: probes.Probe, step: int, seeds: Sequence[int], params_S: dict) -> dict:
+        """Values of one probe on any parameters, leading axis S."""
+        return self._values(probe, self._given([probe], params_S), seeds, step, {})
+
+    def base_values(self, probe: probes.Probe, seeds: Sequence[int]) -> dict:
+        """Values of the base itself, with the random key of each seed."""
+        same_S = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(seeds), *x.shape)), self.base.params)
+        return self._values(probe, self._given([probe], same_S), seeds, 0, {}, "base")
+
+    def base_rows(self, seeds: Sequence[int]) -> dict:
+        """What the base itself does, as arm "base" at step 0: rows of the probes that say so by `at_base`."""
+        return concatenate(*(self._rows(probe, self.base_values(probe, seeds), "base", 0, seeds)
+                             for probe in self.probes if getattr(probe, "at_base", False)))
 
     def matrices(self, params_S: dict) -> dict[str, jax.Array]:
         """Every 2-D weight by name, [S, m, n], upcast to float32 (exact for bf16 masters)."""
         return _matrix_program(self.model)(params_S)
 
-    def weight_rows(self, panel: weights.Panel, arm: str, step: int, seeds: Sequence[int], params_S: dict) -> dict:
-        """Columns of the weight panel alone."""
+    def finish(self, arm: str, seeds: Sequence[int]) -> None:
+        """An arm is finished: its trajectories go into the bundle's arrays, the statistics across steps into its rows."""
+        parts = []
+        for name in dict.fromkeys(probe.id for probe in self.probes if hasattr(probe, "arrays")):
+            series = _series(self.directory, f"{name}-{arm}")
+            if not series:
+                continue
+            flat = {f"{step}/{key}": x for step, arrays in series.items() for key, x in arrays.items()}
+            self.bundle.write_arrays(f"{self.prefix}{name}-{arm}", flat)
+            probe = next(probe for probe in self.probes if probe.id == name)
+            if hasattr(probe, "across"):
+                parts.append(probe.across(series, infos=self._infos(probe), arm=arm, seeds=seeds,
+                                          conditional_on=self.base.digest, row_ids=row_ids))
+        if parts:
+            shard = f"{self.prefix}across-{arm}"
+            fresh = _without(concatenate(*parts), self.bundle.read_rows(exclude=(shard,)))
+            if fresh["metric"]:
+                self.bundle.write_rows(shard, fresh)
+
+    def _given(self, due: Sequence[probes.Probe], params_S: dict, carried_S: Mapping | None = None) -> dict[probes.Need, dict]:
+        """Every need that differs from seed to seed, computed once for all probes."""
+        wanted = probes.merge_needs(due)
+        make = {probes.WEIGHTS: self.matrices, probes.PARAMS: _upcast}
+        given = {need: call(params_S) for need, call in make.items() if need in wanted}
+        return given | {need: carried_S[dict(need.params)["item"]] for need in wanted if need.kind == "probe_state"}
+
+    def _values(self, probe, given, seeds, step, history, arm=None) -> dict:
+        if probe.lane == "inline":
+            return dict(history)
+        own, shared = (probes.Context({need: x for need, x in source.items() if need in probe.needs})
+                       for source in (given, self._shared))
+        arguments = ((own, jnp.asarray(seeds, jnp.uint32)), shared, self._states[probe.id], jnp.int32(step))
+        program, key = _program(probe, self.mesh), (probe, len(seeds))
         with sharding.on_mesh(self.mesh):
-            values = _weight_program(panel, self.mesh)(self.matrices(params_S), self.references)
-        return weights.finalize(panel, self.infos, self.references, jax.device_get(values), arm=arm, step=step,
-                                seeds=seeds, conditional_on=self.base.digest, row_ids=row_ids)
+            if key not in self._seen:
+                began = time.monotonic()
+                program.lower(*arguments).compile()
+                self._cost(probe, arm, step, compile_s=time.monotonic() - began)
+                self._seen.add(key)
+            began = time.monotonic()
+            values = jax.device_get(program(*arguments))
+            self._cost(probe, arm, step, wall_s=time.monotonic() - began)
+        return values
+
+    def _cost(self, probe, arm, step, **quantities) -> None:
+        if self.bundle is not None and arm is not None:
+            self.bundle.cost(f"probe.{probe.id}", arm=f"{self.prefix}{arm}", step=step, **quantities)
+
+    def _infos(self, probe) -> list[weights.TensorInfo]:
+        return self.infos if probe.needs & {probes.WEIGHTS, probes.WEIGHTS0} else gradient_sums.inventory(self.base.params)
+
+    def _rows(self, probe, values, arm, step, seeds) -> dict:
+        return probe.finalize(values, self._states.get(probe.id), infos=self._infos(probe), arm=arm, step=step, seeds=seeds,
+                              conditional_on=self.base.digest, row_ids=row_ids)
+
+    def _keep(self, probe, values, arm, step, seeds) -> None:
+        if hasattr(probe, "arrays") and (kept := probe.arrays(values)):
+            path = self.directory / f"{probe.id}-{arm}" / f"{step}-{seeds[0]}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = save({name: np.ascontiguousarray(x) for name, x in kept.items()})
+            storage.write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 
-def write_base_rows(bundle: Bundle, prefix: str, measure: PolicyMeasurement, seeds: Sequence[int]) -> None:
+def _series(directory: Path, name: str) -> dict[int, dict[str, np.ndarray]]:
+    """{step: arrays of all seeds, in seed order}, steps ascending."""
+    found: dict[int, list] = {}
+    for path in (directory / name).glob("*.safetensors"):
+        step, first = map(int, path.stem.split("-"))
+        found.setdefault(step, []).append((first, path))
+    read = {step: [load_file(path) for _, path in sorted(parts)] for step, parts in sorted(found.items())}
+    return {step: {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} for step, parts in read.items()}
+
+
+def _without(columns: dict, table: pa.Table) -> dict:
+    """Columns without the rows that a table has: those of finished seeds, when seeds were added."""
+    have = set(table["row_id"].to_pylist())
+    keep = [i for i, name in enumerate(row_ids(columns)) if name not in have]
+    return {name: [values[i] for i in keep] for name, values in columns.items()}
+
+
+def write_base_rows(bundle: Bundle, prefix: str, measure: Measurement, seeds: Sequence[int]) -> None:
     """What the base does with each seed's sampling noise, for the seeds that do not have it yet."""
     rows = select(bundle.read_rows(), arm="base", conditional_on=measure.base.digest)
     if missing := sorted(set(seeds) - set(rows["seed"].to_pylist())):
@@ -126,12 +208,13 @@ def _matrix_program(model):
 
 
 @functools.cache
-def _weight_program(panel, mesh):
-    return jax.jit(sharding.map_members(lambda matrices, references: weights.measure(panel, references, matrices), mesh))
+def _program(probe: probes.Probe, mesh):
+    """jit of ((context, seed) of every seed, shared context, state, step) -> values of every seed."""
+    fixed = getattr(probe, "stream", None)
 
+    def one(member, shared, state, step):
+        own, seed = member
+        key = training.stream(seed, fixed or f"probe/{probe.id}", 0 if fixed else step)
+        return probe.measure(probes.Context({**own.given, **shared.given}), state, key)[1]
 
-@functools.cache
-def _policy_program(suite, mesh):
-    mapped = sharding.map_members(
-        lambda member, base: suite.measure(member[0], base, training.stream(member[1], "evaluate", 0)), mesh)
-    return jax.jit(lambda params_S, seeds_S, base: mapped((params_S, seeds_S), base))
+    return jax.jit(sharding.map_members(one, mesh))

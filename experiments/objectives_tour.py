@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 from scipy import stats as scipy_stats
 
 from experiments import arms as arm_table
-from experiments import checks, ensemble, tour_exhibits, tour_rows, tour_verdicts
+from experiments import checks, ensemble, probing, tour_exhibits, tour_rows, tour_verdicts
 from experiments.ahead import Ahead, Untrainable
 from experiments.base_model import Pretraining
 from experiments.errors import Diverged, UserError
-from experiments.measure import PolicyMeasurement, concatenate, grid
+from experiments.measure import Measurement, concatenate, grid
 from experiments.opening import Stated, opened
 from experiments.session import Session, StopSignals
 from jaxpost import models, probes, records, training
@@ -49,6 +49,7 @@ class Setup:
         self.grid = grid(train.steps, config.measure.grid_points)
         self.suite = training.Suite(self.model, (("id", self.task, "id"), ("second", self.second, "id")),
                                     config.measure.problems, "id")
+        self.probes = probing.chosen(("policy", "loss_tokens"), self.suite, self.grid)
 
     @property
     def arms(self) -> list[arm_table.Arm]:
@@ -61,20 +62,21 @@ class Setup:
         return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
 
 
-class TourMeasurement(PolicyMeasurement):
+class TourMeasurement(Measurement):
     """Policy statistics and the loss; the base's rows carry the noise of evaluating it again."""
 
-    def __call__(self, arm: arm_table.Arm, step: int, seeds: Sequence[int], params_S: dict, history: dict) -> dict:
+    def __call__(self, arm: arm_table.Arm, step: int, seeds: Sequence[int], params_S: dict, history: dict,
+                 carried_S: dict | None = None) -> dict:
         """Columns of every seed."""
         shared = {name: params_S[name] for name in self.base.params}  # without a critic's head
         loss = {"metric": tour_exhibits.LOSS.id, "arm": arm.name, "role": "seed", "step": step, "granularity": "policy",
                 "conditional_on": self.base.digest, "seed": list(seeds), "value": history["loss"].mean(axis=1).tolist()}
         loss = {name: x if isinstance(x, list) else [x] * len(seeds) for name, x in loss.items()}
-        return concatenate(super().__call__(arm, step, seeds, shared, history), loss)
+        return concatenate(super().__call__(arm, step, seeds, shared, history, carried_S), loss)
 
     def reevaluated(self, count: int, members: int) -> dict[str, np.ndarray]:
         """split -> success of the base in `count` evaluations that share nothing but the problems, `members` at a time."""
-        parts = [self.base_values(range(first, first + members))
+        parts = [self.base_values(self.named("policy"), range(first, first + members))
                  for first in range(_REEVALUATIONS, _REEVALUATIONS + count, members)]
         names = [name for name in parts[0] if name.startswith("success/")]
         return {name.removeprefix("success/"): np.concatenate([part[name] for part in parts])[:count] for name in names}
@@ -135,7 +137,7 @@ def _train(setup: Setup, bundle: records.Bundle, session: Session) -> dict[str, 
             directory, session, config.checkpoint.every_seconds)
         session.say(f"base {base.digest}: step {base.step}, new task {base.success:.3f}, second task {base.second:.3f}")
         bundle.cost("pretrain", arm="base-0", wall_s=time.monotonic() - began)
-        measure = TourMeasurement(base, setup.suite, setup.mesh)
+        measure = TourMeasurement(base, setup.model, setup.probes, mesh=setup.mesh, bundle=bundle)
         _write_base_rows(setup, measure, bundle)
         plan = ensemble.Plan(base, "", setup.grid, config.train.steps_per_call, config.checkpoint.every_seconds, setup.mesh,
                              measure, ahead.program if setup.mesh is None else None)

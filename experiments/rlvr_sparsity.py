@@ -1,23 +1,24 @@
 """RLVR against SFT in weight space: pretrain a base, train every arm over seeds, measure, match, judge, publish."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import arms as arm_table
-from experiments import checks, ensemble, exhibits, matched
+from experiments import checks, ensemble, exhibits, matched, probing
 from experiments import claims as claim_rules
-from experiments.base_model import Pretraining
-from experiments.errors import UserError
+from experiments.base_model import Base, Pretraining
 from experiments.measure import Measurement, concatenate, grid, write_base_rows
 from experiments.opening import Stated, opened
 from experiments.session import Session, StopSignals
 from jaxpost import probes, records, training
 from jaxpost.probes import weights
 
+COMPARED = ("weight", "policy")  # probes that the comparisons at matched norm and matched success are made of
 TITLE = "RLVR against SFT in weight space"
 QUESTION = ("Do RL with verifiable rewards and supervised fine-tuning move weights differently, once dtype, learning rate, "
             "update norm and a blind null are accounted for?")
@@ -30,17 +31,15 @@ class Setup:
       UserError: a value that cannot run; the message names the fix.
     """
 
+    metrics: Mapping[str, probes.Metric] = MappingProxyType({})  # of an experiment's own rows
+
     def __init__(self, config: ConfigDict, claims: Sequence[dict]):
         self.config = config
         checks.values(config)
         self.task, self.second = arm_table.make_task(config.task), arm_table.make_task(config.second)
         self.model = checks.model(config.model, (self.task, self.second))
         self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group)
-        try:
-            self.panel = weights.Panel(ks=config.measure.ks, alphas=config.measure.alphas)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        self.arms = arm_table.build(config, self.model, self.task)
+        self.arms = self.make_arms()
         checks.claim_fields(claims)
         self.claims = claim_rules.judgeable(claims, config.arms)
         claim_rules.check(self.claims)
@@ -48,6 +47,19 @@ class Setup:
         self.suite = training.Suite(
             self.model, (*((split, self.task, split) for split in self._splits()), ("second", self.second, "id")),
             config.measure.problems, "id")
+        panel = {"ks": config.measure.ks, "alphas": config.measure.alphas}
+        self.probes = probing.chosen(config.measure.probes, self.suite, self.grid, {"weight": panel})
+        probing.require(self.probes, COMPARED, self.claims)
+        needs = probes.merge_needs(self.probes)
+        self.batch = probing.demonstration_batch(self.task, config.measure.problems) if probes.PROBE_BATCH in needs else None
+        probing.require_batch(self.probes, self.batch, self.model)
+
+    def make_arms(self) -> list[arm_table.Arm]:
+        """The arms named in `config.arms`, in that order."""
+        return arm_table.build(self.config, self.model, self.task)
+
+    def write_more(self, bundle: records.Bundle, prefix: str, base: Base) -> None:
+        """Rows of an experiment's own about a base, beside those of every experiment of this kind: none here."""
 
     def _splits(self) -> list[str]:
         return ["id"] + [s for s in self.task.splits if s.startswith("ood/")]
@@ -64,19 +76,29 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     Raises:
       UserError, BundleError, CheckpointError: one clear line; nothing that was written is lost.
     """
-    setup = Setup(config, claims)
-    stated = Stated(TITLE, QUESTION, setup.claims, config.arms, setup.seeds, config.seeds.bases)
+    carry_out(Setup(config, claims), TITLE, QUESTION, workdir, name, signals)
+
+
+def carry_out(setup: Setup, title: str, question: str, workdir: Path, name: str, signals: StopSignals) -> None:
+    """Every base, every arm, the comparisons, the verdicts and the report of a checked experiment. Raises: as `run`."""
+    config = setup.config
+    stated = Stated(title, question, setup.claims, config.arms, setup.seeds, config.seeds.bases)
     with opened(config, stated, workdir, name, signals) as found:
         if found is None:
             return
         bundle, session = found
+        if not len(bundle.read_rows()):
+            step = probing.step_seconds(setup.arms[0], setup.model, len(setup.seeds), config.train.steps_per_call, setup.mesh)
+            probing.predict(session, setup.probes, probing.shapes(setup.model, setup.batch), config.train.steps,
+                            config.measure.probes, config.measure.budget, step)
         inventory = [_one_base(setup, b, bundle, session) for b in range(config.seeds.bases)]
+        probing.report_costs(bundle, session)
         session.phase("report", 1)
         began = time.monotonic()
         results = claim_rules.judge(setup.claims, bundle.read_rows(), setup.grid[-1])
-        bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, tensors=concatenate(*inventory),
-                                   papers=exhibits.PAPERS, extra={"n_seeds": config.seeds.count},
-                                   hierarchical=config.seeds.bases > 1)
+        bundle_id = records.finish(bundle, metrics={**probes.METRICS, **setup.metrics}, claims=results,
+                                   tensors=concatenate(*inventory), papers=exhibits.PAPERS,
+                                   extra={"n_seeds": config.seeds.count}, hierarchical=config.seeds.bases > 1)
         session.say(f"report written in {time.monotonic() - began:.0f} s")
         exhibits.print_claims(session.console, results)
         session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
@@ -91,10 +113,13 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
         directory, session, config.checkpoint.every_seconds)
     session.say(f"base {base.digest}: step {base.step}, new task {base.success:.3f}, second task {base.second:.3f}")
     bundle.cost("pretrain", arm=f"base-{index}", wall_s=time.monotonic() - began)
-    measure = Measurement(base, setup.model, setup.panel, setup.suite, setup.grid[-1], setup.mesh)
     prefix = f"base{index}-" if config.seeds.bases > 1 else ""
+    measure = Measurement(base, setup.model, setup.probes, batch=setup.batch, mesh=setup.mesh, bundle=bundle,
+                          directory=directory / "series", prefix=prefix)
     write_base_rows(bundle, prefix, measure, setup.seeds)
-    plan = ensemble.Plan(base, prefix, setup.grid, config.train.steps_per_call, config.checkpoint.every_seconds, setup.mesh,
+    setup.write_more(bundle, prefix, base)
+    steps = probing.measured_steps(setup.probes, setup.grid[-1])
+    plan = ensemble.Plan(base, prefix, steps, config.train.steps_per_call, config.checkpoint.every_seconds, setup.mesh,
                          measure)
     finals = {}
     for arm in setup.arms:
@@ -103,6 +128,7 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
         for block in found:
             ensemble.train(arm, block, plan, bundle, session)
         finals[arm.name] = ensemble.final_params(arm, found, plan)
+        measure.finish(arm.name, setup.seeds)
         session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
         session.boundary(f"{arm.name} is finished")
     matrices = {name: measure.matrices(params_S) for name, params_S in finals.items()}
@@ -146,7 +172,6 @@ def _rescaled(setup: Setup, measure: Measurement, finals: dict, table, members, 
             continue  # W0 + c dW of bf16 masters leaves their grid
         norm_S = np.asarray([matched.update_norm(runs[arm.name, seed])[-1] for seed in setup.seeds])
         parts.append(matched.at_rescaled_norm(
-            lambda params_S, name=arm.name: measure.weight_rows(setup.panel.primary(), name, setup.grid[-1], setup.seeds,
-                                                                params_S),
+            lambda params_S, name=arm.name: measure.rows(measure.named("weight"), name, setup.grid[-1], setup.seeds, params_S),
             measure.base.params, finals[arm.name], setup.seeds, norm_S, target, among))
     return parts

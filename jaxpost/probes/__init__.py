@@ -1,7 +1,8 @@
 """Probes: one statistic, its null, its floor. `base` holds the contract, `METRICS` what each number means."""
 
-from jaxpost.probes import gradient_rows, policy, weight_metrics  # they register their metrics
+from jaxpost.probes import catalog, presets, weight_metrics  # with them every metric is registered
 from jaxpost.probes.base import (
+    HISTORY,
     METRICS,
     PARAMS,
     PARAMS0,
@@ -19,6 +20,6 @@ from jaxpost.probes.base import (
 )
 
 __all__ = [
-    "METRICS", "PARAMS", "PARAMS0", "PROBE_BATCH", "WEIGHTS", "WEIGHTS0", "Context", "Cost", "Metric", "Need", "Probe",
-    "gradient_rows", "merge_needs", "metric", "policy", "register", "weight_metrics",
+    "HISTORY", "METRICS", "PARAMS", "PARAMS0", "PROBE_BATCH", "WEIGHTS", "WEIGHTS0", "Context", "Cost", "Metric", "Need",
+    "Probe", "catalog", "merge_needs", "metric", "presets", "register", "weight_metrics",
 ]

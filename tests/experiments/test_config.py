@@ -47,6 +47,12 @@ def nothing_is_computed(monkeypatch):
     ("--config.measure.grid_points=1", "at least 2"),
     ("--config.measure.ks=(1,)", "every k >= 2"),
     ("--config.measure.alphas=(1.5,)", "must lie in (0, 1)"),
+    ("--config.measure.ks=(32,)", "k=32 is above every matrix of the model; the largest possible is 31"),
+    ("--config.measure.probes=('wieght','policy')", "probe or preset 'wieght' is not known; did you mean 'weight'?"),
+    ("--config.measure.probes=('weight','inline')", "'inline' is not chosen but part of every train step"),
+    ("--config.measure.probes=('weight',)", "measure.probes lacks 'policy', which this experiment's comparisons are made of"),
+    ("--config.measure.probes=()", "needs at least one entry"),
+    ("--config.measure.budget=-0.1", "measure.budget=-0.1: must be at least 0"),
     ("--config.pretrain.success_low=1.5", "between 0.0 and 1.0"),
     ("--config.mesh.ensemble=16", "mesh.ensemble=16 needs 16 devices, found 8; set it to at most 8"),
     ("--config.mesh.ensemble=0", "at least 1"),
@@ -103,7 +109,7 @@ def get_config(argument="default"):
     ("    c.train.stepz = 1", "key 'train.stepz' is not known; did you mean 'train.steps'?"),
     ("    del c.train.steps", "key 'train.steps' is missing"),
     ("    with c.ignore_type(): c.train.steps = 'x'", "'train.steps' takes int"),
-    ("    c.experiment = 'rlvr'", "experiment='rlvr' is not known; did you mean 'rlvr_sparsity'?"),
+    ("    c.experiment = 'rlvr_sparsty'", "experiment='rlvr_sparsty' is not known; did you mean 'rlvr_sparsity'?"),
     ("    c.model.widht = 3", "config key 'model.widht' is not known; did you mean 'width'?"),
     ("    c.model.vocab = 20", "model.vocab=20: task 'chains' uses tokens 0..50, but the model's vocabulary has 20"),
     ("    c.mesh.data = 3", "has 16 rows, not divisible by mesh data*fsdp=3; nearest valid: 15 or 18"),
@@ -155,7 +161,8 @@ RECIPES["mine"] = dataclasses.replace(RECIPES["grpo"], name="mine", clip_high=0.
 
 def test_claims_are_checked_before_the_run(tmp_path, capsys):
     for claim, expected in (("{'id': 'a'}", "claim 'a' lacks 'primary'"),
-                            ("{**tiny.CLAIMS[0], 'metric': 'weight.sparsty.bf16'}", "did you mean 'weight.sparsity.bf16'?")):
+                            ("{**tiny.CLAIMS[0], 'metric': 'weight.sparsty.bf16'}", "did you mean 'weight.sparsity.bf16'?"),
+                            ("{**tiny.CLAIMS[0], 'metric': 'weight.l1_mean'}", "no probe of measure.probes gives; add 'dis")):
         path = own_config(tmp_path / f"claims{len(claim)}.py", "    pass")
         path.write_text(path.read_text() + f"\nCLAIMS = ({claim},)\n")
         assert run.main([f"--config={path}", f"--workdir={tmp_path}/run"]) == 2

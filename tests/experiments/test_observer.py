@@ -11,6 +11,9 @@ from jaxpost import models, training
 PRESETS = {
     "shipped": {},
     "one-k": {"measure.ks": "(4,)", "measure.alphas": "(0.3,)"},
+    "economy": {"measure.probes": "('economy','policy')"},
+    "standard": {"measure.probes": "('standard','policy')"},
+    "full": {"measure.probes": "('full',)"},
     "dense-grid": {"measure.grid_points": "20", "measure.problems": "8"},
 }
 

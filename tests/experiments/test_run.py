@@ -48,7 +48,9 @@ def test_the_bundle_verifies_and_a_second_call_says_that_it_is_finished(finished
 
 def test_measured_metrics_are_exactly_the_registered_ones(finished):
     measured = set(rows(finished)["metric"].unique().to_pylist())
-    assert measured == {name for name in probes.METRICS if not name.startswith("gradient.")}  # which have their own config
+    setup = Setup(configs.load(str(TINY), {}), ())
+    assert measured == {name for probe in setup.probes for name in probe.metrics} | {"weight.jaccard"}
+    assert measured <= set(probes.METRICS)
     assert set(records.read_metrics(finished)["metric"].to_pylist()) == measured
 
 
@@ -57,7 +59,7 @@ def test_every_matrix_has_a_row_of_every_weight_metric(finished):
     names = {info.name for info in infos(setup.model)}
     assert len(names) == 9  # q k v o gate up down, embed, head
     found = rows(finished, granularity="tensor")
-    for metric in probes.METRICS:
+    for metric in {"weight.jaccard", *(name for probe in setup.probes for name in probe.metrics)}:
         if metric.startswith("weight."):
             seen = set(records.select(found, metric=metric)["tensor"].unique().to_pylist())
             assert seen == names, metric

@@ -1,0 +1,86 @@
+"""Every probe of the catalogue goes the one way of an experiment: references, measurement of two seeds, rows, trajectories."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import measure as measuring
+from experiments import probing
+from experiments.base_model import Base
+from jaxpost import models, probes, records, tasks, training
+from jaxpost.probes import catalog, ever_changed, gradient_sums, schedules
+
+MODEL = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, ff=16)
+STEPS, SEEDS = (1, 2, 4, 8), [7, 8]
+SETTINGS = {"weight": {"ks": (4,), "alphas": (0.5,)}, "weight.rank_one": {"k": 4}, "gradient": {"draws": 1},
+            "gradient_gram": {"examples": 4}}
+DEAR = {"weight", "weight.consensus", "weight.rank_one", "weight.fixed_spectrum", "gate.leash", "gate.ulp", "distance",
+        "interpolation", "gradient"}
+CHOSEN = [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ())
+          for name, row in catalog.CATALOG.items() if row.make is not None]
+
+
+@pytest.fixture(scope="module")
+def given():
+    """(base, suite, probe batch, {step: masters of two seeds on a noisy path})."""
+    task = tasks.get("addition", digits=1)
+    suite = training.Suite(MODEL, (("id", task, "id"),), 4, "id")
+    params = training.bf16_grid(models.init(MODEL, jax.random.key(0)))
+
+    def moved(step, seed):
+        keys = iter(jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 99))
+        return jax.tree.map(lambda x: x + 1e-3 * step**0.5 * jax.random.normal(next(keys), x.shape), params)
+
+    path = {step: training.stack([moved(step, seed) for seed in SEEDS]) for step in STEPS}
+    return Base(params, "digest", 1, 0.5, 1.0), suite, probing.demonstration_batch(task, 8), path
+
+
+def history(params_S):
+    """What three train steps of two chunks of four rows report."""
+    tensors = len(gradient_sums.inventory(jax.tree.map(lambda x: x[0], params_S)))
+    steps = np.ones((len(SEEDS), 3))
+    sums = steps[..., None] * (1 + np.arange(tensors))
+    return {"loss_tokens": steps, "chunk_s1_T": 3 * sums, "chunk_s2_T": 2 * sums, "chunks": 2 * steps, "chunk_rows": 4 * steps}
+
+
+class Shelf:
+    """Stands for a bundle."""
+
+    def __init__(self):
+        self.arrays, self.rows = {}, {}
+
+    def write_arrays(self, name, arrays):
+        self.arrays |= arrays
+
+    def write_rows(self, name, columns):
+        self.rows[name] = columns
+
+    def read_rows(self, exclude=()):
+        return records.measurement_table({"metric": [], "role": [], "granularity": []})
+
+    def cost(self, phase, **given):
+        assert phase.startswith("probe.") and all(value >= 0 for name, value in given.items() if name.endswith("_s"))
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_probe_of_the_catalogue_runs_as_in_an_experiment(given, tmp_path, name):
+    base, suite, batch, path = given
+    probe = catalog.get(name, subject=probing.subject(suite), schedule=schedules.At(STEPS), **SETTINGS.get(name, {}))
+    shelf = Shelf()
+    measure = measuring.Measurement(base, MODEL, (probe,), batch=batch, bundle=shelf, directory=tmp_path)
+    arm = dataclasses.make_dataclass("Arm", ["name"])("arm")
+    found = set()
+    for step, params_S in path.items():
+        carried_S = jax.vmap(ever_changed.start)(params_S)
+        columns = measure(arm, step, SEEDS, params_S, history(params_S), carried_S)
+        table = records.measurement_table(columns)
+        found |= set(table["metric"].to_pylist())
+        assert set(table["status"].to_pylist()) <= {"ok", "absent", "degenerate", "unresolved"}, name
+    measure.finish("arm", SEEDS)
+    for columns in shelf.rows.values():
+        found |= set(records.measurement_table(columns)["metric"].to_pylist())
+    assert found == set(probe.metrics)
+    assert found <= set(probes.METRICS)
+    assert all(np.shape(x)[0] == len(SEEDS) for x in shelf.arrays.values())
