@@ -1,0 +1,41 @@
+"""How fast are two checkpoints compared, and in how much memory?
+
+Question: does `python -m jaxpost.compare` run at the speed of the disk and in a bounded memory? A synthetic pair with the
+shapes of Qwen2.5-1.5B in bf16 (3.1 GB each) is written, read into the page cache and compared by the command in a process of
+its own; the copy bandwidth of all cores is measured between the turns. Against targets that were set before:
+
+    report       element-wise report, from the command line to report.html                          < 30 s
+    bandwidth    bytes of both files over the time of the pass, over bytes copied in memory         >= 0.6
+    spectra      report with leading subspaces, from `spectra.layers` layers to all                 < 15 minutes
+    memory       largest resident set of those processes                                            < 2.5 GiB
+    torch        CPU seconds of loading, subtracting and torch.linalg.svd, over ours, one layer     >= 8 (needs PyTorch)
+
+Command:   python -m experiments.run --config=bench_compare          (about 10 minutes; writes 6.2 GB into its directory)
+           python -m experiments.run --config=bench_compare:smoke    (small; a minute, its ratios mean nothing)
+Healthy:   memory met (1.8 GiB). Report and spectra fit two idle cores by their CPU seconds (20, and 35 a layer; measured on a
+           busy machine with `pip install numba xxhash`). Not met: bandwidth, as the compiled pass counts 0.9 GB/s a core where
+           copying moves 11 (numpy without Numba: 0.2); torch, about 3 for a layer against float32 SVDs of MKL, which are
+           neither certified nor as accurate (0.7 for square matrices, 3.7 for those of the MLP).
+"""
+
+from ml_collections import ConfigDict
+
+RUN_TIME = "10 min on two CPU cores (smoke 1 min)"
+
+
+def get_config(argument: str = "default") -> ConfigDict:
+    """The config; `argument` is default or smoke."""
+    if argument not in ("default", "smoke"):
+        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    c = ConfigDict()
+    c.experiment = "bench_compare"
+    c.model = ConfigDict({"layers": 28, "width": 1536, "ff": 8960, "kv": 256, "vocab": 151936})
+    c.turns = 3  # of report and copy
+    c.memory_gib = 2.0  # what the command is given
+    c.spectra = ConfigDict({"layers": 1, "torch": True})
+    c.mesh = ConfigDict({"ensemble": 1})  # this experiment runs on one device
+    c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})
+    if argument == "smoke":
+        c.model.update({"layers": 2, "width": 64, "ff": 96, "kv": 32, "vocab": 128})
+        c.turns = 1
+    return c

@@ -1,0 +1,241 @@
+"""Two or more checkpoints -> rows, or a finished bundle with its report."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from jaxpost import probes, records
+from jaxpost.compare import flags, passes, rows
+from jaxpost.compare.errors import CompareError
+from jaxpost.compare.pairing import Checkpoint, Pairing, labels, open_side, pair
+from jaxpost.formats.names import read_rules
+from jaxpost.probes import catalog
+from jaxpost.probes.panel import Panel
+from jaxpost.records.provenance import canonical_json
+
+LEVELS = {"element": "none", "top": "top", "exact": "exact"}
+BESIDE = {"element": (), "top": ("weight.stripes", "distance"), "exact": ("weight.stripes", "distance")}
+KS = (64, 16)
+GIB = 2**30
+OVERHEAD = GIB // 2  # of the process before any matrix: Python, JAX, its compiled programs, read buffers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a comparison reads; everything that can change a number is in the bundle's config."""
+
+    level: str = "top"  # element: counts and norms; top: and leading subspaces, stripes; exact: and all singular values
+    memory: int = 2 * GIB  # bytes that the process may hold
+    allow_unpaired: bool = False
+    rules: tuple[Mapping, ...] = ()  # a user's name map
+    workers: int = 0  # 0: one a core
+
+    def __post_init__(self):
+        if self.level not in LEVELS:
+            raise CompareError(f"level is one of {', '.join(LEVELS)}; found {self.level!r}")
+        if self.memory < GIB // 2:
+            raise CompareError(f"memory is {self.memory / GIB:.2f} GiB; the least is 0.5 GiB")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An inventory of all sides, paired; nothing is loaded yet."""
+
+    job: passes.Job
+    pairing: Pairing
+    settings: Settings
+    fingerprints: Mapping[str, str]
+
+
+def prepare(base: str | Path, tuned: Sequence[str | Path], settings: Settings) -> Prepared:
+    """Open and pair all sides.
+
+    Raises: FormatError, CompareError, OSError: one line each.
+    """
+    if not tuned:
+        raise CompareError("one base and at least one tuned checkpoint are compared; found no tuned one")
+    first = open_side(base, "base", settings.rules)
+    others = tuple(open_side(path, label, settings.rules) for path, label in zip(tuned, labels([Path(p) for p in tuned])))
+    pairing = pair(first, others, settings.allow_unpaired)
+    panel = _panel(settings.level, pairing)
+    beside = tuple(catalog.get(name) for name in BESIDE[settings.level])
+    if len(others) > 1 and settings.level != "element":
+        beside += (catalog.get("weight.consensus"),)
+    job = passes.Job(first, others, panel, beside, max(settings.memory - OVERHEAD, settings.memory // 8))
+    return Prepared(job, pairing, settings, {side.label: fingerprint(side) for side in (first, *others)})
+
+
+def _panel(level: str, pairing: Pairing) -> Panel:
+    largest = max((min(p.shape) - 1 for p in pairing.pairs if p.reason is None), default=0)
+    if largest < 2:
+        raise CompareError("there is no matrix to compare (vectors only)")
+    ks = tuple(k for k in KS if k <= largest) or (max(2, largest // 2),)
+    return Panel(ks=ks[:1], alphas=(0.5, 0.3), null_draws=4 if level != "exact" else 2, spectra=LEVELS[level])
+
+
+def fingerprint(side: Checkpoint) -> str:
+    """SHA-256 over names, shapes, dtypes and two samples of 4 KiB of every tensor: which checkpoint this is."""
+    digest = hashlib.sha256()
+    for name, entry in sorted(side.source.tensors.items()):
+        digest.update(f"{name}\x1f{entry.dtype}\x1f{entry.shape}\x1e".encode())
+        if not entry.shape or not entry.shape[0] or not entry.nbytes:
+            continue
+        rows = max(1, 4096 * entry.shape[0] // entry.nbytes)
+        for low in {0, max(0, entry.shape[0] // 2 - rows)}:
+            sample = side.source.read(name, slice(low, min(low + rows, entry.shape[0])))
+            digest.update(np.ascontiguousarray(sample).view(np.uint8).tobytes())
+    return digest.hexdigest()
+
+
+def base_digest(measured: Mapping[str, Mapping]) -> str:
+    """SHA-256 over the digests of all base tensors, by name."""
+    text = canonical_json({name: record["base"]["digest"] for name, record in measured.items()})
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _measured(prepared: Prepared, folder: Path | None, advance: Callable) -> dict:
+    workers = prepared.settings.workers or len(os.sched_getaffinity(0))
+    return passes.run(prepared.job, prepared.pairing.pairs, folder, workers, advance)
+
+
+def _all_rows(prepared: Prepared, measured: Mapping) -> dict[str, list[dict]]:
+    """Shard name -> row sets."""
+    job, pairs = prepared.job, prepared.pairing.pairs
+    if all(record["reason"] is not None for record in measured.values()):
+        raise CompareError("no tensor could be compared: " + next(iter(measured.values()))["reason"])
+    base = base_digest(measured)
+    rounded = [name for name, record in measured.items() if record["base"]["off_grid"]]
+    single = [probe for probe in job.probes if probe.id != "weight.consensus"]
+    out = {side.label: rows.rows_of(job.panel, single, pairs, measured, side.label, base, rounded) for side in job.tuned}
+    whole = [p for p in pairs if "jaccard/both" in measured[p.name]["arrays"]]
+    if len(job.tuned) > 1 and whole:
+        out["runs"] = rows.run_rows(whole, measured, [side.label for side in job.tuned], base)
+    return out
+
+
+def all_flags(prepared: Prepared, measured: Mapping) -> list[str]:
+    """Everything a reader must be told first."""
+    found = list(prepared.pairing.notes) + flags.of_base(measured)
+    if prepared.pairing.unpaired:
+        found.append(f"{len(prepared.pairing.unpaired)} parameters are unpaired and left out: "
+                     f"{', '.join(list(prepared.pairing.unpaired)[:4])}")
+    rounded = [name for name, record in measured.items() if record["base"]["off_grid"]]
+    if rounded:
+        found.append(f"base: {len(rounded)} tensors are not on the bf16 grid and were rounded to it once, first {rounded[0]!r}")
+    for side in prepared.job.tuned:
+        found += flags.of_files(prepared.job.base, side) + flags.of_tensors(side.label, measured)
+    return found
+
+
+def compare(base: str | Path, *tuned: str | Path, level: str = "top", map_file: str | Path | None = None,
+            **settings) -> pa.Table:
+    """Rows of a comparison, in memory: `compare(A, B).to_pandas()`.
+
+    Args:
+      base, tuned: safetensors files or directories, or Orbax checkpoints, in any mix.
+      level: see `Settings`; map_file: of `formats.names.read_rules`; settings: further fields of `Settings`.
+
+    Returns: measurement rows; flags are in the schema's metadata under "flags".
+
+    Raises: CompareError, FormatError, OSError.
+    """
+    rules = tuple(read_rules(map_file)) if map_file else ()
+    prepared = prepare(base, tuned, Settings(level=level, rules=rules, **settings))
+    measured = _measured(prepared, None, lambda *_: None)
+    parts = [records.measurement_table(part) for shard in _all_rows(prepared, measured).values() for part in shard]
+    table = records.measurement_table(pa.concat_tables(parts))
+    metadata = dict(table.schema.metadata or {}) | {b"flags": "\n".join(all_flags(prepared, measured)).encode()}
+    return table.replace_schema_metadata(metadata)
+
+
+def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path, settings: Settings = Settings(),  # noqa: B008
+        watch: Callable | None = None) -> Path:
+    """Compare into a directory: bundle, figures, report.html. The same call continues what was killed.
+
+    Args: watch: given the `Prepared`, a context of `advance(pair, bytes)`, called when a pair is done; None: silent.
+
+    Raises: CompareError, FormatError, BundleError (another pair in the directory, disk full), OSError.
+    """
+    out = Path(out)
+    prepared = prepare(base, tuned, settings)
+    config = _config(prepared)
+    title = f"{' and '.join(side.label for side in prepared.job.tuned)} against {prepared.job.base.path.resolve().name}"
+    devices = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "count": jax.device_count()}
+    bundle = records.Bundle.open(out, config, records.config_hash(config), (), title=title, devices=devices,
+                                 question="How do the weights of these checkpoints differ, and what of it would a blind update "
+                                 "show?")
+    if bundle.state == "finished":
+        return out
+    with bundle:
+        began = time.monotonic()
+        with contextlib.nullcontext(lambda *_: None) if watch is None else watch(prepared) as advance:
+            measured = _measured(prepared, out / passes.FOLDER, advance)
+        bundle.cost("pass", wall_s=time.monotonic() - began)
+        _write(bundle, prepared, measured)
+        total = sum(passes.bytes_of(prepared.job, p) for p in prepared.pairing.pairs)
+        bundle.cost("compare", wall_s=time.monotonic() - began, disk_bytes=total, peak_bytes=peak_memory())
+        said = all_flags(prepared, measured)
+        records.finish(bundle, metrics=probes.METRICS, papers=(), extra={
+            "kind": "compare", "flags": said, "fingerprints": dict(prepared.fingerprints), "base_digest": base_digest(measured),
+            "digest": next(iter(measured.values()))["digest"], "coverage": _coverage(prepared, measured)},
+            tensors=rows.tensor_columns(prepared.pairing.pairs, measured, [s.label for s in prepared.job.tuned],
+                                        prepared.pairing.unpaired))
+        shutil.rmtree(out / passes.FOLDER, ignore_errors=True)
+    return out
+
+
+def peak_memory() -> int:
+    """Largest resident set of this process, bytes; on Linux not ru_maxrss, which remembers that of the parent."""
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(text.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def _config(prepared: Prepared) -> dict:
+    """What the numbers depend on: contents, not paths."""
+    return {"compare": {side.label: prepared.fingerprints[side.label] for side in (prepared.job.base, *prepared.job.tuned)},
+            "level": prepared.settings.level, "panel": asdict(prepared.job.panel),
+            "probes": [probe.id for probe in prepared.job.probes], "map": list(prepared.settings.rules),
+            "allow_unpaired": prepared.settings.allow_unpaired, "memory": prepared.settings.memory}
+
+
+def _coverage(prepared: Prepared, measured: Mapping) -> dict:
+    left = {name: record["reason"] for name, record in measured.items() if record["reason"]}
+    skipped = {name: record["skipped"] for name, record in measured.items() if record["skipped"]}
+    return {"tensors": len(measured), "compared": len(measured) - len(left), "not_compared": left,
+            "without_spectra": skipped, "unpaired": dict(prepared.pairing.unpaired)}
+
+
+def _write(bundle: records.Bundle, prepared: Prepared, measured: Mapping) -> None:
+    """Rows and arrays of every tuned checkpoint into the bundle."""
+    job, pairs = prepared.job, prepared.pairing.pairs
+    for name, parts in _all_rows(prepared, measured).items():
+        bundle.write_rows(name, pa.concat_tables([records.measurement_table(part) for part in parts]))
+    whole = [p for p in pairs if measured[p.name]["reason"] is None and measured[p.name]["skipped"] is None]
+    if not job.panel.subspaces or not whole:
+        return
+    for side in job.tuned:
+        kept: dict[str, np.ndarray] = {}
+        for p in whole:
+            arrays = measured[p.name]["arrays"]
+            for key in ("spectrum", "base", "tuned", "angles", "edge"):
+                kept[f"{key}/{p.name}"] = np.asarray(arrays[f"{side.label}/kept/{key}"], np.float64)
+        bundle.write_arrays(f"spectra-{side.label}", kept)
+        for probe in job.probes:
+            if probe.id == "weight.stripes" and (found := rows.probe_arrays(probe, whole, measured, side.label)):
+                bundle.write_arrays(f"stripes-{side.label}", {k: x for k, x in found.items() if not k.startswith("table")})
+

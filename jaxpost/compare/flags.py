@@ -1,0 +1,95 @@
+"""What a reader of a comparison must be told before any number: same files, swapped sides, broken or repeated tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jaxpost.compare.pairing import Checkpoint
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json",
+              "special_tokens_map.json")
+NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures")
+_STEPS = ("step", "global_step", "training_step", "iteration")
+
+
+def of_files(base: Checkpoint, tuned: Checkpoint) -> list[str]:
+    """Differences of configuration and tokenizer, and signs that the two sides are swapped."""
+    found, label = [], tuned.label
+    a, b = (_plain(side.source.config) for side in (base, tuned))
+    if a and b:
+        differ = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key) and key not in NOT_ARCHITECTURE)
+        if differ:
+            said = ", ".join(f"{key} ({a.get(key)!r}, {b.get(key)!r})" for key in differ[:4])
+            found.append(f"{label}: config.json differs: {said}" + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""))
+    for name in TOKENIZERS:
+        here, there = (_digest(_directory(side.path) / name) for side in (base, tuned))
+        if here and there and here != there:
+            found.append(f"{label}: {name} differs")
+    steps = [_step(side) for side in (base, tuned)]
+    if None not in steps and steps[0] > steps[1]:
+        found.append(f"{label}: the base says step {steps[0]}, the tuned side step {steps[1]}: are the two swapped?")
+    kinds = [{side.dtype(name) for name in side.parts} for side in (base, tuned)]
+    if kinds[0] == {"F32"} and kinds[1] == {"BF16"}:
+        found.append(f"{label}: the base is stored in fp32 and the tuned side in bf16, mostly it is the other way: are they "
+                     "swapped?")
+    elif kinds[0] != kinds[1]:
+        found.append(f"{label}: stored dtypes differ: base {', '.join(sorted(kinds[0]))}; tuned {', '.join(sorted(kinds[1]))}; "
+                     "both are cast as each definition says")
+    return found
+
+
+def of_tensors(label: str, records: Mapping[str, Mapping]) -> list[str]:
+    """Flags from what was read: name -> record of `passes` with digests and counts of both sides."""
+    found = []
+    equal = [name for name, r in records.items() if r["base"]["digest"] == r[label]["digest"]]
+    if records and len(equal) == len(records):
+        found.append(f"{label}: every compared tensor is bit-identical to the base: is it the same checkpoint?")
+    elif equal:
+        found.append(f"{label}: {len(equal)} of {len(records)} tensors are bit-identical to the base: {_some(equal)}")
+    for key, what in (("nonfinite", "NaN or Inf"), ("zero", "only zeros")):
+        if bad := [name for name, r in records.items() if r[label][key]]:
+            found.append(f"{label}: {what} in {_some(bad)}")
+    return found + _repeated(label, {name: r[label]["digest"] for name, r in records.items() if not r[label]["zero"]})
+
+
+def of_base(records: Mapping[str, Mapping]) -> list[str]:
+    """The same for the base."""
+    found = []
+    for key, what in (("nonfinite", "NaN or Inf"), ("zero", "only zeros")):
+        if bad := [name for name, r in records.items() if r["base"][key]]:
+            found.append(f"base: {what} in {_some(bad)}; not compared")
+    return found + _repeated("base", {name: r["base"]["digest"] for name, r in records.items() if not r["base"]["zero"]})
+
+
+def _repeated(label: str, digests: Mapping[str, str]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for name, digest in digests.items():
+        names.setdefault(digest, []).append(name)
+    return [f"{label}: the same tensor stands under {_some(same)}" for same in names.values() if len(same) > 1]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _plain(config: Mapping) -> dict:
+    return json.loads(json.dumps(dict(config), default=str))
+
+
+def _directory(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _step(side: Checkpoint) -> int | None:
+    for name in _STEPS:
+        value = str(side.source.metadata.get(name, ""))
+        if value.isdigit():
+            return int(value)
+    return None

@@ -1,0 +1,46 @@
+"""Rows for a pipe: JSON lines, CSV, Parquet, or the tables as LaTeX."""
+
+import io
+import json
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from jaxpost.records.latex import tex_table
+from jaxpost.records.rows import table_digest
+from jaxpost.records.tables import build_tables
+
+
+def _json(table: pa.Table) -> bytes:
+    """One JSON object a row and line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()).encode()
+
+
+def _csv(table: pa.Table) -> bytes:
+    """Comma-separated with a heading."""
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(table, sink)
+    return sink.getvalue()
+
+
+def _parquet(table: pa.Table) -> bytes:
+    """A Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _latex(table: pa.Table) -> bytes:
+    """The tables of the report, to paste; the id is the digest of the rows."""
+    digest = table_digest(table)
+    return "\n".join(tex_table(built, digest) for built in build_tables(table, ())).encode()
+
+
+FORMATS: dict[str, Callable[[pa.Table], bytes]] = {"json": _json, "csv": _csv, "parquet": _parquet, "latex": _latex}
+
+
+def written(table: pa.Table, kind: str) -> bytes:
+    """The rows in one of `FORMATS`."""
+    return FORMATS[kind](table)

@@ -1,0 +1,137 @@
+"""The command: one line for every mistake, formats for pipes, the checker on a planted pair, a full disk."""
+
+import errno
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from jaxpost import records
+from jaxpost.compare import __main__ as command
+from jaxpost.compare import comparison, passes, progress
+from jaxpost.records import storage
+from tests.compare import checkpoints
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("planted")
+    (path / "planted.json").write_text(json.dumps(checkpoints.planted(path)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(planted):
+    arguments = [str(planted / "base"), str(planted / "tuned"), "--out", str(planted / "report")]
+    assert command.main(arguments) == 0
+    return arguments
+
+
+def test_the_checker_finds_planted_sparsity_rotation_and_rank(report, planted, capsys):
+    assert command.main([*report, "--expect", str(planted / "planted.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and all(line.startswith("pass") for line in lines), lines
+    wrong = checkpoints.planted(planted / "again")
+    wrong["figures"][2]["expected"] *= 1.1
+    (planted / "wrong.json").write_text(json.dumps(wrong))
+    assert command.main([*report, "--expect", str(planted / "wrong.json")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:4] for line in lines] == ["pass", "pass", "FAIL", "pass", "pass", "pass"]
+
+
+def test_the_page_has_its_figures_tables_and_flags(report, planted):
+    page = (planted / "report" / "report.html").read_text()
+    for text in ("Layer by module", "Rotation of the principal subspace", "Mask stripes", "Spectra of base and update",
+                 "Update sparsity against tolerance", "Before reading", "stored dtypes differ", "@misc", "begin{tabular}"):
+        assert text in page, text
+    assert {path.stem for path in (planted / "report" / "figures").glob("*.png")} == {
+        "layer_maps", "angles", "stripes", "spectra", "tolerance"}
+
+
+def test_formats_for_pipes_hold_the_same_rows(planted, capsysbinary):
+    pair = [str(planted / "base"), str(planted / "tuned"), "--level", "element"]
+    found = {}
+    for kind in ("json", "csv", "parquet", "latex"):
+        assert command.main([*pair, "--format", kind]) == 0
+        found[kind] = capsysbinary.readouterr().out
+    table = pq.read_table(io.BytesIO(found["parquet"]))
+    rows = [json.loads(line) for line in found["json"].splitlines()]
+    assert rows == table.to_pylist() and len(rows) > 100
+    assert pyarrow.csv.read_csv(io.BytesIO(found["csv"]))["row_id"].to_pylist() == table["row_id"].to_pylist()
+    assert b"begin{tabular}" in found["latex"] and b"76.5" in found["latex"]
+
+
+def one_line(capsys, arguments, message, code=2):
+    assert command.main([str(a) for a in arguments]) == code
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and err.startswith("error: "), err
+
+
+def test_mistakes_are_one_line(planted, tmp_path, capsys):
+    base, tuned = planted / "base", planted / "tuned"
+    one_line(capsys, [base, tmp_path / "nowhere"], "no such file or directory")
+    one_line(capsys, [base], "the following arguments are required: tuned")
+    one_line(capsys, [base, tuned, "--memory", "lots"], "--memory 'lots' is no size")
+    one_line(capsys, [base, tuned, "--memory", "1MiB"], "the least is 0.5 GiB")
+    one_line(capsys, [base, tuned, "--level", "deep"], "invalid choice: 'deep'")
+    one_line(capsys, [base, tuned, "--expect", tmp_path / "none.json"], "No such file or directory")
+    (tmp_path / "map.json").write_text("{}")
+    one_line(capsys, [base, tuned, "--map", tmp_path / "map.json"], "expected a list of rules")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    one_line(capsys, [base, tmp_path / "old"], "pickles run code")
+    one_line(capsys, [base, tmp_path / "old" / "pytorch_model.bin"], "save_pretrained(OUT) writes safetensors")
+    cut = checkpoints.write(tmp_path / "cut", checkpoints.base_tensors()) / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    one_line(capsys, [base, tmp_path / "cut"], "claims bytes")
+    assert not list(tmp_path.glob("report*")) and not Path("report").exists()
+
+
+def test_another_pair_in_the_directory_is_refused(report, planted, capsys):
+    one_line(capsys, [planted / "tuned", planted / "base", "--out", planted / "report"], "holds another config")
+
+
+def test_a_full_disk_leaves_nothing_that_looks_whole_and_the_next_run_goes_on(planted, tmp_path, capsys, monkeypatch):
+    plain = storage.write_atomic
+
+    def full(path, write):
+        if path.parent.name == "figures":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return plain(path, write)
+
+    monkeypatch.setattr(storage, "write_atomic", full)
+    out = tmp_path / "report"
+    arguments = [planted / "base", planted / "tuned", "--out", out, "--level", "element"]
+    one_line(capsys, arguments, "No space left on device")
+    assert not (out / "report.html").exists() and storage.read_json(out / "manifest.json")["status"] == "running"
+    monkeypatch.undo()
+    assert command.main([str(a) for a in arguments]) == 0 and not records.verify.verify(out)[1]
+
+
+def test_the_bar_counts_the_bytes_of_both_files(planted, monkeypatch):
+    prepared = comparison.prepare(planted / "base", [planted / "tuned"], comparison.Settings("element"))
+    stored = sum(entry.nbytes for side in (prepared.job.base, *prepared.job.tuned) for entry in side.source.tensors.values())
+    shown = io.StringIO()
+    console = progress.Console
+    monkeypatch.setattr(progress, "Console", lambda file: console(file=shown, force_terminal=True, width=120))
+    with progress.watching(prepared) as advance:
+        for pair in prepared.pairing.pairs:
+            advance(pair, passes.bytes_of(prepared.job, pair))
+    assert sum(passes.bytes_of(prepared.job, pair) for pair in prepared.pairing.pairs) == stored
+    assert "ETA" in shown.getvalue() and "kB" in shown.getvalue()
+
+
+def test_sizes():
+    assert [command.bytes_of(text) for text in ("2GiB", "1500M", "1e9", "0.5 gb")] == [2**31, 1500 * 2**20, 10**9, 5 * 10**8]
+
+
+@pytest.mark.slow
+def test_the_command_runs_as_a_module(planted):
+    done = subprocess.run([sys.executable, "-m", "jaxpost.compare", str(planted / "base"), str(planted / "tuned"), "--level",
+                           "element", "--format", "json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) > 100 and "note: " in done.stderr
