@@ -67,9 +67,10 @@ def step_program(source, spec: training.StepSpec, mesh: Mesh):
       mesh: of real or abstract devices; every axis but `ensemble` may be used.
     """
     whole = NamedSharding(mesh, PartitionSpec())
-    layout = sharding.parameter_shardings(models.parameter_table(spec.model), mesh)
+    table = models.parameter_table(spec.model)
+    layout = sharding.parameter_shardings(table, mesh)
     state, member = _state(source, spec), _member()
-    placed = sharding.like_parameters(state, layout, mesh)
+    placed = sharding.like_parameters(state, table, mesh)
     reference = _shapes(_policy(state.params), _policy(layout)) if source.needs_reference else None
     program = jax.jit(lambda member, state, reference: training.one_step(source, spec, member, state, reference),
                       donate_argnums=1, out_shardings=(placed, whole))

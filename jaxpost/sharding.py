@@ -74,13 +74,31 @@ def parameter_shardings(table: dict, mesh: Mesh) -> dict:
                         is_leaf=lambda p: hasattr(p, "axes"))
 
 
-def like_parameters(tree, shardings: dict, mesh: Mesh):
-    """Shardings for a training state: subtrees shaped like the parameters follow them, all else is replicated."""
-    layout = jax.tree.structure(shardings)
+def like_parameters(tree, table: dict, mesh: Mesh):
+    """Shardings for a training state: subtrees built like the parameters follow their rules, all else is replicated.
+
+    An array of such a subtree has its parameter's shape, or another last dimension (packed bits are shorter): the rules then
+    apply to the shape that it has.
+
+    Args:
+      tree: arrays or ShapeDtypeStructs.
+      table: declarations with `.shape` and `.axes` (models.parameter_table).
+
+    Raises:
+      ValueError: an array of another shape; names it, its shape and its parameter's.
+    """
+    layout = jax.tree.structure(table)
     replicated = NamedSharding(mesh, PartitionSpec())
 
+    def follow(path, x, declared):
+        if len(x.shape) != len(declared.shape) or x.shape[:-1] != declared.shape[:-1]:
+            raise ValueError(f"{jax.tree_util.keystr(path)} is {x.shape} in a tree built like the parameters, where "
+                             f"{declared.shape} is declared; only the last dimension may differ")
+        return NamedSharding(mesh, partition(declared.axes, x.shape, mesh))
+
     def place(node):
-        return shardings if jax.tree.structure(node) == layout else jax.tree.map(lambda _: replicated, node)
+        same = jax.tree.structure(node) == layout
+        return jax.tree_util.tree_map_with_path(follow, node, table) if same else jax.tree.map(lambda _: replicated, node)
 
     return jax.tree.map(place, tree, is_leaf=lambda n: jax.tree.structure(n) == layout)
 

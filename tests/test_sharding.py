@@ -20,8 +20,7 @@ def spec(**parts):
 
 
 def place(tree, mesh, model=MODEL):
-    layout = sharding.parameter_shardings(models.parameter_table(model), mesh)
-    return jax.device_put(tree, sharding.like_parameters(tree, layout, mesh))
+    return jax.device_put(tree, sharding.like_parameters(tree, models.parameter_table(model), mesh))
 
 
 @pytest.mark.parametrize("sizes", LAYOUTS, ids=str)
@@ -141,3 +140,29 @@ def test_refusals_name_the_fix():
 def test_constrain_is_the_identity_without_a_mesh():
     x = jnp.ones((4, 2))
     assert sharding.constrain(x, ("batch",)) is x
+
+
+def test_a_state_follows_the_rules_and_packed_bits_by_their_own_shape():
+    model = dataclasses.replace(MODEL, ff=72)  # a byte holds 8 bits: 9 bytes a row, which tensor=2 does not divide
+    table, mesh = models.parameter_table(model), sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    s = training.StepSpec(model, objectives.get("grpo"), (("name", "adamw"),), group=4)
+    state = jax.eval_shape(lambda: training.create(s, models.init(model, jax.random.key(0)), {}))
+    found = sharding.like_parameters(state, table, mesh)
+    assert found.params == sharding.parameter_shardings(table, mesh)
+    masks = found.probe_state["ever_changed"]["mask"]
+    spec = {"params": found.params["layers"], "mask": masks["layers"]}
+    assert {k: v["gate"].spec for k, v in spec.items()} == {"params": PartitionSpec(None, "fsdp", "tensor"),
+                                                           "mask": PartitionSpec(None, "fsdp", None)}
+    assert spec["mask"]["q"].spec == PartitionSpec(None, "fsdp", "tensor")  # 8 bytes a row
+    assert found.step.spec == PartitionSpec()
+    jax.tree.map(lambda x, at: at.shard_shape(x.shape), state, found)
+
+
+@pytest.mark.parametrize(("shape", "declared"), [((2, 32, 64), (2, 64, 64)), ((64, 64), (2, 64, 64))])
+def test_a_tree_built_like_the_parameters_of_another_model_is_refused(shape, declared):
+    table, mesh = models.parameter_table(MODEL), sharding.make_mesh({"fsdp": 8})
+    tree = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32), table, is_leaf=lambda p: hasattr(p, "axes"))
+    tree["layers"]["q"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with pytest.raises(ValueError) as error:
+        sharding.like_parameters(tree, table, mesh)
+    assert f"['layers']['q'] is {shape}" in str(error.value) and f"{declared} is declared" in str(error.value)

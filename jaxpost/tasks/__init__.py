@@ -19,6 +19,7 @@ from jaxpost.tasks.base import (
     problem_keys,
     problems,
     require_vocab,
+    through,
 )
 
 FAMILIES = {"addition": addition.make, "countdown": countdown.make, "chains": chains.make}
@@ -34,6 +35,7 @@ __all__ = [
     "problem_keys",
     "problems",
     "require_vocab",
+    "through",
     "vocab",
 ]
 

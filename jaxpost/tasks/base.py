@@ -52,6 +52,9 @@ class Task:
         [str], float
     ]  # split -> reward of the best guess that does not solve the problem (the family says which)
     vocab_size: int = vocab.SIZE
+    pad: int = vocab.PAD  # token id on the left of prompts and after answers; may be that of EOS
+    eos: int = vocab.EOS  # token id that ends an answer
+    verify_host: Callable[[Any, str], float] | None = None  # (problem as read, text) -> [0, 1], where `verify` cannot
 
 
 class Examples(NamedTuple):
@@ -136,6 +139,12 @@ def require_vocab(task, vocab_size):
             f"task {task.name!r} uses tokens 0..{task.vocab_size - 1}, but the model's vocabulary has {vocab_size}: "
             f"set its vocab_size to at least {task.vocab_size}"
         )
+
+
+def through(answer_NxT, eos):
+    """f32[N, T], 1 up to and including each row's first `eos`: what of an answer counts."""
+    ended_NxT = answer_NxT == eos
+    return (jnp.cumsum(ended_NxT, axis=-1) - ended_NxT == 0).astype(jnp.float32)
 
 
 def check_tokens(task_name, tokens, completion_len):

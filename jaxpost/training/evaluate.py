@@ -35,8 +35,8 @@ class Suite:
             parts = [tasks.problems(task, split, jnp.arange(self.problems)) for _, split in labels]
             problems_N = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
             prompt_NxP = jax.vmap(task.prompt)(problems_N)
-            made = models.sample(self.model, params, prompt_NxP, key, length=task.completion_len, eos=tasks.vocab.EOS,
-                                 pad=tasks.vocab.PAD)
+            made = models.sample(self.model, params, prompt_NxP, key, length=task.completion_len, eos=task.eos,
+                                 pad=task.pad)
             score_N = jax.vmap(task.verify)(problems_N, made.tokens_NxT)
             for i, (label, _) in enumerate(labels):
                 rows = slice(i * self.problems, (i + 1) * self.problems)
@@ -61,14 +61,29 @@ class Suite:
 
     def _divergence(self, params, base, prompt_NxP, made, key):
         drawn = self.success(base, key, only=self.kl_split)[1][self.kl_split][1]
+        pad = next(task.pad for label, task, _ in self.splits if label == self.kl_split)
+        return means(divergence_sums(self.model, params, base, prompt_NxP, made, drawn, pad))
 
-        def logits(weights, completions):
-            return models.token_logits(self.model, weights, prompt_NxP, completions.tokens_NxT)
 
-        forward = kl.full_vocabulary(logits(base, drawn), logits(params, drawn)) * drawn.mask_NxT
-        own = logits(params, made)
-        reverse = kl.full_vocabulary(own, logits(base, made)) * made.mask_NxT
-        tokens, rows = made.mask_NxT.sum(), made.mask_NxT.shape[0]
-        return {"kl_forward": forward.sum() / rows, "kl_forward_token": forward.sum() / drawn.mask_NxT.sum(),
-                "kl_reverse": reverse.sum() / rows, "kl_reverse_token": reverse.sum() / tokens,
-                "entropy": (kl.entropy(own) * made.mask_NxT).sum() / tokens}
+def divergence_sums(model: models.TransformerConfig, params: dict, base: dict, prompt_NxP: jax.Array,
+                    made: models.Completions, drawn: models.Completions, pad: int) -> dict[str, jax.Array]:
+    """Sums over rows of what `means` divides; sums of parts of the rows add up.
+
+    Args:
+      made: completions of `params`; drawn: of `base`, to the same prompts.
+    """
+    def logits(weights, completions):
+        return models.token_logits(model, weights, prompt_NxP, completions.tokens_NxT, pad)
+
+    forward = kl.full_vocabulary(logits(base, drawn), logits(params, drawn)) * drawn.mask_NxT
+    own = logits(params, made)
+    reverse = kl.full_vocabulary(own, logits(base, made)) * made.mask_NxT
+    return {"forward": forward.sum(), "reverse": reverse.sum(), "entropy": (kl.entropy(own) * made.mask_NxT).sum(),
+            "tokens": made.mask_NxT.sum(), "base_tokens": drawn.mask_NxT.sum(), "rows": made.mask_NxT.shape[0]}
+
+
+def means(sums: dict) -> dict:
+    """KL and entropy of `Suite.measure` from `divergence_sums`."""
+    return {"kl_forward": sums["forward"] / sums["rows"], "kl_forward_token": sums["forward"] / sums["base_tokens"],
+            "kl_reverse": sums["reverse"] / sums["rows"], "kl_reverse_token": sums["reverse"] / sums["tokens"],
+            "entropy": sums["entropy"] / sums["tokens"]}

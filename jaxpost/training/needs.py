@@ -4,8 +4,11 @@ Shapes: N rows, T completion tokens. A source makes the rows; what the policies 
 source and is filled here, before the first update on the batch.
 """
 
+from collections.abc import Callable
+
 import jax
 
+from jaxpost import sharding
 from jaxpost.objectives import NEEDS, Batch, Objective, kl
 from jaxpost.training.state import Member, TrainState, stream
 from jaxpost.training.step import StepSpec, chosen, forward, given, token_logp
@@ -72,14 +75,29 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
     Raises:
       ValueError: no reference policy was passed.
     """
-    needs, found = spec.objective.needs, {}
-    if "reference" in needs:
-        found["reference_NxT"] = token_logp(spec, given(spec, reference), batch)
-    if needs & {"proximal", "value", "entropy"}:
-        logits_NxTxV, value_NxT = forward(spec, state.params, batch)
-        own = {"proximal": ("proximal_NxT", lambda: chosen(logits_NxTxV, batch)), "value": ("value_NxT", lambda: value_NxT),
-               "entropy": ("entropy_NxT", lambda: kl.entropy(logits_NxTxV))}
-        found |= {field: make() for need, (field, make) in own.items() if need in needs}
+    needs = spec.objective.needs
+
+    def said(rows):
+        found = {}
+        if "reference" in needs:
+            found["reference_NxT"] = token_logp(spec, given(spec, reference), rows)
+        if needs & {"proximal", "value", "entropy"}:
+            logits_NxTxV, value_NxT = forward(spec, state.params, rows)
+            own = {"proximal": ("proximal_NxT", lambda: chosen(logits_NxTxV, rows)), "value": ("value_NxT", lambda: value_NxT),
+                   "entropy": ("entropy_NxT", lambda: kl.entropy(logits_NxTxV))}
+            found |= {field: make() for need, (field, make) in own.items() if need in needs}
+        return found
+
+    found = _by_microbatches(said, batch, spec.microbatches)
     if "seed" in needs:
         found["seed_N"] = jax.random.bits(stream(member.seed, "rows", state.step), batch.mask_NxT.shape[:1], "uint32")
     return batch._replace(**found)
+
+
+def _by_microbatches(said: Callable[[Batch], dict], batch: Batch, parts: int) -> dict:
+    """What is said of all rows, as many at a time as a gradient takes: logits of a whole batch may not fit."""
+    if parts == 1:
+        return said(batch)
+    rows_MxN = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    found = jax.lax.map(lambda rows: said(sharding.constrain(rows, ("batch",))), rows_MxN)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)

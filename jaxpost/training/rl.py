@@ -57,6 +57,9 @@ class Rollouts:
             raise ValueError(f"demonstrations={self.demonstrations} in groups of {group} with objective {name!r}, which "
                              f"{'needs' if self.needs_demonstrations else 'does not need'} them; valid: {valid}"
                              + ("; set group to at least 2" if self.needs_demonstrations and group < 2 else ""))
+        if self.spec.pad != self.task.pad:
+            raise ValueError(f"pad={self.spec.pad} of the step is not that of task {self.task.name!r}; set it to "
+                             f"{self.task.pad}")
         if self.oversample < 1:
             raise ValueError(f"oversample={self.oversample} must be at least 1 (1: every prompt drawn is trained on)")
 
@@ -92,11 +95,15 @@ class Rollouts:
         # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration, and
         # on CPU that collective can deadlock with another one (it does in executables from the compilation cache).
         problems_N = sharding.constrain(tasks.problems(self.task, "train", jnp.repeat(index_B, self.spec.group)), ())
+        return problems_N, *self.answers(params, seed, step, problems_N), index_B
+
+    def answers(self, params: dict, seed: jax.Array, step: jax.Array, problems_N) -> tuple[jax.Array, models.Completions]:
+        """(prompts, Completions) of given problems, oversample*B*G rows, groups adjacent."""
         prompt_NxP = sharding.constrain(jax.vmap(self.task.prompt)(problems_N), ("batch",))
         made = models.sample(self.spec.model, params, self._groups(prompt_NxP)[0], stream(seed, "rollout", step),
-                             length=self.task.completion_len, temperature=self.spec.temperature, eos=tasks.vocab.EOS,
-                             pad=tasks.vocab.PAD)
-        return problems_N, prompt_NxP, self._demonstrated(problems_N, made, stream(seed, "oracle", step)), index_B
+                             length=self.task.completion_len, temperature=self.spec.temperature, eos=self.task.eos,
+                             pad=self.task.pad)
+        return prompt_NxP, self._demonstrated(problems_N, made, stream(seed, "oracle", step))
 
     def _groups(self, tree):
         """(sampled, demonstrated) rows of a tree with a leading axis of whole groups."""
@@ -114,8 +121,7 @@ class Rollouts:
         asked = self._groups(problems_N)[1]
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(jax.tree.leaves(asked)[0].shape[0]))
         answer = sharding.constrain(jax.vmap(self.task.oracle)(asked, keys), ())  # as above: no vote in redraw loops
-        shown = models.Completions(answer, jnp.zeros(answer.shape, jnp.float32),
-                                   (answer != tasks.vocab.PAD).astype(jnp.float32))
+        shown = models.Completions(answer, jnp.zeros(answer.shape, jnp.float32), tasks.through(answer, self.task.eos))
 
         def join(a, b):
             groups = self.oversample * self.prompts
@@ -128,12 +134,17 @@ class Rollouts:
         """reward_N in [0, 1] from the task's device verifier."""
         return jax.vmap(self.task.verify)(problems_N, made.tokens_NxT)
 
-    def greedy_reward(self, params: dict, problems_N, prompt_NxP: jax.Array) -> jax.Array:
-        """reward_N of the greedy answer to each row's prompt, one decode a group: the baseline of ReMax (arXiv:2310.10505)."""
+    def greedy(self, params: dict, problems_N, prompt_NxP: jax.Array):
+        """(problems, Completions) of the greedy answer to each group's prompt; ReMax (arXiv:2310.10505) compares with it."""
         problems_B, prompt_BxP = jax.tree.map(lambda x: x[::self.spec.group], (problems_N, prompt_NxP))
-        made = models.sample(self.spec.model, params, sharding.constrain(prompt_BxP, ("batch",)), jax.random.key(0),
-                             length=self.task.completion_len, temperature=GREEDY, eos=tasks.vocab.EOS, pad=tasks.vocab.PAD)
-        return jnp.repeat(self.verify(problems_B, made), self.spec.group)
+        return problems_B, models.sample(self.spec.model, params, sharding.constrain(prompt_BxP, ("batch",)), jax.random.key(0),
+                                         length=self.task.completion_len, temperature=GREEDY, eos=self.task.eos,
+                                         pad=self.task.pad)
+
+    @property
+    def needs_greedy(self) -> bool:
+        """Whether the objective looks for the reward of the greedy answer."""
+        return "outside" in self.spec.objective.needs
 
     def rows_of(self, prompt_NxP, made: models.Completions, reward_N: jax.Array, member: Member, state: TrainState,
                 reference: dict | None, outside_N: jax.Array | None = None) -> Batch:
@@ -151,7 +162,7 @@ class Rollouts:
             shown_G = (jnp.arange(group) >= sampled).astype(jnp.float32)
             batch = batch._replace(demonstration_NxT=jnp.tile(shown_G, self.prompts)[:, None] * batch.mask_NxT)
         if "truncated" in self.spec.objective.needs:
-            ended_N = (batch.completion_NxT == tasks.vocab.EOS).any(axis=1)
+            ended_N = (batch.completion_NxT == self.task.eos).any(axis=1)
             batch = batch._replace(truncated_N=1 - ended_N.astype(jnp.float32))
         return needs.fill(self.spec, batch, member, state, reference)
 
@@ -169,8 +180,18 @@ class Rollouts:
         problems_N, prompt_NxP, made, index_B = self.rollout(state.params, member.seed, state.step,
                                                              state.curriculum_state)
         reward_N = self.verify(problems_N, made)
-        outside_N = (self.greedy_reward(state.params, problems_N, prompt_NxP) if "outside" in self.spec.objective.needs
-                     else None)
+        outside_B = self.verify(*self.greedy(state.params, problems_N, prompt_NxP)) if self.needs_greedy else None
+        return self.verified(member, state, reference, prompt_NxP, made, index_B, reward_N, outside_B)
+
+    def verified(self, member: Member, state: TrainState, reference: dict | None, prompt_NxP: jax.Array,
+                 made: models.Completions, index_B: jax.Array, reward_N: jax.Array,
+                 outside_B: jax.Array | None = None) -> tuple[Batch, dict, dict]:
+        """(rows, metrics, curriculum state) of answers with their rewards, wherever these were found.
+
+        Args:
+          outside_B: reward of each group's greedy answer, where `needs_greedy`.
+        """
+        outside_N = None if outside_B is None else jnp.repeat(outside_B, self.spec.group)
         batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N)
         own_N = self._groups(reward_N)[0]
         success_B = own_N.reshape(len(index_B), -1).mean(axis=1)

@@ -1,0 +1,254 @@
+"""Post-training of a Hugging Face directory on text: whole, killed and resumed, exported; and what a user can get wrong."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import config as configs
+from experiments import hf_runs, post_train_hf, run, tiny_hf
+from jaxpost import formats, models, records, tasks
+from jaxpost.models import hf
+from jaxpost.records import storage
+from jaxpost.records.verify import verify
+
+from .conftest import record_reads
+
+pytest.importorskip("tokenizers")
+TINY = Path(__file__).resolve().parent / "tiny_text.py"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory with model/, train.jsonl and evaluate.jsonl (read only)."""
+    path = tmp_path_factory.mktemp("text")
+    tiny_hf.make(path, steps=40)
+    return path
+
+
+def overrides(place):
+    return {"model.directory": str(place / "model"), "data.train": str(place / "train.jsonl"),
+            "data.evaluate": str(place / "evaluate.jsonl")}
+
+
+def arguments(place, workdir, *more, config=TINY):
+    return [f"--config={config}", f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in overrides(place).items()), *more]
+
+
+@pytest.fixture(scope="module")
+def finished(place, tmp_path_factory):
+    """(workdir of a finished run, config keys that it read)."""
+    path = tmp_path_factory.mktemp("run") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        seen = record_reads(patch)
+        assert run.main(arguments(place, path)) == 0
+    return path, seen
+
+
+def rows(path, **wanted):
+    return records.select(records.read_measurements(path), **wanted)
+
+
+def test_the_bundle_is_whole_and_says_what_it_is_about(finished, place, capsys):
+    path, _ = finished
+    good, bad = verify(path)
+    assert good and not bad
+    manifest = storage.read_json(path / "manifest.json")
+    inputs = manifest["inputs"]
+    assert inputs == storage.read_json(path / "inputs.json")
+    assert inputs["train_problems"] == 39 and inputs["evaluate_problems"] == 16 and len(inputs["train"]) == 64
+    assert set(rows(path)["conditional_on"].unique().to_pylist()) == {inputs["base"]}
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()}
+    assert run.main(arguments(place, path)) == 0
+    assert "is finished (1 seeds" in capsys.readouterr().out
+    assert before == {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()}
+
+
+def test_weights_policy_and_work_have_rows_in_every_arm(finished, place):
+    path, _ = finished
+    wanted = {"weight.sparsity.bf16", "weight.sparsity.ever", "policy.success", "policy.kl_forward", "policy.kl_reverse",
+              "policy.entropy", "policy.loss_tokens"}
+    for arm in ("rlvr-lr1", "sft-lr1"):
+        found = rows(path, arm=arm, role="seed")
+        assert wanted <= set(found["metric"].unique().to_pylist())
+        assert set(found["step"].unique().to_pylist()) == {1, 3}
+    answers = Counter(json.loads(line)["answer"] for line in (place / "evaluate.jsonl").read_text().splitlines())
+    guess = max(answers.values()) / 16  # of the best constant answer
+    assert set(rows(path, arm="base", metric="policy.success")["null_value"].to_pylist()) == {guess}
+    moved = [row["value"] for row in rows(path, arm="sft-lr1", metric="policy.kl_forward", step=3, role="seed").to_pylist()]
+    assert min(moved) > 0
+
+
+def test_every_config_key_is_read(finished):
+    _, seen = finished
+    keys = set(configs.leaves(configs.load(str(TINY), {})))
+    assert keys - seen <= {"train.sgd_learning_rate", "wandb.project"} and not seen - keys
+
+
+def test_a_tuned_policy_is_a_directory_like_the_base(finished, place):
+    path, _ = finished
+    base, tuned = place / "model", path / "policies" / "sft-lr1-seed-100"
+    (c, before), (same, after) = hf.load(base), hf.load(tuned)
+    assert c == same and not list((path / "base-0" / "arms" / "sft-lr1" / "seeds-100-100").iterdir())
+    assert any(np.any(x != y) for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after)))
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tuned / name).read_bytes() == (base / name).read_bytes()
+    assert {tensor.dtype for tensor in formats.open_checkpoint(tuned).tensors.values()} == {"F32"}
+    sparsity = rows(path, arm="sft-lr1", metric="weight.sparsity.bf16", granularity="tensor", step=3, role="seed")
+    found = {row["tensor"]: row["value"] for row in sparsity.to_pylist()}
+    old, new = (models.matrices(tree, c) for tree in (before, after))
+    for name, w0 in old.items():
+        equal = np.asarray(w0.astype("bfloat16") == new[name].astype("bfloat16"))
+        assert found[name] == pytest.approx(equal.mean(), abs=1e-12), name
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def test_a_kill_changes_nothing_of_what_comes_out(finished, place, tmp_path, monkeypatch):
+    whole, path = finished[0], tmp_path / "run"
+    stepper, left = hf_runs.stepper, [2]
+
+    def mortal(*given):
+        advance = stepper(*given)
+
+        def step(state, t):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return advance(state, t)
+
+        return step
+
+    monkeypatch.setattr(hf_runs, "stepper", mortal)
+    with pytest.raises(Killed):
+        run.main(arguments(place, path, "--config.checkpoint.every_seconds=0.0"))
+    assert not (path / "policies").exists()
+    left[0] = 10**6
+    assert run.main(arguments(place, path, "--config.checkpoint.every_seconds=0.0")) == 0
+    assert left[0] == 10**6 - 4, "steps 1 and 2 were resumed, not repeated"
+    assert rows(path).equals(rows(whole))
+    for arm in ("rlvr-lr1", "sft-lr1"):
+        file = f"policies/{arm}-seed-100/model.safetensors"
+        assert (path / file).read_bytes() == (whole / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_added_seeds_leave_the_finished_ones_as_they_are(finished, place, tmp_path):
+    path = shutil.copytree(finished[0], tmp_path / "run")
+    assert run.main(arguments(place, path, "--config.seeds.count=2")) == 0
+    kept = {row["row_id"]: row for row in rows(path, role="seed").to_pylist()}
+    before = rows(finished[0], role="seed").to_pylist()
+    assert before and all(kept[row["row_id"]] == row for row in before)
+    assert set(rows(path, role="seed", metric="policy.success")["seed"].to_pylist()) == {100, 101}
+    assert len(list((path / "policies").iterdir())) == 4 and not verify(path)[1]
+
+
+def refused(place, capsys, *more, workdir=None, code=2):
+    """The one line of error that a run with these overrides ends in."""
+    assert run.main(arguments(place, workdir or place / "never", *more)) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.fixture
+def nothing_is_computed(monkeypatch):
+    def compute(*given):
+        raise AssertionError("a mistake must be found before weights are read")
+
+    monkeypatch.setattr(post_train_hf, "_load", compute)
+
+
+@pytest.mark.usefixtures("nothing_is_computed")
+@pytest.mark.parametrize(("override", "expected"), [
+    ("--config.model.directory={place}/modle", "no such directory; did you mean 'model'?"),
+    ("--config.model.directory={place}", "has no config.json"), ("--config.model.directory=", "model.directory is empty; give"),
+    ("--config.model.compute_dtype=float16", "model.compute_dtype='float16'"),
+    ("--config.data.train={place}/nowhere.jsonl", "no such file; {place} has evaluate.jsonl, train.jsonl"),
+    ("--config.data.train=tfds:gsm8k", "expected tfds:NAME:SPLIT"), ("--config.data.evaluate=", "data.evaluate is empty"),
+    ("--config.data.prompt=promt", "line 1: unknown field prompt 'promt'"), ("--config.data.target=gold", "'gold'"),
+    ("--config.data.verifier=maths", "'maths'; did you mean 'math'"), ("--config.data.template=x", "has no {prompt}"),
+    ("--config.data.train={place}/evaluate.jsonl", "every problem of data.train={place}/evaluate.jsonl is in data.evaluate"),
+    ("--config.data.prompt_tokens=3", "problems fits: 39 prompt too long; the longest prompt has"),
+    ("--config.data.prompt_tokens=0", "data.prompt_tokens=0: must be at least 1"),
+    ("--config.data.answer_tokens=1", "answer too long"),
+    ("--config.measure.problems=24", "measure.problems=24: data.evaluate has 16 problems that fit"),
+    ("--config.measure.rows=3", "measure.rows=3 does not divide measure.problems=8; nearest valid: 2"),
+    ("--config.measure.spectra=exct", "measure.probes: "), ("--config.measure.probes=('policy',)", "is always measured here"),
+    ("--config.measure.probes=('wieght',)", "did you mean 'weight'"),
+    ("--config.measure.probes=('loss_tokens',)", "claim 'sparser-at-same-lr' needs 'weight.sparsity.bf16'"),
+    ("--config.train.objective=grp", "did you mean 'grpo'?"), ("--config.train.microbatches=3", "nearest valid: 2"),
+    ("--config.mesh.ensemble=2", "mesh.ensemble=2: seeds run one after another here"),
+    ("--config.mesh.data=16", "needs 16 devices, found 8"), ("--config.export.dtype=f32", "export.dtype='f32'"),
+])
+def test_a_mistake_is_one_line_with_the_fix(place, capsys, override, expected):
+    assert expected.format(place=place, prompt="{prompt}") in refused(place, capsys, override.format(place=place))
+    assert not (place / "never").exists()
+
+
+@pytest.mark.usefixtures("nothing_is_computed")
+@pytest.mark.parametrize(("file", "change", "expected"), [
+    ("tokenizer.json", None, "has no tokenizer.json; transformers makes one"),
+    ("config.json", {"vocab_size": 100}, "tokens 0..267, but the model's vocabulary has 100"),
+    ("config.json", {"model_type": "gpt2"}, "model_type 'gpt2' is not known"),
+    ("tokenizer_config.json", {"eos_token": "<none>"}, "no end token"),
+])
+def test_a_directory_that_does_not_fit_is_one_line(place, tmp_path, capsys, file, change, expected):
+    shutil.copytree(place / "model", tmp_path / "model")
+    about = tmp_path / "model" / file
+    if change is None:
+        about.unlink()
+    else:
+        if "eos_token" in change:
+            (tmp_path / "model" / "generation_config.json").unlink()
+        about.write_text(json.dumps({**json.loads(about.read_text()), **change}))
+    line = refused(place, capsys, f"--config.model.directory={tmp_path / 'model'}", workdir=tmp_path / "run")
+    assert expected in line and not (tmp_path / "run").exists()
+
+
+def test_other_weights_than_the_run_began_with_are_refused(finished, place, tmp_path, capsys):
+    path = shutil.copytree(finished[0], tmp_path / "run")
+    about = storage.read_json(path / "inputs.json")
+    storage.write_json(path / "inputs.json", {**about, "evaluate": "0" * 64})
+    line = refused(place, capsys, "--config.seeds.count=2", workdir=path)
+    assert "evaluate is not what this run began with" in line and "choose another --workdir" in line
+
+
+def test_the_tiny_directory_is_what_its_command_says(place, tmp_path, capsys):
+    train, evaluate = (text.splitlines() for text in ((place / f"{name}.jsonl").read_text() for name in ("train", "evaluate")))
+    assert len(train) == 39 and len(evaluate) == 16 and not set(train) & set(evaluate)
+    for line in (*train, *evaluate):
+        record = json.loads(line)
+        a, b = (int(word) for word in record["prompt"].removesuffix("?").split() if word.isdigit())
+        assert int(record["answer"]) == a + b
+    c, _ = hf.load(place / "model")
+    tasks.require_vocab(post_train_hf.Setup(configs.load(str(TINY), overrides(place)), ()).task, c.vocab)
+    with pytest.raises(SystemExit):
+        tiny_hf.main([])
+    assert "directory" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_smoke_config_runs_with_every_arm_and_verifier(place, tmp_path):
+    assert run.main(arguments(place, tmp_path / "run", config="post_train_hf:smoke")) == 0
+    found = rows(tmp_path / "run")
+    assert {"rlvr-lr1", "sft-lr1", "permuted"} <= set(found["arm"].unique().to_pylist())
+    assert "weight.overlap.principal" in found["metric"].unique().to_pylist()
+    assert {path.name for path in (tmp_path / "run" / "policies").iterdir()} == {
+        f"{arm}-seed-{seed}" for arm in ("rlvr-lr1", "sft-lr1", "permuted") for seed in (100, 101)}
+
+
+@pytest.mark.slow
+def test_on_a_mesh_with_gradient_probes_it_runs_too(place, tmp_path):
+    more = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--config.arms=('rlvr-lr1','sft-lr1')",
+            "--config.measure.probes=('weight','loss_tokens','gradient','interpolation')", "--config.data.chat=True",
+            "--config.data.prompt_tokens=32")
+    assert run.main(arguments(place, tmp_path / "run", *more)) == 0
+    metrics = set(rows(tmp_path / "run", arm="rlvr-lr1")["metric"].unique().to_pylist())
+    assert any(name.startswith("gradient.") for name in metrics) and any(name.startswith("interp") for name in metrics)

@@ -1,0 +1,93 @@
+"""The tokenizer of a directory: a byte-level BPE trained here, its special tokens, its chat template."""
+
+import json
+
+import pytest
+
+from jaxpost.tasks import tokenizer
+
+tokenizers = pytest.importorskip("tokenizers")
+TEXTS = ["What is 1 plus 2?", "na\u00efve caf\u00e9", "3"]
+SPECIAL = ["<pad>", "<s>", "</s>"]
+CHAT = ("{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}")
+
+
+@pytest.fixture
+def directory(tmp_path):
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(TEXTS, tokenizers.trainers.BpeTrainer(vocab_size=280, special_tokens=SPECIAL,
+                                                                   initial_alphabet=alphabet, show_progress=False))
+    made.enable_truncation(3)  # a file may carry these; text is never cut here
+    made.enable_padding(length=9)
+    made.save(str(tmp_path / "tokenizer.json"))
+    about(tmp_path, eos_token="</s>", pad_token="<pad>")
+    return tmp_path
+
+
+def about(directory, name="tokenizer_config", **given):
+    (directory / f"{name}.json").write_text(json.dumps(given))
+
+
+def test_text_makes_the_round_trip_whole(directory):
+    found = tokenizer.load(directory)
+    for text in (*TEXTS, "\u4e2d \U0001f600\n\t  x", ""):
+        assert found.decode(found.encode(text)) == text
+    assert (found.pad, found.eos, found.start, found.chat) == (0, 2, (), None)
+    assert max(found.encode("".join(map(chr, range(32, 127))))) < found.size <= 280
+    assert found.encode("a</s>")[-1] == found.eos and found.decode([*found.encode("a"), found.eos]) == "a"
+
+
+@pytest.mark.parametrize(("files", "wanted"), [
+    ({"tokenizer_config": {"eos_token": {"content": "</s>"}}}, (2, 2, ())),
+    ({"tokenizer_config": {}, "config": {"eos_token_id": 1}}, (1, 1, ())),
+    ({"generation_config": {"eos_token_id": [1, 2]}}, (0, 1, ())),
+    ({"tokenizer_config": {"eos_token": "</s>", "bos_token": "<s>", "add_bos_token": True}}, (2, 2, (1,))),
+    ({"tokenizer_config": {"eos_token": "</s>", "bos_token": "<s>"}}, (2, 2, ())),
+    ({"tokenizer_config": {"eos_token": "absent"}, "config": {"eos_token_id": None}}, None),
+])
+def test_special_tokens_are_those_that_the_files_name(directory, files, wanted):
+    for name, given in files.items():
+        about(directory, name, **given)
+    if wanted is None:
+        with pytest.raises(ValueError, match="no end token: generation_config.json and config.json have no eos_token_id"):
+            tokenizer.load(directory)
+    else:
+        found = tokenizer.load(directory)
+        assert (found.pad, found.eos, found.start) == wanted
+
+
+def test_the_chat_template_is_that_of_the_directory(directory):
+    first = tokenizer.load(directory).digest
+    about(directory, eos_token="</s>", pad_token="<pad>", chat_template=CHAT)
+    found = tokenizer.load(directory)
+    assert found.chat("1+1?") == "<s>user: 1+1?</s>assistant: " and found.digest != first
+    assert found.encode(found.chat("1"))[0] == 1
+    several = [{"name": "tool", "template": "no"}, {"name": "default", "template": "{{ eos_token }}"}]
+    about(directory, eos_token="</s>", chat_template=several)
+    assert tokenizer.load(directory).chat("x") == "</s>"
+    (directory / "chat_template.jinja").write_text("{{ strftime_now('%Y') }} {{ messages | tojson }}")
+    assert tokenizer.load(directory).chat("\u00e9") == '2000 [{"role": "user", "content": "\u00e9"}]'
+    for template, message in (("{{ raise_exception('no users') }}", "refuses a user's message: no users"),
+                              ("{% for", "cannot be read"), ("{{ ''.__class__.__mro__[1] }}", "refuses")):
+        (directory / "chat_template.jinja").write_text(template)
+        with pytest.raises(ValueError, match=message):
+            tokenizer.load(directory).chat("x")
+
+
+def test_what_is_missing_is_named_with_the_command(directory, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="has no tokenizer.json; transformers makes one"):
+        tokenizer.load(tmp_path / "nowhere")
+    about(directory, "generation_config")
+    (directory / "generation_config.json").write_text("{")
+    with pytest.raises(ValueError, match="generation_config.json is not JSON"):
+        tokenizer.load(directory)
+    (directory / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="tokenizer.json cannot be read"):
+        tokenizer.load(directory)
+    monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
+    with pytest.raises(ValueError, match=r"pip install 'jaxpost\[hf\]'"):
+        tokenizer.load(directory)
