@@ -1,7 +1,9 @@
-"""Eight fake devices, no silent rank promotion, one compilation cache for the run."""
+"""Eight fake devices, no silent rank promotion, one compilation cache for the run, programs dropped before they are too many."""
 
+import gc
 import os
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -10,5 +12,17 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettemp
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+MAPS = Path("/proc/self/maps")  # compiled programs hold memory maps; Linux kills a process with more than 65,530 of them
+MOST_MAPS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """After a file, drop what is compiled if it holds many memory maps; the compilation cache on disk has it again."""
+    yield
+    if MAPS.exists() and MAPS.read_text().count("\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
