@@ -39,7 +39,8 @@ def module(reference: str):
     """
     path = Path(reference) if reference.endswith(".py") else DIRECTORY / f"{reference}.py"
     if not path.is_file():
-        raise UserError(f"config {reference!r} is not known{nearest(reference, names())}; a file of your own ends in .py")
+        raise UserError(f"config {reference!r} is not known: there is no such file" if reference.endswith(".py") else
+                        f"config {reference!r} is not known{nearest(reference, names())}; a file of your own ends in .py")
     spec = importlib.util.spec_from_file_location(f"jaxpost_config_{path.stem}", path)
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = loaded  # dataclasses of a user's task look their module up

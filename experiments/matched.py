@@ -97,8 +97,8 @@ def at_matched_norm(table: pa.Table, arms: Sequence[str], base: str, among: str)
     rows = []
     for run, series in runs.items():
         for key, points in series.items():
-            if key[0] == "policy.loss_tokens" or len(points) < len(norms[run]):
-                continue  # measured at the last step only: nothing to interpolate
+            if not key[0].startswith(("weight.", "policy.")) or key[0] == "policy.loss_tokens" or len(points) < len(norms[run]):
+                continue  # of other things than where the policy is, or measured at the last step only
             numbers = {n: stats.log_interp([target], norms[run], [_number(p[n]) for p in points])[0]
                        if target > 0 else np.nan for n in _NUMBERS}
             rows.append(_row(points[-1], {"at": "matched_norm", "among": among}, numbers))

@@ -1,4 +1,4 @@
-"""Eight fake devices, no silent rank promotion, one compilation cache for the run, programs dropped before they are too many."""
+"""Eight fake devices, no silent rank promotion, one compilation cache for the run, few programs at a time."""
 
 import gc
 import os

@@ -73,8 +73,9 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
       seed_N                      a fresh random word a row and step, the same on every mesh
 
     Raises:
-      ValueError: no reference policy was passed.
+      ValueError: no reference policy was passed, or rows that do not fall into equal updates and microbatches.
     """
+    spec.check_rows(batch.mask_NxT.shape[0])
     needs = spec.objective.needs
 
     def said(rows):

@@ -132,7 +132,7 @@ def test_a_file_that_does_not_load_is_one_line(capsys, tmp_path):
         err = capsys.readouterr().err
         assert expected in err and err.count("\n") == 1, err
     assert run.main([f"--config={tmp_path}/none.py"]) == 2
-    assert "is not known" in capsys.readouterr().err
+    assert "is not known: there is no such file" in capsys.readouterr().err
 
 
 def test_a_file_of_ones_own_registers_a_task_and_an_objective(tmp_path, monkeypatch):
