@@ -96,8 +96,22 @@ def block_krylov(a_MxN: jax.Array, k: int, key: jax.Array, block: int, depth: in
         raise ValueError(
             f"block_krylov needs block * depth <= min(m, n); found {block} * {depth} > {min(m, n)}: use svd"
         )
+    a_MxN, unit = _to_unit(a_MxN)
     u, s, v = _krylov_triplets(a_MxN, block, depth, jax.random.normal(key, (n, block), a_MxN.dtype))
-    return _leading(a_MxN, k, u, s, v, jnp.bool_(False))
+    return _from_unit(_leading(a_MxN, k, u, s, v, jnp.bool_(False)), unit)
+
+
+def _to_unit(a_MxN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """a over a power of two near its largest entry, and that power: products and squared residuals neither vanish nor
+    overflow, and nothing else changes (exact)."""
+    unit = jax.lax.reduce_precision(jnp.max(jnp.abs(a_MxN)), exponent_bits=8, mantissa_bits=0)
+    unit = jnp.where(unit > 0, unit, 1.0)
+    return a_MxN / unit, unit
+
+
+def _from_unit(found: TopK, unit: jax.Array) -> TopK:
+    in_units = ("s_K", "residual_K", "next_s", "next_residual")
+    return found._replace(**{name: getattr(found, name) * unit for name in in_units})
 
 
 def _leading(a_MxN, k, u, s, v, fell_back) -> TopK:
@@ -159,11 +173,13 @@ def top_k(
     if not 1 <= k < min(m, n):
         raise ValueError(f"top_k needs 1 <= k < min(m, n) = {min(m, n)}; found k={k}")
 
+    a_MxN, unit = _to_unit(a_MxN)
+
     def exact(fell_back):
         return _leading(a_MxN, k, *svd(a_MxN), fell_back)
 
     if not krylov_fits((m, n), k, oversample):
-        return exact(jnp.bool_(False))
+        return _from_unit(exact(jnp.bool_(False)), unit)
     block, depth = k + 1 + oversample, krylov_depth((m, n), k, oversample)
 
     def certified(u, s, v):
@@ -179,7 +195,8 @@ def top_k(
     nothing = jnp.zeros((m, block), a_MxN.dtype), jnp.zeros(block, a_MxN.dtype)
     first = (jnp.int32(0), jnp.bool_(False), (*nothing, jax.random.normal(key, (n, block), a_MxN.dtype)))
     _, done, (u, s, v) = jax.lax.while_loop(lambda carry: ~carry[1] & (carry[0] < cycles), cycle, first)
-    return jax.lax.cond(done, lambda: _leading(a_MxN, k, u, s, v, jnp.bool_(False)), lambda: exact(jnp.bool_(True)))
+    found = jax.lax.cond(done, lambda: _leading(a_MxN, k, u, s, v, jnp.bool_(False)), lambda: exact(jnp.bool_(True)))
+    return _from_unit(found, unit)
 
 
 def leading_values(

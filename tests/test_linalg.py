@@ -156,6 +156,16 @@ def test_the_constants_of_float32_bound_lapack(shape, power):
     assert linalg.residuals(jnp.asarray(a), u, s, v).max() <= linalg.RESIDUAL_FLOOR * exact[0]
 
 
+@pytest.mark.parametrize("shape", [(90, 70), (20, 30)], ids=["krylov", "exact"])
+@pytest.mark.parametrize("power", [-80, -60, 60])
+def test_top_k_does_not_depend_on_scale(shape, power):
+    a = jnp.asarray(decaying(np.random.default_rng(5), *shape, 1.0), jnp.float32)
+    plain, scaled = (linalg.top_k(x, 3, KEY) for x in (a, a * 2.0**power))
+    for name, x, y in zip(plain._fields, plain, scaled, strict=True):
+        unit = 1.0 if name in ("u_MxK", "v_NxK", "fell_back") else 2.0**power
+        np.testing.assert_array_equal(np.asarray(y, np.float64), np.asarray(x, np.float64) * unit, err_msg=name)
+
+
 def test_top_k_names_the_range_of_k():
     with pytest.raises(ValueError, match="1 <= k < min\\(m, n\\) = 4; found k=4"):
         linalg.top_k(jnp.zeros((5, 4)), 4, KEY)

@@ -46,7 +46,7 @@ WEIGHTS = Need("weights", (("checkpoint", "current"),))  # name -> f32[m, n]: ev
 PARAMS0 = Need("params", (("checkpoint", "base"),))  # the whole pytree, float32
 PARAMS = Need("params", (("checkpoint", "current"),))
 PROBE_BATCH = Need("probe_batch")  # rows fixed before the run, the same for every arm, seed and step
-HISTORY = Need("history")  # name -> [steps]: what the train step reported since the last measurement
+HISTORY = Need("history")  # name -> [steps]: what the train step reported since the last boundary of a compiled call
 
 
 def said(need: Need) -> str:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import linalg, stats
-from jaxpost.probes import pooling, visibility
+from jaxpost.probes import by_matrix, pooling, visibility
 from jaxpost.probes.panel import TensorInfo
 from jaxpost.probes.pooling import NAN, OK, divide, total
 
@@ -25,7 +25,8 @@ def jaccard(weights0: Mapping[str, jax.Array], weights1_S: Mapping[str, jax.Arra
 
     Args: weights0 name -> f32[m, n] on the bf16 grid; weights1_S name -> f32[S, m, n] masters.
     Returns: name -> {"both", "either"} observed counts, {"expected_both", "expected_either"} of blind updates,
-      each f64[S, S]; visible "density" and "n_nonfinite" f64[S]; the number of entries "n". The diagonals mean nothing.
+      each f64[S, S]; visible "density", "n_nonfinite" and "bf16" (stored so) f64[S]; the number of entries "n". The
+      diagonals mean nothing.
       Expectations use the seed's own float32 update, or, where its masters are bf16, a Gaussian at its density.
     Raises: ValueError when names or shapes do not match.
     """
@@ -53,11 +54,11 @@ def _pairs(w0: jax.Array, w1_S: jax.Array) -> dict[str, jax.Array]:
         density = jnp.sum(visible, dtype=jnp.int32) / n
         own = visibility.visibility_empirical(visibility.update_histogram(w1 - w0), n)
         sigma = visibility.calibrate(counts_C, density)[visibility.LAWS.index("gaussian")]
-        bf16_master = jnp.all(visibility.fp32_codes(w1) & 0xFFFF == 0)
-        p_C = jnp.where(bf16_master, visibility.visibility_law("gaussian", sigma), own)
-        return visible.ravel(), p_C, density, jnp.sum(~jnp.isfinite(w1), dtype=jnp.int32)
+        bf16 = by_matrix.bf16_master(w1)
+        p_C = jnp.where(bf16, visibility.visibility_law("gaussian", sigma), own)
+        return visible.ravel(), p_C, density, jnp.sum(~jnp.isfinite(w1), dtype=jnp.int32), bf16
 
-    visible_SxN, p_SxC, density_S, nonfinite_S = jax.lax.map(one, w1_S)
+    visible_SxN, p_SxC, density_S, nonfinite_S, bf16_S = jax.lax.map(one, w1_S)
     both = jax.lax.map(lambda row: jnp.sum(row[None, :] & visible_SxN, axis=1, dtype=jnp.int32), visible_SxN)
     size_S = jnp.sum(visible_SxN, axis=1, dtype=jnp.int32)
     weighted = p_SxC * counts_C.astype(jnp.float32)[None, :]
@@ -69,6 +70,7 @@ def _pairs(w0: jax.Array, w1_S: jax.Array) -> dict[str, jax.Array]:
         "expected_either": expected_S[:, None] + expected_S[None, :] - expected_both,
         "density": density_S,
         "n_nonfinite": nonfinite_S,
+        "bf16": bf16_S,
     }
 
 
@@ -122,9 +124,11 @@ def finalize_jaccard(
         interval = {name: stats.jackknife_pairs(x) for name, x in pairs.items()}
         empty = (status == "ok") & np.isnan(interval["observed"].value)
         status[empty], reason[empty] = "degenerate", "a pair of seeds changed no entry visibly"
+    bf16 = np.asarray([[np.asarray(found[info.name]["bf16"]).all() for info in infos]])
+    kind = by_matrix.kinds("magnitude_conditioned", "calibrated_gaussian", bf16, scopes)[0]
     return estimate_columns(
         scopes, {"metric": "weight.jaccard", "arm": arm, "step": step, "conditional_on": conditional_on}, n_seeds,
-        interval["observed"], status, reason, ("magnitude_conditioned", *interval["expected"]),
+        interval["observed"], status, reason, (kind, *interval["expected"]),
         ("independence", interval["independence"].value), row_ids)
 
 

@@ -47,6 +47,7 @@ DRIFT = (
 base.register(*DRIFT)
 METRICS = tuple(metric.id for metric in DRIFT)
 MIN_POINTS = 6
+MIN_FITTED = 3  # points that a law with two coefficients is fitted on
 _EXACT = 1e-6  # relative error of float32 distances: below it laws cannot be told apart
 
 
@@ -169,6 +170,8 @@ class Drift:
         found = [by_matrix.regroup(series[step]) for step in steps]
         read = {name: np.stack([by_matrix.stacked(x, infos, name) for x in found])
                 for name in ("distance", "edge", "n_nonfinite", "bf16")}
+        still = (read["distance"] == 0) & (read["bf16"] > 0) & ~(read["bf16"] > 0).all(-1, keepdims=True)
+        read["edge"] = np.where(still, read["edge"] * 2.0**-16, read["edge"])  # float32 masters, still on the base's bf16 grid
         scopes = pooling.scopes_of(infos)
         table = RowTable(scopes, seeds, {"arm": arm, "step": steps[-1], "conditional_on": conditional_on})
         states = by_matrix.state(read["n_nonfinite"].sum(0), (read["distance"] == 0).all(0))
@@ -181,10 +184,11 @@ class Drift:
 def _add_laws(table: RowTable, t_P: np.ndarray, distance_PxSxC, edge_PxSxC, states, held: int, dtype) -> None:
     """Fit every seed and scope and append the rows; too few points, or none above rounding, are said."""
     status, reason = pooling.statuses(states, table.scopes, "")
-    enough = len(t_P) >= MIN_POINTS
-    if not enough:
-        ok = status == "ok"
+    ok, fitted = status == "ok", len(t_P) - held
+    if len(t_P) < MIN_POINTS:
         status[ok], reason[ok] = "absent", f"{len(t_P)} measured steps in the phase; a fit needs {MIN_POINTS}"
+    elif fitted < MIN_FITTED:
+        status[ok], reason[ok] = "absent", f"{held} of {len(t_P)} steps are held out; a fit needs {MIN_FITTED} others"
     drowned = (distance_PxSxC < edge_PxSxC).sum(0)
     low = (status == "ok") & (drowned > 0)
     status[low] = "unresolved"

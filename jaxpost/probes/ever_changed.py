@@ -7,6 +7,9 @@ An entry is counted as changed when its bf16 value changes (+0 equals -0; a NaN 
             first change an entry equals the base, after it it does not
     cancelled   ever and not net
 
+Every tensor counts, gains and biases as well; `weight.sparsity.bf16` is of matrices alone. The net sparsity of the tensors
+that are counted here is weight.sparsity.ever + weight.cancelled.
+
 The masks of `ever` are one bit an entry, part of the train state: reductions of two values that the step has, which change
 no parameter. A run that goes on from a checkpoint without them starts them anew, and its rows say from which step.
 
@@ -32,7 +35,7 @@ EVER = base.Need("probe_state", (("item", ITEM),))  # {"mask": packed bits shape
 _PULSE = "arXiv:2602.03839 (per-step changes of the bf16 cast), arXiv:2505.11711"
 _COUNT = "bits set in every optimizer step where the bf16 cast changes, one an entry; integer counts, exact"
 _NULL = ("none: how often blind steps return to the base's rounding cell depends on how they correlate in time, which neither "
-         "end of the path fixes; compare with weight.sparsity.bf16 (net)")
+         "end of the path fixes; compare with net over the same tensors, which is weight.sparsity.ever + weight.cancelled")
 
 METRICS = (
     Metric("weight.sparsity.ever", "share of entries whose bf16 value no optimizer step changed", "1", _PULSE, _NULL,
@@ -117,14 +120,15 @@ class EverChanged:
         return {}
 
     def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
-        """(state, counts of entries ever changed and cancelled, [T] int32, and the step from which on)."""
+        """(state, counts of entries ever changed, cancelled and not finite, [T], and the step from which on)."""
         del key
-        seen, now = ctx[EVER], ctx[base.PARAMS]
-        first = {name: ctx[base.PARAMS0][name] for name in now if name in ctx[base.PARAMS0]}
+        seen, first = ctx[EVER], {name: x for name, x in ctx[base.PARAMS0].items() if name in ctx[base.PARAMS]}
+        now = {name: ctx[base.PARAMS][name] for name in first}
         mask = {name: seen["mask"][name] for name in first}
-        net = jax.tree.map(lambda x, y: pack(changed(x, y)), first, {name: now[name] for name in first})
+        net = jax.tree.map(lambda x, y: pack(changed(x, y)), first, now)
         cancelled = jax.tree.map(lambda m, x: m & ~x, mask, net)
-        return state, {"ever_T": _count(mask), "cancelled_T": _count(cancelled), "since": seen["since"]}
+        broken = gradient_sums.per_tensor(jax.tree.map(lambda x: (~jnp.isfinite(x)).astype(jnp.float32), now))
+        return state, {"ever_T": _count(mask), "cancelled_T": _count(cancelled), "nonfinite_T": broken, "since": seen["since"]}
 
     def finalize(self, values: Mapping[str, Any], state: dict, *, infos: Sequence[TensorInfo], arm: str, step: int,
                  seeds: Sequence[int], conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]]) -> dict[str, Any]:
@@ -136,9 +140,12 @@ class EverChanged:
         table = pooling.RowTable(scopes, seeds, {"arm": arm, "step": step, "conditional_on": conditional_on})
         every = np.ones(wanted, bool)
         entries = pooling.total(np.broadcast_to([float(np.prod(info.shape)) for info in infos], wanted), every, scopes)
-        late = np.broadcast_to(np.asarray(values["since"])[:, None] > 0, entries.shape)
-        status = np.where(late, "unresolved", "ok").astype(object)
-        reason = np.where(late, np.asarray([f"watched from step {int(s)} on only" for s in values["since"]])[:, None], None)
+        state_SxT = np.where(np.asarray(values["nonfinite_T"]) > 0, pooling.NAN, pooling.OK)
+        status, reason = pooling.statuses(state_SxT, scopes, "")
+        late = (np.asarray(values["since"])[:, None] > 0) & (status == "ok")
+        status[late] = "unresolved"
+        since = [f"watched from step {int(s)} on only" for s in values["since"]]
+        reason = np.where(late, np.asarray(since, object)[:, None], reason)
         ever, cancelled = (pooling.total(np.asarray(values[name], np.float64), every, scopes) / entries
                            for name in ("ever_T", "cancelled_T"))
         for metric, value in (("weight.sparsity.ever", 1 - ever), ("weight.cancelled", cancelled)):

@@ -212,7 +212,8 @@ class FisherDistance:
         del key
         params0, params = gradient_sums.wide(ctx[base.PARAMS0]), gradient_sums.wide(ctx[base.PARAMS])
         square = jax.tree.map(lambda a, b: (b - a) ** 2, params0, params)
-        rounding = jax.tree.map(_rounding_square, params)
+        stored = jnp.stack([by_matrix.bf16_master(w.astype(jnp.float32)) for w in jax.tree.leaves(params)]).all()
+        rounding = jax.tree.map(lambda a, b: _rounding_square(b, stored | jnp.any(a != b)), params0, params)
         fisher = jax.tree.map(lambda f: f.mean(axis=0), state["fisher_K"])
 
         def of_group(fisher_k):
@@ -255,10 +256,15 @@ class FisherDistance:
         return table.columns(row_ids)
 
 
-def _rounding_square(w: jax.Array) -> jax.Array:
-    """Expected squared rounding error of each stored entry, ulp^2 / 12, in the dtype the tensor was stored in."""
+def _rounding_square(w: jax.Array, told: jax.Array) -> jax.Array:
+    """Expected squared rounding error of each stored entry, ulp^2 / 12, in the dtype the tensor was stored in.
+
+    That is bf16 where every entry is on its grid and this tells something (`told`): the tensor moved, or all the others are
+    on it too. A float32 tensor that has not moved is still on the grid of its base.
+    """
     codes = visibility.bf16_codes(w.astype(jnp.float32))
-    ulp = jnp.where(by_matrix.bf16_master(w.astype(jnp.float32)), visibility.ulp(codes), visibility.ulp(codes, "fp32"))
+    bf16 = by_matrix.bf16_master(w.astype(jnp.float32)) & told
+    ulp = jnp.where(bf16, visibility.ulp(codes), visibility.ulp(codes, "fp32"))
     return ulp**2 / 12
 
 

@@ -69,7 +69,7 @@ def points(rows: Sequence[Mapping], predictor: Mapping[str, object], old_task: M
 
     Args:
       rows: measurement rows. Those of role "seed" with a value count, of granularity "global" or "policy" unless the
-        predictor names another; rows at matched points (`at=` in params) do not.
+        predictor names another; rows at matched points (`at=` in params) and of broken policies (status "nan") do not.
       predictor, old_task: columns that identify a statistic. Success of the base is arm "base", of the same seed.
     Raises: KeyError when no row, or more than one of a run and step, matches.
     """
@@ -93,7 +93,7 @@ def _series(rows: Sequence[Mapping], wanted: Mapping[str, object]) -> dict[tuple
         if run in found:
             raise KeyError(f"two rows of arm {run[0]!r}, seed {run[1]}, step {run[2]} match {wanted}: "
                            "name params, dtype or split")
-        if row["value"] is not None and np.isfinite(row["value"]):
+        if row["value"] is not None and np.isfinite(row["value"]) and row.get("status") != "nan":
             found[run] = float(row["value"])
     if not found:
         raise KeyError(f"no row with a value matches {wanted}")

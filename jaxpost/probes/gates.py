@@ -207,6 +207,19 @@ def beyond(d: jax.Array, codes: jax.Array) -> jax.Array:
     return (size > h) | ((size == h) & ((codes & 1) == 1))
 
 
+def _rounded_gaussian(sigma: jax.Array, threshold: jax.Array) -> jax.Array:
+    """P(a Gaussian update, rounded to bf16 on its entry, is beyond `threshold` half ULPs) by class: f32[C].
+
+    A rounded update is r whole ULPs, and r of them or more are reached from 2 r - 1 half ULPs on: r is the smallest whole
+    number with 2 r > threshold (2 r = threshold will do where ties count, odd codes). Neglects that ULPs change where the
+    update crosses a power of two.
+    """
+    odd_C = (visibility.representatives() & 1) == 1
+    least_C = jnp.maximum(jnp.where(odd_C, jnp.ceil(threshold / 2), jnp.floor(threshold / 2) + 1), 1.0)
+    at_even, at_odd = (visibility.visibility_law("gaussian", sigma / (2 * r - 1)) for r in (least_C[0], least_C[1]))
+    return jnp.where(odd_C, at_odd, at_even)
+
+
 def half_ulp_counts(w0: jax.Array, w1: jax.Array, shifts: tuple[int, ...]) -> dict[str, jax.Array]:
     """Counts beyond 2^j half ULPs, with the mean and variance of a blind update: [J + 1], the size-free threshold last.
 
@@ -221,7 +234,7 @@ def half_ulp_counts(w0: jax.Array, w1: jax.Array, shifts: tuple[int, ...]) -> di
 
     def at(scale):
         own = visibility.visibility_empirical(visibility.update_histogram(d * scale), d.size)
-        p_C = jnp.where(bf16, visibility.visibility_law("gaussian", sigma * scale), own)
+        p_C = jnp.where(bf16, _rounded_gaussian(sigma, 1 / scale), own)
         n_C = counts_C.astype(jnp.float32)
         return {"count": jnp.sum(beyond(d * scale, codes), dtype=jnp.int32), "expected": jnp.sum(p_C * n_C),
                 "variance": jnp.sum(p_C * (1 - p_C) * n_C)}

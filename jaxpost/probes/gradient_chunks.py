@@ -1,7 +1,7 @@
 """Coherence and noise scale of the accumulation chunks of training steps: what a run measures of itself at no cost.
 
-With M > 1 microbatches a step makes M gradients g_j of chunks of k rows, on the way to their sum. Their S1 = |sum g_j|^2 and
-S2 = sum |g_j|^2 (`inline.chunk_sums`) give the statistics of chunk gradients:
+With M > 1 microbatches a step makes M gradients g_j of chunks of k rows (or pairs of rows), on the way to their sum. Their
+S1 = |sum g_j|^2 and S2 = sum |g_j|^2 (`inline.chunk_sums`) give the statistics of chunk gradients:
 
     alpha_k = k a / (1 + (k - 1) a), a that of single rows              arXiv:2008.01217; rows with from_chunk give a
     |G_big|^2 = S1 / (M k)^2, |G_small|^2 = S2 / (M k^2)                 B_big = M k, B_small = k
@@ -10,7 +10,8 @@ S2 = sum |g_j|^2 (`inline.chunk_sums`) give the statistics of chunk gradients:
 
 Sums are averaged over the steps of the history before any ratio is taken: those since the last measurement, or since the
 last boundary of a compiled call where that is later (`n_units` says how many). They are of a moving policy, on the training
-rows, with the objective's advantages as constants; a chunk's loss is a sum over its rows, whatever the aggregation divides
+rows, with the objective's advantages as constants; rows of one prompt's group share a chunk and are not independent, so
+that in RL a is that of rows as they come in groups; a chunk's loss is a sum over its rows, whatever the aggregation divides
 by afterwards. With one microbatch, or an objective of several weighted terms, there is nothing to report.
 """
 

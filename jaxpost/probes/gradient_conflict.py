@@ -38,10 +38,14 @@ def measure(loss_a: gradient_sums.Loss, loss_b: gradient_sums.Loss, params: Any,
 
     Returns: "<x><y>_T" for x, y in a, b and, of the half sums, in a0 a1 b0 b1; "<x>.<y>_mxT" for example gradients of x
       against the sum of y, the other loss or a half of x; and "<x>_mxT" their squares.
-    Raises: ValueError for a half that microbatches do not divide.
+    Raises: ValueError for an odd number of examples, or a half that microbatches do not divide.
     """
     out, total, halved = {}, {}, {}
     both = (("a", loss_a, examples_a), ("b", loss_b, examples_b))
+    for name, _, examples in both:
+        if (m := jax.tree.leaves(examples)[0].shape[0]) % 2 or not m:
+            raise ValueError(f"conflict: examples_{name} has {m} examples, which have no two equal halves; nearest valid: "
+                             f"{max(m - 1, 2)}")
     for name, loss, examples in both:
         halves = [jax.tree.map(lambda x, h=h: x[h::2], examples) for h in (0, 1)]
         (even, even_mxT), (odd, odd_mxT) = (gradient_sums.first_pass(loss, params, half, microbatch) for half in halves)

@@ -14,6 +14,9 @@ the cotangent of zeros that the embedding hands to the head. Gains and biases ar
 S1 is that of the gradient itself. So S1 and S2 cost one gradient and the [T, T] products of inputs and of cotangents; where
 the d x p gradients of the examples are smaller than those, they are formed instead of the sum (`forms_gradients`).
 
+Products round at the size of sum_{s,t} |r_s . r_t| |c_s . c_t|: where an example's positions cancel, |g|^2 is known to about
+1e-6 of that only, which a bound on the sums does not count, and what falls below 0 reads 0.
+
 Legend: m examples, B of a microbatch, T positions of an example, N = B T, T (axis) tensors as in `gradient_sums`, L layers.
 """
 
@@ -62,7 +65,7 @@ class Ghost:
 
         zero = jax.tree.map(jnp.zeros_like, sums.wide(params))
         total, square = jax.lax.scan(one, zero, sums.microbatches(examples, microbatch))
-        return total, sums.in_order(square)
+        return total, jnp.maximum(sums.in_order(square), 0.0)
 
     def per_example(self, params: Any, examples: Any, microbatch: int, intervals: bool = True) -> Sums:
         """S1, q_i and, with `intervals`, d_i in a second pass; no GSNR, which takes squares by coordinate."""

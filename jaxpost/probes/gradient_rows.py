@@ -197,7 +197,7 @@ def chunks(rows: Rows, s1_SxTxn, s2_SxTxn, m: int, chunk: int, params=None) -> N
         rows.add(name, estimate, n, {**params, "chunk": chunk}, _orthogonal(name, m), unit="step")
     if chunk > 1:
         alpha = found["alpha.unbiased"]
-        value, lo, hi = (statistics.alpha_of_one(x, chunk) for x in alpha[:3])
+        value, lo, hi = (statistics.alpha_of_one(np.minimum(x, 1.0), chunk) for x in alpha[:3])  # above 1 it changes sign
         slope = chunk / (chunk - (chunk - 1) * alpha.value) ** 2
         one = alpha._replace(value=value, lo=lo, hi=hi, error=alpha.error * slope)
         rows.add("alpha.unbiased", one, n, {**params, "chunk": 1, "from_chunk": chunk}, _orthogonal("alpha.unbiased", m),

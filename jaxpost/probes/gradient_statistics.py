@@ -26,7 +26,7 @@ from jaxpost import stats
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 SINGLE = "one gradient has no pair"
-NO_GRADIENT = "every gradient is zero"
+NO_GRADIENT = "every gradient is zero, or its square is below float32"
 FEW = "no interval below three units"
 
 # statistic -> value at orthogonal gradients, of m; None where that is not a number
@@ -142,6 +142,8 @@ def estimates(s1, square_m, dot_m=None, *, additions=0, chunk: int = 1) -> dict[
         s1_m, s2_m = without_one(s1, square_m, dot_m)
         dropped = point(s1_m, s2_m, m - 1, chunk)
         bounds = {name: jackknife(dropped[name], values[name]) for name in values}
+        for name in ("plug_in", "unbiased"):  # m alpha at this m: its delete-one values are of m - 1 examples
+            bounds[f"m_coherence.{name}"] = tuple(m * x for x in bounds[f"alpha.{name}"])
         sum_bounds = tuple(m**2 * x for x in jackknife(s1_m / (m - 1) ** 2, s1 / m**2))
     out = _all_judged(values, bounds, _propagated(values, s2, e1, e2, m, chunk), s2, m, m, (mean_square.lo <= 0) & (m > 1))
     out["sum_norm2"] = _judged(s1, *sum_bounds, e1, s2, m, m, False, False)

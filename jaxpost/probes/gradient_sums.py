@@ -196,7 +196,16 @@ def further(loss: Loss, params: Any, examples: Any, microbatch: int, total: Any,
 
 
 def _signal_to_noise(total: Any, spread: Any, m: int) -> tuple[jax.Array, jax.Array]:
-    """(sum over coordinates of mean^2 / var, coordinates that vary) of every tensor; from G and sum_i (g_i - mean)^2."""
+    """(sum over coordinates of mean^2 / var, coordinates that vary) of every tensor; from G and sum_i (g_i - mean)^2.
+
+    A coordinate varies where its spread exceeds m (4 m u mean)^2, u the unit roundoff: what an inexact mean alone leaves.
+    """
+    def beyond(g, s):
+        floor = m * (4 * jnp.finfo(s.dtype).eps / 2 * g) ** 2  # m mean = g
+        return jnp.where(s <= floor, 0.0, s)  # NaN stays NaN
+
+    spread = jax.tree.map(beyond, total, spread)
+
     def ratio(g, s):
         variance = s / max(m - 1, 1)
         return jnp.where(variance == 0, 0.0, (g / m) ** 2 / jnp.where(variance == 0, 1.0, variance))  # NaN stays NaN
@@ -207,9 +216,17 @@ def _signal_to_noise(total: Any, spread: Any, m: int) -> tuple[jax.Array, jax.Ar
 
 
 def _without(total: Any, spread: Any, grads: Any, m: int) -> tuple[jax.Array, jax.Array]:
-    """`_signal_to_noise` without one example: its G - g and sum of squares s - (g - mean)^2 m / (m - 1), not below 0."""
+    """`_signal_to_noise` without one example: its G - g and sum of squares s - (g - mean)^2 m / (m - 1).
+
+    What the subtraction cannot tell from 0, 4 m u (s + |mean| sqrt(s)) with u the unit roundoff, is 0: the coordinates that
+    only this example moves.
+    """
+    def without(s, t, g):
+        left = s - (g - t / m) ** 2 * (m / max(m - 1, 1))
+        return jnp.where(left <= 4 * m * jnp.finfo(s.dtype).eps / 2 * (s + jnp.abs(t / m) * jnp.sqrt(s)), 0.0, left)
+
     rest = jax.tree.map(jnp.subtract, total, grads)
-    left = jax.tree.map(lambda s, t, g: jnp.maximum(s - (g - t / m) ** 2 * (m / max(m - 1, 1)), 0.0), spread, total, grads)
+    left = jax.tree.map(without, spread, total, grads)
     return _signal_to_noise(rest, left, m - 1)
 
 

@@ -48,14 +48,16 @@ def scopes_of(infos: Sequence[TensorInfo]) -> Scopes:
 def total(x_SxT: np.ndarray, used_SxT: np.ndarray, scopes: Scopes) -> np.ndarray:
     """Sum over the used matrices of each scope; trailing axes of x are kept: [S, T, ...] -> [S, C, ...].
 
-    A NaN makes the scopes that use its matrix NaN, and no other.
+    A NaN makes the scopes that use its matrix NaN, an infinity infinite, and no other.
     """
     used = used_SxT.reshape(used_SxT.shape + (1,) * (x_SxT.ndim - 2))
-    broken = used & np.isnan(x_SxT)
+    broken = used & ~np.isfinite(x_SxT)
     member = scopes.member_CxT.astype(np.float64)
     summed = np.einsum("st...,ct->sc...", np.where(used & ~broken, x_SxT, 0.0), member)
     if broken.any():
-        summed = np.where(np.einsum("st...,ct->sc...", broken * 1.0, member) > 0, np.nan, summed)
+        lost = np.where(broken, x_SxT, 0.0)
+        with np.errstate(invalid="ignore"):  # inf - inf
+            summed += np.stack([lost[:, inside].sum(1) for inside in scopes.member_CxT], axis=1)
     return summed
 
 

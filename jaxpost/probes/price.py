@@ -158,7 +158,8 @@ def check_budget(lines: Sequence[Priced], budget: float | None, cheaper: str | N
     dearest = max(lines, key=lambda line: line.share)
     left = budget - (total - dearest.share)
     fits = math.floor(dearest.measurements * left / dearest.share) if left > 0 else 0
-    ways = [f"measure it {fits} times instead of {dearest.measurements} (a longer cadence)"] if fits else ["leave it out"]
+    without = "leave it out" if left >= 0 else "leave it out and more"
+    ways = [f"measure it {fits} times instead of {dearest.measurements} (a longer cadence)" if fits else without]
     ways += [f"take the preset {cheaper!r}"] if cheaper else []
     raise ValueError(f"the probes would take {total:.1%} of the training time, the budget is {budget:.1%}; dearest is "
                      f"{dearest.id!r} with {dearest.share:.1%} ({dearest.measurements} measurements of "

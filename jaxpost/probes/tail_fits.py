@@ -100,19 +100,23 @@ def marchenko_pastur(values: np.ndarray, shape: tuple[int, int]) -> Bulk:
     lambda / N lies in sigma^2 (1 -+ sqrt(M / N))^2. sigma is such that the medians of law and eigenvalues agree; spikes
     are left out and the fit repeated until none is new. Johnstone's centring and scale of the largest eigenvalue:
     (sqrt(N-1) + sqrt M)^2 and (sqrt(N-1) + sqrt M) (1/sqrt(N-1) + 1/sqrt M)^(1/3).
-    Args: values: eigenvalues, any order. Returns: Bulk, NaN for fewer than MIN_VALUES values or a zero matrix.
+    Args: values: eigenvalues, any order. Returns: Bulk, NaN for fewer than MIN_VALUES values, or where the bulk is zero
+      within the numerical error of singular values (a zero or rank-deficient matrix).
     Source: Marchenko and Pastur 1967; Johnstone 2001. Differs from WeightWatcher: median instead of a kernel density fit.
     """
     longer, shorter = max(shape), min(shape)
     x = np.sort(np.asarray(values, np.float64))
-    if len(x) < MIN_VALUES or x[len(x) // 2] <= 0:
-        return Bulk(*[np.nan] * len(Bulk._fields))
+    nothing, nil = Bulk(*[np.nan] * len(Bulk._fields)), (linalg.ALONE * linalg.VALUE_ERROR) ** 2 * x[-1]
+    if len(x) < MIN_VALUES:
+        return nothing
     nodes, law = _law(shorter, longer)
     middle = np.interp(0.5, law, nodes)
     root = np.sqrt(longer - 1) + np.sqrt(shorter)
     fluctuation = root * (1 / np.sqrt(longer - 1) + 1 / np.sqrt(shorter)) ** (1 / 3)
     bulk = len(x)
     while True:
+        if np.median(x[:bulk]) <= nil:
+            return nothing
         variance = np.median(x[:bulk]) / (longer * middle)
         inside = int(np.sum(x <= variance * (root**2 + TRACY_WIDOM_95 * fluctuation)))
         if inside >= bulk or inside < MIN_VALUES // 2:

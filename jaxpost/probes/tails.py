@@ -54,6 +54,7 @@ base.register(*FITS)
 _FIELDS = tuple(metric.id.removeprefix("weight.") for metric in FITS)
 _SQUARED, _LINEAR = ("tail.xmin", "mp.edge"), ("mp.sigma",)  # how a statistic scales with ||A||_F; the rest not at all
 _TOO_FEW = f"fewer than {tail_fits.MIN_VALUES} singular values"
+_NO_FIT = "nothing to fit: the matrix is zero, or too few of its eigenvalues are distinct and above numerical error"
 
 
 def fits(s_Q: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +130,8 @@ class SpectrumTails:
                 found = np.where((state_SxT == OK) & np.isnan(value[..., f]), pooling.DEGENERATE, state_SxT)
                 used = found == OK
                 status, reason = pooling.statuses(found, scopes, _TOO_FEW)
+                for s, c in np.argwhere(reason.astype(bool)):
+                    reason[s, c] = reason[s, c].replace(pooling.NO_UPDATE, _NO_FIT)
                 null = ("gaussian_matrix", *pooling.draw_range(mean(drawn[..., f], used, scopes)))
                 table.add(f"weight.{name}", by_matrix.settled(mean(value[..., f], used, scopes), status), status, reason,
                           null=null, num_err=mean(error[..., f], used, scopes), dtype="fp32", params=f"of={subject}")

@@ -76,7 +76,8 @@ register(
     Metric("weight.rank.hill", "[sum_{i<k} log(s_i / s_k) / (k - 1)]^-1 on the top k singular values", "1", OPDG,
            "gaussian_matrix of the same shape", "mean over matrices", _LEADING),
     Metric("weight.jaccard", "|A & B| / |A | B| of the bf16-visible masks of two seeds, mean over pairs", "1",
-           PNT + " 2.2", "magnitude_conditioned: sum p^a p^b / sum (p^a + p^b - p^a p^b); independence a further row",
+           PNT + " 2.2", "magnitude_conditioned: sum p^a p^b / sum (p^a + p^b - p^a p^b) (calibrated_gaussian where "
+           "masters are bf16); independence a further row",
            "mean over pairs of seeds, ratio of sums over matrices", _CODES, ci_method="delete-one-seed jackknife, t"),
 )
 

@@ -123,14 +123,20 @@ class Readings:
             return relative
         seen_TxP = self._curves["relative_norm"][..., view].mean(-1)
         matched = nulls.invert_norm(self.panel.null_norms, seen_TxP, relative)
-        return np.where(self.bf16_master_S[:, None], matched, relative)
+        return np.where(self.bf16_master_S[:, None] & (relative > 0), matched, relative)
 
     def isotropic(self, name: str, view: int, side: int | None = None, k: int | None = None) -> np.ndarray:
-        """Null draws [S, T, D] of a statistic of `spectra.rotation` (side and k are positions), or of relative_norm."""
+        """Null draws [S, T, D] of a statistic of `spectra.rotation` (side and k are positions), or of relative_norm.
+
+        A matrix without an update has the null 0 (its ratio of spectral shift and norm is degenerate, and has none).
+        """
         curve = self._curves[name][:, :, :, view]
         if side is not None:
             curve = curve[..., side, k]
-        return nulls.interpolate(self.panel.null_norms, curve, self.null_at(view))
+        at = self.null_at(view)
+        drawn = nulls.interpolate(self.panel.null_norms, curve, at)
+        still = (at == 0) & (name != "spectral_shift_over_update")
+        return np.where(still[..., None], 0.0, drawn)
 
     def floor(self, name: str, view: int, side: int | None = None, k: int | None = None) -> np.ndarray:
         """Rounding floor [S, T, ...] of a statistic (the same for every seed)."""

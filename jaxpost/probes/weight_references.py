@@ -153,6 +153,7 @@ def _ranks(score: jax.Array, wide: jax.Array) -> jax.Array:
 
 
 def wide_of(weights: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:
+    """bool[L]: which matrices of a group `stack` transposes."""
     return np.asarray([is_wide(np.shape(weights[name])) for name in names])
 
 

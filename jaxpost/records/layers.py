@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 from matplotlib.ticker import ScalarFormatter
 
 from jaxpost.records.curves import Drawn, Missing, band, by_arm, line, replicates, said
+from jaxpost.records.readings import on_path
 from jaxpost.records.rows import select
 from jaxpost.records.style import INK, MUTED, arm_styles, legend_below, panels
 
@@ -24,7 +25,7 @@ def _families(arms: list[str]) -> dict[str, list[str]]:
 def _estimates(table: pa.Table) -> pa.Table:
     """Estimates of the whole model and of layers, of single examples, in one reading of the parameters."""
     rows = select(table, metric=COHERENCE, role="estimate", granularity=["global", "layer"])
-    rows = rows.filter(pc.is_valid(rows["value"]))
+    rows = on_path(rows.filter(pc.is_valid(rows["value"])))
     texts = sorted(text for text in rows["params"].unique().to_pylist() if "chunk=1" in (text or "").split(";"))
     if not texts:
         raise Missing(f"no estimates of {COHERENCE} over single examples")

@@ -61,7 +61,7 @@ def layer_maps(table: pa.Table, arrays: dict) -> Drawn:
         except Missing:
             continue
     arms = _arms(table)[:SHOWN_RUNS]
-    grids = [(title if len(arms) == 1 else f"{title}: {arm}", *_grid(select(rows, arm=arm), minus, factor), minus, unit, rows)
+    grids = [(title if len(arms) == 1 else f"{title}\n{arm}", *_grid(select(rows, arm=arm), minus, factor), minus, unit, rows)
              for title, rows, minus, factor, unit in found for arm in arms]
     grids = [grid for grid in grids if grid[1] is not None]
     if not grids:

@@ -186,7 +186,8 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
         return jax.tree.map(jnp.add, carry, found), gradient_sums.dots(found[0], found[0]) if watched else None
 
     (grads, total, count, aux), square_MxT = jax.lax.scan(accumulate, zero, rows_MxN)
-    probed = inline.chunk_sums(grads, square_MxT, batch.mask_NxT.shape[0]) if watched else {}
+    examples = batch.mask_NxT.shape[0] // (2 if spec.objective.batch == "pairs" else 1)
+    probed = inline.chunk_sums(grads, square_MxT, examples) if watched else {}
     if several:
         grads, total, objective_state = _mixed(spec.objective, state.objective_state, grads, total, count, batch)
         state, count = state._replace(objective_state=objective_state), jnp.ones_like(total)

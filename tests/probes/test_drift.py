@@ -111,6 +111,8 @@ def test_sidecar_and_offline_give_the_same_bits():
 def test_short_runs_still_weights_rounding_and_broken_weights_are_said():
     few = over_time(PROBE, INFOS, W0, moved(logarithm, steps=STEPS[:4]))
     assert value(few, "log_r2")["status"] == "absent" and "needs 6" in value(few, "log_r2")["status_reason"]
+    greedy = value(over_time(drift.Drift(holdout=0.9), INFOS, W0, moved(logarithm)), "log_r2")
+    assert greedy["status"] == "absent" and "held out" in greedy["status_reason"]
     series = moved(logarithm)
     for step in STEPS:
         series[step]["embed"][:2] = W0["embed"]
@@ -124,6 +126,14 @@ def test_short_runs_still_weights_rounding_and_broken_weights_are_said():
     assert row["status"] == "unresolved" and row["dtype"] == "bf16" and "below storage rounding" in row["status_reason"]
     exact = drift.fits(np.array(STEPS, float), np.full(8, 2.0), 2)
     assert exact["log_advantage"][0] == 0.0
+
+
+def test_a_float32_matrix_that_starts_late_does_not_bury_the_others_under_rounding_of_bf16():
+    series = moved(lambda t: 2e-3 * (1 + np.log(t)))
+    series[1]["embed"][:] = W0["embed"]
+    rows = over_time(PROBE, INFOS, W0, series)
+    assert value(rows, "log_slope", tensor=None, granularity="global")["status"] == "ok"
+    assert value(rows, "log_slope", tensor="embed")["status"] == "unresolved"
 
 
 def test_contract():

@@ -94,3 +94,12 @@ def test_a_new_head_that_the_base_lacks_is_left_out():
     wider = [{**x, "value": jnp.ones((3, 1)) * (i + 1)} for i, x in enumerate(path)]
     assert one(rows_of(base, wider), "weight.cancelled", granularity="global")["value"] == pytest.approx(
         one(rows_of(base, path), "weight.cancelled", granularity="global")["value"])
+
+
+def test_parameters_that_are_not_finite_are_rows_with_a_status():
+    base, _, path = planted()
+    broken = [*path[:-1], {**path[-1], "embed": path[-1]["embed"].at[0, 0].set(jnp.nan)}]
+    rows = rows_of(base, broken)
+    whole, embed = one(rows, "weight.cancelled", granularity="global"), one(rows, "weight.cancelled", tensor="embed")
+    assert whole["status"] == embed["status"] == "nan" and "non-finite" in whole["status_reason"]
+    assert one(rows, "weight.cancelled", tensor="layers/0/q")["status"] == "ok"

@@ -177,6 +177,22 @@ def test_float32_rows_agree_within_the_bound_they_carry_and_a_doubled_update_rea
     assert 0 < first["noise_floor"] < 1e-9 * first["value"] and first["num_err"] < 1e-5 * first["value"]
 
 
+def test_the_floor_of_a_tensor_that_did_not_move_is_that_of_the_policys_storage():
+    params, examples = policy.case(dtype=np.float32)
+    params = {n: np.asarray(jnp.asarray(x, jnp.bfloat16).astype(jnp.float32)) for n, x in params.items()}
+    probe = fisher.FisherDistance(policy.predict)
+    wide = {n: params[n] + np.float32(1e-5) * (n == "w") for n in params}
+    stored = {n: np.asarray(jnp.asarray(params[n] * (1 + 0.1 * (n == "w")), jnp.bfloat16).astype(jnp.float32)) for n in params}
+    for after, unit in ((wide, 2.0**-23), (stored, 2.0**-7)):
+        state, values = measured(probe, params, after, examples)
+        rows = rows_of(probe, state, jax.tree.map(lambda x: np.asarray(x)[None], values), params)
+        for name in params:
+            ulp = unit * 2.0 ** np.floor(np.log2(np.abs(after[name].astype(np.float64))))
+            wanted = (np.asarray(state["fisher_K"][name]).mean(0) * ulp**2 / 12).sum()
+            row = one(rows, "fisher.weighted_l2", granularity="tensor", tensor=name)
+            assert row["noise_floor"] == pytest.approx(wanted, rel=1e-4), (name, unit)
+
+
 def test_isotropic_null_is_the_law_of_random_directions():
     rng = np.random.default_rng(0)
     weight = rng.exponential(size=40) ** 2

@@ -68,6 +68,8 @@ def one(rows, metric, predictor):
 def test_points_pair_runs_with_the_forgetting_of_their_own_seed(planted):
     p = fits.points(planted, KL)
     assert len(p) == 36 and set(p.arm) == set(ARMS)
+    broken = [r | {"status": "nan" if (r["arm"], r["seed"], r["metric"]) == ("rl", 2, KL["metric"]) else "ok"} for r in planted]
+    assert len(fits.points(broken, KL)) == 33
     i = [j for j in range(36) if (p.arm[j], p.seed[j], p.step[j]) == ("sft", 1, 20)][0]
     assert p.x[i] == pytest.approx(np.sqrt(0.5) * 1.1)
     own = next(r["value"] for r in planted if (r["arm"], r["seed"], r["step"], r["split"]) == ("sft", 1, 20, "second"))

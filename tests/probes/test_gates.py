@@ -237,6 +237,16 @@ def test_bf16_masters_have_the_calibrated_null_and_odd_updates_their_statuses(we
         assert one(rows, metric, seed=2, params=params, granularity="body")["status"] == "ok"
 
 
+def test_a_blind_update_of_bf16_masters_reads_as_its_null_at_every_threshold():
+    rng = np.random.default_rng(4)
+    w0 = on_grid(rng.normal(size=(300, 200)) * 0.02)
+    for size in (2e-5, 3e-4):  # a quarter and nine tenths of the entries change
+        w1 = on_grid(w0 + size * rng.normal(size=w0.shape))
+        found = jax.device_get(gates.half_ulp_counts(jnp.asarray(w0), jnp.asarray(w1), (-4, -1, 0, 1, 2, 4)))
+        assert found["bf16"] == 1
+        np.testing.assert_allclose(found["count"], found["expected"], atol=6e-3 * w0.size)
+
+
 def test_contract_cost_and_refusals(case, weights):
     base, _, rows = case
     for probe in (gates.KLLeash(policy.predict), gates.HalfULP()):

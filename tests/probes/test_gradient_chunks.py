@@ -80,3 +80,12 @@ def test_one_chunk_has_no_rows_one_step_no_interval_and_a_nan_a_status():
     with pytest.raises(ValueError, match=r"\[seeds, tensors\] = \(1, 2\); expected \(1, 3\)"):
         rows_of({**history(0.1), "chunk_s1_T": np.zeros((1, 4, 2)), "chunk_s2_T": np.zeros((1, 4, 2))})
     assert isinstance(GradientChunks(), probes.Probe) and set(GradientChunks().metrics) <= set(probes.METRICS)
+
+
+def test_an_interval_that_leaves_what_alpha_can_be_ends_at_1():
+    """alpha_k above k / (k - 1) would map below 0: three noisy steps have such an end."""
+    values = history(0.3, steps=3, k=8) | {"chunk_s1_T": np.tile([[[4.0]], [[4.0]], [[1.0]]], (1, 1, T)).reshape(1, 3, T),
+                                           "chunk_s2_T": np.ones((1, 3, T))}
+    chunk, single = (one(rows_of(values), "alpha.unbiased", params=p) for p in ("chunk=8", "chunk=1;from_chunk=8"))
+    assert chunk["ci_hi"] > 8 / 7
+    assert single["ci_lo"] < single["value"] < single["ci_hi"] == 1

@@ -123,3 +123,9 @@ def test_no_gradient_has_no_cosine_and_noise_no_ceiling():
     found = row(rows, "cosine")
     assert found["status"] == "degenerate" and found["value"] is None and found["status_reason"]
     assert ceiling["status"] == "absent" and "too small" in ceiling["status_reason"]
+
+
+def test_an_odd_number_of_examples_is_refused_by_name():
+    a, b = case(0.5, 0.1, m_a=4, m_b=5)
+    with pytest.raises(ValueError, match="examples_b has 5 examples, which have no two equal halves; nearest valid: 4"):
+        conflict.measure(linear, linear, {"layers": {"w": jnp.zeros((2, 30))}}, trees(a, np.float32), trees(b, np.float32), 1)

@@ -138,3 +138,19 @@ def test_what_would_read_wrong_is_refused():
         Ghost(lambda p, x, r: loss(p, x, r).sum()).first_pass(params, rows, 4)
     with pytest.raises(ValueError, match="microbatch=3 does not divide the 4 examples"):
         Ghost(loss).first_pass(params, rows, 3)
+
+
+def test_positions_that_cancel_never_read_a_negative_norm():
+    """Equal inputs with opposite cotangents: float32 products round to either side of 0."""
+    rng = np.random.default_rng(0)
+    x, c = np.repeat(rng.normal(size=(2, 8, 3, 16)), 2, axis=2)
+    c = c * np.tile([1.0, -1.0], 3)[None, :, None]
+
+    def loss(params, rows, reader):
+        (y,) = reader.linear(rows["x"].reshape(-1, 16), {"w": params["w"]})
+        return (y.reshape(-1, 6, 16) * rows["c"]).sum((1, 2))
+
+    rows = {"x": jnp.asarray(x, jnp.float32), "c": jnp.asarray(c, jnp.float32)}
+    square = np.asarray(Ghost(loss).first_pass({"w": jnp.zeros((16, 16))}, rows, 4)[1])
+    size = ((x**2).sum((1, 2)) * (c**2).sum((1, 2)))[:, None]
+    assert (square >= 0).all() and (square <= 1e-6 * size).all()

@@ -107,3 +107,34 @@ def test_what_does_not_fit_is_refused_by_name():
         sums.per_example(small.regression, params, examples, 5)
     with pytest.raises(ValueError, match="one leading axis"):
         sums.microbatches({"a": jnp.zeros(3), "b": jnp.zeros(4)}, 1)
+
+
+def linear(params, example):
+    """Gradient = the example itself."""
+    return jnp.vdot(params["w"], example)
+
+
+@pytest.mark.parametrize("m", [6, 7, 8])
+def test_what_only_rounding_moves_does_not_vary(m):
+    """Float32: equal gradients have no GSNR; without the one example that moves a coordinate, that coordinate has none."""
+    rng = np.random.default_rng(m)
+    equal = np.tile(rng.normal(size=40), (m, 1))
+    alone = np.where(np.arange(40)[None] % m == np.arange(m)[:, None], rng.normal(size=(m, 40)), 0.0)
+    outlier = np.where(np.arange(m)[:, None] == 2, rng.normal(size=(m, 40)), 0.3)
+    for g in (equal, alone, outlier):
+        g = g.astype(np.float32).astype(np.float64)
+        found = sums.per_example(linear, {"w": jnp.zeros(40)}, jnp.asarray(g, jnp.float32), 1)
+        assert float(found.gsnr_count_T[0]) == (np.ptp(g, axis=0) > 0).sum()
+        for i in range(m):
+            rest = np.delete(g, i, 0)
+            rest = rest[:, np.ptp(rest, axis=0) > 0]
+            assert float(found.gsnr_count_mxT[i, 0]) == rest.shape[1]
+            wanted = np.sum(rest.mean(0) ** 2 / rest.var(0, ddof=1))
+            np.testing.assert_allclose(found.gsnr_mxT[i, 0], wanted, rtol=1e-4)
+
+
+def test_the_cosine_of_a_step_survives_small_norms():
+    """|g|^2 |u|^2 = 1e-44 is below float32; |g| |u| is not."""
+    tree = {"w": jnp.asarray([3e-11, 4e-11])}
+    found = inline.measure(tree, jax.tree.map(lambda x: -x, tree), tree, tree)
+    assert float(found["descent_cosine"]) == pytest.approx(1, rel=1e-6)

@@ -92,6 +92,20 @@ def test_blind_updates_read_as_their_null():
     assert ((low <= value) & (value <= high)).mean() >= 0.75 and np.abs(value - (low + high) / 2).max() < 0.01
 
 
+def test_the_null_of_bf16_masters_knows_what_rounding_hid():
+    rng = np.random.default_rng(2)
+    info = TensorInfo("layers/0/up", "up", 0, (300, 300))
+    base0 = {info.name: grid(rng.standard_t(3, info.shape))}
+    runs = [{n: grid(w[None] + rng.normal(size=(2, *w.shape)).astype(np.float32) * 5e-4) for n, w in base0.items()}
+            for _ in range(2)]
+    found = mask_pairs.compare(base0, runs[0], base0, runs[1])
+    for size, blind in (("size1", "expected1"), ("size2", "expected2"), ("both", "expected_both")):
+        np.testing.assert_allclose(found[info.name][blind], found[info.name][size], rtol=0.05)
+    columns = mask_pairs.finalize(found, [info], {}, **META)
+    own = np.asarray(columns["role"]) == "seed"
+    assert set(np.asarray(columns["null_kind"])[own]) == {"calibrated_gaussian"}
+
+
 def test_no_update_and_no_number_are_rows(runs):
     (a0, a1), _ = runs
     still = {n: np.stack([w, w]) for n, w in a0.items()}

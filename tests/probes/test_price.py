@@ -117,5 +117,7 @@ def test_over_budget_names_the_dearest_and_what_would_fit():
     assert "dearest is 'dear' with 8.0%" in text and "5 times instead of 10" in text and "preset 'economy'" in text
     fitting = [line("cheap", 0.01), line("dear", 0.08 * 5 / 10, 5)]
     price.check_budget(fitting, 0.05)  # what was promised to fit, fits
-    with pytest.raises(ValueError, match="leave it out"):
+    with pytest.raises(ValueError, match="leave it out and more, or raise"):  # the cheap one alone is over it
         price.check_budget([line("cheap", 0.06), line("dear", 0.08)], 0.05)
+    with pytest.raises(ValueError, match="leave it out, or raise"):
+        price.check_budget([line("cheap", 0.04), line("dear", 0.08, times=1)], 0.05)

@@ -91,6 +91,15 @@ def test_noise_is_marchenko_pastur_and_planted_spikes_are_counted(shape):
     np.testing.assert_allclose(spiked.sigma, 0.3, rtol=0.03)
 
 
+@pytest.mark.parametrize("rank", [60, 30, 0])
+def test_a_matrix_of_deficient_rank_has_no_bulk(rank):
+    rng = np.random.default_rng(8)
+    a = rng.normal(size=(100, rank)) @ rng.normal(size=(rank, 100))
+    for read in (a, a.astype(np.float32)):
+        found = tail_fits.marchenko_pastur(np.linalg.svd(read, compute_uv=False).astype(np.float64) ** 2, (100, 100))
+        assert np.isnan(found).all()
+
+
 def test_scale_changes_only_what_has_a_unit():
     s = np.linalg.svd(np.random.default_rng(6).standard_t(3, size=(90, 70)), compute_uv=False)
     one, other = tails.fits(s, (90, 70))[0], tails.fits(1e-4 * s, (70, 90))[0]
@@ -150,7 +159,8 @@ def test_rows_nulls_and_statuses():
         assert row["null_kind"] == "gaussian_matrix" and row["null_lo"] <= row["null_value"] <= row["null_hi"]
     sigma = one(rows, "weight.mp.sigma", params="of=update", **tensor)
     np.testing.assert_allclose(sigma["null_value"], np.linalg.norm(dw) / np.sqrt(dw.size), rtol=0.05)  # at its own norm
-    assert one(rows, "weight.tail.alpha", params="of=update", seed=1, **tensor)["status"] == "degenerate"
+    nothing = one(rows, "weight.tail.alpha", params="of=update", seed=1, **tensor)
+    assert nothing["status"] == "degenerate" and "nothing to fit" in nothing["status_reason"]
     assert one(rows, "weight.tail.alpha", params="of=weights", seed=1, **tensor)["status"] == "ok"
     assert one(rows, "weight.mp.edge", params="of=weights", seed=2, **tensor)["status"] == "nan"
     small = one(rows, "weight.tail.alpha", params="of=weights", granularity="tensor", tensor="embed")

@@ -271,6 +271,17 @@ def test_no_update_is_degenerate_and_nan_is_a_row(refs):
     assert broken["status"] == "nan" and np.isclose(broken["value"], 1 - changed.mean())
 
 
+@pytest.mark.parametrize("stored", [lambda w: w, grid], ids=["fp32", "bf16"])
+def test_a_matrix_that_did_not_move_leaves_the_nulls_of_its_pools(refs, stored):
+    w1 = {n: stored(w) for n, w in W1.items()} | {"embed": np.stack([W0["embed"]] * 2)}
+    rows = rows_of(refs, w1)
+    for metric, key in (("spectral_shift", {}), ("rotation.mean_sin2", {"k": 4, "side": "left"})):
+        whole, still = (one(rows, metric, dtype="bf16", **scope, **key) for scope in ({"granularity": "global"}, at("embed")))
+        body = one(rows, metric, dtype="bf16", granularity="body", **key)
+        assert still["status"] in ("ok", "unresolved") and still["null_value"] == 0 and still["value"] < 1e-6
+        assert whole["null_value"] == pytest.approx(body["null_value"] * 3 / 4) and whole["null_value"] > 0
+
+
 def test_bf16_masters_get_calibrated_nulls(refs):
     rows = rows_of(refs, {n: grid(w) for n, w in W1.items()})
     row = one(rows, "overlap.low_magnitude", granularity="global", params="alpha=0.5")

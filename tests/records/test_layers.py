@@ -2,6 +2,7 @@
 
 import matplotlib
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from jaxpost import records
@@ -50,6 +51,17 @@ def test_every_problem_has_its_layers_and_every_arm_its_curve_and_null():
     assert last.get_ylim()[0] == 0 and last.get_ylim()[1] > 5.05
     assert "2 seeds" in found.caption and "permuted" in found.caption
     assert {len(rows) for rows in found.rows} == {2 * 4 * 3 + 3 * 3}
+
+
+def test_matched_points_are_no_curve():
+    """Rows of a point that no run passed through have no step, and a name that sorts before the measured ones."""
+    rows = table()
+    matched = table(params="among=all;at=matched_norm;chunk=1", permuted=False)
+    matched = matched.set_column(matched.schema.get_field_index("step"), matched.schema.field("step"),
+                                 [pa.nulls(len(matched), matched.schema.field("step").type)])
+    found, _ = drawn(pa.concat_tables([rows, matched]))
+    assert [set(x["step"].to_pylist()) for x in found.rows] == [{0, 1, 10}] * 2
+    assert [len(x) for x in found.rows] == [len(x) for x in drawn(rows)[0].rows]
 
 
 def test_a_deep_model_shows_some_layers_and_says_so():

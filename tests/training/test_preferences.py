@@ -72,3 +72,11 @@ def test_steps_draw_fresh_pairs(feed):
     a, b = (run.batch(run.member, run.state._replace(step=jnp.int32(s)), run.params)[0] for s in (0, 1))
     assert (np.asarray(a.prompt_NxP) != np.asarray(b.prompt_NxP)).any()
     assert dataclasses.replace(run.source, pairs=3).rows == 6
+
+
+def test_a_chunk_of_pairs_counts_pairs(feed, other):
+    run = feed("dpo", microbatches=2)
+    reference = other(run)
+    metrics = jax.jit(lambda s: training.one_step(run.source, run.spec, run.member, s, reference)[1])(run.state)
+    rows = jax.eval_shape(lambda s: run.source.batch(run.member, s, reference)[0], run.state).mask_NxT.shape[0]
+    assert float(metrics["chunk_rows"][0]) == rows / 2 / 2
