@@ -82,17 +82,17 @@ def write_tokenizer(place: Path, texts: list[str]) -> int:
 
 
 def _taught(c: models.TransformerConfig, place: Path, train: str, steps: int) -> dict:
-    """Random parameters after a few supervised steps on answers that are shuffled among the problems: form, not sums."""
-    known = tokenizer.load(place)
-    found = text_data.read(train, FIELDS)
-    shuffled = [p._replace(answer=found[i].answer) for p, i in zip(found, np.random.default_rng(1).permutation(len(found)))]
-    data = text_data.tokenise(shuffled, known, PROMPT_TOKENS, ANSWER_TOKENS)
+    """Random parameters after a few supervised steps on answers shuffled anew in every step: form, not sums, nor one answer."""
+    known, rng = tokenizer.load(place), np.random.default_rng(1)
+    data = text_data.tokenise(text_data.read(train, FIELDS), known, PROMPT_TOKENS, ANSWER_TOKENS)
     task = text.make("tiny", data, known, verifiers.get("exact"))
     spec = training.StepSpec(c, objectives.get("cross_entropy"), (("name", "adamw"),), pad=known.pad)
     run, member = split.programs(task, spec), training.Member(jnp.uint32(0), training.Scalars(1e-2))
     state = split.start(spec, models.init(c, jax.random.key(0)), {})
+    rows = text.rows(data, np.arange(len(data)))
     for _ in range(steps):
-        state, _ = split.supervised_step(run, member, state, None, text.rows(data, np.arange(len(data))))
+        shuffled = rows._replace(answer_T=rng.permutation(rows.answer_T))
+        state, _ = split.supervised_step(run, member, state, None, shuffled)
     return state.params
 
 

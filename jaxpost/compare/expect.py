@@ -9,6 +9,7 @@ number is known: "read" in the source, "excerpt", "recalled" or "planted".
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from jaxpost.records.rows import select
 CONFIDENCE = ("read", "excerpt", "recalled", "planted")
 _NEEDED = {"name", "metric", "expected", "tolerance", "confidence"}
 _KNOWN = _NEEDED | {"where", "relative", "scale", "source"}
+_NUMBERS = ("expected", "tolerance", "scale")
 DEFAULTS = {"role": "estimate", "params": None}
 
 
@@ -37,7 +39,15 @@ def read(path: str | Path) -> dict:
                                f"{', '.join(sorted(_KNOWN - _NEEDED))}; found {str(figure)[:100]}")
         if figure["confidence"] not in CONFIDENCE:
             raise CompareError(f"{path}: figure {figure['name']!r}: confidence is one of {', '.join(CONFIDENCE)}")
+        if wrong := [key for key in _NUMBERS if not _finite(figure.get(key, 0))]:
+            raise CompareError(f"{path}: figure {figure['name']!r}: {wrong[0]} is {figure[wrong[0]]!r}, expected a number")
+        if not isinstance(figure.get("where", {}), dict):
+            raise CompareError(f"{path}: figure {figure['name']!r}: where is {figure['where']!r}, expected columns and values")
     return found
+
+
+def _finite(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def check(table: pa.Table, expected: Mapping) -> tuple[list[str], bool]:

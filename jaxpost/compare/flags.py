@@ -44,14 +44,19 @@ def of_files(base: Checkpoint, tuned: Checkpoint) -> list[str]:
 def of_tensors(label: str, records: Mapping[str, Mapping]) -> list[str]:
     """Flags from what was read: name -> record of `passes` with digests and counts of both sides."""
     found = []
-    equal = [name for name, r in records.items() if r["base"]["digest"] == r[label]["digest"]]
+    equal = [name for name, r in records.items() if r[label]["same"]]
+    how = "bit-identical to the base" if all(records[name][label]["same"] == "bits" for name in equal) else (
+        "equal to the base, value by value")
     if records and len(equal) == len(records):
-        found.append(f"{label}: every compared tensor is bit-identical to the base: is it the same checkpoint?")
+        found.append(f"{label}: every compared tensor is {how}: is it the same checkpoint?")
     elif equal:
-        found.append(f"{label}: {len(equal)} of {len(records)} tensors are bit-identical to the base: {_some(equal)}")
+        found.append(f"{label}: {len(equal)} of {len(records)} tensors are {how}: {_some(equal)}")
     for key, what in (("nonfinite", "NaN or Inf"), ("zero", "only zeros")):
         if bad := [name for name, r in records.items() if r[label][key]]:
             found.append(f"{label}: {what} in {_some(bad)}")
+    if any(not (r[label]["off_grid"] or r[label]["same"] or r["reason"]) for r in records.values()):
+        found.append(f"{label}: stored in bf16: the nulls of its sparsity and norms start from the norm of the visible update, "
+                     "which rounding made larger; only float32 masters decide")
     return found + _repeated(label, {name: r[label]["digest"] for name, r in records.items() if not r[label]["zero"]})
 
 

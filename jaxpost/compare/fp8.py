@@ -1,8 +1,8 @@
 """Weights stored in fp8 with scales, read as float32; fp8 without scales is refused.
 
 value = stored * scale, the scale a scalar (`<name>_scale`), one a row, or one a block of 128 x 128 (`<name>_scale_inv`, as
-DeepSeek-V3 stores it; "inv" is its inverse from the quantiser's side: it multiplies). *Recalled*: the block size is read
-from the shapes, so other blocks that divide evenly are read too.
+DeepSeek-V3 stores it; "inv" is its inverse from the quantiser's side: it multiplies). *Recalled*. Scales of other
+shapes are refused.
 """
 
 from __future__ import annotations

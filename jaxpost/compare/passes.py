@@ -154,7 +154,7 @@ def _measure(job: Job, pair: Pair, reader: Reader, budget: Budget) -> dict:
             tally.add(w0, w1)
         tallies[side.label] = tally
         record["base"] = _facts(job.base, pair, tally, digests[0], base=True)
-        record[side.label] = _facts(side, pair, tally, digests[1], base=False)
+        record[side.label] = _facts(side, pair, tally, digests[1], base=False) | {"same": _same(tally, digests)}
     first = next(iter(tallies.values()))
     reason = pair.reason or ("the base holds NaN or Inf" if first.nonfinite_base else
                              "the base is all zero" if not elementwise.base_norm(first) else None)
@@ -171,6 +171,13 @@ def _measure(job: Job, pair: Pair, reader: Reader, budget: Budget) -> dict:
             record["skipped"] = _spectral(job, pair, tallies, limits, cuts, record, budget)
     record["seconds"] = time.monotonic() - began
     return record
+
+
+def _same(tally: Tally, digests) -> str | None:
+    """"bits" where both sides hold the same bytes, "values" where only their dtypes or signs of zero differ, else None."""
+    if digests[0].digest() == digests[1].digest():
+        return "bits"
+    return "values" if tally.same_fp32 == tally.size and not (tally.off_grid_base or tally.nonfinite) else None
 
 
 def _facts(side: Checkpoint, pair: Pair, tally: Tally, digest, base: bool) -> dict:

@@ -110,11 +110,12 @@ class Reader:
 
 
 def pieces(base: Checkpoint, tuned: Checkpoint, pair: Pair, reader: Reader) -> tuple[Iterator[list[np.ndarray]], bool]:
-    """(pieces of both sides, whether they come in the transposed order of ours)."""
+    """(pieces of both sides in the order in which the base is stored, whether that is the transposed order of ours)."""
     ranges = [byte_range(base, pair), byte_range(tuned, pair)]
     turned = [side.parts[pair.name].transpose for side in (base, tuned)]
     if None not in ranges and turned[0] == turned[1]:
         return reader.pieces(ranges), turned[0]
-    arrays = [np.ascontiguousarray(whole(side, pair)).reshape(-1) for side in (base, tuned)]
+    found = (whole(side, pair) for side in (base, tuned))
+    arrays = [np.ascontiguousarray(x.T if turned[0] else x).reshape(-1) for x in found]
     cuts = range(0, arrays[0].size, PIECE)
-    return ([x[first:first + PIECE] for x in arrays] for first in cuts), False
+    return ([x[first:first + PIECE] for x in arrays] for first in cuts), turned[0]

@@ -31,7 +31,7 @@ SANDWICH = {**NORMS, "post_attention_layernorm": "attention_out_norm", "pre_feed
 KINDS = ("q", "k", "v", "o", "gate", "up", "down", "router", "embed", "head")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _EXPERT = re.compile(r"mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
-_OURS = re.compile(r"layers/(\d+)/.+")
+_OURS = re.compile(r"layers/(\d+)/(?:experts/(\d+)/)?.+")
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,12 @@ def _stored(tensor: str, shape: tuple[int, ...], source) -> list[Part] | None:
 
 
 def _part(name: str, tensor: str, shape: tuple[int, ...], *, index=None, span=None, transpose=False) -> Part:
-    words = name.split("/")
-    parameter = words[-1]
+    parameter, place = name.split("/")[-1], _OURS.fullmatch(name)
+    layer, expert = (None if number is None else int(number) for number in (place.groups() if place else (None, None)))
     kind = parameter if parameter in KINDS else next((k for k in ("norm", "bias") if parameter.endswith(k)), "other")
     shape = shape if index is None else shape[1:]
     shape = shape if span is None else (span[1] - span[0], *shape[1:])
-    return Part(name, tensor, shape[::-1] if transpose else shape, kind, int(words[1]) if words[0] == "layers" else None,
-                int(words[3]) if "experts" in words else None, index, span, transpose)
+    return Part(name, tensor, shape[::-1] if transpose else shape, kind, layer, expert, index, span, transpose)
 
 
 def _layer(i: int, rest: str, tensor: str, shape: tuple[int, ...], source) -> list[Part] | None:
@@ -190,6 +189,8 @@ def read_rules(path: str | Path) -> list[dict[str, Any]]:
             re.compile(rule["pattern"])
         except (re.error, TypeError) as error:
             raise FormatError(f"{path}: rule {i}: {rule['pattern']!r} is no regular expression ({error})") from error
+        if not isinstance(rule["name"], str | None):
+            raise FormatError(f"{path}: rule {i}: the name is {rule['name']!r}; expected text, or null to leave the tensor out")
     return rules
 
 
@@ -199,7 +200,10 @@ def _by_rule(tensor: str, shape: tuple[int, ...], rules: Sequence[Mapping]) -> l
         if match := re.fullmatch(rule["pattern"], tensor):
             if rule["name"] is None:
                 return []
-            name = match.expand(rule["name"])
+            try:
+                name = match.expand(rule["name"])
+            except (re.error, IndexError) as error:
+                raise FormatError(f"--map: {rule['name']!r} does not fit {rule['pattern']!r} ({error})") from error
             if name.startswith("layers/") and not _OURS.fullmatch(name):
                 raise FormatError(f"--map: {tensor!r} becomes {name!r}; expected layers/<number>/<parameter>")
             return [_part(name, tensor, shape, transpose=bool(rule.get("transpose", False)))]

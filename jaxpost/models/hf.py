@@ -52,8 +52,8 @@ def config_of(found: Mapping[str, Any], where: str = "config.json") -> Transform
     for key, plain in _REFUSED.items():
         if options.get(key) not in plain:
             raise FormatError(f"{where}: {key}={options[key]!r} is not supported; expected {plain[0]!r}")
-    if family == "mistral" and found.get("sliding_window") is not None:
-        raise FormatError(f"{where}: sliding_window={found['sliding_window']!r} is not supported; expected null")
+    if family == "mistral" and (window := found.get("sliding_window", 4096)) is not None:  # what an absent key means
+        raise FormatError(f"{where}: sliding_window={window!r} is not supported; expected null")
     _, bias, norm = FAMILIES[family]
     try:
         heads, width = int(found["num_attention_heads"]), int(found["hidden_size"])

@@ -36,6 +36,7 @@ _SPACES = re.compile(r"\\[,;:! ]|\\q?quad\b|~")
 _PLAIN = (("\\left", ""), ("\\right", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\cdot", "*"), ("\\times", "*"),
           ("\\div", "/"), ("^\\circ", ""), ("^{\\circ}", ""), ("\\%", ""), ("%", ""), ("\\$", ""), ("$", ""), ("−", "-"),
           ("**", "^"))
+_RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻]*[⁰¹²³⁴-⁹]")
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _LETTERS = re.compile(r"[A-Za-z]")
 
@@ -76,7 +77,8 @@ def _last_box(text: str) -> str | None:
 
 def plain(answer: str) -> str:
     """The answer without what does not change it: dollar and percent signs, spaces of LaTeX, commas of thousands, units."""
-    text = _SPACES.sub(" ", unicodedata.normalize("NFKC", answer))
+    raised = _RAISED.sub(lambda match: f"^{{{match[0]}}}", answer)  # before NFKC makes digits of them
+    text = _SPACES.sub(" ", unicodedata.normalize("NFKC", raised))
     for old, new in _PLAIN:
         text = text.replace(old, new)
     text = re.sub(r"(?<=\S)\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}\s*$", "", text.strip())  # a unit
@@ -142,11 +144,16 @@ def _equal(a: str, b: str) -> bool:
             if isinstance(x, Fraction) and isinstance(y, Fraction):
                 if x != y:
                     return False
-            elif not abs(complex(x) - complex(y)) <= CLOSE * max(abs(complex(x)), abs(complex(y))) + 1e-14:
+            elif not _close(complex(x), complex(y)):
                 return False
     except (Unreadable, ArithmeticError, ValueError):
         return False
     return True
+
+
+def _close(x: complex, y: complex) -> bool:
+    """Whether two floats agree; a value that overflowed agrees with nothing."""
+    return cmath.isfinite(x) and cmath.isfinite(y) and abs(x - y) <= CLOSE * max(abs(x), abs(y)) + 1e-14
 
 
 def value(text: str, point: int = 0) -> Fraction | complex:

@@ -33,7 +33,8 @@ def load(directory: str | Path) -> Tokenizer:
     """The tokenizer of a directory.
 
     The end token is the one that generation_config.json, tokenizer_config.json or config.json names (the first that
-    does; the first of several), padding that of tokenizer_config.json, or the end token where there is none.
+    does; the first of several), padding that of tokenizer_config.json, or the end token where there is none. A start token
+    goes before prompts where add_bos_token says so, or, without that key, where tokenizer.json itself puts it (Llama 3).
 
     Raises:
       ValueError: the package or tokenizer.json is missing, it cannot be read, or there is no end token.
@@ -61,7 +62,9 @@ def load(directory: str | Path) -> Tokenizer:
         raise ValueError(f"{directory}: no end token: generation_config.json and config.json have no eos_token_id, "
                          "tokenizer_config.json has no eos_token that is in the vocabulary")
     pad = _first([_id(made, about.get("pad_token")), eos])
-    begin = _id(made, about.get("bos_token")) if about.get("add_bos_token") else None
+    begin = _id(made, about.get("bos_token"))
+    if not about.get("add_bos_token", begin in made.encode("").ids[:1]):
+        begin = None
     return Tokenizer(
         encode=lambda text: made.encode(text, add_special_tokens=False).ids, decode=lambda ids: made.decode(list(ids)),
         pad=pad, eos=eos, size=1 + max(made.get_vocab(with_added_tokens=True).values()),

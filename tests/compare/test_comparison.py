@@ -177,6 +177,23 @@ def test_a_checkpoint_of_orbax_is_compared_with_one_of_safetensors(tmp_path):
     for key, value in values[1].items():
         assert values[0][key] == pytest.approx(value, rel=1e-9), key
     assert pc.all(pc.equal(select(table, role="estimate")["status"], "ok")).as_py()
+    wide = checkpoints.write(tmp_path / "wide", tensors, np.float32)
+    for order in ((tmp_path / "ours", other), (other, tmp_path / "ours")):  # digests are in the base's order
+        mixed = compare(wide, *order, level="element")
+        assert "ours: every compared tensor is bit-identical to the base: is it the same checkpoint?" in flags(mixed)
+        assert pc.unique(mixed["conditional_on"]) == pc.unique(compare(wide, other, level="element")["conditional_on"])
+
+
+def test_rows_say_where_the_null_has_the_norm_that_bf16_storage_shows(tmp_path):
+    tensors = checkpoints.base_tensors()
+    base, tuned = checkpoints.write(tmp_path / "base", tensors), checkpoints.moved(tensors, 1e-4)
+    for dtype, said in ((checkpoints.BF16, True), (np.float32, False)):
+        table = compare(base, checkpoints.write(tmp_path / np.dtype(dtype).name, tuned, dtype), level="element")
+        row = of(table, "weight.sparsity.bf16", tensor="layers/0/q")
+        assert ("norm is that of the visible update" in (row["status_reason"] or "")) is said and row["status"] == "ok"
+        assert ("stored in bf16: the nulls" in flags(table)) is said
+        low = select(table, metric="weight.overlap.low_magnitude", tensor="layers/0/q", role="estimate").to_pylist()
+        assert not any(row["status_reason"] for row in low)
 
 
 @pytest.mark.parametrize(("settings", "message"), [

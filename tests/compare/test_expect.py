@@ -50,7 +50,10 @@ def test_what_was_not_measured_or_is_not_unique_fails_and_says_so():
     ("{", "not JSON"), ("[]", "an object with a list of figures"), ('{"figures": []}', "an object with a list of figures"),
     ('{"figures": [{"name": "x"}]}', "figure 0 needs confidence, expected, metric, name, tolerance"),
     (json.dumps({"figures": [FIGURE | {"confidence": "sure"}]}), "confidence is one of read"),
-    (json.dumps({"figures": [FIGURE | {"tolerence": 1}]}), "may have")])
+    (json.dumps({"figures": [FIGURE | {"tolerence": 1}]}), "may have"),
+    (json.dumps({"figures": [FIGURE | {"expected": "53.8"}]}), "expected is '53.8', expected a number"),
+    (json.dumps({"figures": [FIGURE | {"tolerance": float("nan")}]}), "tolerance is nan, expected a number"),
+    (json.dumps({"figures": [FIGURE | {"where": ["global"]}]}), "expected columns and values")])
 def test_a_file_that_is_wrong_is_refused_before_anything_is_read(tmp_path, text, message):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(CompareError, match=message):

@@ -11,10 +11,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from jaxpost import records
 from jaxpost.compare import __main__ as command
 from jaxpost.compare import comparison, passes, progress
 from jaxpost.records import storage
+from jaxpost.records.verify import verify
 from tests.compare import checkpoints
 
 
@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole_and_the_next_run_goes_on(pl
     one_line(capsys, arguments, "No space left on device")
     assert not (out / "report.html").exists() and storage.read_json(out / "manifest.json")["status"] == "running"
     monkeypatch.undo()
-    assert command.main([str(a) for a in arguments]) == 0 and not records.verify.verify(out)[1]
+    assert command.main([str(a) for a in arguments]) == 0 and not verify(out)[1]
 
 
 def test_the_bar_counts_the_bytes_of_both_files(planted, monkeypatch):

@@ -234,6 +234,19 @@ def test_the_tiny_directory_is_what_its_command_says(place, tmp_path, capsys):
     assert "directory" in capsys.readouterr().err
 
 
+def test_the_tiny_model_answers_by_chance_so_that_rewards_differ_within_a_group(place):
+    _, params = hf.load(place / "model")
+    setup = post_train_hf.Setup(configs.load("post_train_hf:smoke", overrides(place)), ())
+    shares = []
+    for prompt_P in setup.train.prompt_NxP[:8]:
+        made = models.sample(setup.model, params, np.tile(prompt_P, (64, 1)), jax.random.key(0),
+                             length=setup.task.completion_len, eos=setup.task.eos, pad=setup.task.pad)
+        said = [setup.tokenizer.decode(row) for row in np.asarray(made.tokens_NxT)]
+        shares.append(max(map(said.count, said)) / len(said))
+        assert np.mean([text.isdigit() for text in said]) > 0.5
+    assert max(shares) < 0.75
+
+
 @pytest.mark.slow
 def test_the_smoke_config_runs_with_every_arm_and_verifier(place, tmp_path):
     assert run.main(arguments(place, tmp_path / "run", config="post_train_hf:smoke")) == 0

@@ -71,7 +71,7 @@ def test_the_users_rules_rename_transpose_and_leave_out(tmp_path):
 
 
 @pytest.mark.parametrize("rules", ["{", "{}", '[{"pattern": "("}]', '[{"pattern": "(", "name": "a"}]',
-                                   '[{"pattern": 3, "name": "a"}]'])
+                                   '[{"pattern": 3, "name": "a"}]', '[{"pattern": "a", "name": 3}]'])
 def test_a_map_that_is_no_map_is_one_line(tmp_path, rules):
     (tmp_path / "map.json").write_text(rules)
     with pytest.raises(FormatError) as error:
@@ -79,3 +79,13 @@ def test_a_map_that_is_no_map_is_one_line(tmp_path, rules):
     assert "map.json" in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(FormatError, match="expected layers/<number>"):
         names.resolve(Source({"wq": numbered(2, 2)}), [{"pattern": "wq", "name": "layers/x/q"}])
+    for template in (r"layers/\1/q", r"\g<layer>"):
+        with pytest.raises(FormatError, match="does not fit"):
+            names.resolve(Source({"wq": numbered(2, 2)}), [{"pattern": "wq", "name": template}])
+
+
+@pytest.mark.parametrize(("name", "layer", "expert"), [("layers/2/experts/5/up", 2, 5), ("layers/2/experts/a/up", 2, None),
+                                                       ("layers/2/experts", 2, None), ("layers", None, None)])
+def test_any_name_that_a_rule_makes_has_a_place(name, layer, expert):
+    part = names.resolve(Source({"w": numbered(2, 2)}), [{"pattern": "w", "name": name}])[name]
+    assert (part.layer, part.expert) == (layer, expert)

@@ -81,7 +81,7 @@ def test_a_directory_keeps_its_small_files(saved, tmp_path):
     ({"num_attention_heads": 3}, "kv_heads=2 does not divide"), ({"hidden_size": None}, "architecture"),
     ({"vocab_size": 25}, "'embed'"), ({"num_hidden_layers": 2}, "the architecture has no"),
     ({"num_hidden_layers": 4}, "has no tensor for 'layers/3"),
-    ({"model_type": "mistral", "sliding_window": 8}, "sliding_window=8"),
+    ({"model_type": "mistral", "sliding_window": 8}, "sliding_window=8"), ({"model_type": "mistral"}, "sliding_window=4096"),
 ])
 def test_what_does_not_fit_is_refused_before_loading(saved, monkeypatch, change, message):
     about = json.loads((saved / "config.json").read_text()) | change

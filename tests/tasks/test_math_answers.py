@@ -76,6 +76,17 @@ def test_polynomials_are_told_apart(coefficients, shift):
     assert math_answers.same(horner, f"{powers}+({shift})") is (shift == 0)
 
 
+@pytest.mark.parametrize("huge", [r"\exp(700)\exp(700)", r"\exp(700)\exp(700)-\exp(700)\exp(700)", "exp(700)*exp(700)x"])
+def test_what_overflows_equals_nothing(huge):
+    assert not any(math_answers.same(target, huge) for target in ("5", "0", r"\sqrt{2}", "x+1", r"\exp(709)\exp(709)"))
+
+
+def test_raised_digits_are_exponents():
+    for a, b in (("5²", "25"), ("10⁻²", "0.01"), ("2¹⁰", "1024"), ("x²+2x", "x(x+2)")):
+        assert math_answers.same(a, b)
+    assert not math_answers.same("5²", "52")
+
+
 def test_functions_are_those_of_the_standard_library():
     for name, at in (("sin", 0.7), ("cos", 0.7), ("tan", 0.7), ("ln", 3.5), ("exp", 1.5)):
         wanted = getattr(math, {"ln": "log"}.get(name, name))(at)

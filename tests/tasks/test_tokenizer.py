@@ -60,6 +60,16 @@ def test_special_tokens_are_those_that_the_files_name(directory, files, wanted):
         assert (found.pad, found.eos, found.start) == wanted
 
 
+@pytest.mark.parametrize(("said", "start"), [({}, (1,)), ({"add_bos_token": False}, ()), ({"add_bos_token": True}, (1,))])
+def test_a_start_token_that_only_the_post_processor_knows_goes_before_prompts(directory, said, start):
+    made = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    made.save(str(directory / "tokenizer.json"))
+    about(directory, eos_token="</s>", bos_token="<s>", **said)
+    found = tokenizer.load(directory)
+    assert found.start == start and found.encode("3") == tokenizer.load(directory).encode("3") and 1 not in found.encode("3")
+
+
 def test_the_chat_template_is_that_of_the_directory(directory):
     first = tokenizer.load(directory).digest
     about(directory, eos_token="</s>", pad_token="<pad>", chat_template=CHAT)
