@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import arms as arm_table
-from experiments import checks, ensemble, exhibits, matched, probing
+from experiments import checks, ensemble, exhibits, matched, probing, razor
 from experiments import claims as claim_rules
 from experiments.base_model import Base, Pretraining
 from experiments.measure import Measurement, concatenate, grid, write_base_rows
@@ -139,7 +139,7 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
 
 def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: dict, matrices: dict, bundle,
              session) -> None:
-    """What needs several seeds or several arms: Jaccard, matched norm, matched success, rescaled updates, arrays."""
+    """What needs several seeds or several arms: Jaccard, matched points, rescaled updates, forgetting, arrays."""
     session.phase("comparing", 3)
     base, last = plan.base, setup.grid[-1]
     parts = []
@@ -149,7 +149,7 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
                                               row_ids=records.row_ids))
     bundle.write_rows(f"{plan.prefix}jaccard", concatenate(*parts))
     session.advance(1)
-    derived = (f"{plan.prefix}matched",)
+    derived = (f"{plan.prefix}matched", f"{plan.prefix}forgetting")
     table = bundle.read_rows(exclude=(*derived, "summary", "claims"))
     sets = {"all": tuple(setup.config.arms)} | {claim_rules.among(c): c["arms"] for c in setup.claims if c["at"] != "final"}
     parts = []
@@ -158,6 +158,7 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
         parts += [columns, matched.at_matched_success(table, members, base.digest, among)[0]]
         parts += _rescaled(setup, measure, finals, table, members, target, among)
     bundle.write_rows(derived[0], concatenate(*parts))
+    bundle.write_rows(derived[1], razor.columns(table, base.digest))
     session.advance(1)
     for name, arrays in exhibits.arrays(measure, matrices).items():
         bundle.write_arrays(f"{plan.prefix}{name}", arrays)

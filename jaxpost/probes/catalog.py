@@ -210,7 +210,7 @@ _ROWS = (
           where="measured between paired arms by the experiment that transforms the base (mask_pairs)",
           needs=frozenset({base.WEIGHTS0, base.WEIGHTS}), metrics=tuple(mask_pairs.METRICS)),
     Entry("forgetting", "which distance predicts what was forgotten, over runs", lane="offline",
-          where="fitted to the rows of several arms (forgetting_fit.fit)",
+          where="fitted to the rows of all arms when they are finished (rlvr_sparsity, rlvr_masks)",
           metrics=tuple(metric.id for metric in forgetting_fit.FITS)),
     Entry("linearity", "whether the leading direction of the update follows an outcome", lane="offline",
           where="fitted to the arrays of weight.rank_one and an outcome (predictability.linearity_rows)",

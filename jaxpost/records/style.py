@@ -55,7 +55,7 @@ _FAMILIES = (
     ("sft", ("#d55e00",), "-"),
     ("permuted", ("#8a939c",), "-"),
 )
-_OTHERS = ("#5b6770", "#cc79a7", "#44aa99", "#a3a500", "#4d4d4d")
+_OTHERS = ("#5b6770", "#cc79a7", "#44aa99", "#a3a500", "#882255")
 _MARKERS = {"-": "o", "--": "s", ":": "^"}
 
 
@@ -64,14 +64,18 @@ def _family(arm: str) -> int:
 
 
 def arm_styles(arms: Sequence[str]) -> dict[str, dict]:
-    """Colour, line and marker of every arm, the same in all figures of a bundle: arm -> keyword arguments of `plot`."""
+    """Colour, line and marker of every arm, the same in all figures of a bundle: arm -> keyword arguments of `plot`.
+
+    Where a family has more arms than colours, the next line and marker follow.
+    """
     members: dict[int, list[str]] = {}
     for arm in arm_order(arms):
         members.setdefault(_family(arm), []).append(arm)
-    styles = {}
+    styles, lines = {}, list(_MARKERS)
     for family, names in members.items():
-        _, colours, line = _FAMILIES[family] if family < len(_FAMILIES) else ("", _OTHERS, "-")
+        _, colours, first = _FAMILIES[family] if family < len(_FAMILIES) else ("", _OTHERS, "-")
         for i, arm in enumerate(names):
+            line = lines[(lines.index(first) + i // len(colours)) % len(lines)]
             styles[arm] = {"color": colours[i % len(colours)], "linestyle": line, "marker": _MARKERS[line]}
     return {arm: styles[arm] for arm in arm_order(arms)}
 

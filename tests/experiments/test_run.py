@@ -15,6 +15,7 @@ from experiments.measure import infos
 from experiments.rlvr_sparsity import Setup
 from experiments.session import Session, StopSignals
 from jaxpost import checkpoint, probes, records
+from jaxpost.probes import forgetting_fit
 from jaxpost.records import storage
 from jaxpost.records.verify import verify
 
@@ -49,7 +50,8 @@ def test_the_bundle_verifies_and_a_second_call_says_that_it_is_finished(finished
 def test_measured_metrics_are_exactly_the_registered_ones(finished):
     measured = set(rows(finished)["metric"].unique().to_pylist())
     setup = Setup(configs.load(str(TINY), {}), ())
-    assert measured == {name for probe in setup.probes for name in probe.metrics} | {"weight.jaccard"}
+    assert measured == {name for probe in setup.probes for name in probe.metrics} | {
+        "weight.jaccard", *(metric.id for metric in forgetting_fit.FITS)}
     assert measured <= set(probes.METRICS)
     assert set(records.read_metrics(finished)["metric"].to_pylist()) == measured
 

@@ -131,6 +131,8 @@ def test_arms_keep_their_colours_and_families_differ():
         arms
     )
     assert arm_styles(arms[::-1]) == styles
+    many = arm_styles([f"mine-{i}" for i in range(15)]).values()
+    assert len({(style["color"], style["marker"]) for style in many}) == len({(s["color"], s["linestyle"]) for s in many}) == 15
 
 
 def test_what_was_not_measured_is_absent_with_a_reason(tmp_path, run):
