@@ -123,7 +123,7 @@ def values(panel: Panel, tally: Tally, masks: Masks) -> dict[str, np.ndarray]:
     """Element-wise statistics of one matrix, named and shaped as in `weight_measurement.measure` (without its axis T)."""
     n, visible = tally.size, int(tally.seen_C.sum())
     sigma = max(np.sqrt(tally.update2 / n), 1e-30) if np.isfinite(tally.update2) else np.nan
-    expected = _expected({
+    expected = _expected(panel, {
         "histogram": jnp.asarray(tally.histogram, jnp.int32), "sigma": jnp.float32(sigma),
         "density": jnp.float32(visible / n),
         "class_counts": jnp.asarray(np.concatenate([by_class(tally.count_C)[None], masks.class_counts]), jnp.int32),
@@ -167,9 +167,7 @@ def code_ulp2() -> np.ndarray:
     return 4.0 ** (np.maximum((np.arange(CODES) >> 7) & 0xFF, 1) - 134.0)
 
 
-@jax.jit
-def _expected(tensor: dict) -> dict:
-    return weight_measurement._expected(tensor)
+_expected = jax.jit(weight_measurement.expected_counts, static_argnums=0)
 
 
 def _within_relative(panel: Panel, tally: Tally, sigma: float) -> np.ndarray:

@@ -18,8 +18,6 @@ from jaxpost.probes.panel import Panel, TensorInfo, shape_groups
 from jaxpost.probes.weight_metrics import metrics_of
 from jaxpost.probes.weight_rows import finalize
 
-VISIBLE_NORM = "stored in bf16: the null's norm is that of the visible update, which rounding made larger"
-
 
 def infos_of(pairs: Sequence[Pair]) -> list[TensorInfo]:
     """The inventory as probes take it."""
@@ -154,8 +152,6 @@ def rows_of(panel: Panel, others: Sequence[probes.Probe], pairs: Sequence[Pair],
     compared = [pair for pair in pairs if measured[pair.name]["reason"] is None]
     element = _elementwise(panel)
     parts = [panel_rows(element, compared, measured, f"{label}/element", constant)] if compared else []
-    stored = [pair.name for pair in compared if not measured[pair.name][label]["off_grid"]]
-    parts = [annotate(part, VISIBLE_NORM, lambda c: _of_visible_norm(c, stored)) for part in parts]
     cheap = set(metrics_of(element))
     skipped = {pair.name: measured[pair.name]["skipped"] for pair in compared if measured[pair.name]["skipped"]}
     whole = [pair for pair in compared if pair.name not in skipped]
@@ -175,14 +171,6 @@ def rows_of(panel: Panel, others: Sequence[probes.Probe], pairs: Sequence[Pair],
         parts = [annotate(part, "the base was rounded to bf16 first", lambda c, name=name: np.asarray(c["tensor"]) == name)
                  for part in parts]
     return parts
-
-
-def _of_visible_norm(columns: Mapping, stored: Sequence[str]) -> np.ndarray:
-    """Rows whose null draws a blind update of the norm that bf16 storage shows; pools with any of the tensors `stored` so."""
-    metric, tensor, null = (np.asarray(columns[name], object).astype(str) for name in ("metric", "tensor", "null_kind"))
-    of = np.isin(tensor, list(stored)) | (np.asarray(columns["granularity"], str) != "tensor")
-    sized = np.char.startswith(metric, "weight.sparsity.") | np.isin(metric, ("weight.update_norm", "weight.relative_norm"))
-    return sized & of & bool(stored) & (null != "None")
 
 
 def tensor_columns(pairs: Sequence[Pair], measured: Mapping[str, Mapping], labels: Sequence[str], unpaired: Mapping[str, str]):

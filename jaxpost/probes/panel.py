@@ -17,7 +17,7 @@ LEVELS = ("none", "top", "exact")  # how much of the spectra a panel reads, chea
 # Expected visibility of blind updates, in the order of `visible_mean`. "permuted": the update's own entries, shuffled.
 PREDICTIONS = (
     "permuted", "permuted_fp32", "gaussian_fp32", "gaussian", "laplace", "t3",
-    "calibrated_gaussian", "calibrated_laplace", "calibrated_t3",
+    "calibrated_gaussian", "calibrated_laplace", "calibrated_t3", "rounded_gaussian",
 )
 
 

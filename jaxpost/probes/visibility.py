@@ -13,6 +13,8 @@ Legend: C = 1,536 classes, E exponents.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,16 +171,56 @@ def calibrate(counts_C: jax.Array, density: jax.Array) -> jax.Array:
     Bisection on log sigma, 40 halvings between 1e-14 and 1e4. For weights that exist in bf16 only: there the update's
     own entries are not its distribution before rounding.
     """
+    return _bisect(lambda sigma_3: jnp.stack([expected_density(counts_C, visibility_law(law, sigma_3[i]))
+                                              for i, law in enumerate(LAWS)]) < density, len(LAWS))
+
+
+def calibrate_norm(counts_C: jax.Array, mean_square: jax.Array) -> jax.Array:
+    """Standard deviation of the Gaussian update whose bf16-visible part has this mean square: f32, for bf16 masters.
+
+    An update rounded on its entry is r whole ULPs u, reached from (2 r - 1) u / 2 on; with S the survival function,
+
+        E[visible^2] = u^2 sum_r (2 r - 1) 2 S((2 r - 1) u / (2 sigma)) = sigma^2 + u^2 / 12 for sigma >> u  (Sheppard)
+
+    (each side with its own u). Neglects that ULPs change where the update crosses a power of two.
+    """
+    def seen(sigma):
+        """E[visible^2] / sigma^2 by class."""
+        found = 0.0
+        for h_C in half_ulps(representatives()):
+            x = jnp.minimum(h_C / sigma, 20.0)  # beyond, nothing is seen
+            terms = [(2 * r - 1) * law_survival("gaussian", (2 * r - 1) * x) for r in range(1, 6)]
+            found += jnp.where(x < 2 / 3, 0.5 + x**2 / 6, 4 * x**2 * sum(terms))
+        return found
+
+    return _bisect(lambda sigma: expected_density(counts_C, seen(sigma[0])) < mean_square / sigma**2, 1)[0]
+
+
+def _bisect(below: Callable[[jax.Array], jax.Array], n: int) -> jax.Array:
+    """Where `below`, elementwise of n standard deviations, stops to hold: 40 halvings of log sigma between 1e-14 and 1e4."""
 
     def halve(_, ends):
         middle = 0.5 * (ends[0] + ends[1])
-        p_3xC = [visibility_law(law, jnp.exp(middle[i])) for i, law in enumerate(LAWS)]
-        low = jnp.stack([expected_density(counts_C, p_C) for p_C in p_3xC]) < density
+        low = below(jnp.exp(middle))
         return jnp.where(low, middle, ends[0]), jnp.where(low, ends[1], middle)
 
-    ends = jnp.full(3, np.log(1e-14), jnp.float32), jnp.full(3, np.log(1e4), jnp.float32)
+    ends = jnp.full(n, np.log(1e-14), jnp.float32), jnp.full(n, np.log(1e4), jnp.float32)
     ends = jax.lax.fori_loop(0, 40, halve, ends)
     return jnp.exp(0.5 * (ends[0] + ends[1]))
+
+
+def rounded_within(law: str, sigma: jax.Array, tol: float) -> jax.Array:
+    """P(an update rounded to bf16 on its entry is at most `tol` in magnitude) by class: f32[C].
+
+    It is r whole ULPs u, and r <= tol / u where the update itself is below (2 floor(tol / u) + 1) u / 2. Neglects that ULPs
+    change where the update crosses a power of two.
+    """
+    within = 1.0
+    for h_C in half_ulps(representatives()):
+        fine = tol > 2**10 * h_C  # rounding moves the boundary by less than a thousandth
+        steps_C = jnp.floor(jnp.where(fine, 1.0, tol / (2 * h_C)))
+        within -= law_survival(law, jnp.where(fine, tol, (2 * steps_C + 1) * h_C) / sigma)
+    return within
 
 
 def _total(counts_C: jax.Array, p_C: jax.Array) -> jax.Array:

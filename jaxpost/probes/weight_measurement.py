@@ -8,6 +8,7 @@ Legend: M masks, C visibility classes, K subspace dimensions; the view axis is `
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,7 @@ def measure(panel: Panel, refs: Mapping[str, Any], weights1: Mapping[str, jax.Ar
     kept = {name: x[i] for x, names in zip(stacks, groups.values(), strict=True) if x is not None
             for i, name in enumerate(names)}
     flat = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *parts)
-    values = flat.pop("values") | jax.lax.map(_expected, flat)
+    values = flat.pop("values") | jax.lax.map(functools.partial(expected_counts, panel), flat)
     values = swap_sides(wide_of(weights1, sorted(weights1)), values, dict.fromkeys(SIDED, 2))  # [T, views, sides, K]
     return values | ({"spectra": kept} if kept else {})
 
@@ -164,10 +165,11 @@ def _update_spectrum(panel: Panel, dw: jax.Array, norm: jax.Array, edge: jax.Arr
             "spectrum": s_Q, "norm2": s_Q[0], "norm2_error": linalg.ALONE * linalg.VALUE_ERROR * s_Q[0]}
 
 
-def _expected(tensor: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def expected_counts(panel: Panel, tensor: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Expected visible counts of blind updates, everywhere and in each mask, and their variances (independent entries).
 
-    One program for every shape: it sees classes, not entries. Returns f32[PREDICTIONS, 1 + M] each.
+    One program for every shape: it sees classes, not entries. Returns f32[PREDICTIONS, 1 + M] each, and of calibrated
+    updates rounded to bf16 the expected counts within each tolerance, "rounded_within" f32[LAWS, tolerances].
     """
     counts_CxM = tensor["class_counts"].astype(jnp.float32).T
     n = jnp.sum(counts_CxM[:, 0])
@@ -180,8 +182,13 @@ def _expected(tensor: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     for i, law in enumerate(visibility.LAWS):
         tables[law] = visibility.visibility_law(law, tensor["sigma"])
         tables[f"calibrated_{law}"] = visibility.visibility_law(law, fitted[i])
+    matched = visibility.calibrate_norm(tensor["class_counts"][0], tensor["sigma"] ** 2)
+    tables["rounded_gaussian"] = visibility.visibility_law("gaussian", matched)
     p_PxC = jnp.stack([tables[name] for name in PREDICTIONS])
+    within = [[visibility.rounded_within(law, fitted[i], tol) for tol in panel.abs_tols]
+              for i, law in enumerate(visibility.LAWS)]
     return {
+        "rounded_within": linalg.matmul(jnp.asarray(within), counts_CxM[:, 0]),
         "visible_mean": linalg.matmul(p_PxC, counts_CxM),
         "visible_variance": linalg.matmul(p_PxC * (1 - p_PxC), counts_CxM),
     }

@@ -23,17 +23,21 @@ register(
            "isotropic (bf16 view): visible norm of c G, c the master's norm", "quadrature", "as weight.update_norm"),
     Metric("weight.sparsity.bf16", "share of entries with bf16(w1) = bf16(w0) as values (+0 = -0; NaN is changed)", "1",
            PNT + " Def. 2.1", "halfulp_permuted: 1 - mean(p_i), p_i = 1 - [F(h_i+) - F(-h_i-)], F of the matrix's own "
-           "fp32 update; gaussian_equal_norm as a further row, and as primary where masters are bf16",
+           "fp32 update; gaussian_equal_norm as a further row, and as primary where masters are bf16 (there the norm is that "
+           "of the visible part: an update is rounded before its norm is taken)",
            "ratio of sums", _CODES),
     Metric("weight.sparsity.fp32", "share of entries with w1 = w0 as float32 values", "1",
-           "RL's Razor, arXiv:2509.04259", "halfulp_permuted at float32 boundaries", "ratio of sums", _CODES),
+           "RL's Razor, arXiv:2509.04259", "halfulp_permuted at float32 boundaries; as weight.sparsity.bf16 where masters are "
+           "bf16", "ratio of sums", _CODES),
     Metric("weight.sparsity.abs", "share of entries with |w1 - w0| <= tol, float32", "1",
            "Mukherjee et al., arXiv:2505.11711",
-           "gaussian_equal_norm; band: range of Gaussian, Laplace and t3 of equal norm",
+           "gaussian_equal_norm (calibrated_gaussian, rounded to bf16, where masters are bf16); band: range of Gaussian, "
+           "Laplace and t3",
            "ratio of sums", "float32 comparison"),
     Metric("weight.sparsity.rel", "share of entries with |w1 - w0| <= eta max(|w0|, |w1|), uncast float32", "1",
            PNT + " Def. 2.1 (there on bf16 values, where it is equality)",
-           "gaussian_equal_norm, in closed form given |w0|", "ratio of sums", "float32 comparison"),
+           "gaussian_equal_norm, in closed form given |w0|; none where masters are bf16: their steps are 0.4 to 0.8 % of an "
+           "entry", "ratio of sums", "float32 comparison"),
     Metric("weight.spectral_shift", "NSS = ||s(W1) - s(W0)||_2 / ||s(W0)||_2, full descending spectra", "1",
            PNT + " 4.1", "isotropic update of the master's norm", "mean over matrices", _SVD),
     Metric("weight.spectral_shift_over_update", "rho = NSS ||W0||_F / ||dW||_F", "1", "ISO, arXiv:2607.19331",

@@ -59,27 +59,33 @@ def finalize(
 def _sparsity(r: Readings, table: RowTable) -> None:
     prediction = dict(zip(PREDICTIONS, np.moveaxis(r.value("visible_mean"), 2, 0)[..., 0], strict=True))
     variance = dict(zip(PREDICTIONS, np.moveaxis(r.value("visible_variance"), 2, 0)[..., 0], strict=True))
-    for dtype, permuted, gaussian in (("bf16", "permuted", "gaussian"), ("fp32", "permuted_fp32", "gaussian_fp32")):
+    rounded = r.bf16_master_S[:, None]  # these runs' blind updates are rounded before anything is counted
+    for dtype, permuted in (("bf16", "permuted"), ("fp32", "permuted_fp32")):
         primary = {
-            name: np.where(r.bf16_master_S[:, None], table_[gaussian], table_[permuted])
+            name: np.where(rounded, table_["rounded_gaussian"], table_[permuted])
             for name, table_ in (("mean", prediction), ("variance", variance))
         }
-        kind = np.where(r.bf16_master_S, "gaussian_equal_norm", "halfulp_permuted").astype(object)[:, None]
-        further = (r.n_T - prediction[gaussian], variance[gaussian]) if dtype == "bf16" else None
+        kind = np.where(rounded, "gaussian_equal_norm", "halfulp_permuted").astype(object)
+        gaussian = [np.where(rounded, table_["rounded_gaussian"], table_["gaussian"]) for table_ in (prediction, variance)]
+        further = (r.n_T - gaussian[0], gaussian[1]) if dtype == "bf16" else None
         _add_fraction(
             r, table, f"weight.sparsity.{dtype}", r.value(f"same_{dtype}"), kind,
             [r.n_T - primary["mean"]], primary["variance"], further=further, dtype=dtype,
         )
     sigma = r.norm(0) / np.sqrt(r.n_T)
-    within_abs, within_rel = r.value("same_abs"), r.value("same_rel")
+    within_abs, within_rel, calibrated = r.value("same_abs"), r.value("same_rel"), r.value("rounded_within")
     for i, tol in enumerate(r.panel.abs_tols):
         with np.errstate(divide="ignore"):
-            laws = [r.n_T * UNIT_LAWS[law](tol / sigma) for law in UNIT_LAWS]
-        _add_fraction(r, table, "weight.sparsity.abs", within_abs[..., i], "gaussian_equal_norm", laws, None,
+            laws = [np.where(rounded, calibrated[:, :, law, i], r.n_T * inside(tol / sigma))
+                    for law, inside in enumerate(UNIT_LAWS.values())]
+        kind = np.where(rounded, "calibrated_gaussian", "gaussian_equal_norm").astype(object)
+        _add_fraction(r, table, "weight.sparsity.abs", within_abs[..., i], kind, laws, None,
                       dtype="fp32", params={"tol": f"{tol:g}"})
     for i, eta in enumerate(r.panel.rel_etas):
-        _add_fraction(r, table, "weight.sparsity.rel", within_rel[..., i], "gaussian_equal_norm",
-                      [r.value("rel_gaussian")[..., i]], None, dtype="fp32", params={"eta": f"{eta:g}"})
+        kind = np.where(rounded, None, "gaussian_equal_norm")
+        expected = np.where(rounded, np.nan, r.value("rel_gaussian")[..., i])
+        _add_fraction(r, table, "weight.sparsity.rel", within_rel[..., i], kind, [expected], None, dtype="fp32",
+                      params={"eta": f"{eta:g}"})
 
 
 def _add_fraction(r, table, metric, count, kind, expected, variance, *, dtype, params=None, further=None) -> None:

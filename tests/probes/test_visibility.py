@@ -170,6 +170,23 @@ def test_calibrate_inverts_the_density_of_each_law():
         np.testing.assert_allclose(vis.expected_density(counts, vis.visibility_law(law, s)), 0.3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [2e-6, 2e-5, 1e-4, 3e-4, 3e-3])
+def test_a_rounded_update_shows_the_norm_and_the_sizes_that_it_is_said_to_show(size):
+    rng = np.random.default_rng(7)
+    w0 = np.tile(np.asarray(base(rng)), 100)
+    laws = {"gaussian": rng.normal(size=w0.size), "laplace": rng.laplace(scale=0.5**0.5, size=w0.size),
+            "t3": rng.standard_t(3, size=w0.size) / 3**0.5}
+    counts = vis.class_counts(vis.bf16_codes(jnp.asarray(w0)))
+    for law, z in laws.items():
+        seen = (w0 + (size * z).astype(np.float32)).astype(ml_dtypes.bfloat16).astype(np.float64) - w0
+        if law == "gaussian":
+            found = jax.jit(vis.calibrate_norm)(counts, jnp.float32(np.mean(seen**2)))
+            np.testing.assert_allclose(found, size, rtol=2e-2)
+        for tol in (1e-8, 1e-5, 1e-4, 1e-3):
+            within = vis.expected_density(counts, vis.rounded_within(law, jnp.float32(size), tol))
+            np.testing.assert_allclose(within, np.mean(np.abs(seen) <= tol), atol=6e-3)  # powers of two are neglected
+
+
 def test_scaling_base_and_update_by_a_power_of_two_changes_nothing():
     rng = np.random.default_rng(6)
     w0, d = base(rng), jnp.asarray(rng.normal(size=4000) * 2e-4, jnp.float32)
