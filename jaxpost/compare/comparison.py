@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import os
 import resource
@@ -166,10 +167,12 @@ def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path, settings
 
     Args: watch: given the `Prepared`, a context of `advance(pair, bytes)`, called when a pair is done; None: silent.
 
-    Raises: CompareError, FormatError, BundleError (another pair in the directory, disk full), OSError.
+    Raises: CompareError (a checkpoint was written after its report was begun, ...), FormatError, BundleError (another pair in
+      the directory, disk full), OSError.
     """
     out = Path(out)
     prepared = prepare(base, tuned, settings)
+    _require_unchanged(out, prepared)
     config = _config(prepared)
     title = f"{' and '.join(side.label for side in prepared.job.tuned)} against {prepared.job.base.path.resolve().name}"
     devices = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "count": jax.device_count()}
@@ -194,6 +197,18 @@ def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path, settings
                                         prepared.pairing.unpaired))
         shutil.rmtree(out / passes.FOLDER, ignore_errors=True)
     return out
+
+
+def _require_unchanged(out: Path, prepared: Prepared) -> None:
+    """Refuse what is measured of files that were written since: the fingerprint samples them. Raises: CompareError."""
+    if not (out / "manifest.json").exists():
+        return
+    begun = datetime.datetime.fromisoformat(records.storage.read_json(out / "manifest.json")["created"]).timestamp()
+    for side in (prepared.job.base, *prepared.job.tuned):
+        files = [path for path in (side.path, *side.path.rglob("*")) if path.is_file()]
+        if max(path.stat().st_mtime for path in files) > begun + 1:  # it is kept in whole seconds
+            raise CompareError(f"{side.path} was written after the report in {out} was begun; choose another --out, or remove "
+                               "the report")
 
 
 def peak_memory() -> int:

@@ -1,6 +1,9 @@
 """Whole comparisons: rows, bundle, resuming, memory, several tuned checkpoints, broken tensors."""
 
 import json
+import os
+import shutil
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +68,16 @@ def test_a_finished_report_is_kept_and_another_pair_refused(pair, finished, tmp_
     assert records.storage.read_json(finished / "manifest.json") == before
     with pytest.raises(records.BundleError, match="holds another config.*choose another directory"):
         run(pair[1], [pair[0]], finished, Settings("element"))
+
+
+def test_a_report_of_files_that_changed_since_is_refused_and_kept(pair, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "report")
+    later = shutil.copytree(pair[1], tmp_path / pair[1].name)
+    for path in later.iterdir():
+        os.utime(path, times=(time.time() + 60,) * 2)
+    with pytest.raises(CompareError, match="was written after the report in .* was begun; choose another --out"):
+        run(pair[0], [later], out, Settings("element"))
+    assert not verify(out)[1]
 
 
 def test_a_killed_run_continues_with_what_it_has(pair, finished, tmp_path, monkeypatch):
