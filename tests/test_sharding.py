@@ -47,7 +47,7 @@ def test_loss_and_gradient_agree_with_one_device(sizes):
     assert difference <= 1e-5 * size, (difference, size)
 
 
-@pytest.mark.parametrize("sizes", LAYOUTS, ids=str)
+@pytest.mark.parametrize("sizes", [pytest.param(LAYOUTS[0], marks=pytest.mark.slow), *LAYOUTS[1:]], ids=str)
 def test_the_fused_step_runs_on_a_mesh_and_samples_the_same_tokens(sizes):
     s = spec()
     source = training.Rollouts(TASK, 4, s)

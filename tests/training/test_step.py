@@ -68,8 +68,10 @@ def test_the_gradient_against_finite_differences_in_float64(make):
         assert float((up - down) / (2 * step)) == pytest.approx(float(slope), rel=1e-6)
 
 
-@pytest.mark.parametrize("kind, objective", [("rl", "grpo"), ("sft", "cross_entropy")])
-@pytest.mark.parametrize("storage, microbatches", [("float32", 1), ("bfloat16", 2)])
+@pytest.mark.parametrize("kind, objective, storage, microbatches", [
+    ("rl", "grpo", "bfloat16", 2), ("sft", "cross_entropy", "float32", 1),
+    pytest.param("rl", "grpo", "float32", 1, marks=pytest.mark.slow),
+    pytest.param("sft", "cross_entropy", "bfloat16", 2, marks=pytest.mark.slow)])
 def test_inline_probes_change_no_bit_in_50_steps(make, monkeypatch, kind, objective, storage, microbatches):
     def final():
         run = make(objective, kind, storage=storage, microbatches=microbatches)

@@ -14,7 +14,8 @@ def scalars(rate):
     return training.Scalars(rate, 0.0, False)
 
 
-@pytest.mark.parametrize("minibatches, epochs", [(1, 1), (2, 1), (1, 2), (4, 2)])
+@pytest.mark.parametrize("minibatches, epochs", [
+    (2, 1), (4, 2), pytest.param(1, 1, marks=pytest.mark.slow), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_updates_take_their_rows_in_order_and_every_epoch_all_again(feed, in_float64, minibatches, epochs):
     with jax.enable_x64(True):
         run = in_float64(feed("grpo", minibatches=minibatches, epochs=epochs))
