@@ -9,14 +9,14 @@ both see the same machine; the median over the turns is compared with a target t
                         on this machine, of JAX's and SciPy's gesdd                             >= 3 times faster, < 1e-3 rad
     memory              peak of that per-example program over the train step's, both from XLA                  <= 1.5
 
-Command:   python -m experiments.run --config=bench_probes          (about 15 minutes: exact SVDs of 4096 x 4096)
+Command:   python -m experiments.run --config=bench_probes          (about 4 minutes: exact SVDs of 4096 x 4096)
            python -m experiments.run --config=bench_probes:smoke    (small; under 60 seconds, its ratios mean nothing)
 Healthy:   a table of targets, what was measured, and whether it was met; a busy machine shows in the spread of the turns.
 """
 
 from ml_collections import ConfigDict
 
-RUN_TIME = "15 min on two CPU cores (smoke 1 min)"
+RUN_TIME = "4 min on two CPU cores (smoke 1 min)"
 
 
 def get_config(argument: str = "default") -> ConfigDict:

@@ -27,7 +27,7 @@ _FULL = (("loss_tokens", ()), *((row.id, ()) for row in catalog.CATALOG.values()
 
 PRESETS = {preset.name: preset for preset in (
     Preset("economy", "element-wise statistics of the weights, and what the train step has anyway", _ECONOMY, 0.03, 100),
-    Preset("standard", "and the leading subspaces of every matrix, stripes, L1 and spectral norms", _STANDARD, 0.10, 100),
+    Preset("standard", "and the leading subspaces of every matrix, stripes, L1 and spectral norms", _STANDARD, 0.10, 150),
     Preset("full", "every probe of the package: exact spectra, policy, gradients, trajectories", _FULL, None, 100),
 )}
 
