@@ -62,8 +62,7 @@ def bf16_master(w: jax.Array) -> jax.Array:
 
 def rounding_rms(w0: jax.Array, w1: jax.Array) -> jax.Array:
     """Root mean square rounding error of one entry, q^2 = mean((ulp0^2 + ulp1^2) / 2) / 12, in the masters' dtype: f32[]."""
-    codes0, codes1 = visibility.bf16_codes(w0), visibility.bf16_codes(w1)
-    q = jnp.sqrt(jnp.mean((visibility.ulp(codes0) ** 2 + visibility.ulp(codes1) ** 2) / 2) / 12)
+    q = jnp.sqrt(visibility.rounding_variance(visibility.bf16_codes(w0), visibility.bf16_codes(w1)))
     return q * jnp.where(bf16_master(w1), 1.0, 2.0**-16)  # float32 ULPs are 2^-16 of bf16's
 
 

@@ -80,7 +80,7 @@ def distances(w0: jax.Array, w1: jax.Array, reference: Mapping[str, jax.Array]) 
     out = jax.lax.map(view, jnp.where(finite, views, w0[None]))
     coarse = jnp.asarray([2.0**-16, 1.0], jnp.float32)  # float32 ULPs are 2^-16 of bf16's
     out["l1_floor"] = coarse * _l1(visibility.ulp(codes1)) / 4
-    q_rms = jnp.sqrt(jnp.mean((visibility.ulp(codes0) ** 2 + visibility.ulp(codes1) ** 2) / 2) / 12)
+    q_rms = jnp.sqrt(visibility.rounding_variance(codes0, codes1))
     out["spectral_floor"] = linalg.rounding_edge(q_rms * coarse, *w1.shape)
     out = {name: jnp.where(finite, x, jnp.nan) for name, x in out.items()}
     return out | {"n_nonfinite": jnp.sum(~jnp.isfinite(w1), dtype=jnp.int32)}

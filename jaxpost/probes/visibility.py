@@ -83,6 +83,11 @@ def ulp(codes: jax.Array, dtype: str = "bf16") -> jax.Array:
     return _power_of_two(exponent - {"bf16": 7, "fp32": 23}[dtype])
 
 
+def rounding_variance(codes0: jax.Array, codes1: jax.Array) -> jax.Array:
+    """Mean square error that bf16 rounding makes of an entry of matrices with these codes: mean((ulp0^2 + ulp1^2) / 2) / 12."""
+    return jnp.mean((ulp(codes0) ** 2 + ulp(codes1) ** 2) / 2) / 12
+
+
 def class_of(codes: jax.Array) -> jax.Array:
     """Class of bf16 codes, i32 in [0, 1536): sign * 768 + exponent * 3 + (0 zero, 1 odd, 2 even mantissa)."""
     mantissa = codes & 0x7F

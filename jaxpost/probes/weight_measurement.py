@@ -70,7 +70,7 @@ def _measure_tensor(panel: Panel, ref: Mapping[str, Any], w1: jax.Array) -> dict
     finite = jnp.isfinite(w1).all()
     values = _counts(panel, ref, w1, codes1)
     views = jnp.where(finite, jnp.stack([w1, visibility.bf16_values(codes1)]), ref["w0"][None])  # LAPACK: finite only
-    q2_bf16 = jnp.mean((visibility.ulp(ref["codes"]) ** 2 + visibility.ulp(codes1) ** 2) / 2) / 12
+    q2_bf16 = visibility.rounding_variance(ref["codes"], codes1)
     q_rms = jnp.sqrt(q2_bf16) * jnp.asarray([2.0**-16, 1.0], jnp.float32)  # float32 ULPs are 2^-16 of bf16's
     reals = jax.lax.map(lambda x: _view(panel, ref, *x), (views, linalg.rounding_edge(q_rms, *w1.shape)))
     spectrum = {name: reals.pop(name) for name in ("spectrum",) if name in reals}
