@@ -120,8 +120,9 @@ def command(sides: Sequence[Path], out: Path, level: str, memory_gib: float) -> 
     return Ran(wall, cpu, *(cost[key] for key in (("pass", "wall_s"), ("compare", "disk_bytes"), ("compare", "peak_bytes"))))
 
 
-def plain_torch(sides: Sequence[Path]) -> float | None:
-    """CPU seconds of the obvious script on every matrix of a layer (load, subtract, count, decompose); None without torch."""
+def plain_torch(sides: Sequence[Path], dtype: str) -> float | None:
+    """CPU seconds of the obvious script on every matrix of the layers (load, subtract, count, decompose in a dtype); None
+    without torch."""
     try:
         import torch  # optional: the extra `parity`
     except ImportError:
@@ -130,7 +131,7 @@ def plain_torch(sides: Sequence[Path]) -> float | None:
     began = time.process_time()
     for name, entry in opened_sides[0].tensors.items():
         if len(entry.shape) == 2 and ".layers." in name:
-            w0, w1 = (torch.from_numpy(side.read(name).astype(np.float32)) for side in opened_sides)
+            w0, w1 = (torch.from_numpy(side.read(name).astype(dtype)) for side in opened_sides)
             update = w1 - w0
             (update == 0).float().mean(), torch.linalg.norm(update) / torch.linalg.norm(w0)
             u0, _, v0 = torch.linalg.svd(w0, full_matrices=False)
@@ -202,10 +203,11 @@ def _spectra(config: ConfigDict, folder: Path, bundle: records.Bundle) -> tuple[
     bundle.cost("bench.top", wall_s=ran.wall, disk_bytes=ran.read, peak_bytes=ran.peak)
     note = f"{layers} of {config.model.layers} layers took {ran.wall:.0f} s, {ran.cpu:.0f} CPU s; the others are extrapolated"
     found = [_target("spectra", "< 15 min", np.asarray([whole]), whole < 15, note)]
-    if config.spectra.torch and (theirs := plain_torch(sides)) is not None:
-        bundle.cost("bench.torch", wall_s=theirs)
-        found.append(_target("torch", ">= 8 times", np.asarray([theirs / ran.cpu]), theirs / ran.cpu >= 8,
-                             f"CPU seconds, {layers} layers: {theirs:.0f} and {ran.cpu:.0f}"))
+    for dtype in ("float32", "float64") if config.spectra.torch else ():
+        if (theirs := plain_torch(sides, dtype)) is not None:
+            bundle.cost(f"bench.torch.{dtype}", wall_s=theirs)
+            found.append(_target(f"torch {dtype}", ">= 8 times", np.asarray([theirs / ran.cpu]), theirs / ran.cpu >= 8,
+                                 f"CPU seconds, {layers} of {config.model.layers} layers: {theirs:.0f} and {ran.cpu:.0f}"))
     return found, ran.peak
 
 

@@ -7,7 +7,7 @@ pretrained matrices at k = 64), and draws its nulls with a decomposition each: m
 Nulls of the rotation come from first-order perturbation theory, drawn in the base's own spectrum:
   du_i . u_j = (s_i e_ji + s_j e_ij) / (s_i^2 - s_j^2), dv_i . v_j = (s_i e_ij + s_j e_ji) / (s_i^2 - s_j^2), e = U'EV Gaussian,
 and (m - q) further directions e / s_i on the longer side. Level "exact" draws updates of the same norm and decomposes them.
-Ranks of Gaussian matrices are those of their bidiagonal form (chi variables), the same law for O(q^2) (Edelman 1989).
+Ranks of Gaussian matrices are those of their bidiagonal form (`probes.gaussian_spectra`).
 
 Legend: M rows >= N columns (wide matrices transposed, sides swapped back), K dimensions `ks`, R leading vectors, D draws.
 """
@@ -19,7 +19,6 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 import scipy.special
 
 from jaxpost.compare.elementwise import kept as size_of
@@ -37,6 +36,7 @@ from jaxpost.compare.gram import (
     values_of,
 )
 from jaxpost.compare.reading import bf16_codes, bf16_values
+from jaxpost.probes import gaussian_spectra
 from jaxpost.probes.panel import VIEWS, Panel, is_wide
 
 LINEAR = 0.05  # mean sin^2 above which first order says nothing
@@ -77,17 +77,8 @@ def _exp_entropy(weight: np.ndarray) -> float:
 
 @functools.lru_cache(maxsize=64)
 def gaussian(shape: tuple[int, int], draws: int) -> np.ndarray:
-    """Singular values of Gaussian matrices of a shape at Frobenius norm 1: f64[D, q]."""
-    m, n = max(shape), min(shape)
-    rng = np.random.default_rng([m, n, draws])
-    out = []
-    for _ in range(draws):
-        a = np.sqrt(rng.chisquare(m - np.arange(n)))
-        b = np.sqrt(rng.chisquare(n - 1 - np.arange(n - 1)))
-        lam = scipy.linalg.eigvalsh_tridiagonal(a**2 + np.append(0.0, b**2), a[:-1] * b)
-        s = np.sqrt(np.maximum(lam[::-1], 0.0))
-        out.append(s / np.linalg.norm(s))
-    return np.asarray(out)
+    """Singular values of Gaussian matrices of a shape at Frobenius norm 1, the same for every matrix of it: f64[D, q]."""
+    return gaussian_spectra.draw(shape, draws, np.random.default_rng([max(shape), min(shape), draws]))
 
 
 def first_order(s: np.ndarray, shape: tuple[int, int], ks: tuple[int, ...], draws: int, rng) -> dict[str, np.ndarray]:

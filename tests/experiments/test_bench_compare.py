@@ -17,7 +17,7 @@ def test_the_bundle_holds_targets_and_costs(tmp_path):
     assert run.main(["--config=bench_compare:smoke", f"--workdir={path}"]) == 0
     assert not verify(path)[1]
     targets = {target["name"]: target for target in records.storage.read_json(path / "manifest.json")["targets"]}
-    assert set(targets) - {"torch"} == {"report", "bandwidth", "spectra", "memory"}
+    assert set(targets) - {"torch float32", "torch float64"} == {"report", "bandwidth", "spectra", "memory"}
     for target in targets.values():
         assert target["spread"][0] <= target["measured"] <= target["spread"][1] and target["met"] in (True, False)
     assert {"bench.element", "bench.top"} <= set(pq.read_table(path / "costs.parquet")["phase"].to_pylist())
