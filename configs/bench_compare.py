@@ -32,7 +32,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.model = ConfigDict({"layers": 28, "width": 1536, "ff": 8960, "kv": 256, "vocab": 151936})
     c.turns = 3  # of report and copy
     c.memory_gib = 2.0  # what the command is given
-    c.spectra = ConfigDict({"layers": 2, "torch": True})
+    c.torch_layers = 2  # compared by the plain torch script too; 0: none
     c.mesh = ConfigDict({"ensemble": 1})  # this experiment runs on one device
     c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})
     if argument == "smoke":

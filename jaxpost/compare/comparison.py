@@ -230,9 +230,9 @@ def _config(prepared: Prepared) -> dict:
 
 def _coverage(prepared: Prepared, measured: Mapping) -> dict:
     left = {name: record["reason"] for name, record in measured.items() if record["reason"]}
-    skipped = {name: record["skipped"] for name, record in measured.items() if record["skipped"]}
+    skipped, beside = ({name: record[key] for name, record in measured.items() if record[key]} for key in ("skipped", "beside"))
     return {"tensors": len(measured), "compared": len(measured) - len(left), "not_compared": left,
-            "without_spectra": skipped, "unpaired": dict(prepared.pairing.unpaired)}
+            "without_spectra": skipped, "without_other_probes": beside, "unpaired": dict(prepared.pairing.unpaired)}
 
 
 def _write(bundle: records.Bundle, prepared: Prepared, measured: Mapping) -> None:
@@ -240,17 +240,18 @@ def _write(bundle: records.Bundle, prepared: Prepared, measured: Mapping) -> Non
     job, pairs = prepared.job, prepared.pairing.pairs
     for name, parts in _all_rows(prepared, measured).items():
         bundle.write_rows(name, pa.concat_tables([records.measurement_table(part) for part in parts]))
-    whole = [p for p in pairs if measured[p.name]["reason"] is None and measured[p.name]["skipped"] is None]
-    if not job.panel.subspaces or not whole:
+    read = [p for p in pairs if measured[p.name]["reason"] is None and measured[p.name]["skipped"] is None]
+    if not job.panel.subspaces or not read:
         return
+    whole = [p for p in read if measured[p.name]["beside"] is None]
     for side in job.tuned:
         kept: dict[str, np.ndarray] = {}
-        for p in whole:
+        for p in read:
             arrays = measured[p.name]["arrays"]
             for key in ("spectrum", "base", "tuned", "angles", "edge"):
                 kept[f"{key}/{p.name}"] = np.asarray(arrays[f"{side.label}/kept/{key}"], np.float64)
         bundle.write_arrays(f"spectra-{side.label}", kept)
         for probe in job.probes:
-            if probe.id == "weight.stripes" and (found := rows.probe_arrays(probe, whole, measured, side.label)):
+            if whole and probe.id == "weight.stripes" and (found := rows.probe_arrays(probe, whole, measured, side.label)):
                 bundle.write_arrays(f"stripes-{side.label}", {k: x for k, x in found.items() if not k.startswith("table")})
 

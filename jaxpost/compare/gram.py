@@ -1,7 +1,7 @@
 """Singular values and leading subspaces of a tall matrix from its float64 Gram matrix, with bounds of their errors.
 
 Weights are float32 or less, so W'W in float64 is exact to 1e-15 ||W||^2: its eigenvalues give all singular values above
-3e-8 s_1. A whole float64 copy of a matrix is never held.
+3e-8 s_1. A matrix is read by blocks of rows (`matrices`), an array or not: nothing of its size is held but U.
 
 Legend: M rows >= N columns, K dimensions of subspaces, R leading vectors, Q = N singular values.
 """
@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxpost.compare.matrices import ROWS
+
 GRAM_ERROR = 64 * 2.0**-52  # of s_1^2: error of an eigenvalue of a Gram matrix
-ROWS = 2048  # of a float64 block
 
 
 class Frame(NamedTuple):

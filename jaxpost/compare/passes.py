@@ -1,8 +1,8 @@
 """Reading and measuring every pair once, side by side on all cores, within a memory budget, resumable.
 
 A finished pair is a file of small arrays (`progress/<number>.safetensors`): histograms have become values and references,
-so the rows of a model of any size are made from megabytes. A pair whose matrices do not fit the budget is read in pieces and
-has element-wise rows only.
+so the rows of a model of any size are made from megabytes. Spectra are made from blocks of rows; the probes beside the panel
+hold whole matrices. What of a pair does not fit the budget has no rows but the reason.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from jaxpost import probes
-from jaxpost.compare import elementwise, spectra
+from jaxpost.compare import elementwise, matrices, principal, spectra
 from jaxpost.compare.pairing import Checkpoint, Pair
 from jaxpost.compare.reading import Reader, as_float32, bf16_codes, bf16_values, byte_range, pieces, whole
 from jaxpost.compare.tally import Tally
 from jaxpost.probes import cross_seed
-from jaxpost.probes.panel import Panel, masks_of
+from jaxpost.probes.panel import Panel, is_wide
 from jaxpost.records import storage
 
 FOLDER = "progress"
@@ -87,14 +87,19 @@ def bytes_of(job: Job, pair: Pair) -> int:
 
 
 def working_set(job: Job, pair: Pair) -> int:
-    """Predicted bytes of the spectral pass of a pair."""
-    n, q = int(np.prod(pair.shape, dtype=np.int64)), min(pair.shape)
+    """Predicted bytes of the spectral pass of a pair: sides whose rows do not stream, left vectors, Gram matrices, blocks."""
+    (n, m), kept = sorted(pair.shape), max(job.panel.ks)
+    sides = matrices.held_bytes(job.base, pair) + max(matrices.held_bytes(side, pair) for side in job.tuned)
+    return int(sides + 40 * m * kept + 48 * n * n + 40 * matrices.ROWS * n)
+
+
+def other_set(job: Job, pair: Pair) -> int:
+    """Predicted bytes of the probes beside the panel and of the comparison of several runs, which hold whole matrices."""
+    n = int(np.prod(pair.shape, dtype=np.int64))
     shape = jax.ShapeDtypeStruct(pair.shape, jnp.float32)
     ctx = probes.Context({probes.WEIGHTS0: {ONE: shape}, probes.WEIGHTS: {ONE: shape}})
     held = max((probe.cost(ctx).held for probe in job.probes), default=0)
-    masks = 2 * len(masks_of(job.panel)) * n
-    runs = (4 * n * len(job.tuned) + n * len(job.tuned)) if len(job.tuned) > 1 else 0
-    return int(8 * n + runs + max(8 * n + held, 24 * n + masks + 40 * q * q))
+    return int(16 * n + (5 * n * len(job.tuned) if len(job.tuned) > 1 else 0) + held)
 
 
 def run(job: Job, pairs: Sequence[Pair], folder: Path | None, workers: int, advance: Callable[[Pair, int], None]) -> dict:
@@ -142,7 +147,7 @@ def _ahead(job: Job, pairs: Sequence[Pair], number: int) -> None:
 
 def _measure(job: Job, pair: Pair, reader: Reader, budget: Budget) -> dict:
     began, (new, algorithm) = time.monotonic(), digester()
-    record = {"digest": algorithm, "base": None, "arrays": {}, "skipped": None}
+    record = {"digest": algorithm, "base": None, "arrays": {}, "skipped": None, "beside": None}
     element = Panel(ks=job.panel.ks, alphas=job.panel.alphas, null_draws=job.panel.null_draws, spectra="none")
     tallies, cuts = {}, {}
     for side in job.tuned:
@@ -200,60 +205,64 @@ def _put(record: dict, prefix: str, tree: Mapping) -> None:
 
 
 def _spectral(job: Job, pair: Pair, tallies, limits, cuts, record, budget: Budget) -> str | None:
-    """The part that needs whole matrices; returns why it was left out, or None."""
+    """The part that reads a matrix several times; returns why it was left out, or None."""
     need = working_set(job, pair)
     if need > budget.total:
-        return f"needs about {need / 2**30:.1f} GiB of memory, {budget.total / 2**30:.1f} are allowed"
+        return _too_large(need, budget)
     if any(tally.nonfinite for tally in tallies.values()):
         return "non-finite entries"
     budget.take(need)
     try:
-        w0 = bf16_values(bf16_codes(as_float32(whole(job.base, pair))))
-        runs = []
+        w0 = matrices.rounded(matrices.tall(job.base, pair))
         for side in job.tuned:
-            w1 = as_float32(whole(side, pair))
-            runs.append(w1 if len(job.tuned) > 1 else None)
-            _one_run(job, pair, side.label, w0, w1, tallies[side.label], limits, cuts[side.label], record)
-        if len(runs) > 1:
-            found = cross_seed.jaccard({ONE: jnp.asarray(w0)}, {ONE: jnp.asarray(np.stack(runs))})[ONE]
-            _put(record, "jaccard", found)
+            _one_run(job, pair, side, w0, tallies[side.label], limits, cuts[side.label], record)
+        del w0
+    finally:
+        budget.give(need)
+    need = other_set(job, pair)
+    if need > budget.total:
+        record["beside"] = _too_large(need, budget)
+        return None
+    budget.take(need)
+    try:
+        _beside(job, pair, record)
     finally:
         budget.give(need)
     return None
 
 
-def _one_run(job: Job, pair: Pair, label: str, w0, w1, tally: Tally, limits, cut, record) -> None:
-    refs = elementwise.references(job.panel, tally, pair.name)
+def _too_large(need: int, budget: Budget) -> str:
+    return f"needs about {need / 2**30:.1f} GiB of memory, {budget.total / 2**30:.1f} are allowed"
+
+
+def _one_run(job: Job, pair: Pair, side: Checkpoint, w0, tally: Tally, limits, cut, record) -> None:
+    """Spectra and principal masks of one tuned side."""
+    refs, turned, label = elementwise.references(job.panel, tally, pair.name), is_wide(pair.shape), side.label
     q2 = (elementwise.code_ulp2() @ tally.count_C + tally.ulp2) / (2 * tally.size) / 12
-    found = spectra.measure(job.panel, pair.name, w0, w1, refs, np.sqrt(q2 * np.asarray([4.0**-16, 1.0])))
+    w1 = matrices.tall(side, pair)
+    found = spectra.measure(job.panel, pair.name, w0, w1, turned, refs, np.sqrt(q2 * np.asarray([4.0**-16, 1.0])))
     low = elementwise.low_masks(tally, limits, cut)
-    masks = _principal(found.principal, w0, w1, limits, cut, low)
+    masks, ambiguous = principal.counts(job.panel, found.frame, w0, w1, turned, limits, cut, low)
     _put(record, f"{label}/panel/vals", elementwise.values(job.panel, tally, masks) | found.values)
-    _put(record, f"{label}/panel/refs", refs | found.references)
+    _put(record, f"{label}/panel/refs", refs | found.references | {"ambiguous": ambiguous})
     _put(record, f"{label}/kept", found.arrays)
-    for probe in job.probes:
-        with _PROGRAMS:
-            state, values = _program_values(probe, pair.name, w0, w1)
-        _put(record, f"{label}/probe/{probe.id}/state", state)
-        _put(record, f"{label}/probe/{probe.id}/values", values)
 
 
-def _principal(principal: np.ndarray, w0, w1, limits, cut, low: elementwise.Masks) -> elementwise.Masks:
-    """Masks in the order of `panel.masks_of`: low magnitude, principal, principal but not low."""
-    codes0, codes1 = bf16_codes(w0), bf16_codes(w1)
-    visible = (codes0 != codes1) & (((codes0 | codes1) & elementwise.MAGNITUDE) != 0)
-    rows: list[list] = [[], []]
-    for j, (limit, tie) in enumerate(zip(limits, cut)):
-        magnitude = codes0 & elementwise.MAGNITUDE
-        inside = magnitude < limit.code if tie is not None or not limit.taken else magnitude <= limit.code
-        if tie is not None:
-            inside.flat[tie[0]] = True
-        for i in range(len(principal)):
-            for where, mask in enumerate((principal[i, j], principal[i, j] & ~inside)):
-                count = np.bincount(codes0[mask], minlength=65536)
-                rows[where].append(((i, j), elementwise.by_class(count), np.count_nonzero(mask & visible), int(count.sum())))
-    ordered = [row[1:] for block in rows for row in sorted(block, key=lambda row: row[0])]
-    return elementwise.Masks(*(np.concatenate([a, np.asarray(b)]) for a, b in zip(low, zip(*ordered))))
+def _beside(job: Job, pair: Pair, record) -> None:
+    """The probes beside the panel, and what several runs have in common."""
+    w0 = bf16_values(bf16_codes(as_float32(whole(job.base, pair))))
+    runs = []
+    for side in job.tuned:
+        w1 = as_float32(whole(side, pair))
+        runs.append(w1 if len(job.tuned) > 1 else None)
+        for probe in job.probes:
+            with _PROGRAMS:
+                state, values = _program_values(probe, pair.name, w0, w1)
+            _put(record, f"{side.label}/probe/{probe.id}/state", state)
+            _put(record, f"{side.label}/probe/{probe.id}/values", values)
+    if len(runs) > 1:
+        found = cross_seed.jaccard({ONE: jnp.asarray(w0)}, {ONE: jnp.asarray(np.stack(runs))})[ONE]
+        _put(record, "jaccard", found)
 
 
 def _program_values(probe: probes.Probe, name: str, w0, w1) -> tuple[dict, dict]:

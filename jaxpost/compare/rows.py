@@ -130,15 +130,24 @@ def annotate(columns: Mapping, reason: str, where: Callable[[Mapping], np.ndarra
     return dict(columns) | {"status_reason": reasons}
 
 
-def absent_rows(panel: Panel, skipped: Mapping[str, str], pairs: Sequence[Pair], constant: Mapping) -> dict:
-    """One row a spectral metric of every matrix that was too large, too small or broken for it, with the reason."""
-    left = [pair for pair in pairs if pair.name in skipped]
-    names = [name for name in metrics_of(panel) if name not in metrics_of(_elementwise(panel))]
-    rows = [(pair, name) for pair in left for name in names]
+def absent_rows(names: Sequence[str], skipped: Mapping[str, str], pairs: Sequence[Pair], constant: Mapping) -> dict:
+    """One row a metric of every matrix that was too large, too small or broken for it, with the reason."""
+    rows = [(pair, name) for pair in pairs if pair.name in skipped for name in names]
     fixed = {"role": "estimate", "granularity": "tensor", "status": "absent", "unit": "pair", "n_units": 1} | dict(constant)
     return {"metric": [name for _, name in rows], "tensor": [pair.name for pair, _ in rows],
             "module_kind": [pair.kind for pair, _ in rows], "layer": [pair.layer for pair, _ in rows],
             "status_reason": [skipped[pair.name] for pair, _ in rows]} | {key: [x] * len(rows) for key, x in fixed.items()}
+
+
+def _without(parts: list[dict], names: Sequence[str], skipped: Mapping[str, str], pairs: Sequence[Pair], of: int,
+             constant: Mapping) -> list[dict]:
+    """Row sets that say which matrices they lack, and one row a metric of each of those."""
+    parts = [part for part in parts if len(part["metric"])]
+    if not skipped:
+        return parts
+    said = f"{of - len(skipped)} of {of} matrices: {', '.join(list(skipped)[:3])} left out"
+    parts = [annotate(part, said, lambda c: np.isin(np.asarray(c["granularity"], str), ("body", "global"))) for part in parts]
+    return [*parts, absent_rows(names, skipped, pairs, constant)]
 
 
 def _elementwise(panel: Panel) -> Panel:
@@ -153,20 +162,16 @@ def rows_of(panel: Panel, others: Sequence[probes.Probe], pairs: Sequence[Pair],
     element = _elementwise(panel)
     parts = [panel_rows(element, compared, measured, f"{label}/element", constant)] if compared else []
     cheap = set(metrics_of(element))
-    skipped = {pair.name: measured[pair.name]["skipped"] for pair in compared if measured[pair.name]["skipped"]}
-    whole = [pair for pair in compared if pair.name not in skipped]
-    if panel.subspaces and whole:
-        spectral = [keep(panel_rows(panel, whole, measured, f"{label}/panel", constant), lambda name: name not in cheap)]
-        spectral += [probe_rows(probe, whole, measured, label, constant) for probe in others]
-        if panel.reads("exact"):
-            spectral.append(tail_rows(whole, measured, label, constant))
-        spectral = [part for part in spectral if len(part["metric"])]
-        if skipped:
-            said = f"{len(whole)} of {len(compared)} matrices: {', '.join(list(skipped)[:3])} left out"
-            spectral = [annotate(part, said, lambda c: np.isin(np.asarray(c["granularity"], str), ("body", "global")))
-                        for part in spectral]
-            spectral.append(absent_rows(panel, skipped, pairs, constant))
-        parts += spectral
+    skipped = {pair.name: why for pair in compared if (why := measured[pair.name]["skipped"])}
+    beside = skipped | {pair.name: why for pair in compared if (why := measured[pair.name]["beside"])}
+    read, whole = ([pair for pair in compared if pair.name not in left] for left in (skipped, beside))
+    if panel.subspaces and read:
+        spectral = [keep(panel_rows(panel, read, measured, f"{label}/panel", constant), lambda name: name not in cheap)]
+        spectral += [tail_rows(read, measured, label, constant)] if panel.reads("exact") else []
+        names = [name for name in metrics_of(panel) if name not in cheap]
+        parts += _without(spectral, names, skipped, pairs, len(compared), constant)
+        more = [probe_rows(probe, whole, measured, label, constant) for probe in others] if whole else []
+        parts += _without(more, [name for probe in others for name in probe.metrics], beside, pairs, len(compared), constant)
     for name in notes:
         parts = [annotate(part, "the base was rounded to bf16 first", lambda c, name=name: np.asarray(c["tensor"]) == name)
                  for part in parts]

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import functools
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
 
-from jaxpost.compare.elementwise import kept as size_of
+from jaxpost.compare import matrices
 from jaxpost.compare.gram import (
     Frame,
     angles,
@@ -35,14 +35,13 @@ from jaxpost.compare.gram import (
     value_errors,
     values_of,
 )
-from jaxpost.compare.reading import bf16_codes, bf16_values
 from jaxpost.probes import gaussian_spectra
-from jaxpost.probes.panel import VIEWS, Panel, is_wide
+from jaxpost.probes.panel import VIEWS, Panel
 
 LINEAR = 0.05  # mean sin^2 above which first order says nothing
 
 
-def captured(before: Frame, dw: np.ndarray, norm: float, ks: tuple[int, ...], q: int) -> dict[str, np.ndarray]:
+def captured(before: Frame, dw: Any, norm: float, ks: tuple[int, ...], q: int) -> dict[str, np.ndarray]:
     """Shares of ||dW||^2 in the base's top-k block (both, left, right) with errors: [3, K]."""
     on_left, on_right = left(dw, before.u_MxR).T, right(dw, before.v_NxR)
     both = on_left @ before.v_NxR
@@ -112,36 +111,28 @@ def _wishart(k: int, degrees: int, rng) -> np.ndarray:
 
 
 class Measured(NamedTuple):
-    """What one matrix adds to element-wise values and references; its principal masks bool[K, A, ...] in our order; arrays
-    worth keeping: singular values of base, tuned and update, the rounding edge, all angles at the primary k [2 sides, k]."""
+    """What one matrix adds to element-wise values and references; the frame of the base (tall); arrays worth keeping:
+    singular values of base, tuned and update, the rounding edge, all angles at the primary k [2 sides, k]."""
 
     values: dict
     references: dict
-    principal: np.ndarray
+    frame: Frame
     arrays: dict
 
 
-def tall(w: np.ndarray) -> np.ndarray:
-    """The matrix, or its transpose where it is wide."""
-    return np.ascontiguousarray(w.T) if is_wide(w.shape) else w
-
-
-def measure(panel: Panel, name: str, w0: np.ndarray, w1: np.ndarray, refs: dict, q_rms: np.ndarray) -> Measured:
+def measure(panel: Panel, name: str, w0_MxN: Any, w1_MxN: Any, swap: bool, refs: dict, q_rms: np.ndarray) -> Measured:
     """Spectral values and references of one matrix.
 
     Args:
-      w0: f32[m, n] in our orientation, finite, on the bf16 grid. w1: f32[m, n], finite.
+      w0_MxN, w1_MxN: tall, finite, by rows (`matrices`); w0 on the bf16 grid. swap: ours is the transpose.
       refs: element-wise references (norm0, relative norms of the null and the floor); q_rms: rounding of an entry, [views].
     """
-    swap = is_wide(w0.shape)
-    w0, w1 = tall(w0), tall(w1)
-    m, n = w0.shape
+    m, n = w0_MxN.shape
     kept, exact = min(max(panel.ks), n - 1), panel.reads("exact")
     rng = np.random.default_rng(zlib.crc32(name.encode()) + 1)
-    before = frame(w0, kept)
-    seen = bf16_values(bf16_codes(w1))
-    seen = None if np.array_equal(seen, w1) else seen
-    read = [_view(panel, before, w0, w, exact) for w in ([w1] if seen is None else [w1, seen])]
+    before = frame(w0_MxN, kept)
+    ends = [w1_MxN] if matrices.on_grid(w1_MxN) else [w1_MxN, matrices.rounded(w1_MxN)]
+    read = [_view(panel, before, w0_MxN, w, exact) for w in ends]
     read = read * (len(VIEWS) // len(read))
     arrays = {key: read[0][key] for key in ("spectrum", "tuned", "angles")} | {"base": before.s_Q}
     spectrum, norm = [view["spectrum"] for view in read], float(read[0]["norm"])
@@ -151,12 +142,12 @@ def measure(panel: Panel, name: str, w0: np.ndarray, w1: np.ndarray, refs: dict,
         above = [[np.sum(s + sign * value_errors(s) > e) for sign in (-1, 0, 1)] for s, e in zip(spectrum, edge)]
         low, at, high = np.asarray(above).T
         vals |= {"above_edge": at, "above_edge_error": np.maximum(high - at, at - low)}
-    found = _references(panel, before, w0, norm, refs, q_rms, exact, rng)
+    found = _references(panel, before, w0_MxN, norm, refs, q_rms, exact, rng)
     if swap:
         vals = _swapped(vals, 1)
         found["curves"], found["floor"] = _swapped(found["curves"], 3), _swapped(found["floor"], 1)
         arrays["angles"] = arrays["angles"][::-1]
-    return Measured(vals, found, _principal(panel, before, w0, swap, found), arrays | {"edge": edge})
+    return Measured(vals, found, before, arrays | {"edge": edge})
 
 
 def _swapped(x: dict, axis: int) -> dict:
@@ -168,7 +159,7 @@ def _swapped(x: dict, axis: int) -> dict:
 def _view(panel: Panel, before: Frame, w0, w1, exact: bool) -> dict[str, np.ndarray]:
     """Values of one view, without the edge."""
     ks, q = panel.ks, w0.shape[1]
-    dw = w1 - w0
+    dw = matrices.difference(w1, w0)
     norm = float(np.sqrt(sum(np.vdot(block, block) for block in rows_of(dw))))
     after = frame(w1, min(max(ks), q - 1))
     out = rotation(before, after, ks, q) | captured(before, dw, norm, ks, q)
@@ -232,30 +223,10 @@ def _drawn(panel: Panel, before: Frame, w0, norm: float, rng) -> dict[str, np.nd
     """Isotropic updates of the update's own norm, decomposed: mean_sin2, max_angle [D, 2, K], spectral_shift [D]."""
     found = []
     for _ in range(panel.null_draws):
-        g = rng.standard_normal(w0.shape, np.float32)
-        after = frame(w0 + g * np.float32(norm / np.linalg.norm(g)), before.residual_R.size)
+        g = matrices.gaussian(w0.shape, int(rng.integers(2**63)))
+        size = np.sqrt(sum(np.vdot(block, block) for block in rows_of(g)))
+        after = frame(matrices.shifted(w0, g, norm / size), before.residual_R.size)
         turned = rotation(before, after, panel.ks, w0.shape[1])
         shift = np.linalg.norm(after.s_Q - before.s_Q) / np.linalg.norm(before.s_Q)
         found.append({"mean_sin2": turned["mean_sin2"], "max_angle": turned["max_angle"], "spectral_shift": shift})
     return {key: np.stack([x[key] for x in found]) for key in found[0]}
-
-
-def _principal(panel: Panel, before: Frame, w0, swap: bool, found: dict) -> np.ndarray:
-    """Top ceil(alpha N) of |rank-k W0|, ties in row-major order of ours; adds "ambiguous" [K, A] to `found`."""
-    masks, ambiguous = [], np.zeros((len(panel.ks), len(panel.alphas)))
-    for i, k in enumerate(panel.ks):
-        k = min(k, before.residual_R.size)
-        v = before.v_NxR[:, :k].astype(np.float32)
-        score = np.abs((w0 @ v) @ v.T)
-        score = np.ascontiguousarray(score.T) if swap else score
-        error = np.float32(4 * 2.0**-23 * np.linalg.norm(before.s_Q) / np.sqrt(score.size))
-        for j, alpha in enumerate(panel.alphas):
-            wanted = size_of(alpha, score.size)
-            limit = np.partition(score, score.size - wanted, axis=None)[score.size - wanted]
-            mask = score > limit
-            at = np.flatnonzero(score == limit)[:wanted - int(np.count_nonzero(mask))]
-            mask.flat[at] = True
-            ambiguous[i, j] = np.count_nonzero(np.abs(score - limit) <= 4 * error)
-            masks.append(mask)
-    found["ambiguous"] = ambiguous
-    return np.stack(masks).reshape(len(panel.ks), len(panel.alphas), *masks[0].shape)

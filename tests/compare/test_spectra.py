@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from jaxpost.compare import elementwise, gram, spectra
+from jaxpost.compare import elementwise, gram, principal, spectra
 from jaxpost.compare.tally import Tally
 from jaxpost.probes.panel import Panel
 from tests.compare import checkpoints
@@ -29,7 +29,8 @@ def measured(shape, level="exact", size=2e-3):
     tally.add(w0.ravel(), w1.ravel())
     refs = elementwise.references(panel, tally, "w")
     q_rms = np.sqrt((elementwise.code_ulp2() @ tally.count_C + tally.ulp2) / (2 * tally.size) / 12 * np.asarray([4.0**-16, 1]))
-    return w0, w1, spectra.measure(panel, "w", w0, w1, refs, q_rms)
+    swap = shape[0] < shape[1]
+    return w0, w1, spectra.measure(panel, "w", *(np.ascontiguousarray(w.T) if swap else w for w in (w0, w1)), swap, refs, q_rms)
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
@@ -85,15 +86,49 @@ def test_energies_ranks_and_spectra_are_exact(found):
 
 def test_principal_masks_are_those_of_the_truncated_matrix(found):
     w0, _, got = found
+    swap = w0.shape[0] < w0.shape[1]
     u, s, v = svd(w0)
     score = np.abs((u[:, :K] * s[:K]) @ v[:, :K].T)
-    for j, alpha in enumerate((0.5, 0.3)):
+    tall = np.ascontiguousarray(w0.T) if swap else w0
+    chosen = principal.select(tall, got.frame.v_NxR, (0.5, 0.3), swap)
+    made = [np.concatenate(x) for x in zip(*(masks for _, masks, _ in principal.masks(tall, got.frame.v_NxR, chosen)))]
+    for alpha, mask in zip((0.5, 0.3), made):
         size = int(np.ceil(round(alpha * w0.size, 6)))
         exact = np.zeros(w0.size, bool)
         exact[np.argsort(-score.ravel(), kind="stable")[:size]] = True
-        mask = got.principal[0, j]
+        mask = mask.T if swap else mask
         assert mask.shape == w0.shape and mask.sum() == size
-        assert np.count_nonzero(mask.ravel() != exact) <= got.references["ambiguous"][0, j]
+        assert np.count_nonzero(mask.ravel() != exact) <= 4
+
+
+@pytest.mark.parametrize("shape", [(50, 20), (20, 50)])
+def test_ties_at_the_threshold_are_taken_in_our_order_and_counts_are_those_of_whole_masks(shape, monkeypatch):
+    monkeypatch.setattr(principal, "ROWS", 16)
+    rng, swap = np.random.default_rng(0), shape[0] < shape[1]
+    w0 = np.zeros(shape, np.float32)
+    w0[:, :7] = checkpoints.on_grid(rng.choice([0.5, 1.0, 2.0], (shape[0], 7)))  # whole columns of equal scores
+    w1 = checkpoints.on_grid(w0 + 0.01 * (rng.random(shape) < 0.3))
+    panel = Panel(ks=(7,), alphas=(0.1, 0.3), spectra="top")
+    tall0, tall1 = (np.ascontiguousarray(w.T) if swap else w for w in (w0, w1))
+    v = np.eye(tall0.shape[1])[:, :7]
+    frame = gram.Frame(np.eye(max(shape))[:, :7], np.ones(min(shape)), v, np.zeros(7))
+    score = np.abs(tall0.copy())
+    score[:, 7:] = 0
+    score = score.T if swap else score
+    tally = Tally(panel)
+    tally.add(w0.ravel(), w1.ravel())
+    limits = elementwise.thresholds(panel, tally)
+    cut = elementwise.ties(limits, lambda: ([(w0.ravel(), w1.ravel())], False), shape)
+    low = elementwise.low_masks(tally, limits, cut)
+    got, _ = principal.counts(panel, frame, tall0, tall1, swap, limits, cut, low)
+    visible = w0 != w1
+    for j, alpha in enumerate(panel.alphas):
+        size = int(np.ceil(round(alpha * w0.size, 6)))
+        top, bottom = (np.zeros(w0.size, bool) for _ in range(2))
+        top[np.argsort(-score.ravel(), kind="stable")[:size]] = True
+        bottom[np.argsort(np.abs(w0).ravel(), kind="stable")[:size]] = True
+        for row, mask in ((2 + j, top), (4 + j, top & ~bottom)):
+            assert got.size[row] == mask.sum() and got.overlap[row] == np.count_nonzero(mask & visible.ravel())
 
 
 def test_the_bound_of_wedin_holds(found):

@@ -40,7 +40,7 @@ def test_copying_has_a_bandwidth():
 
 
 @pytest.mark.parametrize(("override", "expected"), [
-    ("--config.turns=0", "turns=0: must be at least 1"), ("--config.spectra.layers=3", "more than model.layers=2"),
+    ("--config.turns=0", "turns=0: must be at least 1"), ("--config.torch_layers=3", "more than model.layers=2"),
     ("--config.memory_gib=0.1", "the least is 0.5"), ("--config.mesh.ensemble=2", "runs on one device")])
 def test_a_mistake_is_one_line_with_the_fix(capsys, tmp_path, override, expected):
     assert run.main(["--config=bench_compare:smoke", f"--workdir={tmp_path}/run", override]) == 2

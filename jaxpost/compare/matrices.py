@@ -1,0 +1,103 @@
+"""A matrix as blocks of rows, so that a decomposition of any size holds blocks: read from its file or held in stored dtype.
+
+Matrices are tall here: wide ones are transposed (`turned`). Whatever has `shape`, `len` and `[first:last]` giving float32 rows
+will do, an array too.
+
+Legend: M rows >= N columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxpost.compare.pairing import Checkpoint, Pair
+from jaxpost.compare.reading import BF16, as_float32, bf16_codes, bf16_values, whole
+from jaxpost.formats.names import Part
+from jaxpost.probes.panel import is_wide
+
+ROWS = 2048  # of a block
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A matrix of which a range of rows can be made."""
+
+    shape: tuple[int, int]
+    make: Callable[[int, int], np.ndarray]  # (first, last) -> those rows in any dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return as_float32(self.make(rows.start, min(rows.stop, self.shape[0])))
+
+
+def codes_of(w_MxN: Any, rows: slice) -> np.ndarray:
+    """bf16 bit patterns of some rows; no rounding where they are stored as such."""
+    if isinstance(w_MxN, Blocks):
+        stored = w_MxN.make(rows.start, min(rows.stop, len(w_MxN)))
+        if stored.dtype == BF16:
+            return np.ascontiguousarray(stored).view(np.uint16)
+        return bf16_codes(as_float32(stored))
+    return bf16_codes(np.ascontiguousarray(w_MxN[rows]))
+
+
+def streams(part: Part, shape: tuple[int, int]) -> bool:
+    """Whether the rows of the tall matrix are rows of the file."""
+    return part.index is None and part.span is None and part.transpose == is_wide(shape)
+
+
+def tall(side: Checkpoint, pair: Pair) -> Blocks:
+    """One side of a pair, cut to what is compared."""
+    part, (m, n) = side.parts[pair.name], sorted(pair.shape, reverse=True)
+    if streams(part, pair.shape):
+        return Blocks((m, n), lambda first, last: side.source.read(part.tensor, slice(first, last))[:, :n])
+    held = whole(side, pair)
+    held = np.ascontiguousarray(held.T if is_wide(pair.shape) else held)
+    return Blocks((m, n), lambda first, last: held[first:last])
+
+
+def held_bytes(side: Checkpoint, pair: Pair) -> int:
+    """Bytes that `tall` holds, at their peak."""
+    part = side.parts[pair.name]
+    if streams(part, pair.shape):
+        return 0
+    return 2 * int(np.prod(pair.shape, dtype=np.int64)) * (2 if np.dtype(side_dtype(side, part)) == BF16 else 4)
+
+
+def side_dtype(side: Checkpoint, part: Part) -> Any:
+    """The dtype in which `tall` holds a side: bf16 as stored, everything else as float32 at most."""
+    return BF16 if side.source.tensors[part.tensor].dtype == "BF16" else np.float32
+
+
+def rounded(w_MxN: Any) -> Blocks:
+    """The matrix as bf16 shows it."""
+    return Blocks(tuple(w_MxN.shape), lambda first, last: bf16_values(codes_of(w_MxN, slice(first, last))))
+
+
+def difference(w1_MxN: Any, w0_MxN: Any) -> Blocks:
+    """w1 - w0 in float32."""
+    return Blocks(tuple(w0_MxN.shape), lambda first, last: w1_MxN[first:last] - w0_MxN[first:last])
+
+
+def shifted(w_MxN: Any, direction: Any, scale: float) -> Blocks:
+    """w + scale * direction in float32."""
+    return Blocks(tuple(w_MxN.shape), lambda first, last: w_MxN[first:last] + direction[first:last] * np.float32(scale))
+
+
+def gaussian(shape: tuple[int, int], seed: int) -> Blocks:
+    """Independent standard normal entries, drawn again whenever a block is read (blocks must begin at multiples of ROWS)."""
+    def make(first: int, last: int) -> np.ndarray:
+        return np.random.default_rng([seed, first]).standard_normal((last - first, shape[1]), np.float32)
+
+    return Blocks(shape, make)
+
+
+def on_grid(w_MxN: Any) -> bool:
+    """Whether every entry is a bf16 value."""
+    return not any(np.any(np.ascontiguousarray(w_MxN[first:first + ROWS]).view(np.uint32) & 0xFFFF)
+                   for first in range(0, len(w_MxN), ROWS))
