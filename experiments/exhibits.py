@@ -66,7 +66,7 @@ def inventory(infos: Sequence, base: Base, finals: Mapping[str, Mapping], seeds:
 def print_claims(console: Console, results: Sequence[Mapping]) -> None:
     """The claims with their verdicts, a few lines each."""
     for r in results:
-        interval = f"{r['estimate']:+.4f} [{r['ci_lo']:+.4f}, {r['ci_hi']:+.4f}]"
+        value = f"{r['estimate']:+.4f} [{r['ci_lo']:+.4f}, {r['ci_hi']:+.4f}]" if np.isfinite(r["estimate"]) else "no value"
         console.print(f"{r['verdict'].upper():12s} {r['statement']}", highlight=False, markup=False, soft_wrap=True)
-        console.print(f"{'':12s} {interval}, threshold {r['threshold']:+g}, p (Holm) {r['p_holm']:.2g}, n = {r['n_units']}; "
+        console.print(f"{'':12s} {value}, threshold {r['threshold']:+g}, p (Holm) {r['p_holm']:.2g}, n = {r['n_units']}; "
                       f"{r['note']}", highlight=False, markup=False, soft_wrap=True)

@@ -137,7 +137,7 @@ _FURTHER_MARKERS = ("x", "|", "+")
 
 
 def jaccard(table: pa.Table, arrays: dict) -> Drawn:
-    """Observed agreement of the update masks of two seeds beside what blind updates of the same size would show."""
+    """Observed agreement of the update masks of two seeds (or runs) beside what blind updates of the same size would show."""
     rows = last_steps(measured(table, "weight.jaccard"))
     nulls = select(table, metric="weight.jaccard", role="null")
     nulls = nulls.filter(pc.and_(pc.is_in(nulls["of"], rows["row_id"].combine_chunks()), pc.is_valid(nulls["value"])))
@@ -145,6 +145,7 @@ def jaccard(table: pa.Table, arrays: dict) -> Drawn:
     for row in nulls.to_pylist():
         further.setdefault(row["null_kind"], []).append(row)
     observed = {row["arm"]: row for row in rows.to_pylist()}
+    replicate = "runs" if {row["unit"] for row in observed.values()} == {"run"} else "seeds"
     arms = arm_order(list(observed))[::-1]
     height = {arm: i for i, arm in enumerate(arms)}
     styles = arm_styles(arms)
@@ -169,7 +170,7 @@ def jaccard(table: pa.Table, arrays: dict) -> Drawn:
             markersize=5,
             linestyle="none",
         )
-    axis.set(yticks=range(len(arms)), yticklabels=arms, xlabel="Jaccard index of the update masks of two seeds")
+    axis.set(yticks=range(len(arms)), yticklabels=arms, xlabel=f"Jaccard index of the update masks of two {replicate}")
     axis.set_xlim(0, None)
     axis.grid(axis="y", visible=False)
     primary = next((row["null_kind"] for row in observed.values() if row["null_kind"]), None)
@@ -181,7 +182,7 @@ def jaccard(table: pa.Table, arrays: dict) -> Drawn:
     legend_below(figure, {"observed": {"marker": "o", "color": INK, "linestyle": "none"}}, extra)
     return Drawn(
         figure,
-        f"Agreement of update masks across seeds at the last step{said(rows)}, {replicates(rows)}. Open diamonds: "
+        f"Agreement of update masks across {replicate} at the last step{said(rows)}, {replicates(rows)}. Open diamonds: "
         "the primary null, what two blind updates of these sizes would share.",
         [rows, nulls],
     )
