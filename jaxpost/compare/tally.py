@@ -42,7 +42,7 @@ class Tally:
     tuned2: float = 0.0
     largest: float = 0.0  # |w1|
     ulp2: float = 0.0  # sum of squared bf16 ULPs of the tuned side
-    histogram: np.ndarray = None  # as `visibility.update_histogram`; of fp32 updates only
+    histogram: np.ndarray = None  # as `visibility.update_histogram`; where the tuned side is stored in more than bf16
 
     def __post_init__(self):
         self.within_abs_A = np.zeros(len(self.panel.abs_tols), np.int64)
@@ -71,7 +71,7 @@ class Tally:
             full = as_float32(w0)
             codes0 = bf16_codes(full)
             self.off_grid_base += int(np.count_nonzero(full.view(np.uint32) & 0xFFFF))
-        self._general(codes0, as_float32(w1), *tolerances)
+        self._general(codes0, as_float32(w1), *tolerances, masters=w1.dtype != BF16)
 
     def _take(self, sums: np.ndarray) -> None:
         update2, tuned2, largest, nonfinite, nonfinite_base, same, ulp2 = sums
@@ -117,7 +117,7 @@ class Tally:
                 self.within_rel_E[i] += equal + np.count_nonzero(size <= eta * scale)
             return float(np.sum(np.square(d, dtype=np.float64)))
 
-    def _general(self, codes0: np.ndarray, w1: np.ndarray, tols: np.ndarray, etas: np.ndarray) -> None:
+    def _general(self, codes0: np.ndarray, w1: np.ndarray, tols: np.ndarray, etas: np.ndarray, masters: bool) -> None:
         codes1, bits1 = bf16_codes(w1), w1.view(np.uint32)
         w0 = bf16_values(codes0)
         visible = (codes0 != codes1) & (((codes0 | codes1) & 0x7FFF) != 0)
@@ -136,7 +136,7 @@ class Tally:
         self.largest = max(self.largest, float(np.max(np.abs(w1[finite]), initial=0.0)))
         exponents = np.bincount((codes1 >> 7) & 0xFF, minlength=256)
         self.ulp2 += float(exponents @ _ulp2())
-        if np.any(bits1 & 0xFFFF):
+        if masters:
             self.histogram += update_histogram(w1 - w0)
 
 

@@ -9,7 +9,7 @@ import matplotlib
 import pyarrow as pa
 from safetensors.numpy import load_file
 
-from jaxpost.records import changes, curves, layers, maps, pairs, policy, storage
+from jaxpost.records import changes, curves, layers, maps, pairs, policy, progress, storage, trajectories
 from jaxpost.records.curves import Drawn, Missing
 from jaxpost.records.readings import summarised
 from jaxpost.records.style import RC
@@ -25,6 +25,8 @@ FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {
     "masks": ("Where the weights change", maps.masks),
     "spectra": ("Spectra of the update", maps.spectra),
     "coherence_layers": ("Do examples help each other, layer by layer?", layers.coherence_layers),
+    "pathway_trajectories": ("Routing and generalisation on one time axis", trajectories.pathway_trajectories),
+    "fourier_progress": ("Progress before the test loss", progress.fourier_progress),
     "changes": ("Every arm against the start", changes.changes_figure),
 }
 PAIR_FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {  # of a comparison of checkpoints

@@ -14,7 +14,7 @@ from jaxpost.records.cells import Cell, Table
 from jaxpost.records.curves import Drawn, Missing, band
 from jaxpost.records.readings import arm_order, reading, variant
 from jaxpost.records.rows import parse_params, select
-from jaxpost.records.style import INK, MUTED, arm_styles, legend_below, panels
+from jaxpost.records.style import ABSENT, INK, MUTED, arm_styles, legend_below, panels
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down", "router")
 SHOWN_RUNS = 2  # whose maps one figure has room for
@@ -74,18 +74,20 @@ def layer_maps(table: pa.Table, arrays: dict) -> Drawn:
     more = f" Shown: {', '.join(arms)}; the others are in the rows." if len(_arms(table)) > len(arms) else ""
     readings = "; ".join(f"{title} ({reading(rows.slice(0, 1).to_pylist()[0])})" for title, rows, *_ in found)
     return Drawn(figure, "Every matrix by layer and module (mean over the experts of a layer), one pair, no interval. "
-                 f"White is zero where a null was subtracted. Readings: {readings}.{more}", [rows for _, rows, *_ in found])
+                 f"White is zero where a null was subtracted; grey is absent. Readings: {readings}.{more}",
+                 [rows for _, rows, *_ in found])
 
 
 def _grid(rows: pa.Table, minus: bool, factor: float) -> tuple:
     """(values [L, modules], layers, modules), None where no row has a layer."""
     points: dict[tuple, list[float]] = {}
     for row in rows.to_pylist():
-        if row["layer"] is None or row["module_kind"] not in MODULES or (minus and row["null_value"] is None):
+        if row["layer"] is None or row["module_kind"] not in MODULES:
             continue
-        value = row["value"] - (row["null_value"] if minus else 0.0)
-        points.setdefault((row["layer"], row["module_kind"]), []).append(value * factor)
-    if not points:
+        null = row["null_value"] if minus else 0.0
+        points.setdefault((row["layer"], row["module_kind"]), []).append(
+            np.nan if null is None else (row["value"] - null) * factor)
+    if np.isnan([x for several in points.values() for x in several]).all():
         return None, [], []
     layers = sorted({layer for layer, _ in points})
     modules = [module for module in MODULES if any(kind == module for _, kind in points)]
@@ -99,6 +101,7 @@ def _map(axis: Axes, figure, title, values, layers, modules, minus, unit) -> Non
     largest = np.nanmax(np.abs(values)) or 1.0
     style = {"cmap": "RdBu_r", "norm": TwoSlopeNorm(0.0, -largest, largest)} if minus else {"cmap": "viridis"}
     image = axis.imshow(values, aspect="auto", interpolation="nearest", **style)
+    axis.set_facecolor(ABSENT)
     axis.grid(False)
     step = max(1, len(layers) // 8)
     axis.set(xticks=range(len(modules)), xticklabels=modules, yticks=range(0, len(layers), step),

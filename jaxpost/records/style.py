@@ -10,6 +10,7 @@ from jaxpost.records.readings import arm_order
 
 WIDTH = 7.2  # inches: a full text width; the report shows it at the same size
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e4e8ec"
+ABSENT = "#c3cad2"  # a cell without a value
 RC = {
     "font.family": "DejaVu Sans",
     "font.size": 8,

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
@@ -12,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from jaxpost import records
+from jaxpost import models, records
 from jaxpost.compare import CompareError, Settings, compare, comparison, passes, run
+from jaxpost.models import hf
 from jaxpost.records.rows import select
 from jaxpost.records.verify import verify
 from tests.compare import checkpoints
@@ -195,6 +197,22 @@ def test_a_checkpoint_of_orbax_is_compared_with_one_of_safetensors(tmp_path):
         mixed = compare(wide, *order, level="element")
         assert "ours: every compared tensor is bit-identical to the base: is it the same checkpoint?" in flags(mixed)
         assert pc.unique(mixed["conditional_on"]) == pc.unique(compare(wide, other, level="element")["conditional_on"])
+
+
+def test_stacked_experts_of_orbax_are_those_of_a_directory_of_hugging_face(tmp_path):
+    c = models.TransformerConfig(vocab=24, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, ff=12, qk_norm=True, experts=3)
+    before = models.init(c, jax.random.key(0))
+    after = jax.tree.map(lambda x: x * (1 + 1e-2), before)
+    with ocp.PyTreeCheckpointer() as writer:
+        writer.save((tmp_path / "ours").absolute(), after)
+    hf.save(tmp_path / "base", c, before)
+    hf.save(tmp_path / "theirs", c, after)
+    stacked, apart = (compare(tmp_path / "base", tmp_path / name, level="element") for name in ("ours", "theirs"))
+    names = ("metric", "role", "granularity", "tensor", "module_kind", "layer", "params", "dtype", "null_kind")
+    values = [{tuple(row[name] for name in names): row["value"] for row in found.to_pylist()} for found in (stacked, apart)]
+    assert values[0] == values[1] and len(values[0]) == len(stacked)
+    assert {"layers/1/experts/2/down", "layers/0/router"} < set(stacked["tensor"].to_pylist())
+    assert set(select(stacked, tensor="layers/1/experts/2/down")["layer"].to_pylist()) == {1}
 
 
 @pytest.mark.parametrize("size", [1e-5, 2e-4])

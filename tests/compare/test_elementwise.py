@@ -9,7 +9,7 @@ import pytest
 from jaxpost import records
 from jaxpost.compare import compare, comparison, elementwise, kernel, rows
 from jaxpost.compare.tally import Tally
-from jaxpost.probes import weights
+from jaxpost.probes import visibility, weights
 from jaxpost.probes.panel import Panel
 from tests.compare import checkpoints
 
@@ -160,3 +160,13 @@ def test_low_masks_take_ties_in_row_major_order_of_ours():
         inside = np.argsort(np.abs(w0).ravel(), kind="stable")[:size]
         assert masks.size[i] == size and masks.overlap[i] == np.count_nonzero((w0 != w1).ravel()[inside])
         assert masks.class_counts[i].sum() == size
+
+
+def test_updates_of_a_float32_side_are_counted_also_where_bf16_holds_them():
+    rng = np.random.default_rng(7)
+    w0 = checkpoints.on_grid(0.05 * rng.standard_normal(400))
+    w1 = checkpoints.on_grid(w0 * np.where(rng.random(400) < 0.3, 1.0625, 1.0))
+    tally = Tally(Panel(spectra="none"))
+    tally.add(w0, w1)
+    np.testing.assert_array_equal(tally.histogram, np.asarray(visibility.update_histogram(jnp.asarray(w1 - w0))))
+    assert tally.histogram.sum() == np.count_nonzero(w1 != w0)
