@@ -17,7 +17,7 @@ from experiments.errors import UserError
 from experiments.measure import infos
 from experiments.session import Session
 from jaxpost import models, objectives, probes, records, sharding, training
-from jaxpost.probes import base, catalog, document, ever_changed, fisher, presets, price, schedules, weights
+from jaxpost.probes import base, catalog, document, ever_changed, fisher, presets, price, routing, schedules, weights
 from jaxpost.records import storage
 from jaxpost.tasks import Task
 
@@ -69,14 +69,37 @@ def demonstration_solved(model: models.TransformerConfig, pad: int = 0) -> Calla
     return solved
 
 
+@functools.cache
+def demonstration_route(model: models.TransformerConfig, pad: int = 0) -> routing.Route:
+    """(params, demonstrations) -> routing of the tokens that the model reads, padding apart, and how it answers.
+
+    The model is a mixture of experts; an answer is correct if the likeliest token is the demonstrated one everywhere.
+    """
+    def route(params, rows):
+        mask_NxT = rows.mask_NxT > 0
+        found = models.teacher_forced(model, params, rows.prompt_NxP, rows.completion_NxT, pad, mask_NxT=mask_NxT)
+        logp_NxT = jnp.take_along_axis(jax.nn.log_softmax(found.logits), rows.completion_NxT[..., None], axis=-1)[..., 0]
+        loss_N = -jnp.where(mask_NxT, logp_NxT, 0.0).sum(axis=1) / jnp.maximum(mask_NxT.sum(axis=1), 1)
+        correct_N = ((found.logits.argmax(axis=-1) == rows.completion_NxT) | ~mask_NxT).all(axis=1)
+        return routing.Routed(found.router["logits"].swapaxes(0, 1), models.real_tokens(rows.prompt_NxP, mask_NxT, pad), loss_N,
+                              correct_N)
+
+    return route
+
+
 def demonstration_batch(task: Task, rows: int):
     """A probe batch: the demonstrations of the first problems of split `id`."""
     return training.demonstrations(task, "id", jnp.arange(rows))
 
 
 def on_demonstrations(model: models.TransformerConfig, pad: int = 0, **parts) -> catalog.Subject:
-    """What demonstrations let probes measure; `parts` are further fields of the subject."""
-    return catalog.Subject(loss=demonstration_loss(model, pad), rows=demonstration_rows(model, pad),
+    """What demonstrations let probes measure; `parts` are further fields of the subject.
+
+    Of a mixture of experts gradients are taken example by example, without the routers' losses, which are of a whole batch.
+    """
+    if model.experts:
+        parts = {"route": demonstration_route(model, pad), "top": model.experts_per_token} | parts
+    return catalog.Subject(loss=demonstration_loss(model, pad), rows=None if model.experts else demonstration_rows(model, pad),
                            predict=demonstration_predictions(model, pad), solved=demonstration_solved(model, pad),
                            targets=TARGETS, **parts)
 
@@ -247,7 +270,9 @@ def prices_of(reference: str) -> tuple[dict[str, float], list[price.Priced], flo
                                                        p if arm.source.needs_reference else None), state, given[probes.PARAMS])
     step = price.seconds(cost, setup.model.width)
     lines = price.priced(setup.probes, given, config.train.steps, step)
-    others = {row.id: catalog.get(row.id, subject=subject(setup.suite)) for row in catalog.CATALOG.values() if row.make}
+    measured = subject(setup.suite)
+    others = {row.id: catalog.get(row.id, subject=measured) for row in catalog.CATALOG.values()
+              if row.make and all(getattr(measured, field) is not None for field in row.takes)}
     return {name: price.one(probe, given)[1] for name, probe in others.items()}, lines, step
 
 

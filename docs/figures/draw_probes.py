@@ -17,14 +17,17 @@ import scipy.stats
 from PIL import Image
 
 matplotlib.use("Agg")
+import routing_figures  # noqa: E402
+from fourier_figures import fit, fourier  # noqa: E402, F401
 from matplotlib import pyplot as plt  # noqa: E402
+from palette import BLIND, FOUND, INK, WRONG  # noqa: E402
+from trend_figures import trend  # noqa: E402, F401
 
 from jaxpost import linalg  # noqa: E402
 from jaxpost.probes import gradient_gram, nulls, reading, visibility  # noqa: E402
 from jaxpost.records import style  # noqa: E402
 
 FOLDER = Path(__file__).parent / "probes"
-FOUND, BLIND, WRONG, INK = "#0072b2", "#8a939c", "#d55e00", style.INK  # what was planted, the null, what misleads
 
 
 def _rng(seed=0):
@@ -451,7 +454,7 @@ def draw(names) -> None:
             continue
         with plt.rc_context(style.RC | {"savefig.dpi": 110}):
             figure, ax = plt.subplots(figsize=(4.2, 2.5), layout="constrained")
-            globals()[statistic.name](ax)
+            (globals().get(statistic.name) or getattr(routing_figures, statistic.name))(ax)
             if ax.get_legend_handles_labels()[0]:
                 ax.legend()
             ax.set_title(statistic.title)

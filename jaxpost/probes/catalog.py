@@ -20,9 +20,11 @@ from jaxpost.probes import (
     drift,
     ever_changed,
     fisher,
+    fit,
     fixed_spectrum,
     forgetting,
     forgetting_fit,
+    fourier,
     gates,
     gradient_chunks,
     gradient_gram,
@@ -31,10 +33,12 @@ from jaxpost.probes import (
     policy,
     predictability,
     rank_one,
+    routing,
     schedules,
     stripes,
     tails,
     toy,
+    trend_rows,
     weights,
 )
 from jaxpost.probes.panel import Panel
@@ -49,6 +53,8 @@ class Subject:
     predict: Callable[[Any, Any], Any] | None = None  # (params, example) -> fisher.Predictions
     solved: Callable[[Any, Any], Any] | None = None  # (params, example) -> 1 if the policy's own best tokens solve it, else 0
     targets: tuple[str, ...] | None = None  # fields of an example that are its label
+    route: routing.Route | None = None  # (params, examples) -> routing.Routed, of a Mixture of Experts
+    top: int | None = None  # experts a token of that mixture
     suite: Any = None  # fixed problems: measure(params, base, key) -> dict of scalars
     guesses: tuple[tuple[str, float], ...] | None = None  # (label, baseline) of the suite's splits
 
@@ -65,6 +71,7 @@ class Entry:
     make: Callable[..., base.Probe] | None = None
     takes: tuple[str, ...] = ()  # fields of Subject, which are arguments of `make`
     optional: tuple[str, ...] = ()  # further ones, where the subject has them
+    by_name: bool = False  # of some models or tasks only: no preset holds it
     schedule: schedules.Schedule | None = None  # of a user's own; None: the run's measured steps
     where: str = ""
     lane: str = ""
@@ -75,8 +82,8 @@ class Entry:
 
 
 CATALOG: dict[str, Entry] = {}
-TOY = Subject(loss=toy.loss, predict=toy.predict, solved=toy.solved, targets=toy.TARGETS, suite=toy.Suite(),
-              guesses=(("id", 0.0),))
+TOY = Subject(loss=toy.loss, predict=toy.predict, solved=toy.solved, targets=toy.TARGETS, route=toy.route,
+              top=2, suite=toy.Suite(), guesses=(("id", 0.0),))
 
 
 def nearest(word: str, known) -> str:
@@ -202,6 +209,8 @@ _ROWS = (
     Entry("gradient_chunks", "coherence and noise of the accumulation chunks of training steps, at no cost (microbatches > 1)",
           gradient_chunks.GradientChunks),
     Entry("policy", "what the policy does: success, KL to the base, entropy", policy.PolicyStatistics, ("suite", "guesses")),
+    Entry("routing", "which experts samples take, how alike their pathways are, how the load lies (Mixture of Experts)",
+          routing.Routing, ("route",), ("top",), by_name=True),
     Entry("loss_tokens", "how many tokens entered the loss: equal work between arms", policy.LossTokens),
     Entry("jaccard", "whether runs from one base change the same entries", lane="sidecar",
           where="measured from the final weights of all seeds when the arms are finished",
@@ -215,6 +224,14 @@ _ROWS = (
     Entry("linearity", "whether the leading direction of the update follows an outcome", lane="offline",
           where="fitted to the arrays of weight.rank_one and an outcome (predictability.linearity_rows)",
           metrics=(predictability.LINEARITY.id,)),
+    Entry("trend", "whether two trajectories of a run move together beyond what training time explains", lane="offline",
+          where="taken of the rows of finished arms (grokking_pathways)", metrics=tuple(m.id for m in trend_rows.METRICS)),
+    Entry("fit", "how well the policy fits every problem of a split: exact loss and accuracy", lane="sidecar",
+          where="measured by experiments that train on whole tables (grokking_modular, grokking_pathways)",
+          needs=frozenset({base.PARAMS}), metrics=fit.TableFit.metrics),
+    Entry("fourier", "how much of modular addition the logits know as waves of a + b, before the test loss shows it",
+          lane="sidecar", where="measured where the task is modular addition (grokking_modular)",
+          needs=frozenset({base.PARAMS}), metrics=fourier.Fourier.metrics),
     Entry("conflict", "whether two losses pull the same parameters in one direction", lane="sidecar",
           where="a function of two losses on one batch (gradient_conflict)",
           needs=frozenset({base.PARAMS, base.PROBE_BATCH}),

@@ -55,7 +55,7 @@ def catalogue(seconds: Mapping[str, float], of: str) -> Table:
     """
     view = Table("id", "paper", "needs", "lane", "null", "predicted", title=f"probes, priced on {of}", show_lines=True)
     for row in CATALOG.values():
-        cost = f"{seconds[row.id]:.2g} s" if row.id in seconds else row.where
+        cost = f"{seconds[row.id]:.2g} s" if row.id in seconds else row.where or f"needs {row.takes[0]}"
         view.add_row(row.id, "; ".join(papers_of(row)) or "-", needs_of(row), example(row).lane,
                      "; ".join(nulls_of(row)) or "-", cost)
     return view

@@ -137,6 +137,15 @@ class Reader:
         found = _linear(self._by_row(x_Nxd), tuple(weights.values()), slots, directions)
         return [y.reshape(*x_Nxd.shape[:-1], -1) for y in found]
 
+    def experts(self, weights: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """Refused: each expert reads some positions only, and their products are not made here.
+
+        Raises: ValueError; it names the engine that does it.
+        """
+        raise ValueError(f"ghost norms of {', '.join(self.prefix + name for name in weights)}: a mixture of experts has none; "
+                         "take gradient_sums.per_example (GradientCoherence without `rows`), which maps the gradient over "
+                         "examples; the routers' losses, which are of a whole batch, are not in it")
+
     def bias(self, name: str, y_Nxp: jax.Array, b_p: jax.Array) -> jax.Array:
         """y + b."""
         return _bias(self._by_row(y_Nxp), b_p, *self._of(name)).reshape(y_Nxp.shape)

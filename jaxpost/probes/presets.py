@@ -23,12 +23,13 @@ class Preset:
 _SMALL = (("ks", (16,)), ("alphas", (0.5,)))
 _ECONOMY = (("loss_tokens", ()), ("weight", (("spectra", "none"), *_SMALL)))
 _STANDARD = (("loss_tokens", ()), ("weight", (("spectra", "top"), *_SMALL)), ("weight.stripes", ()), ("distance", ()))
-_FULL = (("loss_tokens", ()), *((row.id, ()) for row in catalog.CATALOG.values() if row.make and row.id != "loss_tokens"))
+_FULL = (("loss_tokens", ()), *((row.id, ()) for row in catalog.CATALOG.values()
+                                    if row.make and row.id != "loss_tokens" and not row.by_name))
 
 PRESETS = {preset.name: preset for preset in (
     Preset("economy", "element-wise statistics of the weights, and what the train step has anyway", _ECONOMY, 0.03, 100),
     Preset("standard", "and the leading subspaces of every matrix, stripes, L1 and spectral norms", _STANDARD, 0.10, 150),
-    Preset("full", "every probe of the package: exact spectra, policy, gradients, trajectories", _FULL, None, 100),
+    Preset("full", "every probe that any model has: exact spectra, policy, gradients, trajectories", _FULL, None, 100),
 )}
 
 

@@ -205,12 +205,97 @@ STATISTICS = (
         "Noise pulls every cosine to 0: a small cosine of small batches is no conflict.",
         "cosine of parallel gradients under noise, and its ceiling"),
     Statistic(
+        "trend", "Trends of two trajectories", ("trend",),
+        "Whether a statistic and an outcome move together along a run: read given_time and change, beside the same statistic "
+        "of a run that cannot reach the outcome and beside the outcome of other seeds (other_runs).",
+        "Any two curves that drift correlate: independent monotone curves reach |r| above .9, and a block permutation of the "
+        "plain reading calls them significant. Smooth residuals of a trend that log t does not straighten correlate as well.",
+        "correlations of independent monotone curves, plain and given time"),
+    Statistic(
+        "pathway", "Pathways of samples through experts", ("pathway.distance", "pathway.length"),
+        "How differently two samples are routed: edits between their sequences of experts. Read it below or above equal_load, "
+        "what samples with the same loads and lengths would read if they chose at random; over=memorised is the paper's form.",
+        "Early checkpoints have a low distance too, because every sample is routed alike: low is not generalised. It follows "
+        "the pathway's length: a router that grows confident shortens every distance. Ties of a flat router are decided by "
+        "expert numbers (num_err says how many edits that is).",
+        "distance of unrelated samples and of two groups as a router grows sharp, with random routing of the same loads"),
+    Statistic(
+        "consistency", "Consistency of routing between layers", ("pathway.cosine", "pathway.consistency_c_paper"),
+        "Whether the router vectors that a sample meets in consecutive layers point the same way. The raw cosine is primary, "
+        "and its excess over shuffled_samples is what is the sample's own.",
+        "Most of the cosine belongs to the routers, not to the sample: it is there for shuffled samples too. The paper's C is "
+        "0 with two layers whatever the routing, and flips its sign where all cosines are negative.",
+        "raw cosine and the paper's C as two routers turn from opposed to aligned"),
+    Statistic(
+        "complexity", "Complexity of routing", ("pathway.complexity",),
+        "How many directions of routing a ridge of size lambda leaves: one if all samples are routed alike, more with groups "
+        "of their own. Compare with shuffled samples, whose layers know nothing of each other.",
+        "It grows with the number of samples at a fixed lambda and never exceeds layers times experts; the kernel inside an "
+        "expert is taken as constant (reconstructed), so it says nothing of what experts compute.",
+        "effective dimension of planted groups against their number"),
+    Statistic(
+        "router_entropy", "Entropy of routing", ("router.entropy",),
+        "How undecided a token's router is: ln E when flat, 0 when it names one expert. The gap to layer_mean is what tokens "
+        "are told apart by.",
+        "It needs full probabilities: of renormalised top-k weights it reads low, of a second softmax near ln E. Low entropy "
+        "with one expert for all is collapse, not specialisation.",
+        "entropy of one router from its logits, from a second softmax and from renormalised top-2 weights"),
+    Statistic(
+        "router_load", "Load of experts", ("router.load", "router.dead_experts"),
+        "How unequally the top-k choices fall: cv and the largest share beside what as many tokens choosing at random read; "
+        "dead experts are those that no token of the batch chose.",
+        "A small batch leaves experts empty and shares unequal by chance: read the null. Tokens of one sample are no "
+        "independent choices. With tied logits the lower experts win.",
+        "load CV of balanced routing against the number of tokens"),
+    Statistic(
+        "coactivation", "Experts that are active together", ("router.coactivation",),
+        "The share of co-active pairs that would have to change partners for experts to be chosen independently at their "
+        "loads.",
+        "Raw counts of pairs follow the loads; other tools count only pairs of adjacent ranks, 7 of the 28 of a top 8. Few "
+        "tokens read above 0 without any structure.",
+        "planted pairs among independent tokens, with the null of independence"),
+    Statistic(
+        "specialisation", "Specialisation of experts", ("router.specialisation",),
+        "How much the choice of expert tells about the sample's label, in nats: at most the entropy of the labels.",
+        "Positive for any finite batch: compare with permuted labels. Labels that differ in their tokens are told apart by any "
+        "router, trained or not: compare with step 0.",
+        "mutual information of planted and of unrelated labels against the number of samples"),
+    Statistic(
+        "saturation", "Saturation of routing", ("router.saturation",),
+        "How much of each token's top k is already that of the last measured step.",
+        "The last step is 1 by definition, and where a run is stopped decides what counts as late. Two steps with the same few "
+        "busy experts overlap by load alone: that is the null of independence.",
+        "overlap with the last step of a router that drifts, and of loads alone"),
+    Statistic(
+        "events", "Memorised and generalised samples", ("event",),
+        "The share of samples whose loss is low and stays near its last value from a step on, and of those that are answered "
+        "correctly from a step on. The gap between the two, on training and on held-out rows, is the delay of generalisation.",
+        "Both look back from the last step: more steps can undo an event. eps decides what memorised means. Near the end few "
+        "steps are left to fail, so shares rise without any order in time: shuffled_steps says how much.",
+        "share memorised of samples that fall for good and of samples that flicker, with the null"),
+    Statistic(
         "policy", "What the policy does", ("policy",),
         "Success against the best guess that does not solve the problem; KL to the base in both directions; entropy of own "
         "samples. All arms of a seed share prompts and noise, so differences are paired.",
         "KL per sequence grows with length, per token it does not; entropy falls with every kind of training. Success of the "
         "base is itself a noisy number: compare with the rows of arm base.",
         "KL in both directions between two categorical policies"),
+    Statistic(
+        "fit", "Fit of whole tables", ("fit",),
+        "Loss and accuracy over every problem of a split, training and test: no sampling, so that a difference is one. The "
+        "null is the best answer that does not read the problem.",
+        "Accuracy jumps where the loss glides: it says when the right answer came first, not when the model began to find "
+        "it. A loss below its floor is rounding.",
+        "accuracy and loss of margins that grow steadily"),
+    Statistic(
+        "fourier", "Fourier progress measures of modular addition", ("fourier",),
+        "Restricted loss: what the waves of a + b at the key frequencies say alone; it falls while the circuit forms. Excluded "
+        "loss: what is left of the training fit without them; it rises as memory is given up for them. The key frequencies are "
+        "frozen from the last step, so the measure does not move. Compare with other sets of as many frequencies.",
+        "Projecting on a + b averages memorised answers into right ones: with most problems in training the restricted loss "
+        "falls with memorisation, for any frequencies. With many keys among few frequencies random sets overlap them. Keys of "
+        "a model that never generalised are the largest of nothing. A Gini over few frequencies is coarse.",
+        "restricted loss of memorised answers against the share of problems in training"),
 )
 
 

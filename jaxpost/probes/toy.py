@@ -1,6 +1,6 @@
 """A small model that needs no other room: what the catalogue is priced and documented on where no config is given.
 
-Legend: V vocabulary, D width, F feed-forward width, L layers, T tokens.
+Legend: V vocabulary, D width, F feed-forward width, E experts, L layers, T tokens.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxpost.probes import base, ever_changed, fisher
+from jaxpost.probes import base, ever_changed, fisher, routing
 
-V, D, F, L, T, ROWS = 512, 256, 512, 4, 32, 64
+V, D, F, E, L, T, ROWS = 512, 256, 512, 8, 4, 32, 64
 TARGETS = ("label",)
 SAID = f"a toy of {L} layers of width {D}, {ROWS} rows of {T} tokens"
-_LAYER = {"q": (D, D), "k": (D, D), "v": (D, D), "o": (D, D), "gate": (D, F), "up": (D, F), "down": (F, D)}
+_LAYER = {"q": (D, D), "k": (D, D), "v": (D, D), "o": (D, D), "gate": (D, F), "up": (D, F), "down": (F, D), "router": (D, E)}
 
 
 def _f32(*shape: int) -> jax.ShapeDtypeStruct:
@@ -34,13 +34,20 @@ def given() -> dict[base.Need, object]:
 
 
 def logits(params: dict, tokens_T: jax.Array) -> jax.Array:
-    """Logits of a residual stack: linear attention over earlier tokens, then a gated layer; logits_TxV."""
+    """Logits of a residual stack; logits_TxV."""
+    return _stack(params, tokens_T)[0] @ params["head"]
+
+
+def _stack(params: dict, tokens_T: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(x_TxD, router logits LxTxE) of linear attention over earlier tokens and a gated layer, weighed by its router."""
     def layer(x_TxD, w):
         q, k, v = (x_TxD @ w[name] for name in ("q", "k", "v"))
         x_TxD = x_TxD + jnp.tril(q @ k.T) @ v @ w["o"] / D
-        return x_TxD + (jax.nn.silu(x_TxD @ w["gate"]) * (x_TxD @ w["up"])) @ w["down"], None
+        routed_TxE = x_TxD @ w["router"]
+        weight_Tx1 = jax.nn.softmax(routed_TxE).max(axis=-1, keepdims=True)
+        return x_TxD + weight_Tx1 * ((jax.nn.silu(x_TxD @ w["gate"]) * (x_TxD @ w["up"])) @ w["down"]), routed_TxE
 
-    return jax.lax.scan(layer, params["embed"][tokens_T], params["layers"])[0] @ params["head"]
+    return jax.lax.scan(layer, params["embed"][tokens_T], params["layers"])
 
 
 def loss(params: dict, example: dict) -> jax.Array:
@@ -57,6 +64,13 @@ def predict(params: dict, example: dict) -> fisher.Predictions:
 def solved(params: dict, example: dict) -> jax.Array:
     """1 if the likeliest token is right everywhere."""
     return (logits(params, example["tokens"]).argmax(-1) == example["label"]).all().astype(jnp.float32)
+
+
+def route(params: dict, examples: dict) -> routing.Routed:
+    """Router logits and outcome of every example."""
+    routed = jax.vmap(lambda tokens: _stack(params, tokens)[1])(examples["tokens"])
+    losses, right = (jax.vmap(lambda example, of=of: of(params, example))(examples) for of in (loss, solved))
+    return routing.Routed(routed, jnp.ones(examples["tokens"].shape), losses / T, right)
 
 
 @dataclass(frozen=True)

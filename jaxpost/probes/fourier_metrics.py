@@ -1,0 +1,42 @@
+"""What each Fourier progress measure means."""
+
+from __future__ import annotations
+
+from jaxpost.probes import base
+from jaxpost.probes.base import Metric
+
+PAPER = "Nanda et al., arXiv:2301.05217"
+_KEYS = ("the fewest frequencies of the arm's last measured step whose waves of a + b hold 95 % of the energy of all such "
+         "waves in the logits, capped; frozen for all steps (params rule)")
+_RANDOM = "random_frequencies: mean and range over other sets of as many frequencies (all, or drawn)"
+
+RESTRICTED = Metric(
+    "fourier.restricted_loss", "mean over all p^2 problems of the cross-entropy of: logits projected on cos and "
+    f"sin(2 pi w (a + b) / p) of the key frequencies w, plus the mean over problems of what was removed; keys: {_KEYS}",
+    "nat", PAPER, _RANDOM + "; untrained (step 0, same keys) as a further row", "none",
+    "logits of the p answers, float64 on the host", higher_is_better=False)
+EXCLUDED = Metric(
+    "fourier.excluded_loss", "mean over the training problems of the cross-entropy of the logits minus their components along "
+    "cos and sin(2 pi w (a + b) / p), of all key frequencies together (params which=all) or of one (which=single, k its rank)",
+    "nat", PAPER, _RANDOM + "; untrained (step 0, same keys) as a further row", "none",
+    "logits of the p answers, float64 on the host; the direction of a + b only")
+SHARE = Metric(
+    "fourier.logit_share", "share of the variance of the logits over all problems (mean over answers removed) along cos and "
+    "sin(2 pi w (a + b) / p) of the key frequencies", "1", PAPER, _RANDOM + "; untrained as a further row", "none",
+    "float64 on the host")
+KEY_COUNT = Metric(
+    "fourier.key_count", "number of key frequencies, at the last measured step", "1", PAPER + " (reconstructed: chosen from "
+    "logits; the paper chooses from neurons)", "none: a choice, not a measurement", "none", "cumulative share of energy")
+FREQUENCY_SHARE = Metric(
+    "fourier.frequency_share", "share of the variance of the logits along cos and sin(2 pi k (a + b) / p) of one frequency k, "
+    "at the last measured step", "1", PAPER, "uniform: the mean over all frequencies", "none", "float64 on the host")
+GINI = Metric(
+    "fourier.gini", "Gini coefficient of the norms of the Fourier components, along the numbers, of the embedding and of the "
+    "unembedding: the constant and (p - 1) / 2 frequencies", "1", PAPER + " (recalled: that it is applied to these norms)",
+    "gaussian: mean and range over random tables of the same shape", "none", "float64 on the host")
+SUM_SQUARES = Metric(
+    "fourier.sum_squares", "sum of squares of all parameters", "1", PAPER, "none: compare with step 0", "sum over matrices",
+    "float32 sums of leaves")
+
+METRICS = (RESTRICTED, EXCLUDED, SHARE, KEY_COUNT, FREQUENCY_SHARE, GINI, SUM_SQUARES)
+base.register(*METRICS)
