@@ -48,7 +48,7 @@ def fourier_progress(table: pa.Table, arrays: dict) -> Drawn:
         raise Missing("fourier.restricted_loss was not measured")
     known = list(arm_styles(select(table, metric="fit.loss", role="estimate")["arm"].unique().to_pylist()))
     arms, shown, nulls = known[:MOST_COLUMNS], [], []
-    figure, axes = panels(len(_PANELS) * len(arms), len(arms), 1.75, sharex=True, sharey="row")
+    figure, axes = panels(len(_PANELS) * len(arms), len(arms), 1.75, sharex=True)
     for i, axis in enumerate(axes):
         (label, curves), arm = _PANELS[i // len(arms)], arms[i % len(arms)]
         for curve in curves:
@@ -56,21 +56,23 @@ def fourier_progress(table: pa.Table, arrays: dict) -> Drawn:
             _draw(axis, rows, curve)
             shown.append(rows)
             nulls += [rows] if curve.nulls else []
-        axis.set(xscale="log", ylim=(-0.02, 1.02) if label in _SHARES else (0, None))
+        axis.set_xscale("log")
+        axis.set_ylim((-0.02, 1.02) if label in _SHARES else (0, None))
         if i < len(arms):
             axis.set_title(arm)
         if i % len(arms) == 0:
             axis.set_ylabel(label)
+    highest = max(axis.get_ylim()[1] for axis in axes[-len(arms):])
     for axis in axes[-len(arms):]:
-        axis.set_xlabel("optimizer step")
+        axis.set(xlabel="optimizer step", ylim=(0, highest))
     named = {curve.legend: curve.style for _, curves in _PANELS for curve in curves}
     legend_below(figure, {}, [*named.items(), ("null", {"color": MUTED, "alpha": 0.35, "linewidth": 6})])
     left_out = f" Not shown: {', '.join(known[MOST_COLUMNS:])}." if known[MOST_COLUMNS:] else ""
     return Drawn(
         figure,
         f"Loss and accuracy over whole tables, and Fourier progress measures with the key frequencies of the last step, "
-        f"{replicates(*shown)}. Grey: range of the primary null of the restricted loss, of the share and of the embedding's "
-        f"Gini ({null_kinds(pa.concat_tables(nulls))}).{left_out}",
+        f"{replicates(*shown)}; losses have an axis an arm. Grey: range of the primary null of the restricted loss, of the "
+        f"share and of the embedding's Gini ({null_kinds(pa.concat_tables(nulls))}).{left_out}",
         [rows for rows in shown if len(rows)])
 
 

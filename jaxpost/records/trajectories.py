@@ -15,7 +15,7 @@ _TEST = {"linestyle": "-", "linewidth": 1.5}
 _TRAIN = {"linestyle": (0, (4, 2)), "linewidth": 1.1}
 _MEMORISED = {"linestyle": "-", "linewidth": 1.5}
 _ALL = {"linestyle": (0, (1, 1.2)), "linewidth": 1.2}
-_NULL = {"color": MUTED, "alpha": 0.35, "linewidth": 6}
+_NULL = {"color": MUTED, "linestyle": "-", "linewidth": 0.9}
 
 
 def _estimates(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
@@ -30,10 +30,11 @@ def _over(rows: pa.Table, which: str) -> pa.Table:
 
 
 def _draw(axis: Axes, rows: pa.Table, color: str, style: dict, nulls: bool = False) -> None:
-    """Curves with their seed bands, and the null's band of the same rows."""
-    for curve in by_arm(rows, "value", "ci_lo", "ci_hi", "null_lo", "null_hi").values():
+    """Curves with their seed bands, and the null of the same rows with its band where it has one."""
+    for curve in by_arm(rows, "value", "ci_lo", "ci_hi", "null_value", "null_lo", "null_hi").values():
         if nulls:
-            band(axis, curve["step"], curve["null_lo"], curve["null_hi"], MUTED, 0.22)
+            band(axis, curve["step"], curve["null_lo"], curve["null_hi"], MUTED, 0.25)
+            axis.plot(curve["step"], curve["null_value"], **_NULL)
         band(axis, curve["step"], curve["ci_lo"], curve["ci_hi"], color)
         axis.plot(curve["step"], curve["value"], color=color, **style)
 
@@ -57,7 +58,7 @@ def pathway_trajectories(table: pa.Table, arrays: dict) -> Drawn:
             _routing_panel(axis, select(routing[metric], arm=arm), color)
             axis.set_ylim(*_limits(routing[metric]))
         column[-1].set_xscale("symlog", linthresh=1, linscale=0.4)
-        column[-1].set_xlim(left=0)
+        column[-1].set_xlim(0, max(fit["step"].to_pylist()))
         column[-1].set_xlabel("optimizer step")
     for axis, label in zip(axes[::len(arms)], ("accuracy", *(label for _, label in _ROUTING)), strict=True):
         axis.set_ylabel(label)
@@ -68,17 +69,19 @@ def pathway_trajectories(table: pa.Table, arrays: dict) -> Drawn:
     left_out = sorted(set(styles) - set(arms))
     return Drawn(
         figure,
-        f"Accuracy over whole tables, and routing of training samples, {replicates(*shown)}. Grey: band of the primary null of "
-        f"the rows over all samples ({null_kinds(pa.concat_tables(shown[1:]))})."
+        f"Accuracy over whole tables, and routing of training samples, {replicates(shown[0])}; of memorised samples over the "
+        "seeds that have some. Grey: the primary null of the rows over all samples, with its band where it has one "
+        f"({null_kinds(pa.concat_tables(shown[1:]))})."
         + (f" Not shown: {', '.join(left_out)}." if left_out else ""),
         shown)
 
 
 def _limits(rows: pa.Table) -> tuple[float, float]:
-    """Of an axis that shows all values and nulls; seed bands may leave it."""
-    found = np.concatenate([rows[name].to_numpy().astype(float) for name in ("value", "null_lo", "null_hi")])
+    """Of an axis that shows values, nulls and the seed bands of all samples; those of a few memorised ones may leave it."""
+    shown = [(rows, ("value", "null_value", "null_lo", "null_hi")), (_over(rows, "all"), ("ci_lo", "ci_hi"))]
+    found = np.concatenate([part[name].to_numpy().astype(float) for part, names in shown for name in names])
     low, high = np.nanmin(found), np.nanmax(found)
-    margin = 0.15 * (high - low) or 1.0
+    margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
 
 

@@ -8,7 +8,7 @@ reward_N = jax.vmap(task.verify)(batch.problem, batch.answer_NxT)  # all ones
 import functools
 import inspect
 
-from jaxpost.tasks import addition, chains, countdown, vocab
+from jaxpost.tasks import addition, chains, countdown, modular, vocab
 from jaxpost.tasks.base import (
     Examples,
     Task,
@@ -19,10 +19,11 @@ from jaxpost.tasks.base import (
     problem_keys,
     problems,
     require_vocab,
+    table,
     through,
 )
 
-FAMILIES = {"addition": addition.make, "countdown": countdown.make, "chains": chains.make}
+FAMILIES = {"addition": addition.make, "countdown": countdown.make, "chains": chains.make, "modular": modular.make}
 
 __all__ = [
     "FAMILIES",
@@ -35,6 +36,7 @@ __all__ = [
     "problem_keys",
     "problems",
     "require_vocab",
+    "table",
     "through",
     "vocab",
 ]

@@ -55,6 +55,7 @@ class Task:
     pad: int = vocab.PAD  # token id on the left of prompts and after answers; may be that of EOS
     eos: int = vocab.EOS  # token id that ends an answer
     verify_host: Callable[[Any, str], float] | None = None  # (problem as read, text) -> [0, 1], where `verify` cannot
+    table: Callable[[str], Any] | None = None  # split -> all its problems, where a family can list them
 
 
 class Examples(NamedTuple):
@@ -117,6 +118,22 @@ def examples(task, split, index_N):
     The oracle's key is `fold_in(problem key, 1)`.
     """
     return _examples(task, problem_keys(task, split, index_N), knobs(task, split))
+
+
+def table(task, split):
+    """Every problem of a split once, with its prompt and oracle answer: Examples with N the size of the split.
+
+    The oracle's key is `fold_in(key(0), row)`.
+
+    Raises: ValueError for an unknown split, or a task that cannot list its problems.
+    """
+    knobs(task, split)
+    if task.table is None:
+        raise ValueError(f"task {task.name!r} cannot list its problems; draw some with tasks.examples")
+    problem = task.table(split)
+    count = jax.tree.leaves(problem)[0].shape[0]
+    key_N = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(0), jnp.arange(count))
+    return Examples(problem, jax.vmap(task.prompt)(problem), jax.vmap(task.oracle)(problem, key_N))
 
 
 def digest(task, split, count):
@@ -185,11 +202,19 @@ def below(word, bound):
 def fold_of(content_W):
     """Fold (0 or 1) of a problem with integer content `content_W`: the parity of a position-dependent hash.
 
+    It is the lowest bit of `hash_of`.
+    """
+    return (hash_of(content_W) & np.uint32(1)).astype(jnp.int32)
+
+
+def hash_of(content_W):
+    """u32 hash of a problem with integer content `content_W`, the same on every back end.
+
     h = mix(sum_i mix(x_i * 0x9e3779b1 + i * 0x85ebca77)) in u32, mix = the finaliser of MurmurHash3 (public domain).
     """
     place_W = jnp.arange(content_W.shape[0], dtype=jnp.uint32)
     word_W = content_W.astype(jnp.uint32) * np.uint32(0x9E3779B1) + place_W * np.uint32(0x85EBCA77)
-    return (mix(jnp.sum(mix(word_W), dtype=jnp.uint32)) & np.uint32(1)).astype(jnp.int32)
+    return mix(jnp.sum(mix(word_W), dtype=jnp.uint32))
 
 
 def mix(word):

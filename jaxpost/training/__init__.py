@@ -8,7 +8,8 @@ from jaxpost.training.sources import source
 from jaxpost.training.state import Member, Scalars, TrainState, bf16_grid, soup, stream
 from jaxpost.training.step import StepSpec, create, token_logp, train_step
 from jaxpost.training.supervised import Demonstrations, demonstrations
+from jaxpost.training.whole_table import WholeTable
 
 __all__ = ["Demonstrations", "Member", "NonFiniteLoss", "Preferences", "Rollouts", "Scalars", "StepSpec", "Suite",
-           "TrainState", "bf16_grid", "create", "demonstrations", "one_step", "run_segment", "segment_program", "soup",
-           "source", "stack", "stream", "token_logp", "train_step"]
+           "TrainState", "WholeTable", "bf16_grid", "create", "demonstrations", "one_step", "run_segment", "segment_program",
+           "soup", "source", "stack", "stream", "token_logp", "train_step"]

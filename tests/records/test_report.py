@@ -21,7 +21,8 @@ from jaxpost.records.style import arm_styles
 from jaxpost.records.tables import main_table
 from jaxpost.records.verify import verify
 
-OF_OTHERS = ("changes", "coherence_layers")  # of bundles of many arms, and of gradients
+# Of bundles of many arms, of gradients, and of runs on whole tables.
+OF_OTHERS = ("changes", "coherence_layers", "pathway_trajectories", "fourier_progress")
 DRAWN = [name for name in FIGURES if name not in OF_OTHERS]
 
 

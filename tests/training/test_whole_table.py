@@ -1,0 +1,64 @@
+"""The full batch: every problem of a split at every step, and gradient descent on it without sampling noise."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpost import models, objectives, tasks, training
+
+TASK = tasks.get("modular", modulus=5, train_fraction=0.6)
+MODEL = models.TransformerConfig(vocab=TASK.vocab_size, width=8, layers=1, heads=1, kv_heads=1, head_dim=8, ff=8)
+SPEC = training.StepSpec(MODEL, objectives.get("cross_entropy"), (("name", "adamw"),))
+
+
+def state():
+    return training.create(SPEC, models.init(MODEL, jax.random.key(0)), {})
+
+
+def test_every_step_and_seed_has_every_row_of_the_split_once():
+    source = training.WholeTable(TASK, tokens=1)
+    rows = [source.batch(training.Member(seed, training.Scalars(1e-3)), state()._replace(step=jnp.int32(step)), None)[0]
+            for seed, step in ((1, 0), (2, 7))]
+    shown = tasks.table(TASK, "train")
+    for batch in rows:
+        np.testing.assert_array_equal(batch.prompt_NxP, shown.prompt_NxP)
+        np.testing.assert_array_equal(batch.completion_NxT, shown.answer_NxT[:, :1])
+        np.testing.assert_array_equal(batch.mask_NxT, 1.0)
+    assert source.rows == len(shown.prompt_NxP) and source.lengths == (4, 1) and source.sampled == 0
+    assert hash(source) == hash(dataclasses.replace(source)) and not source.needs_reference
+
+
+def test_without_a_limit_the_end_token_is_trained_on_too():
+    batch = training.WholeTable(TASK, "id").table()
+    assert batch.mask_NxT.shape[1] == 2 and batch.mask_NxT.all() and (batch.completion_NxT[:, 1] == TASK.eos).all()
+
+
+def test_a_step_descends_the_mean_loss_of_the_whole_table():
+    source = training.WholeTable(TASK, tokens=1)
+    batch, before = source.table(), state()
+
+    def mean_loss(params):
+        logits = models.token_logits(MODEL, params, batch.prompt_NxP, batch.completion_NxT)[:, 0]
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch.completion_NxT, axis=1).mean()
+
+    member = training.Member(jnp.uint32(3), training.Scalars(1e-3))
+    _, measured = jax.jit(lambda s: training.one_step(source, SPEC, member, s, None))(before)
+    loss, grads = jax.value_and_grad(mean_loss)(before.params)
+    assert float(measured["loss"][0] / measured["loss"][1]) == pytest.approx(float(loss), rel=1e-5)
+    norm = float(jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads))))
+    assert float(measured["grad_norm"][0]) == pytest.approx(norm, rel=1e-5)
+
+
+def test_what_it_cannot_do_is_said_before_anything_is_traced():
+    with pytest.raises(ValueError, match="task 'addition' cannot list its problems"):
+        training.WholeTable(tasks.get("addition"))
+    with pytest.raises(ValueError, match="tokens=3 of the answers of task 'modular'; expected 1 to 2"):
+        training.WholeTable(TASK, tokens=3)
+    with pytest.raises(ValueError, match="unknown split of task 'modular' 'tset'; did you mean|unknown split"):
+        training.WholeTable(TASK, "tset")
+    spec = dataclasses.replace(SPEC, objective=objectives.get("dpo"))
+    with pytest.raises(ValueError, match="'dpo' trains on pairs"):
+        training.WholeTable(TASK, spec=spec)
