@@ -24,7 +24,8 @@ def infos(config: models.TransformerConfig) -> list[weights.TensorInfo]:
     out = []
     for name, shape in shapes.items():
         parts = name.split("/")
-        out.append(weights.TensorInfo(name, parts[-1], int(parts[1]) if len(parts) == 3 else None, shape.shape))
+        kind = parts[-1].removeprefix("shared_")  # of the expert that every token takes
+        out.append(weights.TensorInfo(name, kind, int(parts[1]) if parts[0] == "layers" else None, shape.shape))
     return out
 
 

@@ -91,9 +91,13 @@ def ensemble_program(source, spec: training.StepSpec, mesh: Mesh, members: int, 
 
 
 def forward_flops(c: TransformerConfig, tokens: int, keys: int, logits: int) -> int:
-    """2 per weight and token, 4 HE per token, key and layer (dense scores, no causal discount); norms not counted."""
+    """2 per weight and token, 4 HE per token, key and layer (dense scores, no causal discount); norms not counted.
+
+    Of a mixture of experts all experts count, as all are executed.
+    """
     HE, KE = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    layer = 2 * (c.width * (2 * HE + 2 * KE) + 3 * c.width * c.ff) + 4 * HE * keys
+    hidden = c.experts * c.ff + c.shared_ff if c.experts else c.ff
+    layer = 2 * (c.width * (2 * HE + 2 * KE + c.experts) + 3 * c.width * hidden) + 4 * HE * keys
     return tokens * c.layers * layer + logits * 2 * c.width * c.vocab
 
 

@@ -21,6 +21,7 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("vocab", ("tensor",)),
     ("heads", ("tensor",)),
     ("kv_heads", ("tensor",)),
+    ("expert", ("tensor",)),  # before mlp: whole experts, where the mesh divides their number
     ("mlp", ("tensor",)),
     ("embed", ("fsdp",)),
     ("layers", ()),

@@ -101,6 +101,29 @@ def test_abstract_programs_take_a_reference_without_a_value_head(name):
         assert set(arguments[-1]) == {"embed", "final_norm", "head", "layers"}
 
 
+def test_a_mixture_is_laid_out_by_whole_experts_in_abstract_programs():
+    model = dataclasses.replace(MODEL, experts=4, shared_ff=32)
+    s = training.StepSpec(model, objectives.get("grpo"), (("name", "adamw"),), group=4, balance_coef=0.01)
+    source, mesh = training.source(TASK, s, 8), sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    with sharding.on_mesh(mesh):
+        program, (_, state, _) = aot.step_program(source, s, mesh)
+        program.trace(*aot.step_program(source, s, mesh)[1])
+    specs = {name: x.sharding.spec for name, x in state.params["layers"].items()}
+    assert specs["gate"] == PartitionSpec(None, "tensor", "fsdp", None)
+    assert specs["down"] == PartitionSpec(None, "tensor", None, "fsdp")
+    assert specs["router"] == PartitionSpec(None, "fsdp", None)
+    assert specs["shared_gate"] == PartitionSpec(None, "fsdp", "tensor")
+    odd = models.parameter_table(dataclasses.replace(MODEL, experts=3))  # experts that the axis does not divide are cut inside
+    assert sharding.parameter_shardings(odd, mesh)["layers"]["gate"].spec == PartitionSpec(None, None, "fsdp", "tensor")
+
+
+def test_flops_of_a_mixture_count_every_expert():
+    dense = dataclasses.replace(MODEL, ff=4 * MODEL.ff + 32)
+    mixed = dataclasses.replace(MODEL, experts=4, shared_ff=32)
+    router = 2 * MODEL.layers * MODEL.width * 4
+    assert aot.forward_flops(mixed, 10, 10, 10) == aot.forward_flops(dense, 10, 10, 10) + 10 * router
+
+
 def test_flops_count_what_is_sampled_filled_and_updated():
     def flops(name, make=training.source, **parts):
         s = training.StepSpec(MODEL, objectives.get(name), (("name", "adamw"),), group=4, **parts)

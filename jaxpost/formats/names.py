@@ -45,6 +45,7 @@ class Part:
     layer: int | None = None
     expert: int | None = None
     index: int | None = None  # position on the stored leading axis
+    inner: int | None = None  # position on the axis after that: our own stacks of experts
     span: tuple[int, int] | None = None  # rows of what `index` left
     transpose: bool = False
 
@@ -54,6 +55,7 @@ class Part:
             found = source.read(self.tensor, None if self.span is None else slice(*self.span))
         else:
             found = source.read(self.tensor, slice(self.index, self.index + 1))[0]
+            found = found if self.inner is None else found[self.inner]
             found = found if self.span is None else found[slice(*self.span)]
         return found.T if self.transpose else found
 
@@ -99,13 +101,14 @@ def _stored(tensor: str, shape: tuple[int, ...], source) -> list[Part] | None:
     return None
 
 
-def _part(name: str, tensor: str, shape: tuple[int, ...], *, index=None, span=None, transpose=False) -> Part:
+def _part(name: str, tensor: str, shape: tuple[int, ...], *, index=None, inner=None, span=None, transpose=False) -> Part:
     parameter, place = name.split("/")[-1], _OURS.fullmatch(name)
     layer, expert = (None if number is None else int(number) for number in (place.groups() if place else (None, None)))
-    kind = parameter if parameter in KINDS else next((k for k in ("norm", "bias") if parameter.endswith(k)), "other")
-    shape = shape if index is None else shape[1:]
+    module = parameter.removeprefix("shared_")  # of the expert that every token takes
+    kind = module if module in KINDS else next((k for k in ("norm", "bias") if parameter.endswith(k)), "other")
+    shape = shape[sum(position is not None for position in (index, inner)):]
     shape = shape if span is None else (span[1] - span[0], *shape[1:])
-    return Part(name, tensor, shape[::-1] if transpose else shape, kind, layer, expert, index, span, transpose)
+    return Part(name, tensor, shape[::-1] if transpose else shape, kind, layer, expert, index, inner, span, transpose)
 
 
 def _layer(i: int, rest: str, tensor: str, shape: tuple[int, ...], source) -> list[Part] | None:
@@ -160,8 +163,10 @@ def _spans(sizes: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def _ours(tensor: str, shape: tuple[int, ...]) -> list[Part] | None:
-    """Our own pytree: `layers/<parameter>` is stacked on a leading layer axis."""
+    """Our own pytree: `layers/<parameter>` is stacked on a leading layer axis, matrices of experts on one more."""
     words = tensor.split("/")
+    if words[0] == "layers" and len(words) == 2 and len(shape) == 4 and words[1] in ("gate", "up", "down"):
+        return [_part(f"layers/{i}/experts/{e}/{words[1]}", tensor, shape, index=i, inner=e) for i, e in np.ndindex(shape[:2])]
     if words[0] == "layers" and len(words) == 2 and shape:
         return [_part(f"layers/{i}/{words[1]}", tensor, shape, index=i) for i in range(shape[0])]
     return [_part(tensor, tensor, shape)] if len(words) == 1 or _OURS.fullmatch(tensor) else None

@@ -8,9 +8,9 @@ from jaxpost.models.declare import (
     parameter_table,
 )
 from jaxpost.models.reader import PLAIN, Reader
-from jaxpost.models.sampler import Completions, sample, teacher_forced, token_logits
+from jaxpost.models.sampler import Completions, real_tokens, sample, teacher_forced, token_logits
 from jaxpost.models.transformer import Cache, Output, apply, empty_cache, init, matrices
 
 __all__ = ["MATRIX_KINDS", "PLAIN", "Cache", "Completions", "Output", "Parameter", "Reader", "TransformerConfig", "apply",
-           "count_parameters", "empty_cache", "init", "matrices", "parameter_table", "sample", "teacher_forced",
-           "token_logits"]
+           "count_parameters", "empty_cache", "init", "matrices", "parameter_table", "real_tokens", "sample",
+           "teacher_forced", "token_logits"]

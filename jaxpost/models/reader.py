@@ -28,6 +28,10 @@ class Reader:
         """x W of every matrix [d, p] that reads this input."""
         return [x_Nxd @ w_dxp for w_dxp in weights.values()]
 
+    def experts(self, weights: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """The router [d, X] and the stacked matrices of X experts, which different positions read in different parts."""
+        return weights
+
     def bias(self, name: str, y_Nxp: jax.Array, b_p: jax.Array) -> jax.Array:
         """y + b."""
         del name

@@ -80,11 +80,21 @@ def token_logits(config: transformer.TransformerConfig, params: dict, prompt_NxP
     return teacher_forced(config, params, prompt_NxP, completion_NxT, pad).logits
 
 
+def real_tokens(prompt_NxP: jax.Array, mask_NxT: jax.Array, pad: int = 0) -> jax.Array:
+    """bool[N, P + T - 1]: which inputs of `teacher_forced` are the prompt's tokens or completion tokens under the mask."""
+    return jnp.concatenate([_real(prompt_NxP, pad), mask_NxT > 0], axis=1)[:, :-1]
+
+
 def teacher_forced(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, completion_NxT: jax.Array,
-                   pad: int = 0, reader: Reader = PLAIN) -> transformer.Output:
-    """The forward pass at the state of every completion token: entry t has seen the prompt and the tokens before t."""
+                   pad: int = 0, reader: Reader = PLAIN, mask_NxT: jax.Array | None = None) -> transformer.Output:
+    """The forward pass at the state of every completion token: entry t has seen the prompt and the tokens before t.
+
+    Only tokens under `mask_NxT` take room in an expert of bounded capacity; None is all of the completion. It changes
+    nothing else.
+    """
     tokens = jnp.concatenate([prompt_NxP, completion_NxT], axis=1)
     P = prompt_NxP.shape[1]
     valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones(completion_NxT.shape, bool)], axis=1)
-    return transformer.apply(config, params, tokens[:, :-1], valid_BxS=valid[:, :-1], first=P - 1,
-                             reader=reader)
+    counts = None if mask_NxT is None else real_tokens(prompt_NxP, mask_NxT, pad)
+    return transformer.apply(config, params, tokens[:, :-1], valid_BxS=valid[:, :-1], first=P - 1, reader=reader,
+                             counts_BxT=counts)

@@ -54,8 +54,8 @@ def draw(config: TransformerConfig, layer: int, key: jax.Array, *, rotation: str
         Differs from the paper in: query heads move within their group as well.
 
     Raises:
-      ValueError: no such layer or rotation, a head dimension that is no power of two (hadamard), no head to exchange, or
-        nothing asked for.
+      ValueError: no such layer or rotation, a head dimension that is no power of two (hadamard), no head to exchange,
+        heads that share a norm (`qk_norm_joint`: its gain would have to move too), or nothing asked for.
     """
     if not 0 <= layer < config.layers:
         raise ValueError(f"layer {layer} does not exist; the model has layers 0 to {config.layers - 1}")
@@ -63,6 +63,8 @@ def draw(config: TransformerConfig, layer: int, key: jax.Array, *, rotation: str
         raise ValueError(f"rotation={rotation!r} is unknown; choose one of {', '.join(ROTATIONS)}, or None")
     if rotation is None and not permute:
         raise ValueError(f"layer {layer}: nothing to do; set rotation to one of {', '.join(ROTATIONS)}, or permute")
+    if permute and config.qk_norm_joint:
+        raise ValueError("permute with qk_norm_joint=True: heads share one norm and its gain; use rotation instead")
     turn = order = None
     if rotation is not None:
         shape = (config.kv_heads, config.head_dim, config.head_dim)

@@ -1,8 +1,8 @@
-"""A dense decoder in Flax NNX: `nnx.split` once at the boundary, then pure functions of a parameter pytree.
+"""The decoder in Flax NNX: `nnx.split` once at the boundary, then pure functions of a parameter pytree.
 
 Shapes: B rows, T query tokens, S key positions, P prompt, V vocabulary, D width, H/K query/key-value heads, E head
-dimension, L layers. Rows may be left-padded: rotary embedding depends on position differences only, so a row's
-absolute offset does not matter, and padded keys are masked by `valid_BxS`.
+dimension, L layers, X experts, k experts a token. Rows may be left-padded: rotary embedding depends on position
+differences only, so a row's absolute offset does not matter, and padded keys are masked by `valid_BxS`.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpost import sharding
-from jaxpost.models import declare
+from jaxpost.models import declare, moe
 from jaxpost.models.declare import TransformerConfig
 from jaxpost.models.reader import PLAIN, Reader
 
@@ -29,7 +29,11 @@ class Cache(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the core sees of a forward pass. `router` is empty for a dense model; `taps` has "value" with a value head."""
+    """What the core sees of a forward pass. `taps` has "value" with a value head.
+
+    `router` is empty for a dense model. Of a mixture of experts it has, named by what it is, "logits" f32[L, B, T, X]
+    before the softmax, of every position, padding too; and where an expert's capacity is bounded "kept" bool[L, B, T, k].
+    """
 
     logits: jax.Array
     cache: Cache | None
@@ -68,7 +72,7 @@ def rope(x_BxTxHxE: jax.Array, position_T: jax.Array, theta: float) -> jax.Array
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and SwiGLU with residual connections."""
+    """Pre-norm attention and SwiGLU, or a mixture of experts, with residual connections."""
 
     def __init__(self, config: TransformerConfig, key: jax.Array):
         self.config = config
@@ -90,15 +94,18 @@ class Block(nnx.Module):
         found = self._linear(reader, x_BxTxD.reshape(B * T, D), "q", "k", "v")
         if self.config.qkv_bias:
             found = [reader.bias(n, y, self._weight(n)) for n, y in zip(("q_bias", "k_bias", "v_bias"), found, strict=True)]
-        return [y.reshape(B, T, -1, self.config.head_dim) for y in found]
+        if self.config.qk_norm_joint:
+            found = [self._norm(reader, "q_norm", found[0]), self._norm(reader, "k_norm", found[1]), found[2]]
+        found = [y.reshape(B, T, -1, self.config.head_dim) for y in found]
+        if self.config.qk_norm and not self.config.qk_norm_joint:
+            found = [self._norm(reader, "q_norm", found[0]), self._norm(reader, "k_norm", found[1]), found[2]]
+        return found
 
     def attention(self, x_BxTxD, valid_BxS, kv, start, reader: Reader = PLAIN):
         """Grouped-query attention; `kv` holds earlier keys and values, written to at `start`, or is None."""
         c = self.config
         B, T, D = x_BxTxD.shape
         q, k, v = self._heads(reader, self._norm(reader, "attention_norm", x_BxTxD))
-        if c.qk_norm:
-            q, k = self._norm(reader, "q_norm", q), self._norm(reader, "k_norm", k)
         position_T = start + jnp.arange(T)
         q, k = rope(q, position_T, c.rope_theta), rope(k, position_T, c.rope_theta)
         if kv is not None:
@@ -114,14 +121,26 @@ class Block(nnx.Module):
         (y,) = self._linear(reader, y, "o")
         return y.reshape(B, T, D), (k, v)
 
-    def __call__(self, x_BxTxD, valid_BxS, kv=None, start=0, reader: Reader = PLAIN):
+    def _swiglu(self, reader: Reader, h_NxD: jax.Array, prefix: str = "") -> jax.Array:
+        gate, up = self._linear(reader, h_NxD, f"{prefix}gate", f"{prefix}up")
+        return self._linear(reader, jax.nn.silu(gate) * up, f"{prefix}down")[0]
+
+    def _feed_forward(self, reader: Reader, h_NxD: jax.Array, counts_N: jax.Array | None) -> tuple[jax.Array, dict]:
+        """(output, what the router did); `counts_N` are the tokens that take room in an expert, None where it has room."""
+        c = self.config
+        if not c.experts:
+            return self._swiglu(reader, h_NxD), {}
+        weights = {"router": self.router[...].astype(_wide(h_NxD.dtype))} | {n: self._weight(n) for n in ("gate", "up", "down")}
+        y, router = moe.mixture(c, h_NxD, reader.experts(weights), counts_N)
+        return y + self._swiglu(reader, h_NxD, "shared_") if c.shared_ff else y, router
+
+    def __call__(self, x_BxTxD, valid_BxS, kv=None, start=0, reader: Reader = PLAIN, counts_BxT=None):
         B, T, D = x_BxTxD.shape
         y, kv = self.attention(x_BxTxD, valid_BxS, kv, start, reader)
         x = x_BxTxD + y
         h = self._norm(reader, "mlp_norm", x).reshape(B * T, D)
-        gate, up = self._linear(reader, h, "gate", "up")
-        (y,) = self._linear(reader, jax.nn.silu(gate) * up, "down")
-        return x + y.reshape(B, T, D), kv
+        y, router = self._feed_forward(reader, h, None if counts_BxT is None else counts_BxT.reshape(B * T))
+        return x + y.reshape(B, T, D), kv, {kind: found.reshape(B, T, -1) for kind, found in router.items()}
 
 
 @functools.cache
@@ -147,7 +166,8 @@ def empty_cache(config: TransformerConfig, rows: int, positions: int) -> Cache:
 
 
 def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, valid_BxS: jax.Array,
-          cache: Cache | None = None, first: int = 0, reader: Reader = PLAIN) -> Output:
+          cache: Cache | None = None, first: int = 0, reader: Reader = PLAIN,
+          counts_BxT: jax.Array | None = None) -> Output:
     """Forward pass.
 
     Args:
@@ -159,6 +179,8 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
       first: logits are returned for query positions `first ..` only (static; saves the head on prompt tokens).
       reader: how parameters are used; another than the plain one sees inputs and output cotangents of every use, which is
         what per-example gradient norms are made of (`probes.gradient_ghost`).
+      counts_BxT: bool, the tokens that take room in an expert of bounded capacity; None is `valid_BxS`. Read by nothing else,
+        and not with a cache: decoding is dropless, as the tokens of one step know nothing of the others' queue.
 
     Returns:
       Output with at least float32 `logits_Bx(T-first)xV` and the extended cache (None without one). A model with a value
@@ -169,15 +191,17 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
     start = 0 if cache is None else cache.length
     x, shared = reader.embed(params["embed"], tokens_BxT)
     x = x.astype(config.compute_dtype)
+    counts_BxT = None if cache is not None or not config.capacity else valid_BxS if counts_BxT is None else counts_BxT
 
     def body(x, layer):
         weights, kv, seen = layer
         if kv is None:  # many tokens: move weights to the rows; cached decoding has few, so there rows move to weights
             x = sharding.constrain(x, ("batch",))
-        return nnx.merge(graph, weights)(x, valid_BxS, kv, start, reader.inside(seen))
+        x, kv, router = nnx.merge(graph, weights)(x, valid_BxS, kv, start, reader.inside(seen), counts_BxT)
+        return x, (kv, router)
 
     kv = None if cache is None else (cache.k_LxBxSxKxE, cache.v_LxBxSxKxE)
-    x, kv = jax.lax.scan(body, x, (params["layers"], kv, reader.layers))
+    x, (kv, router) = jax.lax.scan(body, x, (params["layers"], kv, reader.layers))
     x = rms_norm(x[:, first:], params["final_norm"], config.norm_eps, reader, "final_norm")
     B, T, D = x.shape
     head = params["embed"].T if config.tied else params["head"]
@@ -188,14 +212,20 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
         wide = _wide(x.dtype)
         (value,) = reader.linear(x.reshape(B * T, D).astype(wide), {"value": params["value"].astype(wide)})
         taps["value"] = value.reshape(B, T)
-    return Output(logits.reshape(B, T, -1), new, {}, taps)
+    return Output(logits.reshape(B, T, -1), new, router, taps)
 
 
 def matrices(params: dict, config: TransformerConfig) -> dict[str, jax.Array]:
-    """Every 2-D weight once, by name (`layers/<i>/<kind>`, `embed`, `head`); a tied head is the embedding."""
+    """Every 2-D weight once, by name; a tied head is the embedding.
+
+    Names: `embed`, `head`, `layers/<i>/<parameter>`, and `layers/<i>/experts/<e>/<parameter>` of a routed expert.
+    """
     kinds = declare.MATRIX_KINDS
     flat = {n: params[n] for n, p in declare.outer_parameters(config).items() if p.kind in kinds}
     for name, p in declare.layer_parameters(config).items():
-        if p.kind in kinds:
-            flat |= {f"layers/{i}/{name}": params["layers"][name][i] for i in range(config.layers)}
+        stack = params["layers"].get(name)
+        if p.axes[0] == "expert":
+            flat |= {f"layers/{i}/experts/{e}/{name}": stack[i, e] for i in range(config.layers) for e in range(config.experts)}
+        elif p.kind in kinds:
+            flat |= {f"layers/{i}/{name}": stack[i] for i in range(config.layers)}
     return flat

@@ -130,6 +130,9 @@ def _chosen(what: str, params: Mapping, kinds: Sequence[str], rank: int) -> dict
     if not kinds:
         raise ValueError(f"{what}: no module is named; choose from {', '.join(known)}")
     for kind in kinds:
+        if kind in params["layers"] and params["layers"][kind].ndim == 4:
+            raise ValueError(f"{what}: module {kind!r} is a stack of experts, which no adapter is made for; choose from "
+                             f"{', '.join(known)}")
         if kind not in known:
             raise ValueError(f"{what}: module {kind!r} is no matrix of this model; choose from {', '.join(known)}")
     largest = min(min(known[kind].shape[-2:]) for kind in kinds)

@@ -23,7 +23,8 @@ from jaxpost import models
 from jaxpost.probes import panel, spectra, weight_references
 from jaxpost.training import optimizers, state
 
-LINEAR = ("q", "k", "v", "o", "gate", "up", "down")  # kinds of matrices that a mask chooses from
+# matrices that a mask chooses from; a router is none of them
+LINEAR = ("q", "k", "v", "o", "gate", "up", "down", "shared_gate", "shared_up", "shared_down")
 PATTERNS = ("dense", "principal", "complement", "low_magnitude", "safe")
 
 
@@ -61,7 +62,7 @@ class Mask(NamedTuple):
 
 def settings_of(config: models.TransformerConfig, k: int, alpha: float) -> panel.Panel:
     """The weight probes' settings for one k and one alpha. Raises: ValueError, as `references`, before any compute."""
-    shapes = [p.shape[1:] for name, p in models.parameter_table(config)["layers"].items() if name in LINEAR]
+    shapes = [p.shape[-2:] for name, p in models.parameter_table(config)["layers"].items() if name in LINEAR]
     largest = min(min(shape) for shape in shapes) - 1
     if k > largest:
         raise ValueError(f"masks: k={k} is above the smallest matrix; at most {largest}")
@@ -126,12 +127,33 @@ def on_linear(params: Mapping[str, Any], masks: Mapping[str, np.ndarray], *, out
     """The mask of a whole parameter tree.
 
     Args:
-      masks: name ("layers/<i>/<kind>") -> bool[m, n], for every linear matrix.
+      masks: name as in `models.matrices` -> bool[m, n], for every linear matrix.
       outside: whether everything else (embeddings, head, gains, biases) is trained.
     """
-    def stacked(kind: str, count: int) -> np.ndarray:
-        return np.stack([masks[f"layers/{i}/{kind}"] for i in range(count)])
+    def stacked(kind: str, shape: tuple[int, ...]) -> np.ndarray:
+        form = f"layers/{{}}/{kind}" if len(shape) == 3 else f"layers/{{}}/experts/{{}}/{kind}"
+        return np.stack([masks[form.format(*index)] for index in np.ndindex(shape[:-2])]).reshape(shape)
 
     tree = jax.tree.map(lambda x: np.full(x.shape, outside), dict(params))
     linear: Sequence[str] = [kind for kind in LINEAR if kind in params["layers"]]
-    return Mask({**tree, "layers": tree["layers"] | {kind: stacked(kind, len(params["layers"][kind])) for kind in linear}})
+    return Mask({**tree, "layers": tree["layers"] | {kind: stacked(kind, params["layers"][kind].shape) for kind in linear}})
+
+
+def without(params: Mapping[str, Any], names: Sequence[str]) -> Mask:
+    """Everything is trained but parameters of some names, in every layer: ("router",) freezes what chooses the experts.
+
+    Args:
+      names: as the parameter tree has them, inside the layers or outside.
+
+    Raises:
+      ValueError: a name that no parameter has.
+    """
+    known = [name for name in params if name != "layers"] + list(params["layers"])
+    for name in names:
+        if name not in known:
+            raise ValueError(f"parameter {name!r} is not known; choose from {', '.join(known)}")
+
+    def kept(path, x):
+        return np.full(x.shape, path[-1].key not in names)
+
+    return Mask(jax.tree_util.tree_map_with_path(kept, dict(params)))

@@ -13,7 +13,7 @@ import optax
 from jaxpost import models, sharding
 from jaxpost.objectives import Batch, Objective, View
 from jaxpost.probes import ever_changed, gradient_sums, inline
-from jaxpost.training import optimizers
+from jaxpost.training import optimizers, router_losses
 from jaxpost.training.state import Scalars, TrainState
 
 
@@ -32,6 +32,8 @@ class StepSpec:
     storage_dtype: str = "float32"  # of master parameters
     reference_refresh: int = 0  # every so many batches the current parameters become the reference; 0: it is frozen
     pad: int = 0  # token id that left-pads prompts
+    balance_coef: float = 0.0  # weight of the routers' load balance beside the objective; 0 is off
+    router_z_coef: float = 0.0  # weight of the routers' z-loss beside the objective; 0 is off
 
     def __post_init__(self):
         for field in ("group", "microbatches", "minibatches", "epochs"):
@@ -39,6 +41,25 @@ class StepSpec:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
         if self.reference_refresh < 0:
             raise ValueError(f"reference_refresh={self.reference_refresh} is negative; 0 keeps the reference frozen")
+        self._check_router()
+
+    @property
+    def _router_losses(self) -> list[str]:
+        return [name for name in ("balance_coef", "router_z_coef") if getattr(self, name)]
+
+    def _check_router(self) -> None:
+        for name in self._router_losses:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is negative; 0 switches it off")
+            if not self.model.experts:
+                raise ValueError(f"{name}={getattr(self, name)} with a dense model, which has no router; set it to 0")
+            if len(self.objective.terms) > 1:
+                raise ValueError(f"{name}={getattr(self, name)} with objective {self.objective.name!r}, whose terms are "
+                                 "weighed by their own gradients; set it to 0")
+        coupled = [*self._router_losses, *(["model.capacity"] if self.model.capacity else [])]
+        if coupled and self.microbatches > 1:
+            raise ValueError(f"microbatches={self.microbatches} with {coupled[0]}, which couples all rows of an update; "
+                             "nearest valid: microbatches=1")
 
     @property
     def updates(self) -> int:
@@ -92,8 +113,12 @@ def view(spec: StepSpec, params: dict, batch: Batch, reference: dict | None = No
     Raises:
       ValueError: the objective needs a reference policy's logits, or a value head, and there is none.
     """
-    needs = spec.objective.needs
-    logits_NxTxV, value_NxT = forward(spec, params, batch)
+    return view_of(spec, output(spec, params, batch), batch, reference)
+
+
+def view_of(spec: StepSpec, out: models.Output, batch: Batch, reference: dict | None = None) -> View:
+    """`view` of a forward pass that was made."""
+    needs, logits_NxTxV, value_NxT = spec.objective.needs, out.logits, out.taps.get("value")
     far_NxTxV = forward(spec, given(spec, reference), batch)[0] if "reference_logits" in needs else None
     if "value" in needs and value_NxT is None:
         raise ValueError(f"objective {spec.objective.name!r} needs a value head, and the model or its parameters have none; "
@@ -118,8 +143,15 @@ def token_logp(spec: StepSpec, params: dict, batch: Batch, reader: models.Reader
 def forward(spec: StepSpec, params: dict, batch: Batch,
             reader: models.Reader = models.PLAIN) -> tuple[jax.Array, jax.Array | None]:
     """(logits_NxTxV at the spec's temperature, value_NxT of each token's state or None without a value head)."""
-    out = models.teacher_forced(spec.model, params, batch.prompt_NxP, batch.completion_NxT, spec.pad, reader=reader)
-    return out.logits / spec.temperature, out.taps.get("value")
+    out = output(spec, params, batch, reader)
+    return out.logits, out.taps.get("value")
+
+
+def output(spec: StepSpec, params: dict, batch: Batch, reader: models.Reader = models.PLAIN) -> models.Output:
+    """The forward pass at the state of every completion token, logits at the spec's temperature."""
+    out = models.teacher_forced(spec.model, params, batch.prompt_NxP, batch.completion_NxT, spec.pad, reader=reader,
+                                mask_NxT=batch.mask_NxT)
+    return out._replace(logits=out.logits / spec.temperature)
 
 
 def chosen(logits_NxTxV: jax.Array, batch: Batch) -> jax.Array:
@@ -157,24 +189,33 @@ def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars
 
 def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
            reference: dict | None) -> tuple[TrainState, dict]:
-    """One optimizer step on balanced rows: gradients accumulated over microbatches, then applied."""
+    """One optimizer step on balanced rows: gradients accumulated over microbatches, then applied.
+
+    The routers' losses are in the gradient and beside the loss: `loss` is the objective's alone.
+    """
     several = len(spec.objective.terms) > 1
 
     def loss(params, rows):
-        seen = view(spec, params, rows, reference)
+        out = output(spec, params, rows)
+        seen = view_of(spec, out, rows, reference)
         total, count, aux = spec.objective.loss(seen, rows, state.objective_state, scalars.kl_coef)
         if rows.behaviour_NxT is not None:
             sampled = rows.mask_NxT if rows.demonstration_NxT is None else rows.mask_NxT * (1 - rows.demonstration_NxT)
             gap = jnp.abs(seen.logp_NxT - rows.behaviour_NxT) * sampled
             aux["sampler_gap"] = (gap.sum(), sampled.sum())
-        return total, (count, aux)
+        if not spec.model.experts:
+            return total, (total, count, aux)
+        counts_NxS = models.real_tokens(rows.prompt_NxP, rows.mask_NxT, spec.pad)
+        losses, routed = router_losses.measure(spec.model.experts_per_token, out.router, counts_NxS)
+        penalty = spec.balance_coef * losses["router_balance"] + spec.router_z_coef * losses["router_z"]
+        return total + penalty * jnp.maximum(count, 1.0), (total, count, aux | routed)
 
     def differentiate(rows):
         if several:
-            total, pull, (count, aux) = jax.vjp(lambda params: loss(params, rows), state.params, has_aux=True)
+            _, pull, (total, count, aux) = jax.vjp(lambda params: loss(params, rows), state.params, has_aux=True)
             grads = jax.vmap(lambda one: pull(one)[0])(jnp.eye(len(total), dtype=total.dtype))
         else:
-            (total, (count, aux)), grads = jax.value_and_grad(loss, has_aux=True)(state.params, rows)
+            (_, (total, count, aux)), grads = jax.value_and_grad(loss, has_aux=True)(state.params, rows)
         return optimizers.wide(grads), total, count, aux
 
     rows_MxN = _split(batch, spec.microbatches)

@@ -33,6 +33,18 @@ def test_stacked_layers_of_our_own_trees():
     assert parts["layers/2/q"].shape == (4, 6) and parts["layers/1/q_bias"].kind == "bias"
 
 
+def test_stacked_experts_of_our_own_trees():
+    source = Source({"layers/gate": numbered(2, 3, 4, 5), "layers/down": numbered(2, 3, 5, 4),
+                     "layers/router": numbered(2, 4, 3), "layers/shared_gate": numbered(2, 4, 6)}, kind="orbax")
+    parts = names.resolve(source)
+    assert len(parts) == 2 * 2 * 3 + 2 + 2
+    part = parts["layers/1/experts/2/down"]
+    np.testing.assert_array_equal(part.read(source), source.arrays["layers/down"][1, 2])
+    assert (part.kind, part.layer, part.expert, part.shape) == ("down", 1, 2, (5, 4))
+    assert parts["layers/0/router"].kind == "router" and parts["layers/0/shared_gate"].kind == "gate"
+    assert parts["layers/1/shared_gate"].shape == (4, 6) and parts["layers/1/shared_gate"].expert is None
+
+
 def test_fused_experts_are_split_by_expert_and_half():
     fused = numbered(2, 6, 4)
     source = Source({"model.layers.0.mlp.experts.gate_up_proj": fused})

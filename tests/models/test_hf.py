@@ -13,11 +13,15 @@ from jaxpost import formats, models, sharding
 from jaxpost.formats import FormatError, safetensors
 from jaxpost.models import hf
 
-FAMILIES = {"llama": {}, "qwen2": {"qkv_bias": True, "tied": True}, "qwen3": {"qk_norm": True}}
+EXPERTS = {"experts": 4, "experts_per_token": 3}
+FAMILIES = {"llama": {}, "qwen2": {"qkv_bias": True, "tied": True}, "qwen3": {"qk_norm": True},
+            "olmoe": {"qk_norm": True, "qk_norm_joint": True, "head_dim": 4, **EXPERTS},
+            "qwen3_moe": {"qk_norm": True, "renormalise": True, **EXPERTS}}
 
 
 def config(family="llama"):
-    return models.TransformerConfig(vocab=24, width=16, layers=3, heads=4, kv_heads=2, head_dim=8, ff=24, **FAMILIES[family])
+    return models.TransformerConfig(**{"vocab": 24, "width": 16, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 8,
+                                       "ff": 24, **FAMILIES[family]})
 
 
 def params(c, seed=0):
@@ -56,11 +60,13 @@ def test_masters_are_float32_unless_asked(saved):
     assert {x.dtype for x in jax.tree.leaves(hf.load(saved)[1])} == {jnp.dtype(jnp.float32)}
 
 
-def test_a_mesh_changes_where_parameters_are_and_nothing_else(saved):
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_a_mesh_changes_where_parameters_are_and_nothing_else(tmp_path, family):
+    hf.save(tmp_path / "model", config(family), params(config(family)))
     mesh = sharding.make_mesh({"fsdp": 2, "tensor": 2, "data": 2})
-    _, p = hf.load(saved, mesh=mesh)
-    identical(jax.tree.map(np.asarray, p), jax.tree.map(np.asarray, hf.load(saved)[1]))
-    table = sharding.parameter_shardings(models.parameter_table(config()), mesh)
+    _, p = hf.load(tmp_path / "model", mesh=mesh)
+    identical(jax.tree.map(np.asarray, p), jax.tree.map(np.asarray, hf.load(tmp_path / "model")[1]))
+    table = sharding.parameter_shardings(models.parameter_table(config(family)), mesh)
     for x, place in zip(jax.tree.leaves(p), jax.tree.leaves(table, is_leaf=lambda s: isinstance(s, NamedSharding))):
         assert x.sharding.is_equivalent_to(place, x.ndim)
 
@@ -90,6 +96,53 @@ def test_what_does_not_fit_is_refused_before_loading(saved, monkeypatch, change,
     with pytest.raises(FormatError, match=message) as error:
         hf.load(saved)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("family", "change", "message"), [
+    ("olmoe", {"clip_qkv": 8.0}, "clip_qkv=8.0"), ("olmoe", {"model_type": "qwen2_moe"}, "shared expert is weighted"),
+    ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"), ("qwen3_moe", {"mlp_only_layers": [0]}, "mlp_only"),
+    ("qwen3_moe", {"n_shared_experts": 1}, "n_shared_experts=1"), ("qwen3_moe", {"num_experts_per_tok": 9}, "nearest valid: 4"),
+    ("qwen3_moe", {"num_experts": 5}, "has no tensor for 'layers/./experts/4"), ("qwen3_moe", {"num_experts": 0}, "at least 1"),
+    ("olmoe", {"num_experts": 3}, "the architecture has no"), ("olmoe", {"model_type": "qwen3"}, "has no tensor for 'layers"),
+    ("llama", {"model_type": "olmoe"}, "num_experts"),
+])
+def test_another_mixture_is_refused(tmp_path, family, change, message):
+    hf.save(tmp_path / "model", config(family), params(config(family)))
+    about = json.loads((tmp_path / "model" / "config.json").read_text()) | change
+    (tmp_path / "model" / "config.json").write_text(json.dumps(about))
+    with pytest.raises(FormatError, match=message):
+        hf.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", ["olmoe", "qwen3_moe"])
+def test_fused_experts_are_the_same_policy(tmp_path, family):
+    c, p = config(family), params(config(family))
+    hf.save(tmp_path / "apart", c, p)
+    source = formats.open_checkpoint(tmp_path / "apart")
+    tensors = {n: np.asarray(source.read(n)) for n in source.tensors if ".experts." not in n}
+    w = {n: np.asarray(p["layers"][n]) for n in ("gate", "up", "down")}
+    for i in range(c.layers):
+        here = f"model.layers.{i}.mlp.experts"
+        tensors[f"{here}.gate_up_proj"] = np.concatenate([w["gate"][i], w["up"][i]], axis=2).swapaxes(1, 2)
+        tensors[f"{here}.down_proj"] = w["down"][i].swapaxes(1, 2)
+    (tmp_path / "fused").mkdir()
+    safetensors.write(tmp_path / "fused" / "model.safetensors", {n: np.ascontiguousarray(x) for n, x in tensors.items()})
+    (tmp_path / "fused" / "config.json").write_text((tmp_path / "apart" / "config.json").read_text())
+    found, again = hf.load(tmp_path / "fused")
+    assert found == c
+    identical(again, p)
+
+
+def test_saving_a_mixture_refuses_what_no_family_has(tmp_path):
+    shared = dataclasses.replace(config("olmoe"), shared_ff=4)
+    wide = dataclasses.replace(config("olmoe"), head_dim=8)
+    plain = dataclasses.replace(config("olmoe"), qk_norm=False, qk_norm_joint=False)
+    for c, message in ((shared, "shared_ff=4"), (wide, "hidden_size"), (plain, "no family of experts")):
+        with pytest.raises(FormatError, match=message):
+            hf.save(tmp_path / "a", c, params(c))
+    bounded = dataclasses.replace(config("olmoe"), capacity=1.25)
+    hf.save(tmp_path / "a", bounded, params(bounded))
+    assert hf.load(tmp_path / "a")[0] == config("olmoe")
 
 
 def test_saving_refuses_what_would_lose_something(saved, tmp_path):

@@ -17,6 +17,7 @@ VARIANTS = {
     "one-kv-head": {"kv_heads": 1, "qk_norm": True},
     "qwen2": {"qkv_bias": True, "tied": True},
     "qwen3-bias": {"qkv_bias": True, "qk_norm": True},
+    "qwen3-moe": {"qk_norm": True, "experts": 3, "shared_ff": 4},
 }
 WAYS = {"haar": {"rotation": "haar"}, "hadamard": {"rotation": "hadamard"}, "permute": {"permute": True},
         "both": {"rotation": "haar", "permute": True}}

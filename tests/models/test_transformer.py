@@ -11,6 +11,8 @@ VARIANTS = {
     "llama": {},
     "qwen2": {"qkv_bias": True, "tied": True},
     "qwen3": {"qk_norm": True, "heads": 4, "kv_heads": 1},
+    "olmoe": {"qk_norm": True, "qk_norm_joint": True, "experts": 5, "experts_per_token": 3},
+    "qwen3_moe": {"qk_norm": True, "experts": 4, "renormalise": True, "shared_ff": 7},
 }
 
 
@@ -44,6 +46,19 @@ def numpy_logits(c, params, tokens, valid):
                 out[t, i + half] = x[t, i + half] * np.cos(angle) + x[t, i] * np.sin(angle)
         return out
 
+    def swiglu(h, gate, up, down):
+        return (h @ gate / (1 + np.exp(-(h @ gate))) * (h @ up)) @ down
+
+    def mixture(h, w):
+        y = np.zeros_like(h)
+        for n in range(len(h)):
+            z = h[n] @ w["router"]
+            share = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+            chosen = sorted(range(c.experts), key=lambda e: (-z[e], e))[:c.experts_per_token]
+            total = sum(share[e] for e in chosen) if c.renormalise else 1.0
+            y[n] = sum(share[e] / total * swiglu(h[n], w["gate"][e], w["up"][e], w["down"][e]) for e in chosen)
+        return y + (swiglu(h, w["shared_gate"], w["shared_up"], w["shared_down"]) if c.shared_ff else 0)
+
     rows = []
     for b in range(tokens.shape[0]):
         x = p["embed"][tokens[b]]
@@ -52,13 +67,15 @@ def numpy_logits(c, params, tokens, valid):
             w = {k: v[i] for k, v in p["layers"].items()}
             h = norm(x, w["attention_norm"])
             q, k, v = (h @ w[n] + (w[f"{n}_bias"] if c.qkv_bias else 0) for n in "qkv")
+            if c.qk_norm_joint:
+                q, k = norm(q, w["q_norm"]), norm(k, w["k_norm"])
             mixed = np.zeros((T, c.heads * c.head_dim))
             for head in range(c.heads):
                 own = slice(head * c.head_dim, (head + 1) * c.head_dim)
                 group = head // (c.heads // c.kv_heads)
                 shared = slice(group * c.head_dim, (group + 1) * c.head_dim)
                 qh, kh, vh = q[:, own], k[:, shared], v[:, shared]
-                if c.qk_norm:
+                if c.qk_norm and not c.qk_norm_joint:
                     qh, kh = norm(qh, w["q_norm"]), norm(kh, w["k_norm"])
                 score = rotate(qh) @ rotate(kh).T / np.sqrt(c.head_dim)
                 keep = np.tril(np.ones((T, T), bool)) & valid[b][None]
@@ -69,8 +86,7 @@ def numpy_logits(c, params, tokens, valid):
                         mixed[t, own] = e / e.sum() @ vh
             x = x + mixed @ w["o"]
             h = norm(x, w["mlp_norm"])
-            gate = h @ w["gate"]
-            x = x + (gate / (1 + np.exp(-gate)) * (h @ w["up"])) @ w["down"]
+            x = x + (mixture(h, w) if c.experts else swiglu(h, w["gate"], w["up"], w["down"]))
         head = p["embed"].T if c.tied else p["head"]
         rows.append(norm(x, p["final_norm"]) @ head)
     return np.stack(rows)
@@ -106,8 +122,9 @@ def test_cached_decoding_equals_the_full_forward(variant):
     np.testing.assert_allclose(jnp.stack(steps, 1), full[:, 3:], atol=2e-5)
 
 
-def test_left_padding_changes_nothing():
-    c = config()
+@pytest.mark.parametrize("variant", ["llama", "qwen3_moe"])
+def test_left_padding_changes_nothing(variant):
+    c = config(**VARIANTS[variant])
     params = random_params(c)
     prompt = jax.random.randint(jax.random.key(1), (2, 5), 1, 17)
     answer = jax.random.randint(jax.random.key(2), (2, 3), 1, 17)
@@ -116,9 +133,9 @@ def test_left_padding_changes_nothing():
                                models.token_logits(c, params, prompt, answer), atol=2e-5)
 
 
-@pytest.mark.parametrize("early_stop", [False, True])
-def test_sampled_log_probabilities_are_the_policys_own(early_stop):
-    c = config()
+@pytest.mark.parametrize("variant, early_stop", [("llama", False), ("llama", True), ("qwen3_moe", False)])
+def test_sampled_log_probabilities_are_the_policys_own(variant, early_stop):
+    c = config(**VARIANTS[variant])
     params = random_params(c)
     prompt = jax.random.randint(jax.random.key(1), (64, 5), 1, 17)
     made = models.sample(c, params, prompt, jax.random.key(2), length=6, temperature=0.7, eos=3, early_stop=early_stop)

@@ -13,6 +13,9 @@ FAMILIES = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {"qkv_bias": True, "tied": True}),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"qk_norm": True, "head_dim": 12}),  # heads * head_dim != width
+    "olmoe": ("OlmoeConfig", "OlmoeForCausalLM", {"qk_norm": True, "qk_norm_joint": True, "experts": 6}),
+    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", {"qk_norm": True, "head_dim": 12, "experts": 5,
+                                                            "experts_per_token": 3, "renormalise": True}),
 }
 PAD, EOS, VOCAB = 0, 1, 13
 
@@ -25,7 +28,10 @@ def build(family, seed=0):
     config_name, model_name, parts = FAMILIES[family]
     c = models.TransformerConfig(**{"vocab": VOCAB, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8,
                                     "ff": 40, "rope_theta": 5_000.0, "norm_eps": 1e-5, **parts})
-    shape = {} if family == "qwen2" else {"head_dim": c.head_dim}
+    shape = {} if family in ("qwen2", "olmoe") else {"head_dim": c.head_dim}
+    if c.experts:
+        shape |= {"num_experts": c.experts, "num_experts_per_tok": c.experts_per_token, "norm_topk_prob": c.renormalise}
+        shape |= {"moe_intermediate_size": c.ff} if family == "qwen3_moe" else {}
     config = getattr(transformers, config_name)(
         vocab_size=c.vocab, hidden_size=c.width, num_hidden_layers=c.layers, num_attention_heads=c.heads,
         num_key_value_heads=c.kv_heads, intermediate_size=c.ff, rms_norm_eps=c.norm_eps, tie_word_embeddings=c.tied,
@@ -42,10 +48,14 @@ def build(family, seed=0):
 
 
 def tree(named, c):
-    """Our tree of `named` torch tensors (weights or gradients): [out, in] becomes [in, out], layers are stacked."""
+    """Our tree of `named` torch tensors (weights or gradients): [out, in] becomes [in, out], layers are stacked.
+
+    Experts, which transformers keeps in one [X, out, in] with gate and up one after the other, are parted first.
+    """
     found = {name: np.array(x.detach().numpy()) for name, x in named}
     matrices = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
-                "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+                **({"router": "mlp.gate"} if c.experts else
+                   {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"})}
     vectors = {"attention_norm": "input_layernorm.weight", "mlp_norm": "post_attention_layernorm.weight"}
     vectors |= {f"{n}_bias": f"self_attn.{n}_proj.bias" for n in "qkv"} if c.qkv_bias else {}
     vectors |= {f"{n}_norm": f"self_attn.{n}_norm.weight" for n in "qk"} if c.qk_norm else {}
@@ -55,6 +65,9 @@ def tree(named, c):
 
     layers = {ours: stacked(f"{theirs}.weight").transpose(0, 2, 1) for ours, theirs in matrices.items()}
     layers |= {ours: stacked(theirs) for ours, theirs in vectors.items()}
+    if c.experts:
+        layers["gate"], layers["up"] = np.split(stacked("mlp.experts.gate_up_proj").swapaxes(2, 3), 2, axis=3)
+        layers["down"] = stacked("mlp.experts.down_proj").swapaxes(2, 3)
     out = {"embed": found.pop("model.embed_tokens.weight"), "final_norm": found.pop("model.norm.weight")}
     out["layers"] = layers
     if not c.tied:

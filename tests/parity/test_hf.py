@@ -11,7 +11,7 @@ from jaxpost.models import hf as directories
 torch = pytest.importorskip("torch", reason="pip install -e '.[test,parity]'")
 transformers = pytest.importorskip("transformers", reason="pip install -e '.[test,parity]'")
 
-pytestmark = [pytest.mark.parity, pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])]
+pytestmark = [pytest.mark.parity, pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "olmoe", "qwen3_moe"])]
 MARGIN = 1e-4  # greedy tokens must agree wherever the two largest logits are further apart
 
 

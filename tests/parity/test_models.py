@@ -10,7 +10,7 @@ from jaxpost import models
 torch = pytest.importorskip("torch", reason="pip install -e '.[test,parity]'")
 pytest.importorskip("transformers", reason="pip install -e '.[test,parity]'")
 
-pytestmark = [pytest.mark.parity, pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])]
+pytestmark = [pytest.mark.parity, pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "olmoe", "qwen3_moe"])]
 
 
 def padded_tokens(hf, rows=4, width=11):

@@ -1,5 +1,7 @@
 """The programs that train, compiled by the TPU compiler for a pod slice that is not there."""
 
+import dataclasses
+
 import pytest
 
 from experiments import compile as command
@@ -55,6 +57,18 @@ def test_no_step_waits_for_its_host(fused):
 def test_no_loop_ends_by_a_vote(fused):
     """Problems are redrawn until they fit, on every chip for itself."""
     assert fused["voting_loops"] == 0
+
+
+def test_a_mixture_is_split_by_experts_and_never_gathered_whole(devices):
+    model = dataclasses.replace(MODEL, ff=512, experts=8)
+    s = training.StepSpec(model, objectives.get("cross_entropy"), (("name", "adamw"),), balance_coef=0.01)
+    mesh = sharding.make_mesh(POD, devices=devices)
+    found = aot.report(*aot.step_program(training.Demonstrations(((TASK, 64),)), s, mesh), mesh)
+    share = 12 * models.count_parameters(model) / (4 * 2)
+    assert share <= found["argument_bytes"] <= 1.05 * share, (found["argument_bytes"], share)
+    stacked = 4 * model.layers * model.experts * model.width * model.ff
+    assert all(row["largest_bytes"] < stacked / 2 for row in found["collectives"].values()), found["collectives"]
+    assert found["voting_loops"] == 0 and found["host_calls"] == []
 
 
 def test_a_reference_is_sharded_like_the_parameters(fused, devices):
