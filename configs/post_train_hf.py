@@ -1,8 +1,8 @@
 """Do SFT and GRPO move the weights of a pretrained language model differently on one text data set?
 
-Question: the one of rlvr_sparsity, asked of a Hugging Face directory (Llama, Mistral, Qwen2/2.5, Qwen3, OLMoE, Qwen3-MoE) and of text
-that a verifier on the host can check. Both kinds of arm run at the same learning rates; rewards permuted within their group
-are the control. Every tuned policy is written back as a Hugging Face directory, which `python -m jaxpost.compare` and
+Question: the one of rlvr_sparsity, asked of a Hugging Face directory (Llama, Mistral, Qwen2/2.5, Qwen3, OLMoE, Qwen3-MoE) and
+of text that a verifier on the host can check. Both kinds of arm run at the same learning rates; rewards permuted within their
+group are the control. Every tuned policy is written back as a Hugging Face directory, which `python -m jaxpost.compare` and
 transformers read.
 
 Offline:   python -m experiments.tiny_hf DIR    makes a tiny model, tokenizer and data, and prints the command of the smoke run
