@@ -28,11 +28,11 @@ def _preference(row: Mapping) -> tuple:
     ranks = [wanted.index(row[name]) if row[name] in wanted else len(wanted) for name, wanted in PREFERRED.items()]
     params = parse_params(row["params"])
     usual = params.get("alpha", "0.5") == "0.5"
-    secondary = params.get("weighting") == "by_tensor" or params.get("reduce") == "sequence_sum"
+    secondary = {("weighting", "by_tensor"), ("reduce", "sequence_sum"), ("which", "single")} & set(params.items())
     return (
         row["conditional_on"] is not None,
+        bool(secondary),
         *ranks,
-        secondary,
         not usual,
         row["k"] or 0,
         row["params"] or "",

@@ -87,7 +87,10 @@ def caveat(table: pa.Table) -> str:
     """What the intervals of this bundle do not cover, in one sentence."""
     bases = sorted(filter(None, table["conditional_on"].unique().to_pylist()))
     if not bases:
-        return "The rows name no base checkpoint: read every interval as conditional on the one that was used."
+        return (
+            "Every run starts from an initialisation of its own, no base: the intervals are over what a seed draws and cover "
+            "no other data, model or setting."
+        )
     short = [base.removeprefix("sha256:")[:12] for base in bases]
     if of_pairs(table):
         return (

@@ -28,6 +28,13 @@ STATISTICS = (
     ("off-principal energy", "weight.off_principal_energy", {"side": "both"}),
     ("stable rank", "weight.rank.stable", {}),
     ("Jaccard over seeds", "weight.jaccard", {}),
+    ("training accuracy", "fit.accuracy", {"split": "train"}),
+    ("test accuracy", "fit.accuracy", {"split": "id"}),
+    ("restricted loss", "fourier.restricted_loss", {}),
+    ("excluded loss", "fourier.excluded_loss", {}),
+    ("pathway distance", "pathway.distance", {}),
+    ("cosine of layers", "pathway.cosine", {}),
+    ("router entropy", "router.entropy", {}),
 )
 
 

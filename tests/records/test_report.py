@@ -269,4 +269,8 @@ def test_drawing_and_caveat(finished):
     assert drawing.count("<line") == 3 and "<rect" in drawing
     alone = interval_drawing({"estimate": 0.0, "lo": None, "hi": None, "threshold": None, "equivalence_margin": None})
     assert alone.count("<line") == 1 and "<rect" not in alone
-    assert "one base checkpoint" in caveat(records.read_measurements(finished))
+    table = records.read_measurements(finished)
+    assert "one base checkpoint" in caveat(table)
+    place = table.schema.get_field_index("conditional_on")
+    without = table.set_column(place, table.schema.field(place), pa.nulls(len(table), table.schema.field(place).type))
+    assert "starts from an initialisation of its own" in caveat(without)
