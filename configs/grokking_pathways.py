@@ -21,10 +21,10 @@ Settings:  frozen on seeds that are none of the seeds here. Pilot seeds 100 to 1
 First run: bundle 8a227d327c1d, three seeds that count. Distance with test accuracy given time -0.19 [-0.33, -0.04], against the
            control -0.35 [-0.66, -0.05] and against other seeds' accuracy -0.13 [-0.43, 0.17] (z), cosine 0.01 [-0.27, 0.29]:
            all primary claims inconclusive.
-This run:  bundle 4e16f9b03d77, four seeds that count. The same four: 0.16 [-0.11, 0.40], 0.22 [-0.02, 0.45], -0.03 [-0.35, 0.28],
-           0.04 [-0.23, 0.30]: all inconclusive, and the sign of the first two is the other one. Without taking time out
-           distance rises with test accuracy in both runs, 0.53 [0.34, 0.68] and 0.65 [0.19, 0.88], the opposite of the paper's
-           sign: routing flattens (entropy 1.77 of ln 6 = 1.79 in the first run) and the equal-load null rises with it.
+This run:  bundle 4e16f9b03d77, four seeds that count. The same four: 0.16 [-0.11, 0.40], 0.22 [-0.02, 0.45],
+           -0.03 [-0.35, 0.28], 0.04 [-0.23, 0.30]: all inconclusive, and the sign of the first two is the other one. Without
+           taking time out distance rises with test accuracy in both runs, 0.53 [0.34, 0.68] and 0.65 [0.19, 0.88], the opposite
+           of the paper's sign: routing flattens (entropy 1.77 of ln 6 = 1.79) and the equal-load null rises with it.
 Healthy:   every arm memorises within 100 steps; moe and dense generalise between steps 600 and 3600, the control never.
 """
 
