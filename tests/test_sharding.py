@@ -64,7 +64,7 @@ def test_the_fused_step_runs_on_a_mesh_and_samples_the_same_tokens(sizes):
     assert np.isfinite(float(metrics["grad_norm"][0])) and int(after.step) == 1
 
 
-@pytest.mark.parametrize("name", ["ppo", "kto"])
+@pytest.mark.parametrize("name", ["ppo", pytest.param("kto", marks=pytest.mark.slow)])
 def test_a_critic_and_preferences_make_the_same_rows_on_a_mesh_and_train(name):
     model = dataclasses.replace(MODEL, value_head=name == "ppo")
     s = training.StepSpec(model, objectives.get(name), (("name", "adamw"),), group=4, minibatches=2)

@@ -18,6 +18,7 @@ def finished(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_bundle_holds_targets_costs_and_the_angle(finished):
     assert not verify(finished)[1]
     manifest = records.storage.read_json(finished / "manifest.json")

@@ -230,25 +230,32 @@ def get_config(argument="default"):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """A finished run of a user's file that registers a probe: (its directory, the file, what was printed)."""
-    directory = tmp_path_factory.mktemp("own")
-    path = directory / "mine.py"
+def mine(tmp_path_factory):
+    """A user's file that registers a probe."""
+    path = tmp_path_factory.mktemp("own") / "mine.py"
     path.write_text(OWN.format(tiny=str(TINY), probe=str(TINY_PROBE)))
     before = dict(catalog.CATALOG)
-    with pytest.MonkeyPatch.context() as patch, open(directory / "out.txt", "w") as out:
-        patch.setattr(sys, "stdout", out)
-        code = run.main([f"--config={path}", f"--workdir={directory}/run"])
-    yield directory / "run", path, (directory / "out.txt").read_text()
+    yield path
     catalog.CATALOG.clear()
     catalog.CATALOG.update(before)
+
+
+@pytest.fixture(scope="module")
+def own(mine):
+    """A finished run of the user's file: (its directory, the file, what was printed)."""
+    directory = mine.parent
+    with pytest.MonkeyPatch.context() as patch, open(directory / "out.txt", "w") as out:
+        patch.setattr(sys, "stdout", out)
+        code = run.main([f"--config={mine}", f"--workdir={directory}/run"])
     assert code == 0
+    return directory / "run", mine, (directory / "out.txt").read_text()
 
 
 def rows(path, **wanted):
     return records.select(records.read_measurements(path), **wanted).to_pylist()
 
 
+@pytest.mark.slow
 def test_a_users_probe_has_rows_metrics_arrays_and_costs_in_the_bundle(own):
     path, _, printed = own
     assert not verify(path)[1]
@@ -265,6 +272,7 @@ def test_a_users_probe_has_rows_metrics_arrays_and_costs_in_the_bundle(own):
     assert not {row["metric"] for row in rows(path)} & {"weight.spectral_shift", "weight.rotation.max_angle"}  # economy
 
 
+@pytest.mark.slow
 def test_a_trajectory_statistic_is_what_its_rows_say(own):
     path, _, _ = own
     for arm in ("rlvr-lr1", "sft-lr1"):
@@ -290,8 +298,8 @@ def test_added_seeds_extend_a_users_trajectories(own, tmp_path, capsys):
     assert load_file(copy / "arrays" / "mine-sft-lr1.safetensors")["2/mean_abs"].shape[0] == 3
 
 
-def test_over_budget_is_one_line_before_anything_is_trained(own, tmp_path, capsys, monkeypatch):
+def test_over_budget_is_one_line_before_anything_is_trained(mine, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("experiments.rlvr_sparsity._one_base", lambda *given: pytest.fail("trained"))
-    code = run.main([f"--config={own[1]}", f"--workdir={tmp_path}/run", "--config.measure.budget=1e-9"])
+    code = run.main([f"--config={mine}", f"--workdir={tmp_path}/run", "--config.measure.budget=1e-9"])
     err = capsys.readouterr().err
     assert code == 2 and err.count("\n") == 1 and "dearest is" in err and "raise the budget" in err

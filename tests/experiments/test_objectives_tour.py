@@ -161,6 +161,7 @@ def test_the_band_of_the_base_is_the_prediction_interval_of_one_more_evaluation(
     assert few["null_hi"][0] == pytest.approx(0.3 + 12.7062047 * 0.1 * np.sqrt(2) * np.sqrt(1.5))
 
 
+@pytest.mark.slow
 def test_a_finished_tour_lists_every_row_with_what_became_of_it(finished):
     path, _ = finished
     good, bad = verify(path)
@@ -180,6 +181,7 @@ def test_a_finished_tour_lists_every_row_with_what_became_of_it(finished):
     assert (path / "report.html").read_text() == report and not verify(path)[1]
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_table_are_those_of_the_rows(finished):
     path, _ = finished
     results = {r["id"]: r for r in storage.read_json(path / "manifest.json")["claim_results"]}
@@ -196,6 +198,7 @@ def test_the_numbers_of_the_table_are_those_of_the_rows(finished):
     assert "train.loss" in records.read_metrics(path)["metric"].to_pylist()
 
 
+@pytest.mark.slow
 def test_a_diverged_row_keeps_what_was_measured_before(finished):
     path, _ = finished
     found = rows(path, metric="policy.success", split="id", role="seed", arm="rloo").to_pylist()
@@ -203,11 +206,13 @@ def test_a_diverged_row_keeps_what_was_measured_before(finished):
     assert all("not finite at step" in r["status_reason"] and r["value"] is None for r in found if r["step"] == 4)
 
 
+@pytest.mark.slow
 def test_every_config_key_is_read_by_something(finished):
     keys = set(configs.leaves(configs.load(str(TINY), {})))
     assert keys - finished[1] <= {"wandb.project"} and not finished[1] - keys
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_write_loses_nothing(finished, tmp_path, monkeypatch):
     path, real, left = tmp_path / "run", storage.write_atomic, [0, ""]
     without_data(monkeypatch)
@@ -236,6 +241,7 @@ def test_a_kill_at_any_write_loses_nothing(finished, tmp_path, monkeypatch):
     assert "rows-replaced" not in (path / "events.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_seeds_are_added_to_a_finished_tour(finished, tmp_path, capsys, monkeypatch):
     path, _ = finished
     without_data(monkeypatch)

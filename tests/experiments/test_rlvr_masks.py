@@ -18,6 +18,8 @@ from jaxpost.training import masking
 
 from .conftest import record_reads
 
+LINEAR = tuple(kind for kind in masking.LINEAR if not kind.startswith("shared_"))  # of a dense model
+
 TINY = Path(__file__).resolve().parent / "tiny_masks.py"
 
 
@@ -83,10 +85,10 @@ def test_only_what_an_arm_may_train_has_changed(setup, trained):
                 assert all(not (changed[n] & ~kept[n]).any() and changed[n].any() for n in kept)
             elif arm.name == "random":
                 kept = arm.trainable(base, seed).kept["layers"]
-                assert all(not (changed[f"layers/0/{k}"] & ~kept[k][0]).any() for k in masking.LINEAR)
+                assert all(not (changed[f"layers/0/{k}"] & ~kept[k][0]).any() for k in LINEAR)
     masks = [setup.arms[2].trainable(base, seed).kept["layers"]["q"] for seed in setup.seeds]
     assert (masks[0] != masks[1]).any() and masks[0].sum() == masks[1].sum()
-    for kind in masking.LINEAR:
+    for kind in LINEAR:
         ends = base["layers"][kind][0], finals["lora-high"]["layers"][kind][0, 0]
         before, after = (np.asarray(w, np.float64) for w in ends)
         s = np.linalg.svd(after - before, compute_uv=False)
@@ -96,11 +98,11 @@ def test_only_what_an_arm_may_train_has_changed(setup, trained):
 def test_budgets_are_reported(done, setup, trained):
     base, _ = trained
     found = {(r["arm"], r["params"]): r["value"] for r in rows(done, metric=tuning.TRAINED.id).to_pylist()}
-    linear = sum(x.size for k, x in base["layers"].items() if k in masking.LINEAR)
+    linear = sum(x.size for k, x in base["layers"].items() if k in LINEAR)
     assert found["principal", "of=linear"] == pytest.approx(0.5) and found["principal", None] == linear / 2
     assert found["safe", None] == found["random", None] > linear / 2
     assert found["lora-high", None] == found["pissa-high", None] == 2 * sum(
-        sum(base["layers"][k].shape[1:]) for k in masking.LINEAR)
+        sum(base["layers"][k].shape[1:]) for k in LINEAR)
     start = {r["arm"]: r["value"] for r in rows(done, metric=tuning.START.id).to_pylist()}
     assert start["lora-high"] == 0.0 < start["pissa-high"] < 1e-6
 

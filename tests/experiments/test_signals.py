@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 
+import pytest
+
 from experiments import errors
 from jaxpost import records
 from jaxpost.records import storage
@@ -30,6 +32,7 @@ def stop_when(process, appears, number) -> tuple[int, str]:
     return process.returncode, err
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_runs_end_with_the_rows_of_the_undisturbed_one(tmp_path, request):
     path = tmp_path / "run"
     events = (

@@ -43,7 +43,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_round_trip_is_bitwise(tmp_path, family, dtype):
     c = config(family)
     p = jax.tree.map(lambda x: x.astype(dtype), params(c))

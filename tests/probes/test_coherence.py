@@ -169,6 +169,7 @@ def test_one_example_and_broken_parameters_give_rows_with_a_status():
     assert {r["status"] for r in rows if r["role"] == "seed"} == {"nan"}
 
 
+@pytest.mark.slow
 def test_one_and_eight_devices_agree_within_the_rows_numerical_error():
     c = small.config()
     params, examples = small.decoder_case(c, m=32)

@@ -33,8 +33,9 @@ def both(c, dtype, T=6, microbatch=4):
     return direct, ghost
 
 
-@pytest.mark.parametrize("more", [{"tied": True, "qkv_bias": True, "qk_norm": True},
-                                  {"tied": False, "qkv_bias": True, "value_head": True, "layers": 3}])
+@pytest.mark.parametrize("more", [
+    {"tied": True, "qkv_bias": True, "qk_norm": True},
+    pytest.param({"tied": False, "qkv_bias": True, "value_head": True, "layers": 3}, marks=pytest.mark.slow)])
 def test_every_parameter_of_the_decoder_reads_as_its_materialised_gradient(more):
     with jax.enable_x64(True):
         direct, ghost = both(small.config(compute_dtype="float64", **more), jnp.float64)

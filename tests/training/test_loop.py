@@ -21,7 +21,8 @@ def params_of(tree, i):
     return jax.tree.map(lambda x: np.asarray(x[i]), tree.params)
 
 
-@pytest.mark.parametrize("kind, objective", [("rl", "grpo"), ("sft", "cross_entropy")])
+@pytest.mark.parametrize("kind, objective", [
+    ("rl", "grpo"), pytest.param("sft", "cross_entropy", marks=pytest.mark.slow)])
 def test_an_ensemble_member_is_the_single_run_bit_for_bit(make, kind, objective):
     run = make(objective, kind)
     program = training.segment_program(run.source, run.spec, 8)

@@ -31,7 +31,8 @@ def test_a_soup_of_different_architectures_is_refused(feed, make):
         training.soup(feed("grpo").params, make().params, 0.5)
 
 
-@pytest.mark.parametrize("every, expected", [(1, [1, 2, 3, 4]), (3, [0, 0, 3, 3])])
+@pytest.mark.parametrize("every, expected", [
+    pytest.param(1, [1, 2, 3, 4], marks=pytest.mark.slow), (3, [0, 0, 3, 3])])
 def test_the_reference_becomes_the_policy_every_so_many_batches(feed, every, expected):
     run = feed("dpo", reference_refresh=every)
     assert not run.source.needs_reference

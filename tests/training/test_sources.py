@@ -94,7 +94,8 @@ def test_seeds_are_fresh_a_row_and_a_step_and_the_same_again(feed, wanting, kind
     assert (np.asarray(other) != np.asarray(draws[0])).all()
 
 
-@pytest.mark.parametrize("name", ["dapo", "luffy", "ppo", "dpo", "orpo", "kto", "one_token_rollout", "sft_kl"])
+@pytest.mark.parametrize("name", ["luffy", "ppo", "kto", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("dapo", "dpo", "orpo", "one_token_rollout", "sft_kl"))])
 def test_a_step_of_every_kind_trains(feed, name):
     run = feed(name, minibatches=2)
     state, metrics = run.step(run.member, run.state, run.params)

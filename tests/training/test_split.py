@@ -28,7 +28,7 @@ def identical(a, b):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
 
 
-@pytest.mark.parametrize("objective", ["grpo", "remax"])
+@pytest.mark.parametrize("objective", ["grpo", pytest.param("remax", marks=pytest.mark.slow)])
 def test_fused_and_split_give_the_same_bits(feed, objective):
     run = feed(objective)
     programs = split.programs(run.task, run.spec, run.source)
@@ -121,7 +121,8 @@ def test_what_is_said_in_microbatches_is_what_is_said_at_once(feed):
     assert batches[0].reference_NxT.any()
 
 
-@pytest.mark.parametrize("sizes", [{"data": 4}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize("sizes", [
+    pytest.param({"data": 4}, marks=pytest.mark.slow), {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
 def test_on_a_mesh_states_stay_sharded_and_steps_agree(fed_task, sizes):
     task, rows = fed_task
     _, spec, params = arm(task, "grpo", group=2)

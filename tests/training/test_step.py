@@ -23,7 +23,8 @@ def relative(a, b):
     return norm(jax.tree.map(lambda x, y: x.astype(jnp.float32) - y.astype(jnp.float32), a, b)) / norm(b)
 
 
-@pytest.mark.parametrize("objective, kind", [("grpo", "rl"), ("rloo", "rl"), ("raft", "rl"), ("cross_entropy", "sft")])
+@pytest.mark.parametrize("objective, kind", [
+    ("grpo", "rl"), ("cross_entropy", "sft"), *(pytest.param(name, "rl", marks=pytest.mark.slow) for name in ("rloo", "raft"))])
 def test_accumulation_is_exact(make, objective, kind):
     one = make(objective, kind)
     batch = one.source.batch(one.member, one.state, None)[0]

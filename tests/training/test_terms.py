@@ -19,7 +19,7 @@ def after(run, objective, microbatches=1):
     return jax.jit(lambda s, b: training.train_step(spec, s, b, run.member.scalars))(state, batch)
 
 
-@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize("microbatches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_fixed_mixture_equals_the_weighted_sum_of_losses(make, microbatches):
     """amft that never moves mu against L = (1 - mu) L_RL + mu L_SFT, whose terms are balanced before one gradient."""
     run = make("chord_phi", "rl")

@@ -15,7 +15,7 @@ def scalars(rate):
 
 
 @pytest.mark.parametrize("minibatches, epochs", [
-    (2, 1), (4, 2), pytest.param(1, 1, marks=pytest.mark.slow), pytest.param(1, 2, marks=pytest.mark.slow)])
+    (4, 2), *(pytest.param(*parts, marks=pytest.mark.slow) for parts in ((2, 1), (1, 1), (1, 2)))])
 def test_updates_take_their_rows_in_order_and_every_epoch_all_again(feed, in_float64, minibatches, epochs):
     with jax.enable_x64(True):
         run = in_float64(feed("grpo", minibatches=minibatches, epochs=epochs))
@@ -62,7 +62,8 @@ def test_batches_that_do_not_fall_into_equal_updates_are_refused(feed, objective
         jax.eval_shape(run.step, run.member, run.state, run.params)
 
 
-@pytest.mark.parametrize("objective", ["grpo", "luffy", "kto", "ppo"])
+@pytest.mark.parametrize("objective", [
+    "luffy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "kto", "ppo"))])
 def test_segments_split_anywhere_without_a_trace(feed, objective):
     run = feed(objective, minibatches=2, epochs=2)
     program = training.segment_program(run.source, run.spec, 4)
