@@ -10,17 +10,17 @@ its own; the copy bandwidth of all cores is measured between the turns. Against 
     memory       largest resident set of those processes                                            < 2.5 GiB
     torch        CPU seconds of loading, subtracting and torch.linalg.svd, over ours, one layer     >= 8 (needs PyTorch)
 
-Command:   python -m experiments.run --config=bench_compare          (about 10 minutes; writes 6.2 GB into its directory)
+Command:   python -m experiments.run --config=bench_compare          (about 13 minutes; writes 6.2 GB into its directory)
            python -m experiments.run --config=bench_compare:smoke    (small; a minute, its ratios mean nothing)
-Healthy:   memory met (1.8 GiB). Report and spectra fit two idle cores by their CPU seconds (20, and 35 a layer; measured on a
-           busy machine with `pip install numba xxhash`). Not met: bandwidth, as the compiled pass counts 0.9 GB/s a core where
-           copying moves 11 (numpy without Numba: 0.2); torch, about 3 for a layer against float32 SVDs of MKL, which are
-           neither certified nor as accurate (0.7 for square matrices, 3.7 for those of the MLP).
+Healthy:   report, spectra and memory met: 14 s, 6.3 min with the embedding, 1.95 GiB (idle machine, two turns, `pip install
+           numba xxhash`). Not met: bandwidth, 0.85 GB/s where copying moves 21 (the compiled loop alone counts 2.2 GB/s a
+           core; the rest is digests, ties and nulls); torch, 1.6 times in CPU seconds against float32 SVDs, which are 4 to 8
+           digits less accurate, and 2.7 times against float64 ones. docs/decisions.md says why.
 """
 
 from ml_collections import ConfigDict
 
-RUN_TIME = "10 min on two CPU cores (smoke 1 min)"
+RUN_TIME = "13 min on two CPU cores (smoke 1 min)"
 
 
 def get_config(argument: str = "default") -> ConfigDict:
