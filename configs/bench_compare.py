@@ -6,9 +6,9 @@ its own; the copy bandwidth of all cores is measured between the turns. Against 
 
     report       element-wise report, from the command line to report.html                          < 30 s
     bandwidth    bytes of both files over the time of the pass, over bytes copied in memory         >= 0.6
-    spectra      report with leading subspaces, from `spectra.layers` layers to all                 < 15 minutes
+    spectra      report with leading subspaces of every matrix, embedding included                  < 15 minutes
     memory       largest resident set of those processes                                            < 2.5 GiB
-    torch        CPU seconds of loading, subtracting and torch.linalg.svd, over ours, one layer     >= 8 (needs PyTorch)
+    torch        CPU seconds of loading, subtracting and torch.linalg.svd, over ours, some layers   >= 8 (needs PyTorch)
 
 Command:   python -m experiments.run --config=bench_compare          (about 13 minutes; writes 6.2 GB into its directory)
            python -m experiments.run --config=bench_compare:smoke    (small; a minute, its ratios mean nothing)
