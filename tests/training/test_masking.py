@@ -98,10 +98,10 @@ def test_masks_are_an_argument_and_members_have_their_own(make):
     for i, mask in enumerate(masks):
         changed = jax.tree.map(lambda a, b, i=i: np.asarray(a[i] != b), after.params, run.params)
         assert all(not (c & ~k).any() for c, k in zip(*map(jax.tree.leaves, (changed, mask.kept))))
-    assert program._cache_size() == 1
+    compiled = program._cache_size()  # other tests of the process may have used it with other shapes
     states = training.stack([training.create(run.spec, run.params, {}, mask) for mask in reversed(masks)])
     training.run_segment(program, states, members, 2, None)
-    assert program._cache_size() == 1
+    assert program._cache_size() == compiled
 
 
 def test_a_masked_state_survives_a_checkpoint(make, tmp_path):
