@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxpost.compare.pairing import Checkpoint, Pair
-from jaxpost.compare.reading import BF16, as_float32, bf16_codes, bf16_values, whole
+from jaxpost.compare.reading import BF16, as_float32, bf16_codes, whole
 from jaxpost.formats.names import Part
 from jaxpost.probes.panel import is_wide
 
@@ -38,12 +38,8 @@ class Blocks:
 
 def codes_of(w_MxN: Any, rows: slice) -> np.ndarray:
     """bf16 bit patterns of some rows; no rounding where they are stored as such."""
-    if isinstance(w_MxN, Blocks):
-        stored = w_MxN.make(rows.start, min(rows.stop, len(w_MxN)))
-        if stored.dtype == BF16:
-            return np.ascontiguousarray(stored).view(np.uint16)
-        return bf16_codes(as_float32(stored))
-    return bf16_codes(np.ascontiguousarray(w_MxN[rows]))
+    stored = w_MxN.make(rows.start, min(rows.stop, len(w_MxN))) if isinstance(w_MxN, Blocks) else w_MxN[rows]
+    return np.ascontiguousarray(stored).view(np.uint16) if stored.dtype == BF16 else bf16_codes(as_float32(stored))
 
 
 def streams(part: Part, shape: tuple[int, int]) -> bool:
@@ -62,21 +58,16 @@ def tall(side: Checkpoint, pair: Pair) -> Blocks:
 
 
 def held_bytes(side: Checkpoint, pair: Pair) -> int:
-    """Bytes that `tall` holds, at their peak."""
+    """Bytes that `tall` holds, at their peak: what is not bf16 counts as float32."""
     part = side.parts[pair.name]
     if streams(part, pair.shape):
         return 0
-    return 2 * int(np.prod(pair.shape, dtype=np.int64)) * (2 if np.dtype(side_dtype(side, part)) == BF16 else 4)
-
-
-def side_dtype(side: Checkpoint, part: Part) -> Any:
-    """The dtype in which `tall` holds a side: bf16 as stored, everything else as float32 at most."""
-    return BF16 if side.source.tensors[part.tensor].dtype == "BF16" else np.float32
+    return 2 * int(np.prod(pair.shape, dtype=np.int64)) * (2 if side.source.tensors[part.tensor].dtype == "BF16" else 4)
 
 
 def rounded(w_MxN: Any) -> Blocks:
-    """The matrix as bf16 shows it."""
-    return Blocks(tuple(w_MxN.shape), lambda first, last: bf16_values(codes_of(w_MxN, slice(first, last))))
+    """The matrix as bf16 shows it, and stored as such."""
+    return Blocks(tuple(w_MxN.shape), lambda first, last: codes_of(w_MxN, slice(first, last)).view(BF16))
 
 
 def difference(w1_MxN: Any, w0_MxN: Any) -> Blocks:

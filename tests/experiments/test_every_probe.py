@@ -12,6 +12,8 @@ from experiments.base_model import Base
 from jaxpost import models, probes, records, tasks, training
 from jaxpost.probes import catalog, ever_changed, gradient_sums, schedules
 
+from .shelf import Shelf
+
 MODEL = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, ff=16)
 STEPS, SEEDS = (1, 2, 4, 8), [7, 8]
 SETTINGS = {"weight": {"ks": (4,), "alphas": (0.5,)}, "weight.rank_one": {"k": 4}, "gradient": {"draws": 1},
@@ -45,30 +47,11 @@ def history(params_S):
     return {"loss_tokens": steps, "chunk_s1_T": 3 * sums, "chunk_s2_T": 2 * sums, "chunks": 2 * steps, "chunk_rows": 4 * steps}
 
 
-class Shelf:
-    """Stands for a bundle."""
-
-    def __init__(self):
-        self.arrays, self.rows = {}, {}
-
-    def write_arrays(self, name, arrays):
-        self.arrays |= arrays
-
-    def write_rows(self, name, columns):
-        self.rows[name] = columns
-
-    def read_rows(self, exclude=()):
-        return records.measurement_table({"metric": [], "role": [], "granularity": []})
-
-    def cost(self, phase, **given):
-        assert phase.startswith("probe.") and all(value >= 0 for name, value in given.items() if name.endswith("_s"))
-
-
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_probe_of_the_catalogue_runs_as_in_an_experiment(given, tmp_path, name):
     base, suite, batch, path = given
     probe = catalog.get(name, subject=probing.subject(suite), schedule=schedules.At(STEPS), **SETTINGS.get(name, {}))
-    shelf = Shelf()
+    shelf = Shelf(probe)
     measure = measuring.Measurement(base, MODEL, (probe,), batch=batch, bundle=shelf, directory=tmp_path)
     arm = dataclasses.make_dataclass("Arm", ["name"])("arm")
     found = set()

@@ -13,6 +13,8 @@ from experiments.base_model import Base
 from jaxpost import models, probes, records, tasks, training
 from jaxpost.probes import catalog, presets, schedules
 
+from .shelf import Shelf
+
 DENSE = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, ff=8)
 MODEL = dataclasses.replace(DENSE, experts=4, experts_per_token=2)
 TASK = tasks.get("addition", digits=1)
@@ -61,28 +63,9 @@ def test_a_mixture_brings_its_route_and_a_dense_model_has_none():
     assert "routing" not in {probe.id for probe in presets.get(("full",), probing.subject(dense))}
 
 
-class Shelf:
-    """Stands for a bundle."""
-
-    def __init__(self):
-        self.arrays, self.rows = {}, {}
-
-    def write_arrays(self, name, arrays):
-        self.arrays |= arrays
-
-    def write_rows(self, name, columns):
-        self.rows[name] = columns
-
-    def read_rows(self, exclude=()):
-        return records.measurement_table({"metric": [], "role": [], "granularity": []})
-
-    def cost(self, phase, **given):
-        assert phase == "probe.routing"
-
-
 def test_the_probe_runs_as_in_an_experiment(start, batch, tmp_path):
     probe = catalog.get("routing", subject=probing.subject(SUITE), schedule=schedules.At(STEPS), draws=2)
-    shelf = Shelf()
+    shelf = Shelf(probe)
     measure = measuring.Measurement(Base(start, "digest", 1, 0.5, 1.0), MODEL, (probe,), batch=batch, bundle=shelf,
                                     directory=tmp_path)
     arm, tables = dataclasses.make_dataclass("Arm", ["name"])("arm"), []
