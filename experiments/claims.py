@@ -90,6 +90,25 @@ def values_of(table: pa.Table, metric: str, arm: str, *, step: int | None, split
     return found
 
 
+def unjudged(claim: Mapping, what: str, units: int, gates: Sequence[tuple[object, str]]) -> dict:
+    """The result of a claim before its statistic is known: inconclusive, `what` as its contrast, the gates' words as its note."""
+    missing = dict.fromkeys(("p", "p_holm", "estimate", "ci_lo", "ci_hi"), np.nan)
+    return {**claim, "contrast": what, **missing, "n_units": units, "verdict": "inconclusive",
+            "note": "; ".join(text for _, text in gates)}
+
+
+def estimated(interval: stats.Interval, p: float) -> dict:
+    """Estimate, interval and p-value of a result."""
+    return {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi), "p": float(p)}
+
+
+def gated(result: dict, interval: stats.Interval, gates: Sequence[tuple[bool, str]]) -> dict:
+    """The result with its verdict, or why it supports nothing: an arm did not learn."""
+    if not all(ok for ok, _ in gates):
+        return result | {"note": "an arm did not learn, so it supports nothing; " + result["note"]}
+    return result | {"verdict": stats.verdict(interval, result["direction"], result["threshold"], result["equivalence_margin"])}
+
+
 def _stack(values: Mapping) -> np.ndarray:
     """[bases, seeds] of {(base, seed): value}."""
     bases = sorted({base for base, _ in values})
@@ -108,10 +127,8 @@ def _judge(claim: Mapping, table: pa.Table, steps: int) -> dict:
                      dtype=claim.get("dtype"), k=claim.get("k"), params=params,
                      excess=claim["kind"] == "excess_over_null") for arm in claim["arms"]]
     paired = set(sides[0]).intersection(*sides)
-    result = {**claim, "contrast": contrast(claim), "p": np.nan, "p_holm": np.nan, "estimate": np.nan, "ci_lo": np.nan,
-              "ci_hi": np.nan, "n_units": len(paired), "verdict": "inconclusive", "note": ""}
     gates = [learned(table, arm, steps) for arm in claim["arms"]]
-    result["note"] = "; ".join(text for _, text in gates)
+    result = unjudged(claim, contrast(claim), len(paired), gates)
     if not paired:
         return result | {"note": "no seed has the value in every arm (outside its range); " + result["note"]}
     x_BxS = _stack({run: sides[0][run] - (sides[1][run] if len(sides) > 1 else 0.0) for run in paired})
@@ -119,13 +136,8 @@ def _judge(claim: Mapping, table: pa.Table, steps: int) -> dict:
     unit = x_BxS.mean(axis=1) if len(x_BxS) > 1 else x_BxS[0]
     if len(x_BxS) > 1:
         result |= {"n_units": len(x_BxS), "unit": "base"}
-    result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
-               "p": float(stats.t_pvalue(unit, claim["threshold"], claim["direction"]))}
-    if all(ok for ok, _ in gates):
-        result["verdict"] = stats.verdict(interval, claim["direction"], claim["threshold"], claim["equivalence_margin"])
-    else:
-        result["note"] = "an arm did not learn, so it supports nothing; " + result["note"]
-    return result
+    result |= estimated(interval, stats.t_pvalue(unit, claim["threshold"], claim["direction"]))
+    return gated(result, interval, gates)
 
 
 def among(claim: Mapping) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from ml_collections import ConfigDict
 
 from experiments import label_problems
-from experiments.claims import check_strength, corrected, judgeable
+from experiments.claims import check_strength, corrected, estimated, gated, judgeable, unjudged
 from experiments.config import nearest
 from experiments.errors import Diverged, UserError
 from experiments.measure import concatenate, grid
@@ -197,17 +197,11 @@ def _judge(claim: Mapping, table: pa.Table, steps: Sequence[int], share: float) 
         sides.append({seed: np.mean([x[t] for t in steps[1:]]) for seed, x in values.items() if set(steps[1:]) <= set(x)})
     paired = sorted(set(sides[0]) & set(sides[1]))
     where = "whole model" if claim["layer"] is None else f"layer {claim['layer']}"
-    result = {**claim, "contrast": f"{claim['metric']} ({where}), {' - '.join(claim['arms'])}, {claim['at']}",
-              "p": np.nan, "p_holm": np.nan, "estimate": np.nan, "ci_lo": np.nan, "ci_hi": np.nan, "n_units": len(paired),
-              "verdict": "inconclusive"}
     gates = [learned(table, arm, steps, share) for arm in claim["arms"]]
-    result["note"] = "; ".join(text for _, text in gates)
+    result = unjudged(claim, f"{claim['metric']} ({where}), {' - '.join(claim['arms'])}, {claim['at']}", len(paired), gates)
     if not paired:
         return result | {"note": "no seed has the value in both arms; " + result["note"]}
     difference_S = np.asarray([sides[0][seed] - sides[1][seed] for seed in paired])
     interval = stats.t_interval(difference_S)
-    result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
-               "p": float(stats.t_pvalue(difference_S, claim["threshold"], claim["direction"]))}
-    if not all(ok for ok, _ in gates):
-        return result | {"note": "an arm did not learn, so it supports nothing; " + result["note"]}
-    return result | {"verdict": stats.verdict(interval, claim["direction"], claim["threshold"], claim["equivalence_margin"])}
+    result |= estimated(interval, stats.t_pvalue(difference_S, claim["threshold"], claim["direction"]))
+    return gated(result, interval, gates)

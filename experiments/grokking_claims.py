@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from experiments.claims import check_strength, corrected, judgeable
+from experiments.claims import check_strength, corrected, estimated, gated, judgeable, unjudged
 from experiments.config import nearest
 from experiments.errors import UserError
 from jaxpost import stats
@@ -143,16 +143,11 @@ def _judge(one: Mapping, table: pa.Table, level: float, event: float) -> dict:
              "final_difference": f"{one['curve']} at the last step"}[one["kind"]]
     gates = [learned(table, arm, curve, level)
              for arm, curve in zip(one["arms"], ("test_accuracy", "train_accuracy"), strict=False)]
-    result = {**one, "contrast": f"{words}, {' - '.join(one['arms'])}", "p": np.nan, "p_holm": np.nan, "estimate": np.nan,
-              "ci_lo": np.nan, "ci_hi": np.nan, "n_units": len(units) - len(missing), "verdict": "inconclusive",
-              "note": "; ".join(text for _, text in gates)}
+    result = unjudged(one, f"{words}, {' - '.join(one['arms'])}", len(units) - len(missing), gates)
     if missing or not units:
         lost = f"no value in seed {missing[0]}" if missing else "no seed has both curves"
         return result | {"note": f"{lost}, so it supports nothing; {result['note']}"}
     x_S = np.asarray(list(units.values()))
     interval = stats.t_interval(x_S)
-    result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
-               "p": float(stats.t_pvalue(x_S, one["threshold"], one["direction"]))}
-    if not all(ok for ok, _ in gates):
-        return result | {"note": "an arm did not learn, so it supports nothing; " + result["note"]}
-    return result | {"verdict": stats.verdict(interval, one["direction"], one["threshold"], one["equivalence_margin"])}
+    result |= estimated(interval, stats.t_pvalue(x_S, one["threshold"], one["direction"]))
+    return gated(result, interval, gates)

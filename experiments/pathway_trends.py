@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from experiments.claims import check_strength, corrected, judgeable
+from experiments.claims import check_strength, corrected, estimated, judgeable, unjudged
 from experiments.config import nearest
 from experiments.errors import UserError
 from experiments.measure import concatenate
@@ -172,17 +172,15 @@ def _judge(one: Mapping, table: pa.Table, settings: Settings) -> dict:
     counted = [fit_for(one, table, arm, settings.reached) for arm in one["arms"]]
     units = {seed: x for seed, x in _units(one, table).items() if np.isfinite(x) and all(seed in ok for ok, _ in counted)}
     variant = "" if one["kind"] == "gap" else f" ({one['method']}, {one['reading']}, {one['at']} steps)"
-    result = {**one, "contrast": f"{_WORDS[one['kind']].format(x=one['x'])}{variant}, {' - '.join(one['arms'])}", "p": np.nan,
-              "p_holm": np.nan, "estimate": np.nan, "ci_lo": np.nan, "ci_hi": np.nan, "n_units": len(units),
-              "verdict": "inconclusive", "note": "; ".join(text for _, text in counted)}
+    what = f"{_WORDS[one['kind']].format(x=one['x'])}{variant}, {' - '.join(one['arms'])}"
+    result = unjudged(one, what, len(units), counted)
     if not units:
         return result | {"note": f"no seed has a value and counts; {result['note']}"}
     x_S, threshold = np.asarray(list(units.values())), one["threshold"]
     interval = stats.t_interval(x_S)
     if one["kind"] == "trend":
         threshold, interval = float(trends.fisher(threshold)), stats.Interval(*(np.tanh(end) for end in interval))
-    result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
-               "p": float(stats.t_pvalue(x_S, threshold, one["direction"]))}
+    result |= estimated(interval, stats.t_pvalue(x_S, threshold, one["direction"]))
     if len(units) < FEWEST:
         return result | {"note": f"{len(units)} seeds count, at least {FEWEST} are needed; {result['note']}"}
     return result | {"verdict": stats.verdict(interval, one["direction"], one["threshold"], one["equivalence_margin"])}
