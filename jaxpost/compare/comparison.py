@@ -83,7 +83,7 @@ def _panel(level: str, pairing: Pairing) -> Panel:
     if largest < 2:
         raise CompareError("there is no matrix to compare (vectors only)")
     ks = tuple(k for k in KS if k <= largest) or (max(2, largest // 2),)
-    return Panel(ks=ks[:1], alphas=(0.5, 0.3), null_draws=4 if level != "exact" else 2, spectra=LEVELS[level])
+    return Panel(ks=ks[:1], alphas=(0.5, 0.3), spectra=LEVELS[level])
 
 
 def fingerprint(side: Checkpoint) -> str:
@@ -134,7 +134,8 @@ def all_flags(prepared: Prepared, measured: Mapping) -> list[str]:
                      f"{', '.join(list(prepared.pairing.unpaired)[:4])}")
     rounded = [name for name, record in measured.items() if record["base"]["off_grid"]]
     if rounded:
-        found.append(f"base: {len(rounded)} tensors are not on the bf16 grid and were rounded to it once, first {rounded[0]!r}")
+        found.append(f"base: {len(rounded)} tensors are not on the bf16 grid and were rounded to it, since the other side is "
+                     f"stored in bf16, first {rounded[0]!r}")
     for side in prepared.job.tuned:
         found += flags.of_files(prepared.job.base, side) + flags.of_tensors(side.label, measured)
     return found

@@ -1,31 +1,28 @@
 """From the tally of a matrix to the values and references of a weight panel without spectra (`Panel(spectra="none")`).
 
 The rows are those of `weight_rows.finalize`, fed with what `WeightGeometry` would have measured; counts are equal, norms
-agree to float32 rounding. Two things are not drawn entry by entry: the visible norm of isotropic updates (the null of
-`weight.update_norm` in bf16) is drawn on 4,096 entries taken by quantiles of the base's codes, and the rounding floor is its
-expectation.
+agree to float32 rounding. The rounding floor is its expectation. A base that bf16 does not hold is compared as stored; its
+cells and masks are those of its cast, and where its entries lie in them is counted (`offsets`).
 
-Legend: C 65,536 bf16 codes, V 1,536 visibility classes, A alphas, M masks, P norms of the null, D draws.
+Legend: C 65,536 bf16 codes, V 1,536 visibility classes, A alphas, E relative tolerances, M masks.
 """
 
 from __future__ import annotations
 
 import functools
-import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
+from jaxpost.compare import offsets
 from jaxpost.compare.reading import BF16, as_float32, bf16_codes, bf16_values
 from jaxpost.compare.tally import CODES, Tally
-from jaxpost.probes import visibility, weight_measurement
-from jaxpost.probes.panel import Panel
+from jaxpost.probes import blind_moments, visibility, weight_measurement
+from jaxpost.probes.panel import PREDICTIONS, Panel
 
-SAMPLED = 4096
 MAGNITUDE = 0x7FFF
 
 
@@ -119,22 +116,57 @@ def low_masks(tally: Tally, limits: list[Threshold], cut: list) -> Masks:
     return Masks(*(np.asarray(x) for x in zip(*rows)))
 
 
-def values(panel: Panel, tally: Tally, masks: Masks) -> dict[str, np.ndarray]:
+class Blind(NamedTuple):
+    """The law of a blind update of one matrix, as `probes.blind` has it."""
+
+    stored_bf16: bool  # the tuned side holds bf16 values: the law is unknown
+    visible_L: np.ndarray  # standard deviation of each law of `visibility.LAWS` at the visible size
+    kurtosis: float  # of the update
+    moments: list[tuple[np.ndarray, np.ndarray]]  # E visible^2, E visible^4 by class, over the update's: own law or all
+
+
+def blind_law(tally: Tally) -> Blind:
+    """The law of a blind update of the size of this one."""
+    n = tally.size
+    once = jnp.asarray(by_class(tally.count_C), jnp.int32)
+    fitted = np.asarray(_sized(once, jnp.float32(tally.visible1 / n)), np.float64)
+    stored = not tally.off_grid
+    square = tally.update2 / n
+    kurtosis = tally.update4 / n / square**2 if square else 0.0
+    if stored:
+        moments = [tuple(np.asarray(x, np.float64) for x in blind_moments.of_law(law, jnp.float32(max(sigma, 1e-30)))[2:])
+                   for law, sigma in zip(visibility.LAWS, fitted)]
+    elif tally.off_grid_base and square:
+        second, fourth = offsets.moments(tally.sizes_F, n)
+        moments = [(second / square, fourth / square**2)]
+    else:
+        found = blind_moments.of_sizes(jnp.asarray(tally.sizes, jnp.int32), n, jnp.float32(np.sqrt(square)))
+        moments = [tuple(np.asarray(x, np.float64) for x in found)]
+    return Blind(stored, fitted, kurtosis, moments)
+
+
+def values(panel: Panel, tally: Tally, masks: Masks, blind: Blind) -> dict[str, np.ndarray]:
     """Element-wise statistics of one matrix, named and shaped as in `weight_measurement.measure` (without its axis T)."""
     n, visible = tally.size, int(tally.seen_C.sum())
-    sigma = max(np.sqrt(tally.update2 / n), 1e-30) if np.isfinite(tally.update2) else np.nan
-    expected = _expected(panel, {
-        "histogram": jnp.asarray(tally.histogram, jnp.int32), "sigma": jnp.float32(sigma),
-        "density": jnp.float32(visible / n),
-        "class_counts": jnp.asarray(np.concatenate([by_class(tally.count_C)[None], masks.class_counts]), jnp.int32),
-    })
-    ulp2 = code_ulp2() @ tally.count_C
-    q2 = (ulp2 + tally.ulp2) / (2 * n) / 12 * np.asarray([4.0**-16, 1.0])
+    square = tally.update2 / n if np.isfinite(tally.update2) else np.nan
+    class_counts = np.concatenate([by_class(tally.count_C)[None], masks.class_counts])
+    expected = {name: np.asarray(x, np.float64) for name, x in _expected(panel, {
+        "histogram": jnp.asarray(tally.histogram, jnp.int32), "sigma": jnp.float32(np.sqrt(square)),
+        "density": jnp.float32(visible / n), "visible_size": jnp.float32(tally.visible1 / n),
+        "class_counts": jnp.asarray(class_counts, jnp.int32)}).items()}
+    if tally.off_grid_base and tally.off_grid:
+        p_V, square_V = offsets.by_class(tally.offset_CxB, tally.sizes_F, n)
+        place = PREDICTIONS.index("permuted")
+        expected["visible_mean"][place] = class_counts @ p_V
+        expected["visible_variance"][place] = class_counts @ (p_V - square_V)
+    second, fourth = blind.moments[0]
+    shown = [class_counts[0] @ second * square, class_counts[0] @ (fourth - second**2) * square**2]
     reals = {
         "update_norm": np.sqrt([tally.update2, tally.visible2]),
-        "rounding_energy": q2 * n,
-        "rel_gaussian": _within_relative(panel, tally, sigma),
-    }
+        "update_size": tally.update1 / n,
+        "blind_square": np.full(2, np.nan) if blind.stored_bf16 else shown,
+        "rounding_energy": rounding_variance(tally) * n,
+    } | _within_relative(panel, tally)
     if tally.nonfinite:
         reals = {name: np.full_like(x, np.nan) for name, x in reals.items()}
     counts = {"n_nonfinite": tally.nonfinite, "n_off_grid": tally.off_grid, "same_bf16": n - visible,
@@ -143,16 +175,22 @@ def values(panel: Panel, tally: Tally, masks: Masks) -> dict[str, np.ndarray]:
     return {name: np.asarray(x) for name, x in (counts | reals | expected).items()}
 
 
-def references(panel: Panel, tally: Tally, name: str) -> dict:
+def rounding_variance(tally: Tally) -> np.ndarray:
+    """Mean square rounding error of an entry in each view: of a bf16 pair with bf16's ULPs in both: f64[views]."""
+    q2 = (code_ulp2() @ tally.count_C + tally.ulp2) / (2 * tally.size) / 12
+    return q2 * np.asarray([4.0**-16 if tally.off_grid else 1.0, 1.0])
+
+
+def references(tally: Tally) -> dict:
     """References of one matrix as far as rows without spectra read them (without the axis of equal shapes)."""
     norm0 = base_norm(tally)
-    floor = np.sqrt(code_ulp2() @ tally.count_C / 12) / norm0 * np.asarray([2.0**-16, 1.0])
-    return {"norm0": norm0, "floor": {"relative_norm": floor}, "curves": {"relative_norm": _visible_norms(panel, tally, name)}}
+    floor = np.sqrt(code_ulp2() @ tally.count_C / 12) / norm0 * np.asarray([2.0**-16 if tally.off_grid else 1.0, 1.0])
+    return {"norm0": norm0, "floor": {"relative_norm": floor}, "curves": {"relative_norm": np.zeros((1, 1, 2))}}
 
 
 def base_norm(tally: Tally) -> float:
-    """||W0||_F of the base on the bf16 grid."""
-    return float(np.sqrt(_squares() @ tally.count_C))
+    """||W0||_F of the base as stored."""
+    return float(np.sqrt(tally.base2 if tally.off_grid_base else _squares() @ tally.count_C))
 
 
 @functools.cache
@@ -168,29 +206,17 @@ def code_ulp2() -> np.ndarray:
 
 
 _expected = jax.jit(weight_measurement.expected_counts, static_argnums=0)
+_sized = jax.jit(blind_moments.calibrate)
 
 
-def _within_relative(panel: Panel, tally: Tally, sigma: float) -> np.ndarray:
-    """Expected entries with |d| <= eta max(|w0|, |w0 + d|) for Gaussian d, by code: f64[E]."""
-    w = np.sqrt(_squares())
-    out = []
-    for eta in panel.rel_etas:
-        inward = eta * w / sigma
-        within = scipy.special.ndtr(inward) - scipy.special.ndtr(-inward / (1 - eta))
-        out.append(within @ tally.count_C)
-    return np.asarray(out)
-
-
-def _visible_norms(panel: Panel, tally: Tally, name: str) -> np.ndarray:
-    """Relative norms of isotropic updates, as float32 and bf16 see them: f64[P, D, 2 views]."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    edges = np.cumsum(tally.count_C)
-    codes = np.searchsorted(edges, (np.arange(SAMPLED) + rng.random(SAMPLED)) * tally.size / SAMPLED, side="right")
-    w0 = bf16_values(np.minimum(codes, CODES - 1).astype(np.uint16))
-    norm0 = base_norm(tally)
-    scale_P = np.asarray(panel.null_norms) * norm0 / np.sqrt(tally.size)
-    z_DxS = rng.standard_normal((panel.null_draws, SAMPLED)).astype(np.float32)
-    moved = w0 + scale_P.astype(np.float32)[:, None, None] * z_DxS
-    seen = bf16_values(bf16_codes(np.ascontiguousarray(moved))) - w0
-    views = [np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=-1) * tally.size) / norm0 for x in (moved - w0, seen)]
-    return np.stack(views, axis=-1)
+def _within_relative(panel: Panel, tally: Tally) -> dict[str, np.ndarray]:
+    """`weight_measurement.within_relative` by code: f64[LAWS, E] twice."""
+    w, out = np.sqrt(_squares()), np.zeros((2, len(visibility.LAWS), len(panel.rel_etas)))
+    for i, law in enumerate(visibility.LAWS):
+        sigma = tally.update1 / tally.size / blind_moments.mean_size(law)
+        for j, eta in enumerate(panel.rel_etas):
+            inward = eta * w / max(sigma, 1e-30)
+            p = 1 - 0.5 * (blind_moments.survival(law, inward) + blind_moments.survival(law, inward / (1 - eta)))
+            p = np.clip(p, 0.0, 1.0) if sigma > 0 else np.ones_like(w)
+            out[:, i, j] = p @ tally.count_C, (p * (1 - p)) @ tally.count_C
+    return {"rel_blind": out[0], "rel_blind_variance": out[1]}

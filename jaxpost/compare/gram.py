@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 
 from jaxpost.compare.matrices import ROWS
 
@@ -25,6 +26,7 @@ class Frame(NamedTuple):
     s_Q: np.ndarray
     v_NxR: np.ndarray
     residual_R: np.ndarray
+    v_NxQ: np.ndarray  # all right vectors
 
 
 def rows_of(w_MxN: np.ndarray) -> Iterator[np.ndarray]:
@@ -57,12 +59,13 @@ def frame(w_MxN: np.ndarray, kept: int) -> Frame:
     """The leading `kept` triplets and all singular values of a tall matrix."""
     lam, v = np.linalg.eigh(gram(w_MxN))  # not scipy's tridiagonal form: half the price, but other threads would wait for it
     s = np.sqrt(np.maximum(lam[::-1], 0.0))
-    v = np.ascontiguousarray(v[:, ::-1][:, :kept])
+    every = v[:, ::-1]
+    v = np.ascontiguousarray(every[:, :kept])
     image = right(w_MxN, v)
     u = np.linalg.qr(image / np.maximum(s[:kept], 1e-300))[0]
     u *= np.where(np.sum(u * image, axis=0) < 0, -1.0, 1.0)
     residual = np.maximum(np.linalg.norm(image - u * s[:kept], axis=0), np.linalg.norm(left(w_MxN, u) - v * s[:kept], axis=0))
-    return Frame(u, s, v, residual)
+    return Frame(u, s, v, residual, every)
 
 
 def subspace_error(f: Frame, k: int) -> float:
@@ -103,3 +106,21 @@ def value_errors(s: np.ndarray) -> np.ndarray:
     if not s[0]:
         return np.zeros_like(s)
     return np.minimum(GRAM_ERROR * s[0] ** 2 / np.maximum(2 * s, 1e-300), np.sqrt(GRAM_ERROR) * s[0])
+
+
+def ranks(s: np.ndarray, norm: float, hill_k: int, exact: bool) -> np.ndarray:
+    """Ranks in the order of `spectra.RANKS` (exact) or `LEADING_RANKS`; NaN for a zero matrix."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        hill = (hill_k - 1) / np.sum(np.log(s[:hill_k - 1] / s[hill_k - 1])) if hill_k <= len(s) else np.nan
+        stable = (norm / s[0]) ** 2
+        if not exact:
+            return np.asarray([stable, hill])
+        energy = np.cumsum((s / s[0]) ** 2)
+        rank = [np.nan if np.isnan(energy[-1]) else min(1 + np.sum(energy < share * energy[-1]), len(s))
+                for share in (0.9, 0.99)]
+        return np.asarray([stable, *rank, _exp_entropy(s**2), _exp_entropy(s), hill])
+
+
+def _exp_entropy(weight: np.ndarray) -> float:
+    p = weight / weight.sum()
+    return float(np.exp(-np.sum(scipy.special.xlogy(p, p))))

@@ -29,13 +29,13 @@ def _count(codes0, codes1, tols, etas, count_C, seen_C, within_abs, within_rel):
     """Add a piece to the histograms and counts.
 
     Args: codes u16[N] of both sides; f32 tolerances; i64 histograms and counts, added to in place.
-    Returns: f64[7]: sum d^2, sum w1^2, max |w1| of finite entries, non-finite entries of w1 and of w0, equal values, and
-      the sum of squared bf16 ULPs of w1.
+    Returns: f64[8]: sum d^2, sum w1^2, max |w1| of finite entries, non-finite entries of w1 and of w0, equal values,
+      the sum of squared bf16 ULPs of w1, and sum |d|.
     """
     packed = np.zeros(65536, np.uint64)  # of a code: entries in the low half, visible changes in the high one
     bits0, bits1 = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
     w0, w1, d, m = bits0.view(np.float32), bits1.view(np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    update2, tuned2, ulp2, same_all = 0.0, 0.0, 0.0, 0
+    update2, update1, tuned2, ulp2, same_all = 0.0, 0.0, 0.0, 0.0, 0
     largest, bad0, bad1 = np.float32(0), 0, 0
     for first in range(0, codes0.size, BLOCK):
         a, b = codes0[first:first + BLOCK], codes1[first:first + BLOCK]
@@ -53,7 +53,11 @@ def _count(codes0, codes1, tols, etas, count_C, seen_C, within_abs, within_rel):
             squares += np.float64(d[i]) * np.float64(d[i])
         for i in range(count):
             squares1 += np.float64(w1[i]) * np.float64(w1[i])
+        absolute = 0.0
+        for i in range(count):
+            absolute += np.float64(d[i])
         update2 += squares
+        update1 += absolute
         tuned2 += squares1
         for t in range(tols.size):
             tol, inside = tols[t], np.float32(0)
@@ -88,4 +92,4 @@ def _count(codes0, codes1, tols, etas, count_C, seen_C, within_abs, within_rel):
         seen_C[code] += seen
         same_all += count - seen
         bad0 += count if (code & 0x7F80) == 0x7F80 else 0
-    return np.array([update2, tuned2, largest, bad1, bad0, same_all, ulp2])
+    return np.array([update2, tuned2, largest, bad1, bad0, same_all, ulp2, update1])

@@ -18,6 +18,7 @@ from jaxpost.compare.pairing import Checkpoint, Pair
 from jaxpost.compare.reading import BF16, as_float32, bf16_codes, whole
 from jaxpost.formats.names import Part
 from jaxpost.probes.panel import is_wide
+from jaxpost.probes.visibility import LOG_SD
 
 ROWS = 2048  # of a block
 
@@ -75,15 +76,36 @@ def difference(w1_MxN: Any, w0_MxN: Any) -> Blocks:
     return Blocks(tuple(w0_MxN.shape), lambda first, last: w1_MxN[first:last] - w0_MxN[first:last])
 
 
-def shifted(w_MxN: Any, direction: Any, scale: float) -> Blocks:
-    """w + scale * direction in float32."""
-    return Blocks(tuple(w_MxN.shape), lambda first, last: w_MxN[first:last] + direction[first:last] * np.float32(scale))
+def added(w_MxN: Any, d_MxN: Any) -> Blocks:
+    """w + d in float32."""
+    return Blocks(tuple(w_MxN.shape), lambda first, last: w_MxN[first:last] + d_MxN[first:last])
 
 
-def gaussian(shape: tuple[int, int], seed: int) -> Blocks:
-    """Independent standard normal entries, drawn again whenever a block is read (blocks must begin at multiples of ROWS)."""
+def permuted(d_MxN: Any, seed: int) -> Blocks:
+    """The entries of d in another order, within blocks of ROWS rows; the same whenever a block is read.
+
+    Blocks must begin at multiples of ROWS.
+    """
     def make(first: int, last: int) -> np.ndarray:
-        return np.random.default_rng([seed, first]).standard_normal((last - first, shape[1]), np.float32)
+        block = np.ascontiguousarray(d_MxN[first:last])
+        return np.random.default_rng([seed, first]).permutation(block.ravel()).reshape(block.shape)
+
+    return Blocks(tuple(d_MxN.shape), make)
+
+
+def of_law(law: str, sigma: float, shape: tuple[int, int], seed: int) -> Blocks:
+    """Independent entries of a law of `visibility.LAWS`; the same whenever a block is read (at multiples of ROWS)."""
+    def make(first: int, last: int) -> np.ndarray:
+        rng, size = np.random.default_rng([seed, first]), (last - first, shape[1])
+        if law == "gaussian":
+            z = rng.standard_normal(size, np.float32)
+        elif law == "laplace":
+            z = rng.laplace(scale=0.5**0.5, size=size)
+        elif law == "t3":
+            z = rng.standard_t(3, size) / 3**0.5
+        else:
+            z = np.exp(LOG_SD * rng.standard_normal(size) - LOG_SD**2) * (2 * rng.integers(0, 2, size) - 1)
+        return (sigma * z).astype(np.float32)
 
     return Blocks(shape, make)
 

@@ -90,7 +90,7 @@ def working_set(job: Job, pair: Pair) -> int:
     """Predicted bytes of the spectral pass of a pair: sides whose rows do not stream, left vectors, Gram matrices, blocks."""
     (n, m), kept = sorted(pair.shape), max(job.panel.ks)
     sides = matrices.held_bytes(job.base, pair) + max(matrices.held_bytes(side, pair) for side in job.tuned)
-    return int(sides + 40 * m * kept + 48 * n * n + 40 * matrices.ROWS * n)
+    return int(sides + 40 * m * kept + 64 * n * n + 64 * matrices.ROWS * n)
 
 
 def other_set(job: Job, pair: Pair) -> int:
@@ -169,9 +169,9 @@ def _measure(job: Job, pair: Pair, reader: Reader, budget: Budget) -> dict:
         for side in job.tuned:
             label, tally = side.label, tallies[side.label]
             cuts[label] = elementwise.ties(limits, lambda side=side: pieces(job.base, side, pair, reader), pair.shape)
-            low = elementwise.low_masks(tally, limits, cuts[label])
-            _put(record, f"{label}/element/vals", elementwise.values(element, tally, low))
-            _put(record, f"{label}/element/refs", elementwise.references(element, tally, pair.name))
+            low, law = elementwise.low_masks(tally, limits, cuts[label]), elementwise.blind_law(tally)
+            _put(record, f"{label}/element/vals", elementwise.values(element, tally, low, law))
+            _put(record, f"{label}/element/refs", elementwise.references(tally))
         if job.panel.subspaces:
             record["skipped"] = _spectral(job, pair, tallies, limits, cuts, record, budget)
     record["seconds"] = time.monotonic() - began
@@ -182,7 +182,7 @@ def _same(tally: Tally, digests) -> str | None:
     """"bits" where both sides hold the same bytes, "values" where only their dtypes or signs of zero differ, else None."""
     if digests[0].digest() == digests[1].digest():
         return "bits"
-    return "values" if tally.same_fp32 == tally.size and not (tally.off_grid_base or tally.nonfinite) else None
+    return "values" if tally.same_fp32 == tally.size and not (tally.rounded_base or tally.nonfinite) else None
 
 
 def _facts(side: Checkpoint, pair: Pair, tally: Tally, digest, base: bool) -> dict:
@@ -192,7 +192,7 @@ def _facts(side: Checkpoint, pair: Pair, tally: Tally, digest, base: bool) -> di
     nonfinite = tally.nonfinite_base if base else tally.nonfinite
     return {"dtype": side.dtype(pair.name), "digest": digest.hexdigest(), "zero": not norm2 and not nonfinite,
             "max_abs": largest, "nonfinite": nonfinite,
-            "off_grid": tally.off_grid_base if base else tally.off_grid,
+            "off_grid": tally.rounded_base if base else tally.off_grid,
             "rms": float(np.sqrt(norm2 / tally.size)) if np.isfinite(norm2) else None}
 
 
@@ -213,9 +213,11 @@ def _spectral(job: Job, pair: Pair, tallies, limits, cuts, record, budget: Budge
         return "non-finite entries"
     budget.take(need)
     try:
-        w0 = matrices.rounded(matrices.tall(job.base, pair))
+        w0 = matrices.tall(job.base, pair)
         for side in job.tuned:
-            _one_run(job, pair, side, w0, tallies[side.label], limits, cuts[side.label], record)
+            tally = tallies[side.label]
+            seen = matrices.rounded(w0) if tally.rounded_base else w0
+            _one_run(job, pair, side, seen, tally, limits, cuts[side.label], record)
         del w0
     finally:
         budget.give(need)
@@ -225,7 +227,7 @@ def _spectral(job: Job, pair: Pair, tallies, limits, cuts, record, budget: Budge
         return None
     budget.take(need)
     try:
-        _beside(job, pair, record)
+        _beside(job, pair, record, any(tally.rounded_base for tally in tallies.values()))
     finally:
         budget.give(need)
     return None
@@ -237,20 +239,20 @@ def _too_large(need: int, budget: Budget) -> str:
 
 def _one_run(job: Job, pair: Pair, side: Checkpoint, w0, tally: Tally, limits, cut, record) -> None:
     """Spectra and principal masks of one tuned side."""
-    refs, turned, label = elementwise.references(job.panel, tally, pair.name), is_wide(pair.shape), side.label
-    q2 = (elementwise.code_ulp2() @ tally.count_C + tally.ulp2) / (2 * tally.size) / 12
-    w1 = matrices.tall(side, pair)
-    found = spectra.measure(job.panel, pair.name, w0, w1, turned, refs, np.sqrt(q2 * np.asarray([4.0**-16, 1.0])))
+    refs, turned, label = elementwise.references(tally), is_wide(pair.shape), side.label
+    w1, law = matrices.tall(side, pair), elementwise.blind_law(tally)
+    found = spectra.measure(job.panel, pair.name, w0, w1, turned, refs, law, np.sqrt(elementwise.rounding_variance(tally)))
     low = elementwise.low_masks(tally, limits, cut)
     masks, ambiguous = principal.counts(job.panel, found.frame, w0, w1, turned, limits, cut, low)
-    _put(record, f"{label}/panel/vals", elementwise.values(job.panel, tally, masks) | found.values)
+    _put(record, f"{label}/panel/vals", elementwise.values(job.panel, tally, masks, law) | found.values)
     _put(record, f"{label}/panel/refs", refs | found.references | {"ambiguous": ambiguous})
     _put(record, f"{label}/kept", found.arrays)
 
 
-def _beside(job: Job, pair: Pair, record) -> None:
-    """The probes beside the panel, and what several runs have in common."""
-    w0 = bf16_values(bf16_codes(as_float32(whole(job.base, pair))))
+def _beside(job: Job, pair: Pair, record, rounded: bool) -> None:
+    """The probes beside the panel, and what several runs have in common; the base `rounded` where a run is stored in bf16."""
+    w0 = as_float32(whole(job.base, pair))
+    w0 = bf16_values(bf16_codes(w0)) if rounded else w0
     runs = []
     for side in job.tuned:
         w1 = as_float32(whole(side, pair))

@@ -4,10 +4,8 @@
 pretrained matrices at k = 64), and draws its nulls with a decomposition each: minutes a matrix on two cores; here
 (`compare.gram`) it is seconds. Values are those of `weight_measurement.measure` (agreement: tests), each with its error.
 
-Nulls of the rotation come from first-order perturbation theory, drawn in the base's own spectrum:
-  du_i . u_j = (s_i e_ji + s_j e_ij) / (s_i^2 - s_j^2), dv_i . v_j = (s_i e_ij + s_j e_ji) / (s_i^2 - s_j^2), e = U'EV Gaussian,
-and (m - q) further directions e / s_i on the longer side. Level "exact" draws updates of the same norm and decomposes them.
-Ranks of Gaussian matrices are those of their bidiagonal form (`probes.gaussian_spectra`).
+Nulls are drawn by `compare.blind`; floors are those of a Gaussian rounding error, its ranks from the bidiagonal form of a
+Gaussian matrix (`probes.gaussian_spectra`).
 
 Legend: M rows >= N columns (wide matrices transposed, sides swapped back), K dimensions `ks`, R leading vectors, D draws.
 """
@@ -19,15 +17,16 @@ import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
 
-from jaxpost.compare import matrices
+from jaxpost.compare import blind, matrices
+from jaxpost.compare.elementwise import Blind
 from jaxpost.compare.gram import (
     Frame,
     angles,
     frame,
     gram,
     left,
+    ranks,
     right,
     rotation,
     rows_of,
@@ -37,8 +36,6 @@ from jaxpost.compare.gram import (
 )
 from jaxpost.probes import gaussian_spectra
 from jaxpost.probes.panel import VIEWS, Panel
-
-LINEAR = 0.05  # mean sin^2 above which first order says nothing
 
 
 def captured(before: Frame, dw: Any, norm: float, ks: tuple[int, ...], q: int) -> dict[str, np.ndarray]:
@@ -56,63 +53,23 @@ def captured(before: Frame, dw: Any, norm: float, ks: tuple[int, ...], q: int) -
     return out
 
 
-def ranks(s: np.ndarray, norm: float, hill_k: int, exact: bool) -> np.ndarray:
-    """Ranks in the order of `spectra.RANKS` (exact) or `LEADING_RANKS`; NaN for a zero matrix."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        hill = (hill_k - 1) / np.sum(np.log(s[:hill_k - 1] / s[hill_k - 1])) if hill_k <= len(s) else np.nan
-        stable = (norm / s[0]) ** 2
-        if not exact:
-            return np.asarray([stable, hill])
-        energy = np.cumsum((s / s[0]) ** 2)
-        rank = [np.nan if np.isnan(energy[-1]) else min(1 + np.sum(energy < share * energy[-1]), len(s))
-                for share in (0.9, 0.99)]
-        return np.asarray([stable, *rank, _exp_entropy(s**2), _exp_entropy(s), hill])
-
-
-def _exp_entropy(weight: np.ndarray) -> float:
-    p = weight / weight.sum()
-    return float(np.exp(-np.sum(scipy.special.xlogy(p, p))))
-
-
 @functools.lru_cache(maxsize=64)
 def gaussian(shape: tuple[int, int], draws: int) -> np.ndarray:
     """Singular values of Gaussian matrices of a shape at Frobenius norm 1, the same for every matrix of it: f64[D, q]."""
     return gaussian_spectra.draw(shape, draws, np.random.default_rng([max(shape), min(shape), draws]))
 
 
-def first_order(s: np.ndarray, shape: tuple[int, int], ks: tuple[int, ...], draws: int, rng) -> dict[str, np.ndarray]:
-    """Rotation by isotropic updates of Frobenius norm 1, to first order: mean_sin2, max_angle f64[D, 2 sides, K]."""
-    (m, n), out = shape, {name: np.full((draws, 2, len(ks)), np.nan) for name in ("mean_sin2", "max_angle")}
-    entry = 1 / np.sqrt(m * n)
-    for i, k in enumerate(ks):
-        if k > n - 1 or not s[k - 1] > s[k]:
-            continue
-        top, rest = s[:k, None], s[None, k:n]
-        denominator = top**2 - rest**2
-        for d in range(draws):
-            a, b = rng.standard_normal((2, k, n - k)) * entry
-            tangents = [(top * b + rest * a) / denominator, (top * a + rest * b) / denominator]
-            for side, x in enumerate(tangents):
-                second = x @ x.T
-                if side == 0 and m > n:
-                    second = second + _wishart(k, m - n, rng) * entry**2 / (top * top.T)
-                out["mean_sin2"][d, side, i] = np.trace(second) / k
-                out["max_angle"][d, side, i] = np.sqrt(np.linalg.eigvalsh(second)[-1])
-    return out
+class View(NamedTuple):
+    """A matrix as one dtype shows it: the base's decomposition, the base, the tuned side (tall, by rows)."""
 
-
-def _wishart(k: int, degrees: int, rng) -> np.ndarray:
-    """G G' of a k x degrees Gaussian G, by Bartlett's decomposition where it is cheaper."""
-    if degrees <= k:
-        g = rng.standard_normal((k, degrees))
-        return g @ g.T
-    lower = np.tril(rng.standard_normal((k, k)), -1) + np.diag(np.sqrt(rng.chisquare(degrees - np.arange(k))))
-    return lower @ lower.T
+    before: Frame
+    w0_MxN: Any
+    w1_MxN: Any
 
 
 class Measured(NamedTuple):
-    """What one matrix adds to element-wise values and references; the frame of the base (tall); arrays worth keeping:
-    singular values of base, tuned and update, the rounding edge, all angles at the primary k [2 sides, k]."""
+    """What one matrix adds to element-wise values and references; the frame of the base as bf16 shows it (tall); arrays worth
+    keeping: singular values of base, tuned and update, the rounding edge, all angles at the primary k [2 sides, k]."""
 
     values: dict
     references: dict
@@ -120,40 +77,53 @@ class Measured(NamedTuple):
     arrays: dict
 
 
-def measure(panel: Panel, name: str, w0_MxN: Any, w1_MxN: Any, swap: bool, refs: dict, q_rms: np.ndarray) -> Measured:
+def measure(panel: Panel, name: str, w0_MxN: Any, w1_MxN: Any, swap: bool, refs: dict, law: Blind,
+            q_rms: np.ndarray) -> Measured:
     """Spectral values and references of one matrix.
 
     Args:
-      w0_MxN, w1_MxN: tall, finite, by rows (`matrices`); w0 on the bf16 grid. swap: ours is the transpose.
-      refs: element-wise references (norm0, relative norms of the null and the floor); q_rms: rounding of an entry, [views].
+      w0_MxN, w1_MxN: tall, finite, by rows (`matrices`). swap: ours is the transpose.
+      refs: element-wise references (norm0, the floor of the norm); law: of the blind updates; q_rms: rounding of an entry,
+        [views].
     """
     m, n = w0_MxN.shape
     kept, exact = min(max(panel.ks), n - 1), panel.reads("exact")
-    rng = np.random.default_rng(zlib.crc32(name.encode()) + 1)
-    before = frame(w0_MxN, kept)
-    ends = [w1_MxN] if matrices.on_grid(w1_MxN) else [w1_MxN, matrices.rounded(w1_MxN)]
-    read = [_view(panel, before, w0_MxN, w, exact) for w in ends]
-    read = read * (len(VIEWS) // len(read))
-    arrays = {key: read[0][key] for key in ("spectrum", "tuned", "angles")} | {"base": before.s_Q}
-    spectrum, norm = [view["spectrum"] for view in read], float(read[0]["norm"])
+    views = [View(frame(w0_MxN, kept), w0_MxN, w1_MxN)]
+    if not law.stored_bf16:
+        cast = views[0].before, w0_MxN
+        if not matrices.on_grid(w0_MxN):
+            cast = frame(matrices.rounded(w0_MxN), kept), matrices.rounded(w0_MxN)
+        views.append(View(*cast, matrices.rounded(w1_MxN)))
+    read = [_view(panel, *view, exact) for view in views]
+    nulls = blind.read(panel, views, law, exact, zlib.crc32(name.encode()) + 1, q_rms * (np.sqrt(m) + np.sqrt(n)),
+                       functools.partial(_view, panel))
+    read, before = read * (len(VIEWS) // len(read)), views[-1].before
+    arrays = {key: read[0][key] for key in ("spectrum", "tuned", "angles")} | {"base": views[0].before.s_Q}
+    spectrum = [view["spectrum"] for view in read]
     vals = {key: np.stack([view[key] for view in read]) for key in read[0] if key not in (*arrays, "norm")}
     vals["edge"] = edge = q_rms * (np.sqrt(m) + np.sqrt(n))
     if exact:
         above = [[np.sum(s + sign * value_errors(s) > e) for sign in (-1, 0, 1)] for s, e in zip(spectrum, edge)]
         low, at, high = np.asarray(above).T
         vals |= {"above_edge": at, "above_edge_error": np.maximum(high - at, at - low)}
-    found = _references(panel, before, w0_MxN, norm, refs, q_rms, exact, rng)
+    found = _references(panel, views[0].before, w0_MxN.shape, refs, q_rms, exact)
     if swap:
-        vals = _swapped(vals, 1)
-        found["curves"], found["floor"] = _swapped(found["curves"], 3), _swapped(found["floor"], 1)
+        vals, nulls, found["floor"] = _swapped(vals), _swapped(nulls), _swapped(found["floor"])
         arrays["angles"] = arrays["angles"][::-1]
-    return Measured(vals, found, before, arrays | {"edge": edge})
+    return Measured(vals | nulls, found, before, arrays | {"edge": edge})
 
 
-def _swapped(x: dict, axis: int) -> dict:
-    sided = {"mean_sin2": [1, 0], "max_angle": [1, 0], "captured": [0, 2, 1]}
-    return {key: np.take(v, sided[key.removesuffix("_error")], axis=axis) if key.removesuffix("_error") in sided else v
-            for key, v in x.items()}
+_SIDES = {"mean_sin2": (1, [1, 0]), "max_angle": (1, [1, 0]), "captured": (1, [0, 2, 1]),  # statistic -> axis, order
+          "blind_mean_sin2": (2, [1, 0]), "blind_max_angle": (2, [1, 0]), **dict.fromkeys(blind.ENERGIES, (1, [0, 2, 1, 3]))}
+
+
+def _swapped(x: dict) -> dict:
+    """Left and right exchanged."""
+    def swap(name, value):
+        axis, order = _SIDES.get(name.removesuffix("_error"), (None, None))
+        return value if axis is None else np.take(value, order, axis=axis)
+
+    return {name: swap(name, value) for name, value in x.items()}
 
 
 def _view(panel: Panel, before: Frame, w0, w1, exact: bool) -> dict[str, np.ndarray]:
@@ -185,48 +155,44 @@ def _view(panel: Panel, before: Frame, w0, w1, exact: bool) -> dict[str, np.ndar
     return {key: np.asarray(x) for key, x in out.items()}
 
 
-def _references(panel: Panel, before: Frame, w0, norm: float, refs: dict, q_rms, exact: bool, rng) -> dict:
-    """Nulls and floors of the rows about spectra (curves on the panel's norms; one law a matrix)."""
-    (m, n), ks, draws = w0.shape, panel.ks, panel.null_draws
-    norm0, seen = refs["norm0"], refs["curves"]["relative_norm"]
-    unit = first_order(before.s_Q, w0.shape, ks, draws, rng)
-    curves = {"relative_norm": seen}
-    drawn = _drawn(panel, before, w0, norm, rng) if exact and norm else None
-    usable = np.where(unit["mean_sin2"] * norm**2 > LINEAR, np.nan, 1.0)
-    for key, power in (("mean_sin2", 2), ("max_angle", 1)):
-        one = unit[key] * usable if drawn is None else drawn[key] / norm**power
-        curves[key] = one[None, :, None] * (seen * norm0)[..., None, None] ** power
+def _references(panel: Panel, before: Frame, shape: tuple[int, int], refs: dict, q_rms, exact: bool) -> dict:
+    """Floors of the rows about spectra, to first order in the rounding error."""
+    (m, n), ks = shape, panel.ks
+    rng = np.random.default_rng([m, n])
+    unit = _rounding_rotation(before.s_Q, shape, ks, rng)
     noise = q_rms * np.sqrt(m * n)
     floor = {"relative_norm": refs["floor"]["relative_norm"]}
     with np.errstate(invalid="ignore"):
-        floor |= {key: np.mean(unit[key], axis=0)[None] * noise[:, None, None] ** power
-                  for key, power in (("mean_sin2", 2), ("max_angle", 1))}
+        floor |= {key: unit[key][None] * noise[:, None, None] ** power for key, power in (("mean_sin2", 2), ("max_angle", 1))}
     floor["mean_sin2"] = np.minimum(floor["mean_sin2"], 1.0)
     floor["max_angle"] = np.minimum(floor["max_angle"], np.pi / 2)
     place = np.minimum(ks, n - 1)
     gap = before.s_Q[place - 1] - before.s_Q[place]
     floor["gap"] = np.repeat((np.sqrt(2) * q_rms / before.s_Q[0])[:, None], len(ks), 1)
     floor["wedin_bound"] = np.where(gap > 0, q_rms[:, None] * (np.sqrt(m) + np.sqrt(n)) / np.where(gap > 0, gap, 1), np.nan)
-    spectra = gaussian((m, n), draws)
-    blind = np.stack([ranks(s, 1.0, ks[0], exact) for s in spectra])
-    floor["ranks"] = np.repeat(blind.mean(0)[None], len(VIEWS), 0)
+    noisy = np.stack([ranks(s, 1.0, ks[0], exact) for s in gaussian((m, n), panel.null_draws)])
+    floor["ranks"] = np.repeat(noisy.mean(0)[None], len(VIEWS), 0)
+    curves = refs["curves"]
     if exact:
-        shift = drawn["spectral_shift"] / norm if drawn is not None else np.full(draws, np.nan)
-        curves["spectral_shift"] = shift[None, :, None] * seen * norm0
         floor["spectral_shift"] = q_rms * np.sqrt(n) / np.linalg.norm(before.s_Q)
+        curves = curves | {"spectral_shift": np.zeros_like(curves["relative_norm"])}
     return {"s": before.s_Q if exact else before.s_Q[:place.max() + 1], "residual": before.residual_R,
-            "fell_back": np.asarray(0), "curves": curves, "floor": floor,
-            "gaussian": {"ranks": blind} | ({"spectrum": spectra} if exact else {})}
+            "fell_back": np.asarray(0), "curves": curves, "floor": floor}
 
 
-def _drawn(panel: Panel, before: Frame, w0, norm: float, rng) -> dict[str, np.ndarray]:
-    """Isotropic updates of the update's own norm, decomposed: mean_sin2, max_angle [D, 2, K], spectral_shift [D]."""
-    found = []
-    for _ in range(panel.null_draws):
-        g = matrices.gaussian(w0.shape, int(rng.integers(2**63)))
-        size = np.sqrt(sum(np.vdot(block, block) for block in rows_of(g)))
-        after = frame(matrices.shifted(w0, g, norm / size), before.residual_R.size)
-        turned = rotation(before, after, panel.ks, w0.shape[1])
-        shift = np.linalg.norm(after.s_Q - before.s_Q) / np.linalg.norm(before.s_Q)
-        found.append({"mean_sin2": turned["mean_sin2"], "max_angle": turned["max_angle"], "spectral_shift": shift})
-    return {key: np.stack([x[key] for x in found]) for key in found[0]}
+def _rounding_rotation(s: np.ndarray, shape: tuple[int, int], ks: tuple[int, ...], rng) -> dict[str, np.ndarray]:
+    """Mean rotation by isotropic noise of Frobenius norm 1, to first order: mean_sin2, max_angle f64[2 sides, K]."""
+    (m, n), out = shape, {name: np.full((2, len(ks)), np.nan) for name in ("mean_sin2", "max_angle")}
+    entry = 1 / np.sqrt(m * n)
+    for i, k in enumerate(ks):
+        if k > n - 1 or not s[k - 1] > s[k]:
+            continue
+        top, rest = s[:k, None], s[None, k:n]
+        for side in range(2):
+            x = blind.tangent(top, rest, *(rng.standard_normal((2, k, n - k)) * entry), side)
+            second = x @ x.T
+            if side == 0 and m > n:
+                second = second + (m - n) * entry**2 * np.diag(s[:k] ** -2.0)
+            out["mean_sin2"][side, i] = np.trace(second) / k
+            out["max_angle"][side, i] = np.sqrt(np.linalg.eigvalsh(second)[-1])
+    return out

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxpost.compare import kernel
+from jaxpost.compare import kernel, offsets
 from jaxpost.compare.reading import BF16, as_float32, bf16_codes, bf16_values
 from jaxpost.probes.panel import Panel
 
@@ -36,18 +36,27 @@ class Tally:
     nonfinite: int = 0  # of the tuned side
     nonfinite_base: int = 0
     off_grid: int = 0  # entries of the tuned side that bf16 does not hold
-    off_grid_base: int = 0
-    update2: float = 0.0  # sum of squares of the update, masters
-    visible2: float = 0.0  # and of what bf16 shows of it
+    off_grid_base: int = 0  # entries of the base that bf16 does not hold, compared as stored
+    rounded_base: int = 0  # such entries that were rounded, the tuned side being stored in bf16
+    base2: float = 0.0  # sum of squares of the base as stored
+    update1: float = 0.0  # sum of absolute values of the update as stored
+    update2: float = 0.0  # of squares
+    update4: float = 0.0  # of fourth powers; where the tuned side is stored in more than bf16
+    visible1: float = 0.0  # of absolute values of what bf16 shows of it
+    visible2: float = 0.0
     tuned2: float = 0.0
     largest: float = 0.0  # |w1|
     ulp2: float = 0.0  # sum of squared bf16 ULPs of the tuned side
     histogram: np.ndarray = None  # as `visibility.update_histogram`; where the tuned side is stored in more than bf16
+    sizes: np.ndarray = None  # as `blind_moments.sizes`; likewise
+    offset_CxB: np.ndarray = None  # entries by code and place in their bf16 cell, of a base that bf16 does not hold
+    sizes_F: np.ndarray = None  # |update| by `offsets.fine` interval, with such a base
 
     def __post_init__(self):
         self.within_abs_A = np.zeros(len(self.panel.abs_tols), np.int64)
         self.within_rel_E = np.zeros(len(self.panel.rel_etas), np.int64)
         self.histogram = np.zeros((2, EXPONENTS, 2), np.int64)
+        self.sizes = np.zeros((256, 8), np.int64)
 
     @property
     def size(self) -> int:
@@ -55,7 +64,8 @@ class Tally:
         return int(self.count_C.sum())
 
     def add(self, w0: np.ndarray, w1: np.ndarray) -> None:
-        """Count a piece of both sides, flat, in stored dtypes. The base is rounded once to bf16."""
+        """Count a piece of both sides, flat, in stored dtypes: the update is that of the stored values, masks, cells and
+        visibility are those of the bf16 casts."""
         tolerances = np.asarray(self.panel.abs_tols, np.float32), np.asarray(self.panel.rel_etas, np.float32)
         if w0.dtype == w1.dtype == BF16:
             codes = w0.view(np.uint16), w1.view(np.uint16)
@@ -65,24 +75,29 @@ class Tally:
                 self._take(kernel.compiled()(*codes, *tolerances, self.count_C, self.seen_C, self.within_abs_A,
                                              self.within_rel_E))
             return
-        if w0.dtype == BF16:
-            codes0 = w0.view(np.uint16)
+        full = as_float32(w0)
+        codes0 = w0.view(np.uint16) if w0.dtype == BF16 else bf16_codes(full)
+        off_grid = 0 if w0.dtype == BF16 else int(np.count_nonzero(full.view(np.uint32) & 0xFFFF))
+        if w1.dtype == BF16:  # only the casts can be compared
+            self.rounded_base, full = self.rounded_base + off_grid, bf16_values(codes0)
         else:
-            full = as_float32(w0)
-            codes0 = bf16_codes(full)
-            self.off_grid_base += int(np.count_nonzero(full.view(np.uint32) & 0xFFFF))
-        self._general(codes0, as_float32(w1), *tolerances, masters=w1.dtype != BF16)
+            self.off_grid_base += off_grid
+        self._general(full, codes0, as_float32(w1), *tolerances)
 
     def _take(self, sums: np.ndarray) -> None:
-        update2, tuned2, largest, nonfinite, nonfinite_base, same, ulp2 = sums
-        self.update2 += update2
-        self.visible2 += update2
+        update2, tuned2, largest, nonfinite, nonfinite_base, same, ulp2, update1 = sums
+        self._moved(update1, update2)
         self.tuned2 += tuned2
         self.largest = max(self.largest, largest)
         self.nonfinite += int(nonfinite)
         self.nonfinite_base += int(nonfinite_base)
         self.same_fp32 += int(same)
         self.ulp2 += ulp2
+
+    def _moved(self, update1: float, update2: float) -> None:
+        """Add to an update of which bf16 shows everything."""
+        self.update1, self.visible1 = self.update1 + update1, self.visible1 + update1
+        self.update2, self.visible2 = self.update2 + update2, self.visible2 + update2
 
     def _bf16(self, codes0: np.ndarray, codes1: np.ndarray, tols: np.ndarray, etas: np.ndarray) -> None:
         """Both sides in bf16: real numbers only where the codes differ, histograms for the rest."""
@@ -97,17 +112,16 @@ class Tally:
         self.same_fp32 += int((count0 - seen).sum())
         self.nonfinite += int(count1[broken].sum())
         self.nonfinite_base += int(count0[broken].sum())
-        update2 = self._tolerances(bf16_values(moved0), bf16_values(moved1), tols, etas, equal)
-        self.update2 += update2
-        self.visible2 += update2
+        d = self._tolerances(bf16_values(moved0), bf16_values(moved1), tols, etas, equal)
+        self._moved(_sum(np.abs(d)), _sum(np.square(d)))
         values = bf16_values(np.flatnonzero(count1).astype(np.uint16)).astype(np.float64)
         with np.errstate(invalid="ignore"):
             self.tuned2 += float(values**2 @ count1[count1 > 0])
         self.largest = max(self.largest, float(np.max(np.abs(values[np.isfinite(values)]), initial=0.0)))
         self.ulp2 += float(np.bincount((np.arange(CODES) >> 7) & 0xFF, weights=count1, minlength=256) @ _ulp2())
 
-    def _tolerances(self, w0: np.ndarray, w1: np.ndarray, tols, etas, equal: int) -> float:
-        """Count what lies within each tolerance, `equal` entries beside those given; returns the sum of squares of w1 - w0."""
+    def _tolerances(self, w0: np.ndarray, w1: np.ndarray, tols, etas, equal: int) -> np.ndarray:
+        """Count what lies within each tolerance, `equal` entries beside those given; returns w1 - w0 in float64."""
         with np.errstate(invalid="ignore", over="ignore"):
             d = w1 - w0
             size, scale = np.abs(d), np.maximum(np.abs(w0), np.abs(w1))
@@ -115,29 +129,43 @@ class Tally:
                 self.within_abs_A[i] += equal + np.count_nonzero(size <= tol)
             for i, eta in enumerate(etas):
                 self.within_rel_E[i] += equal + np.count_nonzero(size <= eta * scale)
-            return float(np.sum(np.square(d, dtype=np.float64)))
+            return d.astype(np.float64)
 
-    def _general(self, codes0: np.ndarray, w1: np.ndarray, tols: np.ndarray, etas: np.ndarray, masters: bool) -> None:
-        codes1, bits1 = bf16_codes(w1), w1.view(np.uint32)
-        w0 = bf16_values(codes0)
+    def _general(self, w0: np.ndarray, codes0: np.ndarray, w1: np.ndarray, tols: np.ndarray, etas: np.ndarray) -> None:
+        codes1, bits0, bits1 = bf16_codes(w1), w0.view(np.uint32), w1.view(np.uint32)
         visible = (codes0 != codes1) & (((codes0 | codes1) & 0x7FFF) != 0)
         self.count_C += np.bincount(codes0, minlength=CODES)
         self.seen_C += np.bincount(codes0[visible], minlength=CODES)
-        bits0 = codes0.astype(np.uint32) << 16
         self.same_fp32 += int(np.count_nonzero((bits0 == bits1) | (((bits0 | bits1) & 0x7FFFFFFF) == 0)))
         finite = np.isfinite(w1)
         self.nonfinite += int(w1.size - np.count_nonzero(finite))
-        self.nonfinite_base += int(np.count_nonzero((codes0 & 0x7F80) == 0x7F80))
+        self.nonfinite_base += int(np.count_nonzero(~np.isfinite(w0)))
         self.off_grid += int(np.count_nonzero(bits1 & 0xFFFF))
-        self.update2 += self._tolerances(w0, w1, tols, etas, 0)
+        d = self._tolerances(w0, w1, tols, etas, 0)
         with np.errstate(invalid="ignore", over="ignore"):
-            self.visible2 += float(np.sum(np.square(bf16_values(codes1) - w0, dtype=np.float64)))
-            self.tuned2 += float(np.sum(np.square(w1, dtype=np.float64)))
+            shown = (bf16_values(codes1) - bf16_values(codes0)).astype(np.float64)
+            self.update1, self.visible1 = self.update1 + _sum(np.abs(d)), self.visible1 + _sum(np.abs(shown))
+            self.update2, self.visible2 = self.update2 + _sum(d**2), self.visible2 + _sum(shown**2)
+            self.update4 += _sum(d**4)
+            self.tuned2 += _sum(np.square(w1, dtype=np.float64))
+            self.base2 += _sum(np.square(w0, dtype=np.float64))
         self.largest = max(self.largest, float(np.max(np.abs(w1[finite]), initial=0.0)))
         exponents = np.bincount((codes1 >> 7) & 0xFF, minlength=256)
         self.ulp2 += float(exponents @ _ulp2())
-        if masters:
-            self.histogram += update_histogram(w1 - w0)
+        self.histogram += update_histogram(w1 - w0)
+        self.sizes += np.bincount((np.abs(w1 - w0).view(np.uint32) >> 20)[d != 0], minlength=2048)[:2048].reshape(256, 8)
+        self._place(w0, codes0, w1 - w0)
+
+    def _place(self, w0: np.ndarray, codes0: np.ndarray, d: np.ndarray) -> None:
+        """Count where in their bf16 cells the entries of the base lie, from the first piece on that bf16 does not hold."""
+        if self.offset_CxB is None:
+            self.offset_CxB, self.sizes_F = np.zeros((CODES, offsets.BINS), np.int64), np.zeros(offsets.FINE, np.int64)
+        self.offset_CxB += np.bincount(offsets.place(w0, codes0), minlength=CODES * offsets.BINS).reshape(CODES, offsets.BINS)
+        self.sizes_F += offsets.fine(d)
+
+
+def _sum(x: np.ndarray) -> float:
+    return float(np.sum(x))
 
 
 def _ulp2() -> np.ndarray:

@@ -155,7 +155,7 @@ def _step_rows(found: Sequence[Mapping[str, np.ndarray]], infos, runs: int, cons
         raise ValueError(f"consensus: arrays hold {len(masks[0])} runs; expected the {runs} seeds of the arm")
     broken = np.asarray([np.asarray(x["n_nonfinite"]).sum() > 0 for x in found])
     bf16 = np.asarray([[np.asarray(x["bf16"]).all() for x in found]])
-    kind = by_matrix.kinds("magnitude_conditioned", "calibrated_gaussian", bf16, scopes)[0]
+    kind = by_matrix.kinds("magnitude_conditioned", "law_range", bf16, scopes)[0]
     rows = _shares(found, masks, scopes, broken, kind, constant, row_ids)
     for side, axis in zip(SIDES, (0, 1)):
         rows.append(_stripes(side, axis, found, masks, infos, scopes, broken, kind, constant, row_ids))
@@ -179,12 +179,15 @@ def _shares(found, masks, scopes, broken, kind, constant, row_ids) -> list[dict]
     counted = [histogram(mask) for mask in masks]
     observed_CxJ = pooled([counts for counts, _ in counted]) / n_C
     without_CxRxR = pooled([without for _, without in counted]) / n_C[:, None]
-    blind, variance = [], []
-    for x in found:
-        law_JxK, once_K = run_counts(np.asarray(x["table"], np.float64)), np.asarray(x["class_counts"][0], np.float64)
-        blind.append(law_JxK @ once_K)
-        variance.append((law_JxK * (1 - law_JxK)) @ once_K)
-    null = pooling.around(pooled(blind) / n_C, np.sqrt(pooled(variance)) / n_C)
+    bands = []
+    for law in range(len(visibility.LAWS)):
+        expected, variance = [], []
+        for x in found:
+            p_JxK, once_K = run_counts(np.asarray(x["table"], np.float64)[:, law]), np.asarray(x["class_counts"][0], np.float64)
+            expected.append(p_JxK @ once_K)
+            variance.append((p_JxK * (1 - p_JxK)) @ once_K)
+        bands.append(pooling.around(pooled(expected) / n_C, np.sqrt(pooled(variance)) / n_C))
+    null = pooling.union(bands)
     density_RxC = (pooled([mask.mean((1, 2)) * mask[0].size for mask in masks]) / n_C).T
     independent_CxJ = run_counts(density_RxC).T
     status, reason = (x[0] for x in pooling.statuses(np.where(broken, NAN, OK)[None], scopes, ""))
@@ -204,24 +207,26 @@ def _stripes(side, axis, found, masks, infos, scopes, broken, kind, constant, ro
     """Excess dispersion of the means of C: counts over runs against the summed cumulants of independent blind runs."""
     runs = len(masks[0])
     name = ("blind_row", "blind_col")[axis]
-    whole, deleted, plain = [], [], []
+    laws, deleted = [[] for _ in visibility.LAWS], []
     for x, mask, info in zip(found, masks, infos):
-        count_RxM, blind_Rx4xM = mask.sum(2 - axis), np.asarray(x[name], np.float64)
+        count_RxM, blind_RxLx4xM = mask.sum(2 - axis), np.asarray(x[name], np.float64)
         n = info.shape[1 - axis]
-        whole.append(stripes.dispersion(count_RxM.sum(0)[None], blind_Rx4xM.sum(0)[None], n * runs))
-        plain.append(whole[-1].cv_independent[0] ** 2 - whole[-1].cv_blind[0] ** 2)
-        deleted.append(stripes.dispersion(count_RxM.sum(0)[None] - count_RxM, blind_Rx4xM.sum(0)[None] - blind_Rx4xM,
+        for law, whole in enumerate(laws):
+            whole.append(stripes.dispersion(count_RxM.sum(0)[None], blind_RxLx4xM[:, law].sum(0)[None], n * runs))
+        one_Rx4xM = blind_RxLx4xM[:, 0]
+        deleted.append(stripes.dispersion(count_RxM.sum(0)[None] - count_RxM, one_Rx4xM.sum(0)[None] - one_Rx4xM,
                                           n * max(runs - 1, 1)).excess)
     changed = np.asarray([mask.any() for mask in masks])
     states = by_matrix.state(broken[None] * 1.0, ~changed[None])
     used = states == OK
     status, reason = (x[0] for x in pooling.statuses(states, scopes, ""))
     few = _few(runs, status, reason)
-    value = mean(np.stack([d.excess for d in whole], 1), used, scopes)[0]
-    value = np.where((status == "ok") & (not few), value, np.nan)
+    excess = [np.stack([d.excess for d in whole], 1) for whole in laws]
+    value = np.where((status == "ok") & (not few), mean(excess[0], used, scopes)[0], np.nan)
     deleted_RxC = mean(np.stack(deleted, 1), np.repeat(used, runs, 0), scopes)
-    spread = np.stack([d.excess_spread for d in whole], 1)
-    null = stripes.normal_band(np.zeros((1, len(status))), spread, used, scopes)
+    null = pooling.union([stripes.normal_band(mean(excess[0] - x, used, scopes), np.stack([d.excess_spread for d in whole], 1),
+                                              used, scopes) for x, whole in zip(excess, laws)])
+    plain = [d.cv_independent[0] ** 2 - d.cv_blind[0] ** 2 for d in laws[0]]
     return estimate_columns(
         scopes, constant | {"metric": "weight.consensus.stripes", "side": side, "params": f"of={runs}"}, runs,
         jackknife(value, deleted_RxC), status, reason, (kind, *(x[0] for x in null)),

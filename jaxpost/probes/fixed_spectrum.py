@@ -196,6 +196,6 @@ def _add_family(table: RowTable, f: int, first_order_2xT: np.ndarray, read: Mapp
     low = (status == "ok") & (value < np.maximum(floor, error))
     status[low], reason[low] = "unresolved", "below the noise floor or the numerical error"
     blind = mean(divide(read["blind"][..., f], norm[..., None]), used, scopes)
-    row = table.add(UNEXPLAINED.id, value, status, reason, null=("isotropic", *pooling.draw_range(blind)), floor=floor,
+    row = table.add(UNEXPLAINED.id, value, status, reason, null=("isotropic", *pooling.prediction_band(blind)), floor=floor,
                     num_err=error, params=f"family={FAMILIES[f]}", dtype=by_matrix.dtypes(read["bf16"]))
     table.add_null(row, "isotropic_first_order", *normal_band(mean(centre, used, scopes), spread, used, scopes, low=0.0))

@@ -56,6 +56,9 @@ def spectral_norm(a_MxN: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Arra
     return found.s_K[0], jnp.maximum(found.residual_K[0], linalg.VALUE_ERROR * found.s_K[0])
 
 
+UNCALIBRATED = "no calibrated null: what bf16 shows of an update is not Gaussian"
+
+
 def _of_views(view: Callable[[jax.Array], dict], views_VxMxN: jax.Array) -> dict[str, jax.Array]:
     """`view` of each, one program; the second takes over the first's where both are the same numbers (a run stored in bf16)."""
     same = (views_VxMxN[0] == views_VxMxN[1]).all()
@@ -82,19 +85,19 @@ def distances(w0: jax.Array, w1: jax.Array, reference: Mapping[str, jax.Array]) 
     codes0, codes1 = visibility.bf16_codes(w0), visibility.bf16_codes(w1)
     key = jax.random.wrap_key_data(reference["sketch"])
 
-    def view(w):
-        dw = w - w0
+    def view(dw):
         spectral, error = spectral_norm(dw, key)
         return {"l1": _l1(dw), "spectral": spectral, "spectral_error": error, "frobenius": jnp.linalg.norm(dw)}
 
-    views = jnp.where(finite, jnp.stack([w1, visibility.bf16_values(codes1)]), w0[None])
-    out = _of_views(view, views)
-    coarse = jnp.asarray([2.0**-16, 1.0], jnp.float32)  # float32 ULPs are 2^-16 of bf16's
+    shown = visibility.bf16_values(codes1) - visibility.bf16_values(codes0)
+    out = _of_views(view, jnp.where(finite, jnp.stack([w1 - w0, shown]), 0.0))
+    stored_bf16 = by_matrix.bf16_master(w1)
+    coarse = jnp.stack([jnp.where(stored_bf16, 1.0, 2.0**-16), 1.0])  # float32 ULPs are 2^-16 of bf16's
     out["l1_floor"] = coarse * _l1(visibility.ulp(codes1)) / 4
     q_rms = jnp.sqrt(visibility.rounding_variance(codes0, codes1))
     out["spectral_floor"] = linalg.rounding_edge(q_rms * coarse, *w1.shape)
     out = {name: jnp.where(finite, x, jnp.nan) for name, x in out.items()}
-    return out | {"n_nonfinite": jnp.sum(~jnp.isfinite(w1), dtype=jnp.int32)}
+    return out | {"n_nonfinite": jnp.sum(~jnp.isfinite(w1), dtype=jnp.int32), "bf16": stored_bf16.astype(jnp.int32)}
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,15 @@ class WeightDistances:
         used, n_T = np.ones(states.shape, bool), np.asarray([np.prod(info.shape) for info in infos], np.float64)[None, :]
         depth_T = np.asarray([sum(info.shape) for info in infos], np.float64)[None, :]
         draws_TxD = np.stack([np.asarray(state[info.name]["spectral"], np.float64) for info in infos])
+        stored_bf16 = by_matrix.stacked(values, infos, "bf16").any(1)[:, None]
         for i, dtype in enumerate(VIEWS):
+            # what bf16 shows of a Gaussian update is not Gaussian, and of a bf16 run the law is unknown
+            unknown = np.broadcast_to(stored_bf16 if dtype == "fp32" else True, status.shape)
+            why = np.where(unknown & (status == "ok"), UNCALIBRATED, reason)
+
+            def known(null, unknown=unknown):
+                return tuple(np.where(unknown, np.nan, x) for x in null)
+
             v = {name: by_matrix.stacked(values, infos, name)[..., i]
                  for name in ("l1", "l1_floor", "spectral", "spectral_error", "spectral_floor", "frobenius")}
 
@@ -164,12 +175,12 @@ class WeightDistances:
             expected = pooled(l1_of_a_direction(n_T) * v["frobenius"])
             half = 1.959964 * np.sqrt(pooled((1 - 3 / np.pi) * v["frobenius"] ** 2))
             error, count = pooled((depth_T + 2) * 2.0**-24 * v["l1"]), pooled(np.broadcast_to(n_T, states.shape))
-            null = expected, np.maximum(expected - half, 0.0), expected + half
+            null = known((expected, np.maximum(expected - half, 0.0), expected + half))
             for metric, over in (("weight.l1_mean", count), ("weight.l1_sum", 1.0)):
-                table.add(metric, pooled(v["l1"]) / over, status, reason, floor=pooled(v["l1_floor"]) / over, dtype=dtype,
+                table.add(metric, pooled(v["l1"]) / over, status, why, floor=pooled(v["l1_floor"]) / over, dtype=dtype,
                           num_err=error / over, null=("gaussian_equal_norm", *(x / over for x in null)))
-            drawn = pooling.draw_range(pooled(v["frobenius"][..., None] * draws_TxD[None]))
-            table.add("weight.spectral_norm", pooled(v["spectral"]), status, reason, null=("gaussian_matrix", *drawn),
+            drawn = known(pooling.prediction_band(pooled(v["frobenius"][..., None] * draws_TxD[None]), low=0.0))
+            table.add("weight.spectral_norm", pooled(v["spectral"]), status, why, null=("gaussian_matrix", *drawn),
                       floor=pooled(v["spectral_floor"]), num_err=pooled(v["spectral_error"]), dtype=dtype)
         return table.columns(row_ids)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpost.probes import fourier_basis
 from jaxpost.probes.fourier_metrics import EXCLUDED, FREQUENCY_SHARE, GINI, KEY_COUNT, RESTRICTED, SHARE, SUM_SQUARES
-from jaxpost.probes.pooling import RowTable, Scopes, draw_range
+from jaxpost.probes.pooling import RowTable, Scopes, prediction_band
 
 _EPS = 2.0**-24
 _DRAWS = 16  # Gaussian tables of the Gini's null
@@ -56,7 +56,7 @@ def weight_rows(tables: Mapping[str, np.ndarray], sum_squares_S: np.ndarray, con
     for kind, table_SxPxD in tables.items():
         value = np.asarray([_gini(table) for table in table_SxPxD])
         rng = np.random.default_rng(0)
-        null = draw_range(np.asarray([_gini(rng.standard_normal(table_SxPxD.shape[1:])) for _ in range(_DRAWS)]))
+        null = prediction_band(np.asarray([_gini(rng.standard_normal(table_SxPxD.shape[1:])) for _ in range(_DRAWS)]))
         bad = ~np.isfinite(table_SxPxD).all(axis=(1, 2))
         status = np.where(bad, "nan", np.where(np.isnan(value), "degenerate", "ok")).astype(object)
         reason = np.where(bad, "non-finite entries", np.where(np.isnan(value), "all entries are 0", None))
@@ -196,7 +196,7 @@ def _pick(read: dict, name: str | int) -> tuple[float, str, str | None, np.ndarr
 
 
 def _spread(x: np.ndarray) -> tuple[float, float, float]:
-    return draw_range(x) if len(x) else (np.nan, np.nan, np.nan)
+    return prediction_band(x) if len(x) else (np.nan, np.nan, np.nan)
 
 
 def _add_frequencies(rows: RowTable, runs: Sequence[_Run], rule: Rule) -> None:

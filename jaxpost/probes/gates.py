@@ -51,7 +51,7 @@ LEASH = (
                 ci_method="t over probe rows"),
 )
 _BLIND = ("halfulp_permuted: the matrix's own float32 update over its entries in another order, in closed form "
-          "(calibrated_gaussian where masters are bf16), 95 %")
+          "(law_range where masters are bf16), 95 %")
 HALF_ULP = (
     base.Metric("gate.ulp.beyond", "share of entries with |d| beyond 2^log2 half ULPs of the bf16 code of the entry (params "
                 "log2, since: which checkpoint d starts from)", "1", PNT + " Gate III", _BLIND, "ratio of sums",
@@ -207,8 +207,8 @@ def beyond(d: jax.Array, codes: jax.Array) -> jax.Array:
     return (size > h) | ((size == h) & ((codes & 1) == 1))
 
 
-def _rounded_gaussian(sigma: jax.Array, threshold: jax.Array) -> jax.Array:
-    """P(a Gaussian update, rounded to bf16 on its entry, is beyond `threshold` half ULPs) by class: f32[C].
+def _rounded(law: str, sigma: jax.Array, threshold: jax.Array) -> jax.Array:
+    """P(an update of a law, rounded to bf16 on its entry, is beyond `threshold` half ULPs) by class: f32[C].
 
     A rounded update is r whole ULPs, and r of them or more are reached from 2 r - 1 half ULPs on: r is the smallest whole
     number with 2 r > threshold (2 r = threshold will do where ties count, odd codes). Neglects that ULPs change where the
@@ -216,28 +216,30 @@ def _rounded_gaussian(sigma: jax.Array, threshold: jax.Array) -> jax.Array:
     """
     odd_C = (visibility.representatives() & 1) == 1
     least_C = jnp.maximum(jnp.where(odd_C, jnp.ceil(threshold / 2), jnp.floor(threshold / 2) + 1), 1.0)
-    at_even, at_odd = (visibility.visibility_law("gaussian", sigma / (2 * r - 1)) for r in (least_C[0], least_C[1]))
+    at_even, at_odd = (visibility.visibility_law(law, sigma / (2 * r - 1)) for r in (least_C[0], least_C[1]))
     return jnp.where(odd_C, at_odd, at_even)
 
 
 def half_ulp_counts(w0: jax.Array, w1: jax.Array, shifts: tuple[int, ...]) -> dict[str, jax.Array]:
     """Counts beyond 2^j half ULPs, with the mean and variance of a blind update: [J + 1], the size-free threshold last.
 
-    Returns `count` i32, `expected`, `variance` f32; `median` |d| over median half ULP; `n_nonfinite`, `bf16` i32.
+    Returns `count` i32; `expected`, `variance` f32[J + 1, L], one a law; `median` |d| over median
+    half ULP; `n_nonfinite`, `bf16` i32.
     """
     codes, d = visibility.bf16_codes(w0), jnp.where(jnp.isfinite(w1), w1 - w0, 0.0)
     median = jnp.median(jnp.abs(d)) / jnp.median(visibility.half_ulps(codes)[0])
     scales = jnp.concatenate([2.0 ** -jnp.asarray(shifts, jnp.float32), 1 / jnp.where(median > 0, median, 1.0)[None]])
     counts_C, bf16 = visibility.class_counts(codes), by_matrix.bf16_master(w1)
     density = jnp.mean(beyond(d, codes), dtype=jnp.float32)
-    sigma = visibility.calibrate(counts_C, density)[visibility.LAWS.index("gaussian")]
+    sigma_L = visibility.calibrate(counts_C, density)
 
     def at(scale):
         own = visibility.visibility_empirical(visibility.update_histogram(d * scale), d.size)
-        p_C = jnp.where(bf16, _rounded_gaussian(sigma, 1 / scale), own)
-        n_C = counts_C.astype(jnp.float32)
-        return {"count": jnp.sum(beyond(d * scale, codes), dtype=jnp.int32), "expected": jnp.sum(p_C * n_C),
-                "variance": jnp.sum(p_C * (1 - p_C) * n_C)}
+        laws = jnp.stack([_rounded(law, sigma_L[i], 1 / scale) for i, law in enumerate(visibility.LAWS)])
+        p_LxC = jnp.where(jnp.any(d != 0), jnp.where(bf16, laws, own[None]), 0.0)
+        n_C = counts_C.astype(jnp.float32)[None]
+        return {"count": jnp.sum(beyond(d * scale, codes), dtype=jnp.int32), "expected": jnp.sum(p_LxC * n_C, axis=1),
+                "variance": jnp.sum(p_LxC * (1 - p_LxC) * n_C, axis=1)}
 
     return jax.lax.map(at, scales) | {"median": median, "bf16": bf16.astype(jnp.int32),
                                       "n_nonfinite": jnp.sum(~jnp.isfinite(w1), dtype=jnp.int32)}
@@ -281,7 +283,7 @@ class HalfULP:
     def cost(self, ctx: base.Context) -> base.Cost:
         """Two sorts of 20 passes, and a histogram and a count (6 passes) a threshold; one group of shapes is stacked.
 
-        The calibration adds 40 halvings of three laws over the classes (20 passes each) a matrix, whatever its size.
+        The calibration adds 40 halvings of the laws over the classes (20 passes each) a matrix, whatever its size.
         """
         sizes = [4.0 * math.prod(w.shape) for w in ctx[base.WEIGHTS].values()]
         calibration = 40 * len(visibility.LAWS) * visibility.CLASSES * 4.0 * 20 * len(sizes)
@@ -308,9 +310,10 @@ class HalfULP:
         v = {name: by_matrix.stacked(values, infos, name)
              for name in ("count", "expected", "variance", "median", "n_nonfinite", "bf16")}
         for name in ("count", "expected", "variance"):
-            v[name] = np.where(v["n_nonfinite"][..., None] > 0, np.nan, v[name])
+            broken = v["n_nonfinite"] > 0
+            v[name] = np.where(broken.reshape(broken.shape + (1,) * (v[name].ndim - 2)), np.nan, v[name])
         n = np.broadcast_to([float(np.prod(info.shape)) for info in infos], v["median"].shape)
-        kind = by_matrix.kinds("halfulp_permuted", "calibrated_gaussian", v["bf16"], scopes)
+        kind = by_matrix.kinds("halfulp_permuted", "law_range", v["bf16"], scopes)
         since, dtypes = f"since={dict(self.before.params)['checkpoint']}", by_matrix.dtypes(v["bf16"])
         sized = by_matrix.state(v["n_nonfinite"], v["median"] == 0)
         anyhow = by_matrix.state(v["n_nonfinite"], np.zeros(n.shape, bool))
@@ -319,8 +322,10 @@ class HalfULP:
             used = states != pooling.DEGENERATE
             status, reason = _said(states, scopes)
             over = total(n, used, scopes)
-            count, expected, variance = (total(v[x][..., i], used, scopes) for x in ("count", "expected", "variance"))
-            null = pooling.around(divide(expected, over), divide(np.sqrt(np.maximum(variance, 0.0)), over))
+            count, expected, variance = (total(v[x][:, :, i], used, scopes) for x in ("count", "expected", "variance"))
+            deviation = divide(np.sqrt(np.maximum(variance, 0.0)), over[..., None])
+            band = pooling.around(divide(expected, over[..., None]), deviation)
+            null = pooling.union([tuple(end[..., law] for end in band) for law in range(len(visibility.LAWS))])
             table.add(metric, divide(count, over), status, reason, null=(kind, *null), floor=0.0, num_err=0.0, dtype=dtypes,
                       params=params)
         status, reason = _said(sized, scopes)

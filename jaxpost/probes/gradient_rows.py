@@ -176,7 +176,7 @@ def coherence(rows: Rows, s1_SxT, square_SxTxm, dot_SxTxm=None, *, permuted=None
     for name, estimate in found.items():
         null, further = _orthogonal(name, m), None
         if name in drawn and name.startswith(("alpha", "m_coherence")):
-            further = (PERMUTED, *pooling.draw_range(drawn[name]))
+            further = (PERMUTED, *pooling.prediction_band(drawn[name]))
         rows.add(name, estimate, m, params, null, further)
 
 

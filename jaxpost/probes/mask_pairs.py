@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base, by_matrix, pooling, stripes, visibility
+from jaxpost.probes import base, blind, by_matrix, pooling, visibility
 from jaxpost.probes.panel import TensorInfo
 from jaxpost.probes.pooling import DEGENERATE, NAN, OK, divide, total
 
@@ -22,7 +22,7 @@ METRICS = {metric.id: metric for metric in (
     base.Metric("weight.pair.overlap", "|M1 & M2| / |M1|, M the entries whose bf16 values changed, of two runs", "1",
                 "The Path Not Taken, arXiv:2511.08567, section 4.3",
                 "magnitude-conditioned: sum p1 p2 / sum p1 of two blind updates, each of its own base "
-                "(calibrated_gaussian where masters are bf16)", "ratio of sums",
+                "(law_range where masters are bf16)", "ratio of sums",
                 "exact counts; null in closed form"),
     base.Metric("weight.pair.jaccard", "|M1 & M2| / |M1 | M2| of two runs", "1",
                 "The Path Not Taken, arXiv:2511.08567, section 2.2",
@@ -36,13 +36,13 @@ def compare(base1: Mapping, weights1_S: Mapping, base2: Mapping, weights2_S: Map
     """Observed and expected sizes of the visible masks of paired runs and of their intersection, for every matrix.
 
       p_i = P(a blind update makes entry i read differently in bf16), from the run's own update entries and its own base
-            (`stripes.blind_table`: of bf16 masters, a Gaussian calibrated to the run's visible density)
+            (`blind.tables`: of bf16 masters, a range of laws at the run's visible density)
       expected both = sum_i p1_i p2_i over entries in the same place; expected size = sum_i p_i
 
     Args:
       base1, base2: name -> f32[m, n] on the bf16 grid. weights1_S, weights2_S: name -> f32[S, m, n], float32 masters.
     Returns: name -> {"both", "size1", "size2", "expected_both", "expected1", "expected2", "variance_both", "n_nonfinite",
-      "bf16"} f64[S], and "n". `variance_both` is that of independent entries.
+      "bf16"} f64[S] (what is expected f64[S, L], one a law), and "n". `variance_both` is that of independent entries.
     Raises: ValueError when names or shapes do not match.
     """
     found = {}
@@ -63,16 +63,22 @@ def _pairs(w0_a: jax.Array, w1_a_S: jax.Array, w0_b: jax.Array, w1_b_S: jax.Arra
     def read(w0, w1):
         codes = visibility.bf16_codes(w0)
         seen = ~visibility.same_value(codes, visibility.bf16_codes(w1))
-        return seen, stripes.blind_table(w0, w1)[visibility.class_of(codes)]
+        return seen, blind.tables(w0, w1), visibility.class_of(codes)
 
     def one(pair):
-        (seen1, p1), (seen2, p2) = read(w0_a, pair[0]), read(w0_b, pair[1])
-        blind = p1 * p2
+        (seen1, table1, class1), (seen2, table2, class2) = read(w0_a, pair[0]), read(w0_b, pair[1])
         nonfinite = ~jnp.isfinite(pair[0]) | ~jnp.isfinite(pair[1])
         bf16 = by_matrix.bf16_master(pair[0]) | by_matrix.bf16_master(pair[1])
         counts = {"both": seen1 & seen2, "size1": seen1, "size2": seen2, "n_nonfinite": nonfinite, "bf16": bf16}
-        reals = {"expected_both": blind, "expected1": p1, "expected2": p2, "variance_both": blind * (1 - blind)}
-        return {name: jnp.sum(x, dtype=jnp.int32) for name, x in counts.items()} | {n: jnp.sum(x) for n, x in reals.items()}
+
+        def expected(tables):
+            p1, p2 = tables[0][class1], tables[1][class2]
+            both = p1 * p2
+            return {"expected_both": jnp.sum(both), "expected1": jnp.sum(p1), "expected2": jnp.sum(p2),
+                    "variance_both": jnp.sum(both * (1 - both))}
+
+        reals = blind.each_law(expected, jnp.stack([table1, table2], 1), bf16)
+        return {name: jnp.sum(x, dtype=jnp.int32) for name, x in counts.items()} | reals
 
     return jax.lax.map(one, (w1_a_S, w1_b_S))
 
@@ -98,8 +104,10 @@ def finalize(found: Mapping[str, Mapping], infos: Sequence[TensorInfo], groups: 
       mapping: "raw" (each run in its own coordinates) or "back" (run 2 mapped to the coordinates of run 1's base).
     """
     scopes, group_C = scopes_of(infos, groups)
-    stacked = {key: np.stack([np.broadcast_to(found[info.name][key], len(seeds)) for info in infos], axis=1)
-               for key in next(iter(found.values()))}
+    def of(key):
+        return [np.broadcast_to(x, (len(seeds), *np.shape(x)[1:])) for x in (found[info.name][key] for info in infos)]
+
+    stacked = {key: np.stack(of(key), axis=1) for key in next(iter(found.values()))}
     state = np.where(stacked["n_nonfinite"] > 0, NAN, np.where(stacked["size1"] == 0, DEGENERATE, OK))
     status, reason = pooling.statuses(state, scopes, "")
     everything = np.ones(state.shape, bool)
@@ -111,10 +119,12 @@ def finalize(found: Mapping[str, Mapping], infos: Sequence[TensorInfo], groups: 
         "weight.pair.jaccard": (either, blind_either, divide(p * q, p + q - p * q)),
     }
     params = np.asarray([f"against={against};" + (f"group={g};" if g else "") + f"map={mapping}" for g in group_C], object)
-    kind = by_matrix.kinds("magnitude_conditioned", "calibrated_gaussian", stacked["bf16"], scopes)
+    kind = by_matrix.kinds("magnitude_conditioned", "law_range", stacked["bf16"], scopes)
     table = pooling.RowTable(scopes, seeds, {"arm": arm, "step": step, "conditional_on": conditional_on})
     for metric, (size, blind_size, independent) in statistics.items():
-        null = pooling.around(divide(x["expected_both"], blind_size), divide(np.sqrt(x["variance_both"]), blind_size))
+        null = pooling.union([tuple(end[..., law] for end in pooling.around(
+            divide(x["expected_both"], blind_size), divide(np.sqrt(x["variance_both"]), blind_size)))
+            for law in range(len(visibility.LAWS))])
         value = np.where(status == "nan", np.nan, divide(x["both"], size))
         number = table.add(metric, value, status, reason, null=(kind, *null),
                            floor=np.zeros(status.shape), dtype="bf16", params=params)

@@ -2,8 +2,8 @@
 
 Isotropic: W0 + c G with G Gaussian, drawn once a base tensor on a grid of norms and interpolated at the norm of the
 master update; read as float32 and after the bf16 cast; where decompositions are dear, read at few norms and continued
-by first-order perturbation theory. Captured energy: the exact Beta law. Rank: Gaussian matrices of
-the same shape. Rounding floor: what storage rounding alone reads. (Magnitude-conditioned nulls are in `visibility`.)
+by first-order perturbation theory. Rounding floor: what storage rounding alone reads. (Magnitude-conditioned nulls are in
+`visibility`, energies in `blind_energy`, ranks in `blind`.)
 
 Legend: P points of the norm grid, D draws, S seeds, T tensors, A anchors.
 """
@@ -162,45 +162,8 @@ def rounding_ranks(before: spectra.Frame, w0: jax.Array, floor: dict, ks: tuple[
     return {"ranks": out["ranks"], "wedin_bound": bound}
 
 
-def gaussian_leading_ranks(shape: tuple[int, int], hill_k: int, draws: int, key) -> dict:
-    """As `gaussian_ranks`, of `spectra.LEADING_RANKS` by the algorithm of level "top": "ranks" f32[D, 2]."""
-
-    def draw(d):
-        s_K, _ = linalg.leading_values(direction(key, d, shape), min(hill_k, min(shape)), jax.random.key(spectra.SKETCH))
-        return spectra.leading_ranks(jnp.float32(1), s_K, hill_k)
-
-    return {"ranks": jax.lax.map(draw, jnp.arange(draws))}
-
-
-def gaussian_ranks(shape: tuple[int, int], hill_k: int, draws: int, key) -> dict:
-    """Gaussian matrices of a shape: their "ranks" f32[D, RANKS], and "spectrum" f32[D, Q] at Frobenius norm 1."""
-
-    def draw(d):
-        s_Q = linalg.singular_values(direction(key, d, shape))
-        return {"ranks": spectra.ranks(s_Q, hill_k), "spectrum": s_Q}
-
-    return jax.lax.map(draw, jnp.arange(draws))
-
-
-def energy_dimension(region: str, shape: tuple[int, int], k: int) -> int:
-    """Dimension of what a statistic captures: both k^2, left kn, right mk, doubly_off (m-k)(n-k)."""
-    m, n = shape
-    return {"both": k * k, "left": k * n, "right": m * k, "doubly_off": (m - k) * (n - k)}[region]
-
-
-def energy_moments(region: str, shape: tuple[int, int], k: int) -> tuple[float, float]:
-    """Mean and variance of the share of an isotropic update's energy in a region: Beta(d/2, (mn - d)/2), exactly.
-
-    d = `energy_dimension`: an isotropic Gaussian projected on any d of mn coordinates. Off-principal energy is one
-    minus the share of both, left or right; doubly-off energy ||(I-UU')dW(I-VV')||^2/||dW||^2 is a share itself.
-    """
-    a = energy_dimension(region, shape, k) / 2
-    b = shape[0] * shape[1] / 2 - a
-    return a / (a + b), a * b / ((a + b) ** 2 * (a + b + 1))
-
-
 def beta_quantiles(mean: np.ndarray, variance: np.ndarray, probabilities=(0.025, 0.975)) -> list[np.ndarray]:
-    """Quantiles of the Beta law with given moments: exact for one matrix, moment-matched for a weighted pool."""
+    """Quantiles of the Beta law with given moments: exact for a Gaussian update of one matrix, moment-matched otherwise."""
     total = mean * (1 - mean) / variance - 1
     return [scipy.stats.beta.ppf(p, mean * total, (1 - mean) * total) for p in probabilities]
 

@@ -9,15 +9,18 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from jaxpost.probes.visibility import LAWS
+
 VIEWS = ("fp32", "bf16")  # the master weights, and what a bf16 reader sees of them
 SIDES = ("left", "right")
 OUTSIDE_BODY = ("embed", "head")
 LEVELS = ("none", "top", "exact")  # how much of the spectra a panel reads, cheapest first
 
-# Expected visibility of blind updates, in the order of `visible_mean`. "permuted": the update's own entries, shuffled.
+# Expected visibility of blind updates, in the order of `visible_mean`. "permuted": the update's own entries, shuffled;
+# "calibrated_<law>": of the update's visible density; "sized_<law>": of its mean absolute visible update.
 PREDICTIONS = (
-    "permuted", "permuted_fp32", "gaussian_fp32", "gaussian", "laplace", "t3",
-    "calibrated_gaussian", "calibrated_laplace", "calibrated_t3", "rounded_gaussian",
+    "permuted", "permuted_fp32", "gaussian",
+    *(f"calibrated_{law}" for law in LAWS), *(f"sized_{law}" for law in LAWS), "rounded_gaussian",
 )
 
 
@@ -39,6 +42,7 @@ class Panel:
     rel_etas: tuple[float, ...] = (1e-4, 1e-3, 1e-2)  # |dW| <= eta max(|w0|, |w1|) on fp32
     null_norms: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # of ||W0||
     null_draws: int = 4  # Gaussian directions of the isotropic null
+    rank_draws: int = 4  # blind updates of every measurement whose ranks are the null of the update's; 0: none
     spectra: str = "exact"  # one of LEVELS
 
     def __post_init__(self):
@@ -53,8 +57,11 @@ class Panel:
             raise ValueError(f"Panel needs ascending null_norms > 0 and null_draws >= 1; found {self.null_norms}")
 
     def primary(self) -> Panel:
-        """The cheap panel: primary k and alpha only, the whole tolerance curve. Reads references of the full panel."""
-        return replace(self, ks=self.ks[:1], alphas=self.alphas[:1])
+        """The cheap panel: primary k and alpha only, no nulls of ranks, the whole tolerance curve.
+
+        Reads references of the full panel.
+        """
+        return replace(self, ks=self.ks[:1], alphas=self.alphas[:1], rank_draws=0)
 
     def reads(self, level: str) -> bool:
         """Whether rows of `level` are among those of this panel."""

@@ -290,7 +290,7 @@ def _add_overlap(table, metric, value, states, hidden, error, walk_SxTxD, random
     unclear = (total((hidden & used) * 1.0, used, scopes) > 0) & (status == "ok")
     status[unclear], reason[unclear] = "unresolved", _UNRESOLVED
     row = table.add(f"weight.rank_one.{metric}", by_matrix.settled(mean(value, used, scopes), status), status, reason,
-                    null=("isotropic_walk", *pooling.draw_range(mean(walk_SxTxD, used, scopes))),
+                    null=("isotropic_walk", *pooling.prediction_band(mean(walk_SxTxD, used, scopes))),
                     num_err=mean(error, used, scopes), **key)
     centre, spread = (np.broadcast_to(x, value.shape) for x in random_2xT)
     centre, lo, hi = normal_band(mean(centre, used, scopes), spread, used, scopes, low=0.0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxpost import stats
 from jaxpost.probes import gradient_statistics
-from jaxpost.probes.pooling import draw_range
+from jaxpost.probes.pooling import prediction_band
 
 
 class Null(NamedTuple):
@@ -70,5 +70,5 @@ def drawn(kind: str, x_DxC: np.ndarray, quantiles: bool = False) -> Null:
     """A null from draws on the first axis: mean and range, or mean and 95 % quantiles."""
     x = np.moveaxis(np.asarray(x_DxC, np.float64), 0, -1)
     if not quantiles:
-        return Null(kind, *draw_range(x))
+        return Null(kind, *prediction_band(x))
     return Null(kind, x.mean(-1), *np.quantile(x, (0.025, 0.975), axis=-1))

@@ -20,12 +20,12 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from jaxpost.probes import base, by_matrix, pooling, schedules, visibility
+from jaxpost.probes import base, blind, by_matrix, pooling, schedules, visibility
 from jaxpost.probes.panel import SIDES, TensorInfo
 from jaxpost.probes.pooling import OK, RowTable, divide, mean
 
 PNT = "The Path Not Taken, arXiv:2511.08567"
-_BLIND = "magnitude_conditioned: independent entries, visible with p_ij (calibrated_gaussian where masters are bf16)"
+_BLIND = "magnitude_conditioned: independent entries, visible with p_ij (law_range where masters are bf16)"
 _COUNTS = "exact counts; cumulants of the blind law summed in float32"
 STRIPES = (
     base.Metric("weight.stripes.cv", "standard deviation over mean of row_ratio (left) or col_ratio (right) of the "
@@ -52,38 +52,28 @@ _TOO_SHORT = "a profile of fewer than 4 entries"
 def profile(w0: jax.Array, w1: jax.Array) -> dict[str, jax.Array]:
     """Counts of visible entries by row and column, and the cumulants that a blind update would have given them.
 
-    Returns: count_row i32[M], count_col i32[N]; blind_row f32[4, M], blind_col f32[4, N]: cumulants 1 to 4 of the counts,
-      sums of p, q = p(1-p), q(1-2p), q(1-6q); table f32[C] and class_counts i32[C], C classes of `visibility`;
-      n_nonfinite i32, bf16 i32 (masters on the bf16 grid).
+    Returns: count_row i32[M], count_col i32[N]; blind_row f32[L, 4, M], blind_col f32[L, 4, N]: cumulants 1 to 4 of the counts
+      under every law of `blind.tables`, sums of p, q = p(1-p), q(1-2p), q(1-6q); table f32[L, C] and class_counts i32[C], C
+      classes of `visibility`; n_nonfinite i32, bf16 i32 (masters on the bf16 grid).
     """
     codes0 = visibility.bf16_codes(w0)
     visible = ~visibility.same_value(codes0, visibility.bf16_codes(w1))
-    table = blind_table(w0, w1)
-    p = table[visibility.class_of(codes0)]
-    q = p * (1 - p)
-    cumulants = jnp.stack([p, q, q * (1 - 2 * p), q * (1 - 6 * q)])
-    return {
+    tables_LxC, stored_bf16 = blind.tables(w0, w1), by_matrix.bf16_master(w1)
+
+    def cumulants(table_C):
+        p = table_C[visibility.class_of(codes0)]
+        q = p * (1 - p)
+        found = jnp.stack([p, q, q * (1 - 2 * p), q * (1 - 6 * q)])
+        return {"blind_row": jnp.sum(found, axis=2), "blind_col": jnp.sum(found, axis=1)}
+
+    return blind.each_law(cumulants, tables_LxC, stored_bf16) | {
         "count_row": jnp.sum(visible, axis=1, dtype=jnp.int32),
         "count_col": jnp.sum(visible, axis=0, dtype=jnp.int32),
-        "blind_row": jnp.sum(cumulants, axis=2),
-        "blind_col": jnp.sum(cumulants, axis=1),
-        "table": table,
+        "table": tables_LxC,
         "class_counts": visibility.class_counts(codes0),
         "n_nonfinite": jnp.sum(~jnp.isfinite(w1), dtype=jnp.int32),
-        "bf16": by_matrix.bf16_master(w1).astype(jnp.int32),
+        "bf16": stored_bf16.astype(jnp.int32),
     }
-
-
-def blind_table(w0: jax.Array, w1: jax.Array) -> jax.Array:
-    """Visibility probability of every class under a blind update of these magnitudes: f32[C].
-
-    The law is that of the matrix's own float32 update; of bf16 masters, a Gaussian calibrated to the visible density.
-    """
-    codes0 = visibility.bf16_codes(w0)
-    own = visibility.visibility_empirical(visibility.update_histogram(w1 - w0), w0.size)
-    density = jnp.mean(~visibility.same_value(codes0, visibility.bf16_codes(w1)), dtype=jnp.float32)
-    sigma = visibility.calibrate(visibility.class_counts(codes0), density)[visibility.LAWS.index("gaussian")]
-    return jnp.where(by_matrix.bf16_master(w1), visibility.visibility_law("gaussian", sigma), own)
 
 
 @dataclass(frozen=True)
@@ -183,14 +173,14 @@ class Stripes:
         return state, by_matrix.each(profile, ctx[base.WEIGHTS0], ctx[base.WEIGHTS])
 
     def arrays(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Profiles by tensor: row_ratio, col_ratio [S, m]; blind_row, blind_col [S, 2, m], mean and variance of a blind
-        ratio; table, class_counts [S, C] of `profile`.
+        """Profiles by tensor: row_ratio, col_ratio [S, m]; blind_row, blind_col [S, L, 2, m], mean and variance of a blind
+        ratio under each law; table [S, L, C], class_counts [S, C] of `profile`.
         """
         out = by_matrix.flat(values, ("table", "class_counts"))
         for tensor, found in values.items():
             sizes = {"row": found["count_col"].shape[-1], "col": found["count_row"].shape[-1]}
             for axis, n in sizes.items():
-                blind = np.asarray(found[f"blind_{axis}"], np.float64)[:, :2] / np.asarray([n, n**2])[None, :, None]
+                blind = np.asarray(found[f"blind_{axis}"], np.float64)[:, :, :2] / np.asarray([n, n**2])[:, None]
                 ratio = np.asarray(found[f"count_{axis}"], np.float64) / n
                 broken = np.asarray(found["n_nonfinite"]) > 0
                 out[f"{axis}_ratio/{tensor}"] = np.where(broken[:, None], np.nan, ratio).astype(np.float32)
@@ -205,11 +195,13 @@ class Stripes:
         table = RowTable(scopes, seeds, {"arm": arm, "step": step, "conditional_on": conditional_on})
         nothing = np.stack([(np.asarray(values[i.name]["count_row"]) == 0).all(-1) for i in infos], 1)
         states = by_matrix.state(by_matrix.stacked(values, infos, "n_nonfinite"), nothing)
-        kind = by_matrix.kinds("magnitude_conditioned", "calibrated_gaussian", by_matrix.stacked(values, infos, "bf16"), scopes)
+        kind = by_matrix.kinds("magnitude_conditioned", "law_range", by_matrix.stacked(values, infos, "bf16"), scopes)
         for side, axis, across in zip(SIDES, ("row", "col"), (1, 0)):
             found = [(np.asarray(values[i.name][f"count_{axis}"]), np.asarray(values[i.name][f"blind_{axis}"], np.float64),
                       i.shape[across]) for i in infos]
-            add_dispersion(table, side, [dispersion(*x) for x in found], states, kind)
+            laws = [[dispersion(count, cumulants[:, law], n) for count, cumulants, n in found]
+                    for law in range(len(visibility.LAWS))]
+            add_dispersion(table, side, laws, states, kind)
             _add_largest(table, side, found, states, kind)
         return table.columns(row_ids)
 
@@ -226,31 +218,39 @@ class Stripes:
         return by_matrix.concatenate(parts)
 
 
-def add_dispersion(table: RowTable, side: str, found: Sequence[Dispersion], states: np.ndarray, kind: np.ndarray) -> None:
-    """Append cv and excess of one side; `found` is one `Dispersion` a matrix."""
+def add_dispersion(table: RowTable, side: str, laws: Sequence[Sequence[Dispersion]], states: np.ndarray,
+                   kind: np.ndarray) -> None:
+    """Append cv and excess of one side; `laws` holds, for each blind law, one `Dispersion` a matrix, the primary law first."""
     scopes, used = table.scopes, states == OK
     status, reason = pooling.statuses(states, scopes, "")
-    x = {name: np.stack([getattr(d, name) for d in found], 1) for name in Dispersion.__dataclass_fields__}
-    pooled = {name: by_matrix.settled(mean(value, used, scopes), status) for name, value in x.items()}
-    common = {"floor": 0.0, "num_err": 0.0, "dtype": "bf16", "side": side}
-    null = normal_band(pooled["cv_blind"], x["cv_spread"], used, scopes, low=0.0)
-    row = table.add("weight.stripes.cv", pooled["cv"], status, reason, null=(kind, *null), **common)
-    table.add_null(row, "independence", pooled["cv_independent"], None, None)
-    null = normal_band(np.zeros_like(pooled["excess"]), x["excess_spread"], used, scopes)
-    table.add("weight.stripes.excess", pooled["excess"], status, reason, null=(kind, *null), **common)
+    stacked = [{name: np.stack([getattr(d, name) for d in found], 1) for name in Dispersion.__dataclass_fields__}
+               for found in laws]
+
+    def pooled(x):
+        return by_matrix.settled(mean(x, used, scopes), status)
+
+    common, first = {"floor": 0.0, "num_err": 0.0, "dtype": "bf16", "side": side}, stacked[0]
+    null = pooling.union([normal_band(pooled(x["cv_blind"]), x["cv_spread"], used, scopes, low=0.0) for x in stacked])
+    row = table.add("weight.stripes.cv", pooled(first["cv"]), status, reason, null=(kind, *null), **common)
+    table.add_null(row, "independence", pooled(first["cv_independent"]), None, None)
+    null = pooling.union([normal_band(pooled(first["excess"] - x["excess"]), x["excess_spread"], used, scopes)
+                          for x in stacked])
+    table.add("weight.stripes.excess", pooled(first["excess"]), status, reason, null=(kind, *null), **common)
 
 
 def _add_largest(table: RowTable, side: str, found, states: np.ndarray, kind: np.ndarray) -> None:
     scopes, used = table.scopes, states == OK
     status, reason = pooling.statuses(states, scopes, "")
     value = np.stack([divide(count.max(-1), count.mean(-1)) for count, _, _ in found], 1)
-    blind = np.full((2, *states.shape), np.nan)
-    for s, t in np.argwhere(used):
-        cumulants, n = found[t][1][s], found[t][2]
-        blind[:, s, t] = np.asarray(largest(cumulants, n)) / max(cumulants[0].mean(), 1e-300)
-    null = normal_band(mean(blind[0], used, scopes), blind[1], used, scopes, low=1.0)
+    bands = []
+    for law in range(len(visibility.LAWS)):
+        expected = np.full((2, *states.shape), np.nan)
+        for s, t in np.argwhere(used):
+            cumulants, n = found[t][1][s, law], found[t][2]
+            expected[:, s, t] = np.asarray(largest(cumulants, n)) / max(cumulants[0].mean(), 1e-300)
+        bands.append(normal_band(mean(expected[0], used, scopes), expected[1], used, scopes, low=1.0))
     value = by_matrix.settled(mean(value, used, scopes), status)
-    table.add("weight.stripes.max_over_mean", value, status, reason, null=(kind, *null), floor=0.0,
+    table.add("weight.stripes.max_over_mean", value, status, reason, null=(kind, *pooling.union(bands)), floor=0.0,
               num_err=0.0, dtype="bf16", side=side)
 
 
@@ -261,22 +261,26 @@ def _add_stability(table: RowTable, side: str, axis: str, across: int, before, a
     for info in infos:
         names = [f"{name}/{info.name}" for name in (f"{axis}_ratio", f"blind_{axis}", "table")]
         r0, blind0, p0, r1, blind1, p1 = (np.asarray(x[name], np.float64) for x in (before, after) for name in names)
-        once = np.asarray(before[f"class_counts/{info.name}"], np.float64)
+        once = np.asarray(before[f"class_counts/{info.name}"], np.float64)[:, None]
         kept = ((np.minimum(p0, p1) - p0 * p1) * once).sum(-1) / (np.prod(info.shape) * info.shape[across])
-        found.append([stability(*seed) for seed in zip(r0, blind0, r1, blind1, kept)])
+        found.append([[stability(r0[s], blind0[s, law], r1[s], blind1[s, law], kept[s, law])
+                       for law in range(len(visibility.LAWS))] for s in range(len(r0))])
         broken.append(~np.isfinite(r0).all(-1) | ~np.isfinite(r1).all(-1))
-    value, independent, nested = np.moveaxis(np.asarray(found), (0, 1, 2), (2, 1, 0))
-    states = by_matrix.state(np.stack(broken, 1), np.isnan(value), length_T < 4)
+    value, independent, nested = np.moveaxis(np.asarray(found), (0, 1, 2, 3), (2, 1, 3, 0))  # [S, T, L] each
+    states = by_matrix.state(np.stack(broken, 1), np.isnan(value[..., 0]), length_T < 4)
     used = states == OK
     status, reason = pooling.statuses(states, scopes, _TOO_SHORT)
     reason[status == "degenerate"] = "a profile is constant"
     deviation = 1.03 / np.sqrt(np.maximum(length_T - 3.0, 1.0))[None, :]
     low, high = mean(independent, used, scopes), mean(nested, used, scopes)
-    lo = normal_band(low, deviation * (1 - independent**2), used, scopes, low=-1.0)[1]
-    hi = np.minimum(normal_band(high, deviation * (1 - nested**2), used, scopes)[2], 1.0)
-    row = table.add("weight.stripes.stability", by_matrix.settled(mean(value, used, scopes), status), status, reason,
-                    null=("blind_nested", high, lo, hi), floor=0.0, num_err=0.0, dtype="bf16", side=side, params=params)
-    table.add_null(row, "blind_independent", low, None, None)
+    lo = np.min([normal_band(low[..., law], deviation * (1 - independent[..., law] ** 2), used, scopes, low=-1.0)[1]
+                 for law in range(low.shape[-1])], axis=0)
+    hi = np.max([normal_band(high[..., law], deviation * (1 - nested[..., law] ** 2), used, scopes)[2]
+                 for law in range(low.shape[-1])], axis=0)
+    row = table.add("weight.stripes.stability", by_matrix.settled(mean(value[..., 0], used, scopes), status), status, reason,
+                    null=("blind_nested", high[..., 0], lo, np.minimum(hi, 1.0)), floor=0.0, num_err=0.0,
+                    dtype="bf16", side=side, params=params)
+    table.add_null(row, "blind_independent", low[..., 0], None, None)
 
 
 def stability(r0_M, blind0_2xM, r1_M, blind1_2xM, shared: float) -> np.ndarray:

@@ -132,7 +132,7 @@ class SpectrumTails:
                 status, reason = pooling.statuses(found, scopes, _TOO_FEW)
                 for s, c in np.argwhere(reason.astype(bool)):
                     reason[s, c] = reason[s, c].replace(pooling.NO_UPDATE, _NO_FIT)
-                null = ("gaussian_matrix", *pooling.draw_range(mean(drawn[..., f], used, scopes)))
+                null = ("gaussian_matrix", *pooling.prediction_band(mean(drawn[..., f], used, scopes)))
                 table.add(f"weight.{name}", by_matrix.settled(mean(value[..., f], used, scopes), status), status, reason,
                           null=null, num_err=mean(error[..., f], used, scopes), dtype="fp32", params=f"of={subject}")
         return table.columns(row_ids)

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 CLASSES = 1536  # sign (2) x biased exponent (256) x mantissa (zero, odd, even)
-LAWS = ("gaussian", "laplace", "t3")
-_LOWEST = -24  # biased exponents run from here: subnormal d reach -22, half a ULP of the smallest float32 is at -23
-_EXPONENTS = 255 - _LOWEST + 1
+LAWS = ("gaussian", "laplace", "t3", "lognormal")  # of updates whose own law is unknown, heavy tails to nearly equal sizes
+LOG_SD = 0.25  # of "lognormal": |d| log-normal, random sign, as of an optimizer that normalises every entry's step
+LOWEST = -24  # biased exponents run from here: subnormal d reach -22, half a ULP of the smallest float32 is at -23
+_EXPONENTS = 255 - LOWEST + 1
 
 
 def bf16_codes(w: jax.Array) -> jax.Array:
@@ -57,7 +58,7 @@ def _power_of_two(biased_exponent: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(jnp.where(biased_exponent >= 1, normal, subnormal), jnp.float32)
 
 
-def _boundary_exponents(codes: jax.Array) -> tuple[jax.Array, jax.Array]:
+def boundary_exponents(codes: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Biased exponents of the half ULP away from zero and towards zero, for bf16 codes."""
     exponent = ((codes >> 7) & 0xFF).astype(jnp.int32)
     outward = jnp.maximum(exponent, 1) - 8
@@ -71,7 +72,7 @@ def half_ulps(codes: jax.Array) -> tuple[jax.Array, jax.Array]:
     Half an ULP on both sides, except a power of two above the smallest normal, whose inner neighbour is at half the
     distance; zero and subnormals have 2^-134. Above the largest finite number lies the overflow threshold.
     """
-    outward, inward = _boundary_exponents(codes)
+    outward, inward = boundary_exponents(codes)
     negative = (codes >> 15) == 1
     plus, minus = jnp.where(negative, inward, outward), jnp.where(negative, outward, inward)
     return _power_of_two(plus), _power_of_two(minus)
@@ -120,7 +121,7 @@ def update_histogram(dw: jax.Array) -> jax.Array:
     power = jnp.where(exponent > 0, exponent, lead - 22)
     exact = jnp.where(exponent > 0, mantissa == 0, mantissa == (jnp.uint32(1) << lead.astype(jnp.uint32)))
     nonzero = (bits & jnp.uint32(0x7FFFFFFF)) != 0
-    index = ((bits >> 31).astype(jnp.int32) * _EXPONENTS + power - _LOWEST) * 2 + exact
+    index = ((bits >> 31).astype(jnp.int32) * _EXPONENTS + power - LOWEST) * 2 + exact
     counts = jnp.zeros(2 * _EXPONENTS * 2, jnp.int32).at[index].add(nonzero.astype(jnp.int32))
     return counts.reshape(2, _EXPONENTS, 2)
 
@@ -133,7 +134,7 @@ def visibility_empirical(histogram: jax.Array, n: int, dtype: str = "bf16") -> j
     float32 mantissa is even). Rounding of w0 + d to float32 before the cast is neglected.
     """
     codes = representatives()
-    outward, inward = _boundary_exponents(codes)
+    outward, inward = boundary_exponents(codes)
     odd = ((codes & 1) == 1) & (dtype == "bf16")
     drop = {"bf16": 0, "fp32": 16}[dtype]
     at_least_2xE = jnp.cumsum(histogram.sum(2)[:, ::-1], axis=1)[:, ::-1]  # |d| >= 2^e, by sign
@@ -141,7 +142,7 @@ def visibility_empirical(histogram: jax.Array, n: int, dtype: str = "bf16") -> j
     negative = ((codes >> 15) == 1).astype(jnp.int32)
 
     def count(d_sign, exponent):
-        e = jnp.maximum(exponent - drop - _LOWEST, 0)
+        e = jnp.maximum(exponent - drop - LOWEST, 0)
         return jnp.where(odd, at_least_2xE[d_sign, e], beyond_2xE[d_sign, e])
 
     visible = count(negative, outward) + count(1 - negative, inward)  # outward: d has the sign of w
@@ -149,7 +150,7 @@ def visibility_empirical(histogram: jax.Array, n: int, dtype: str = "bf16") -> j
 
 
 def law_survival(law: str, x: jax.Array) -> jax.Array:
-    """P(X > x), x >= 0, for the unit-variance symmetric law "gaussian", "laplace" or "t3"."""
+    """P(X > x), x >= 0, for one of `LAWS`, symmetric and of unit variance."""
     if law == "gaussian":
         return jax.scipy.stats.norm.sf(x)
     if law == "laplace":
@@ -157,6 +158,8 @@ def law_survival(law: str, x: jax.Array) -> jax.Array:
     if law == "t3":
         x = jnp.minimum(x, 1e18)
         return (jnp.arctan2(1.0, x) - x / (1.0 + x * x)) / jnp.pi
+    if law == "lognormal":
+        return 0.5 * jax.scipy.stats.norm.sf((jnp.log(x) + LOG_SD**2) / LOG_SD)
     raise ValueError(f"unknown law {law!r}; expected one of {', '.join(LAWS)}")
 
 
@@ -171,37 +174,16 @@ def visibility_law(law: str, sigma: jax.Array, dtype: str = "bf16") -> jax.Array
 
 
 def calibrate(counts_C: jax.Array, density: jax.Array) -> jax.Array:
-    """Standard deviations at which each of `LAWS` has the given expected visible density: f32[3].
+    """Standard deviations at which each of `LAWS` has the given expected visible density: f32[LAWS].
 
     Bisection on log sigma, 40 halvings between 1e-14 and 1e4. For weights that exist in bf16 only: there the update's
     own entries are not its distribution before rounding.
     """
-    return _bisect(lambda sigma_3: jnp.stack([expected_density(counts_C, visibility_law(law, sigma_3[i]))
+    return bisect(lambda sigma_L: jnp.stack([expected_density(counts_C, visibility_law(law, sigma_L[i]))
                                               for i, law in enumerate(LAWS)]) < density, len(LAWS))
 
 
-def calibrate_norm(counts_C: jax.Array, mean_square: jax.Array) -> jax.Array:
-    """Standard deviation of the Gaussian update whose bf16-visible part has this mean square: f32, for bf16 masters.
-
-    An update rounded on its entry is r whole ULPs u, reached from (2 r - 1) u / 2 on; with S the survival function,
-
-        E[visible^2] = u^2 sum_r (2 r - 1) 2 S((2 r - 1) u / (2 sigma)) = sigma^2 + u^2 / 12 for sigma >> u  (Sheppard)
-
-    (each side with its own u). Neglects that ULPs change where the update crosses a power of two.
-    """
-    def seen(sigma):
-        """E[visible^2] / sigma^2 by class."""
-        found = 0.0
-        for h_C in half_ulps(representatives()):
-            x = jnp.minimum(h_C / sigma, 20.0)  # beyond, nothing is seen
-            terms = [(2 * r - 1) * law_survival("gaussian", (2 * r - 1) * x) for r in range(1, 6)]
-            found += jnp.where(x < 2 / 3, 0.5 + x**2 / 6, 4 * x**2 * sum(terms))
-        return found
-
-    return _bisect(lambda sigma: expected_density(counts_C, seen(sigma[0])) < mean_square / sigma**2, 1)[0]
-
-
-def _bisect(below: Callable[[jax.Array], jax.Array], n: int) -> jax.Array:
+def bisect(below: Callable[[jax.Array], jax.Array], n: int) -> jax.Array:
     """Where `below`, elementwise of n standard deviations, stops to hold: 40 halvings of log sigma between 1e-14 and 1e4."""
 
     def halve(_, ends):

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import linalg
-from jaxpost.probes import spectra, spectral_errors, visibility
+from jaxpost.probes import blind, blind_moments, by_matrix, spectra, spectral_errors, visibility
 from jaxpost.probes.panel import LEVELS, PREDICTIONS, Panel, shape_groups
 from jaxpost.probes.weight_references import mask_stack, stack, swap_sides, wide_of
 
-SIDED = ("mean_sin2", "max_angle", "captured", "mean_sin2_error", "max_angle_error", "captured_error")
+SIDED = ("mean_sin2", "max_angle", "captured", "mean_sin2_error", "max_angle_error", "captured_error", "blind_energy",
+         "blind_energy_variance")
 
 
 def measure(panel: Panel, refs: Mapping[str, Any], weights1: Mapping[str, jax.Array]) -> dict:
@@ -71,19 +72,28 @@ def _measure_tensor(panel: Panel, ref: Mapping[str, Any], w1: jax.Array) -> dict
     values = _counts(panel, ref, w1, codes1)
     views = jnp.where(finite, jnp.stack([w1, visibility.bf16_values(codes1)]), ref["w0"][None])  # LAPACK: finite only
     q2_bf16 = visibility.rounding_variance(ref["codes"], codes1)
-    q_rms = jnp.sqrt(q2_bf16) * jnp.asarray([2.0**-16, 1.0], jnp.float32)  # float32 ULPs are 2^-16 of bf16's
-    reals = jax.lax.map(lambda x: _view(panel, ref, *x), (views, linalg.rounding_edge(q_rms, *w1.shape)))
+    stored_bf16 = by_matrix.bf16_master(w1)
+    q_rms = jnp.sqrt(q2_bf16) * jnp.stack([jnp.where(stored_bf16, 1.0, 2.0**-16), 1.0])  # a float32 ULP is 2^-16 of bf16's
+    edge = linalg.rounding_edge(q_rms, *w1.shape)
+    reals = jax.lax.map(lambda x: _view(panel, ref, *x), (views, edge))
     spectrum = {name: reals.pop(name) for name in ("spectrum",) if name in reals}
     reals |= {"rounding_energy": q_rms**2 * w1.size}
-    dw = w1 - ref["w0"]
-    sigma = jnp.maximum(jnp.sqrt(jnp.mean(dw**2)), 1e-30)
-    reals |= {"rel_gaussian": _within_relative(panel, ref["w0"], sigma)}
+    dw, visible = views - ref["w0"][None]
+    update = blind.describe(dw, visible, ref["class_counts"][0], stored_bf16)
+    reals |= {"update_size": jnp.mean(jnp.abs(dw)), "blind_square": blind.visible_square(update, ref["class_counts"][0])}
+    reals |= within_relative(panel, ref["w0"], update.sizes_L)
+    if panel.subspaces:
+        mean, variance = blind.energies(update, ref, panel.ks)
+        reals |= {"blind_energy": mean, "blind_energy_variance": variance}
+    if panel.subspaces and panel.rank_draws:
+        reals |= blind.ranks(panel, update, ref, dw, edge)
     values |= {name: jnp.where(finite, x, jnp.nan) for name, x in reals.items()}
     return {
         "values": values,
         "histogram": visibility.update_histogram(dw),
         "class_counts": _panel_class_counts(panel, ref),
-        "sigma": sigma,
+        "sigma": update.sigma,
+        "visible_size": update.visible_size,
         "density": 1 - values["same_bf16"] / w1.size,
     } | {name: jnp.where(finite, x, jnp.nan) for name, x in spectrum.items()}
 
@@ -114,13 +124,22 @@ def _counts(panel: Panel, ref, w1, codes1) -> dict[str, jax.Array]:
     }
 
 
-def _within_relative(panel: Panel, w0: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Expected number of entries with |d| <= eta max(|w0|, |w0 + d|) for Gaussian d, in closed form: f32[etas]."""
+def within_relative(panel: Panel, w0: jax.Array, sizes_L: jax.Array) -> dict[str, jax.Array]:
+    """Expected number of entries with |d| <= eta max(|w0|, |w0 + d|) for d of each law, and its variance: f32[LAWS, etas].
+
+    In closed form given |w0|: with t = eta |w0|, P = 1 - S(t) - S(t / (1 - eta)), S the survival of one side.
+    """
     eta = jnp.asarray(panel.rel_etas, jnp.float32)[:, None, None]
-    inward = eta * jnp.abs(w0)[None] / sigma
-    outward = inward / (1 - eta)  # |d| <= eta (|w0| + |d|)
-    within = 1.0 - visibility.law_survival("gaussian", inward) - visibility.law_survival("gaussian", outward)
-    return jnp.sum(within, axis=(1, 2))
+
+    def of_law(law, sigma):
+        inward = eta * jnp.abs(w0)[None] / jnp.maximum(sigma, 1e-30)
+        outward = inward / (1 - eta)  # |d| <= eta (|w0| + |d|)
+        p = jnp.clip(1.0 - visibility.law_survival(law, inward) - visibility.law_survival(law, outward), 0.0, 1.0)
+        p = jnp.where(sigma > 0, p, 1.0)
+        return jnp.sum(p, axis=(1, 2)), jnp.sum(p * (1 - p), axis=(1, 2))
+
+    found = [of_law(law, sizes_L[i]) for i, law in enumerate(visibility.LAWS)]
+    return {"rel_blind": jnp.stack([mean for mean, _ in found]), "rel_blind_variance": jnp.stack([v for _, v in found])}
 
 
 def _view(panel: Panel, ref, w: jax.Array, edge: jax.Array) -> dict[str, jax.Array]:
@@ -169,28 +188,36 @@ def expected_counts(panel: Panel, tensor: Mapping[str, jax.Array]) -> dict[str, 
     """Expected visible counts of blind updates, everywhere and in each mask, and their variances (independent entries).
 
     One program for every shape: it sees classes, not entries. Returns f32[PREDICTIONS, 1 + M] each, and of calibrated
-    updates rounded to bf16 the expected counts within each tolerance, "rounded_within" f32[LAWS, tolerances].
+    updates rounded to bf16 the expected counts within each tolerance, "rounded_within" f32[LAWS, tolerances], and variances.
     """
     counts_CxM = tensor["class_counts"].astype(jnp.float32).T
-    n = jnp.sum(counts_CxM[:, 0])
+    n, once = jnp.sum(counts_CxM[:, 0]), tensor["class_counts"][0]
     tables = {
         "permuted": visibility.visibility_empirical(tensor["histogram"], n),
         "permuted_fp32": visibility.visibility_empirical(tensor["histogram"], n, "fp32"),
-        "gaussian_fp32": visibility.visibility_law("gaussian", tensor["sigma"], "fp32"),
+        "gaussian": visibility.visibility_law("gaussian", tensor["sigma"]),
     }
-    fitted = visibility.calibrate(tensor["class_counts"][0], tensor["density"])
+    fitted = visibility.calibrate(once, tensor["density"])
+    sized = blind_moments.calibrate(once, tensor["visible_size"])
+    variances = {}
     for i, law in enumerate(visibility.LAWS):
-        tables[law] = visibility.visibility_law(law, tensor["sigma"])
         tables[f"calibrated_{law}"] = visibility.visibility_law(law, fitted[i])
-    matched = visibility.calibrate_norm(tensor["class_counts"][0], tensor["sigma"] ** 2)
+        tables[f"sized_{law}"], variances[f"sized_{law}"] = blind_moments.density_at_size(once, law, sized[i])
+    matched = blind_moments.calibrate_norm(once, tensor["sigma"] ** 2)
     tables["rounded_gaussian"] = visibility.visibility_law("gaussian", matched)
-    p_PxC = jnp.stack([tables[name] for name in PREDICTIONS])
-    within = [[visibility.rounded_within(law, fitted[i], tol) for tol in panel.abs_tols]
-              for i, law in enumerate(visibility.LAWS)]
+    moved = tensor["sigma"] > 0  # without an update nothing is visible, not even of weights that are zero
+    p_PxC = jnp.where(moved, jnp.stack([tables[name] for name in PREDICTIONS]), 0.0)
+    variance = linalg.matmul(p_PxC * (1 - p_PxC), counts_CxM)
+    for name, found in variances.items():
+        variance = variance.at[PREDICTIONS.index(name), 0].set(jnp.where(moved, found, 0.0))
+    within = jnp.asarray([[visibility.rounded_within(law, fitted[i], tol) for tol in panel.abs_tols]
+                          for i, law in enumerate(visibility.LAWS)])
+    within = jnp.where(moved, within, 1.0)
     return {
-        "rounded_within": linalg.matmul(jnp.asarray(within), counts_CxM[:, 0]),
+        "rounded_within": linalg.matmul(within, counts_CxM[:, 0]),
+        "rounded_within_variance": linalg.matmul(within * (1 - within), counts_CxM[:, 0]),
         "visible_mean": linalg.matmul(p_PxC, counts_CxM),
-        "visible_variance": linalg.matmul(p_PxC * (1 - p_PxC), counts_CxM),
+        "visible_variance": variance,
     }
 
 

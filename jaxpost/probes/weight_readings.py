@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from jaxpost.probes import nulls, spectra
+from jaxpost.probes import blind_energy, nulls, spectra, visibility
 from jaxpost.probes.panel import Panel, TensorInfo, fits, shape_groups
 from jaxpost.probes.pooling import ABSENT, DEGENERATE, NAN, OK, divide
 
@@ -68,10 +68,14 @@ class Readings:
     def _references_are_exact(self) -> bool:
         return "spectral_shift" in next(iter(self.refs.values()))["curves"]
 
-    @property
-    def null_kind(self) -> str:
-        """How the isotropic null of the spectral rows came about: drawn at every norm, or continued from a few."""
-        return "isotropic" if self._references_are_exact else "isotropic_first_order"
+    def null_kind(self, name: str) -> np.ndarray:
+        """How the null of a rotation or spectral shift came about, object[S, 1]: blind updates drawn with this measurement
+        (of the update's own law, or of a range of laws), or isotropic ones drawn with the references."""
+        if f"blind_{name}" in self.vals:
+            kind = np.where(self.bf16_master_S, "law_range", "permuted")
+        else:
+            kind = np.full(self.n_seeds, "isotropic" if self._references_are_exact else "isotropic_first_order")
+        return kind.astype(object)[:, None]
 
     def ambiguous(self, mask: int) -> np.ndarray:
         """Entries that numerical error could put on the other side of a mask of `masks_of`: [T]."""
@@ -130,11 +134,18 @@ class Readings:
 
         A matrix without an update has the null 0 (its ratio of spectral shift and norm is degenerate, and has none).
         """
+        if name == "spectral_shift_over_update" and "blind_spectral_shift" in self.vals:
+            return divide(self.isotropic("spectral_shift", view), (self.norm(view) / self.norm0_T)[..., None])
+        if f"blind_{name}" in self.vals:
+            drawn = self.value(f"blind_{name}")[:, :, view]
+            return drawn if side is None else drawn[..., side, k]
         curve = self._curves[name][:, :, :, view]
         if side is not None:
             curve = curve[..., side, k]
         at = self.null_at(view)
         drawn = nulls.interpolate(self.panel.null_norms, curve, at)
+        if view == 0 and self.bf16_master_S.any():  # what is stored in bf16 reads alike in both views, and so does its null
+            drawn = np.where(self.bf16_master_S[:, None, None], self.isotropic(name, 1, side, k), drawn)
         still = (at == 0) & (name != "spectral_shift_over_update")
         return np.where(still[..., None], 0.0, drawn)
 
@@ -149,21 +160,25 @@ class Readings:
         """Position of a rank in the references, which may be of a dearer level than the panel."""
         return (spectra.RANKS if self._references_are_exact else spectra.LEADING_RANKS).index(name)
 
-    def gaussian_ranks(self, name: str) -> np.ndarray:
-        """A rank of drawn Gaussian matrices of the same shapes: [S, T, D]."""
-        draws = self.reference(lambda ref: ref["gaussian"]["ranks"])[..., self._rank_place(name)]
-        return np.broadcast_to(draws, (self.n_seeds, *draws.shape))
-
     def rank_floor(self, name: str, view: int) -> np.ndarray:
         """A rank of pure rounding noise of the base: [S, T]."""
         return self.floor("ranks", view)[..., self._rank_place(name)]
 
-    def gaussian_above_edge(self, view: int) -> np.ndarray:
-        """Singular values above the rounding edge of a Gaussian matrix of the update's shape and norm: [S, T, D]."""
-        level, norm = self.value("edge")[..., view], self.norm(view)
-        out = np.empty((self.n_seeds, len(self.infos), self.panel.null_draws))
-        for g, columns in self._columns.items():
-            spectrum_LxDxQ = np.asarray(self.refs[g]["gaussian"]["spectrum"], np.float64)
-            scaled = spectrum_LxDxQ[None] * norm[:, columns, None, None]
-            out[:, columns] = (scaled > level[:, columns, None, None]).sum(-1)
-        return np.where(np.isfinite(norm)[..., None], out, np.nan)
+    def blind_ranks(self, name: str, view: int) -> np.ndarray | None:
+        """A rank of drawn blind updates: [S, T, D]; None where none were drawn."""
+        if "blind_ranks" not in self.vals:
+            return None
+        if name == "above_edge":
+            return self.value("blind_above_edge")[:, :, view]
+        names = spectra.RANKS if self.panel.reads("exact") else spectra.LEADING_RANKS
+        return self.value("blind_ranks")[:, :, view, :, names.index(name)]
+
+    def blind_energy(self, view: int, region: str, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(mean, variance) [S, T] of the share of a blind update's energy in a region, under each law that stands for it:
+        the update's own, or of bf16 masters every law of `visibility.LAWS`. `k` is a position."""
+        mean, variance = (self.value(f"blind_energy{what}")[..., blind_energy.REGIONS.index(region), k]
+                          for what in ("", "_variance"))
+        stored = self.bf16_master_S[:, None]
+        return [(np.where(stored, mean[..., 2 + law], mean[..., view]), np.where(stored, variance[..., 2 + law],
+                                                                                variance[..., view]))
+                for law in range(len(visibility.LAWS))]

@@ -87,7 +87,6 @@ def _spectral_references(panel: Panel, frame: spectra.Frame, w0: jax.Array, wide
     curves, floor = (nulls.isotropic if exact else nulls.first_order)(panel, frame, w0, null_key)
     noise_key = jax.random.fold_in(null_key, panel.null_draws)
     floor |= nulls.rounding_ranks(frame, w0, floor, panel.ks, panel.spectra, noise_key)
-    drawn = nulls.gaussian_ranks if exact else nulls.gaussian_leading_ranks
     return {
         "u": frame.u_MxR,
         "s": frame.s,
@@ -96,7 +95,7 @@ def _spectral_references(panel: Panel, frame: spectra.Frame, w0: jax.Array, wide
         "fell_back": frame.fell_back,
         "curves": swap_sides(wide, curves, {"mean_sin2": 3, "max_angle": 3}),  # [P, D, views, sides, K]
         "floor": swap_sides(wide, floor, {"mean_sin2": 1, "max_angle": 1}),
-        "gaussian": drawn(w0.shape, panel.ks[0], panel.null_draws, jax.random.fold_in(key, 1)),
+        "blind_key": jax.random.key_data(jax.random.fold_in(key, 1)),
     }
 
 
@@ -170,7 +169,8 @@ def swap_sides(wide: jax.Array, x: dict, axes: Mapping[str, int]) -> dict:
     """
 
     def swap(name, leaf):
-        order = [0, 2, 1] if name.startswith("captured") else [1, 0]  # both, left, right
+        order = {"captured": [0, 2, 1], "blind_energy": [0, 2, 1, 3]}.get(name.removesuffix("_error").removesuffix("_variance"),
+                                                                          [1, 0])  # both, left, right, doubly off
         flipped = jnp.take(leaf, np.asarray(order), axis=axes[name])
         return jnp.where(jnp.reshape(wide, jnp.shape(wide) + (1,) * (leaf.ndim - jnp.ndim(wide))), flipped, leaf)
 

@@ -13,18 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import scipy.stats
 
-from jaxpost.probes import pooling, weight_spectral_rows
+from jaxpost.probes import blind_moments, pooling, weight_spectral_rows
 from jaxpost.probes.panel import PREDICTIONS, Panel, TensorInfo, masks_of
 from jaxpost.probes.pooling import ABSENT, DEGENERATE, OK, RowTable, divide, mean, total
+from jaxpost.probes.visibility import LAWS
 from jaxpost.probes.weight_readings import Readings
-
-UNIT_LAWS = {  # host versions of visibility.LAWS: P(|X| <= x), unit variance
-    "gaussian": lambda x: 2 * scipy.stats.norm.cdf(x) - 1,
-    "laplace": lambda x: -np.expm1(-np.sqrt(2) * x),
-    "t3": lambda x: 2 * scipy.stats.t.cdf(np.sqrt(3) * x, 3) - 1,
-}
 
 
 def finalize(
@@ -59,40 +53,50 @@ def finalize(
 def _sparsity(r: Readings, table: RowTable) -> None:
     prediction = dict(zip(PREDICTIONS, np.moveaxis(r.value("visible_mean"), 2, 0)[..., 0], strict=True))
     variance = dict(zip(PREDICTIONS, np.moveaxis(r.value("visible_variance"), 2, 0)[..., 0], strict=True))
-    rounded = r.bf16_master_S[:, None]  # these runs' blind updates are rounded before anything is counted
+    rounded = r.bf16_master_S[:, None]  # of these runs only what was rounded exists: their blind law is a range
     for dtype, permuted in (("bf16", "permuted"), ("fp32", "permuted_fp32")):
-        primary = {
-            name: np.where(rounded, table_["rounded_gaussian"], table_[permuted])
-            for name, table_ in (("mean", prediction), ("variance", variance))
-        }
-        kind = np.where(rounded, "gaussian_equal_norm", "halfulp_permuted").astype(object)
-        gaussian = [np.where(rounded, table_["rounded_gaussian"], table_["gaussian"]) for table_ in (prediction, variance)]
-        further = (r.n_T - gaussian[0], gaussian[1]) if dtype == "bf16" else None
-        _add_fraction(
-            r, table, f"weight.sparsity.{dtype}", r.value(f"same_{dtype}"), kind,
-            [r.n_T - primary["mean"]], primary["variance"], further=further, dtype=dtype,
-        )
-    sigma = r.norm(0) / np.sqrt(r.n_T)
-    within_abs, within_rel, calibrated = r.value("same_abs"), r.value("same_rel"), r.value("rounded_within")
+        bands = [(r.n_T - np.where(rounded, prediction[f"sized_{law}"], prediction[permuted]),
+                  np.where(rounded, variance[f"sized_{law}"], variance[permuted])) for law in LAWS]
+        gaussian = [np.where(rounded, x["rounded_gaussian"], x["gaussian"]) for x in (prediction, variance)]
+        kind = np.where(rounded, "law_range", "halfulp_permuted").astype(object)
+        _add_fraction(r, table, f"weight.sparsity.{dtype}", r.value(f"same_{dtype}"), kind, bands, dtype=dtype,
+                      further=(r.n_T - gaussian[0], gaussian[1]) if dtype == "bf16" else None)
+    kind = np.full(rounded.shape, "law_range", object)
+    within_abs, within_rel = r.value("same_abs"), r.value("same_rel")
+    calibrated = [r.value(f"rounded_within{what}") for what in ("", "_variance")]
     for i, tol in enumerate(r.panel.abs_tols):
-        with np.errstate(divide="ignore"):
-            laws = [np.where(rounded, calibrated[:, :, law, i], r.n_T * inside(tol / sigma))
-                    for law, inside in enumerate(UNIT_LAWS.values())]
-        kind = np.where(rounded, "calibrated_gaussian", "gaussian_equal_norm").astype(object)
-        _add_fraction(r, table, "weight.sparsity.abs", within_abs[..., i], kind, laws, None,
-                      dtype="fp32", params={"tol": f"{tol:g}"})
+        bands = []
+        for j, law in enumerate(LAWS):
+            of_size = _within(law, tol, r.value("update_size"), r.n_T)
+            bands.append([np.where(rounded, x[:, :, j, i], y) for x, y in zip(calibrated, of_size, strict=True)])
+        _add_fraction(r, table, "weight.sparsity.abs", within_abs[..., i], kind, bands, dtype="fp32",
+                      params={"tol": f"{tol:g}"})
+    relative = [np.where(rounded[..., None, None], np.nan, r.value(f"rel_blind{what}")) for what in ("", "_variance")]
     for i, eta in enumerate(r.panel.rel_etas):
-        kind = np.where(rounded, None, "gaussian_equal_norm")
-        expected = np.where(rounded, np.nan, r.value("rel_gaussian")[..., i])
-        _add_fraction(r, table, "weight.sparsity.rel", within_rel[..., i], kind, [expected], None, dtype="fp32",
+        bands = [[x[:, :, j, i] for x in relative] for j in range(len(LAWS))]
+        _add_fraction(r, table, "weight.sparsity.rel", within_rel[..., i], np.where(rounded, None, kind), bands, dtype="fp32",
                       params={"eta": f"{eta:g}"})
 
 
-def _add_fraction(r, table, metric, count, kind, expected, variance, *, dtype, params=None, further=None) -> None:
+def _within(law: str, tol: float, size: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Expected number of n entries with |d| <= tol for d of a law whose mean absolute size was measured, and its variance.
+
+    The size comes from the same entries: with X = 1{|d| <= tol}, b = dP / dE|d| and A = |d| only X - b A varies freely.
+    """
+    sigma = size / blind_moments.mean_size(law)
+    x = divide(np.full_like(size, tol), sigma)
+    p, below, slope = (np.where(sigma > 0, found, still) for found, still in zip(blind_moments.inside(law, x), (1.0, 0.0, 0.0)))
+    unit = blind_moments.mean_size(law)
+    b = slope / unit
+    variance = p * (1 - p) - 2 * b * (below - p * unit) + b**2 * (1 - unit**2)
+    return n * p, n * np.maximum(variance, 0.0)
+
+
+def _add_fraction(r, table, metric, count, kind, laws, *, dtype, params=None, further=None) -> None:
     """A fraction of entries, by parameter and (pools only) by tensor.
 
-    `expected` holds expected counts [S, T], the primary first; the band is the range over all of them, or 95 % from the
-    variance [S, T] of the primary where that is given.
+    `laws` holds (expected count, variance) [S, T] under each law that stands for the blind update, the primary first; the band
+    is the union of their 95 % intervals.
     """
     scopes, all_used = table.scopes, np.ones(count.shape, bool)
     status, reason = pooling.statuses(r.finite_SxT, scopes, "")
@@ -111,13 +115,7 @@ def _add_fraction(r, table, metric, count, kind, expected, variance, *, dtype, p
         return np.sqrt(total(v, all_used, scopes)) / total(n, all_used, scopes)
 
     for weighting, pool, only in (("by_param", by_param, None), ("by_tensor", by_tensor, pools)):
-        values = [pool(x) for x in expected]
-        if variance is not None:
-            null = pooling.around(values[0], deviation(variance, weighting))
-        elif len(values) > 1:
-            null = (values[0], np.min(values, axis=0), np.max(values, axis=0))
-        else:
-            null = (values[0], None, None)
+        null = pooling.union([pooling.around(pool(expected), deviation(variance, weighting)) for expected, variance in laws])
         weighted = dict(params or {}) | ({"weighting": weighting} if weighting == "by_tensor" else {})
         row = table.add(metric, pool(count), status, reason, null=(kind, *null), floor=0.0, num_err=0.0, only=only,
                         dtype=dtype, params=_params(weighted))
@@ -159,10 +157,9 @@ def _add_overlap(r: Readings, table: RowTable, i: int, metric: str, k: int | Non
         return ratio, divide(np.sqrt(spread), expected)
 
     permuted = pooling.around(*blind("permuted"))
-    laws = [blind(f"calibrated_{law}")[0] for law in UNIT_LAWS]
-    calibrated = (laws[0], np.min(laws, axis=0), np.max(laws, axis=0))
+    calibrated = pooling.union([pooling.around(*blind(f"calibrated_{law}")) for law in LAWS])
     bf16_master = r.bf16_master_S[:, None]
-    kind = np.where(bf16_master, "calibrated_gaussian", "magnitude_conditioned").astype(object)
+    kind = np.where(bf16_master, "law_range", "magnitude_conditioned").astype(object)
     null = [np.where(bf16_master, c, p) for c, p in zip(calibrated, permuted, strict=True)]
     value = divide(pooled(r.value("overlap")[..., i]), pooled(visible))
     error = np.minimum(divide(pooled(np.broadcast_to(r.ambiguous(i), visible.shape)), pooled(visible)), 1.0)

@@ -16,7 +16,10 @@ from jaxpost.probes.panel import SIDES, VIEWS
 from jaxpost.probes.pooling import ABSENT, OK, RowTable, divide, mean, total
 from jaxpost.probes.weight_readings import Readings
 
-OUTSIDE_GRID = "null absent: the update norm is outside the grid of the isotropic null"
+OUTSIDE_GRID = "no calibrated null: the update norm is outside the grid of the isotropic null"
+UNDRAWN = "no calibrated null: this measurement drew no blind updates (rank_draws = 0)"
+GIVEN = "no calibrated null: the blind law of a bf16 run is matched to the size of its update"
+MODEL = 0.003  # relative error of the closed form of the visible norm: histogram intervals, ULPs that change under way
 BELOW = "below the noise floor"
 MOSTLY_ROUNDING = "rounding of one end alone would make more than half of ||dW||^2"
 FELL_BACK = "exact SVD: the spectrum is too flat at k for the iteration"
@@ -37,9 +40,10 @@ def add(r: Readings, table: RowTable) -> None:
 
 
 def _finish(
-    table, metric, value, state, absent_reason, null, floor, unresolved=None, why=BELOW, fell_back=None, **key
+    table, metric, value, state, absent_reason, null, floor, unresolved=None, why=BELOW, fell_back=None, uncalibrated=None,
+    **key,
 ) -> int:
-    """Add a pooled statistic: "unresolved" where it is below its floor, a reason where its null is absent."""
+    """Add a pooled statistic: "unresolved" where it is below its floor, a reason where its null is absent (`uncalibrated`)."""
     status, reason = pooling.statuses(state, table.scopes, absent_reason)
     value = np.where(status == "ok", value, np.nan)
     if floor is not None:
@@ -47,9 +51,10 @@ def _finish(
         status[low] = "unresolved"
         reason[low] = [_join(text, why) for text in reason[low]]
     usable = np.isin(status, ("ok", "unresolved"))
-    if null is not None and null[0].startswith("isotropic"):
-        lost = ~np.isfinite(null[1]) & usable
-        reason[lost] = [_join(text, OUTSIDE_GRID) for text in reason[lost]]
+    if null is None:
+        uncalibrated = uncalibrated if metric.startswith("weight.rank") else None
+    lost = usable & (uncalibrated is not None if null is None else ~np.isfinite(null[1]))
+    reason[lost] = [_join(text, uncalibrated or OUTSIDE_GRID) for text in reason[lost]]
     if fell_back is not None:
         exact = (total(fell_back * 1.0, state == OK, table.scopes) > 0) & usable
         reason[exact] = [_join(text, FELL_BACK) for text in reason[exact]]
@@ -64,18 +69,26 @@ def _norms(r: Readings, table: RowTable, view: int) -> None:
     state = r.finite_SxT
     used = state == OK
     norm0 = np.broadcast_to(r.norm0_T, used.shape)
-    draws = r.isotropic("relative_norm", view) * norm0[..., None]
     base = np.sqrt(total(norm0**2, used, table.scopes))
     floor = r.floor("relative_norm", view) * norm0
     absolute = [np.sqrt(total(x**2, used, table.scopes)) for x in (r.norm(view), floor)]
-    null_draws = np.sqrt(total(draws**2, used, table.scopes))
     for metric, scale in (("weight.update_norm", np.ones_like(base)), ("weight.relative_norm", base)):
         value, floor = (divide(x, scale) for x in absolute)
         error = value * linalg.SPECTRUM_ERROR * (1 if metric == "weight.update_norm" else 2)
-        # in float32 the isotropic null has the update's norm by construction: there is nothing to compare
-        scaled = pooling.draw_range(divide(null_draws, scale[..., None]))
-        null = ("isotropic", *scaled) if VIEWS[view] == "bf16" else None
-        _finish(table, metric, value, state, "", null, floor, num_err=error, dtype=VIEWS[view])
+        null = ("permuted", *(divide(x, scale) for x in _visible_norm(r, table, used))) if VIEWS[view] == "bf16" else None
+        _finish(table, metric, value, state, "", null, floor, num_err=error, dtype=VIEWS[view], uncalibrated=GIVEN)
+
+
+def _visible_norm(r: Readings, table: RowTable, used: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Norm that bf16 shows of the permuted update; absent where masters are bf16: their blind law is matched to their size.
+
+    In float32 a permuted update has the norm of the update: there is nothing to compare.
+    """
+    mean_SxT, variance_SxT = np.moveaxis(r.value("blind_square"), -1, 0)
+    mean_SxT = np.where(r.bf16_master_S[:, None], np.nan, mean_SxT)
+    square, half = total(mean_SxT, used, table.scopes), 1.959964 * np.sqrt(total(variance_SxT, used, table.scopes))
+    lo, hi = (np.sqrt(np.maximum(square + sign * half, 0.0)) * (1 + sign * MODEL) for sign in (-1, 1))
+    return np.sqrt(square), lo, hi
 
 
 def _spectrum(r: Readings, table: RowTable, view: int) -> None:
@@ -93,7 +106,7 @@ def _spectrum(r: Readings, table: RowTable, view: int) -> None:
          rho_null**2 * longer[:, None], rho_floor**2 * longer, r.state(view=view)),
     ):
         used = state == OK
-        null = (r.null_kind, *pooling.draw_range(mean(draws, used, table.scopes)))
+        null = (r.null_kind("spectral_shift"), *pooling.prediction_band(mean(draws, used, table.scopes), low=0.0))
         _finish(table, metric, mean(value, used, table.scopes), state, "", null, mean(floor, used, table.scopes),
                 num_err=mean(error, used, table.scopes), dtype=VIEWS[view])
 
@@ -112,7 +125,8 @@ def _rotation(r: Readings, table: RowTable, view: int) -> None:
             for side, name in enumerate(SIDES):
                 value, error = (r.value(f"{statistic}{what}")[..., view, side, i] for what in ("", "_error"))
                 draws, floor = r.isotropic(statistic, view, side, i), r.floor(statistic, view, side, i)
-                null = (r.null_kind, *pooling.draw_range(pooled(draws)))
+                largest = 1.0 if statistic == "mean_sin2" else np.pi / 2
+                null = (r.null_kind(statistic), *pooling.prediction_band(pooled(draws), 0.0, largest))
                 _finish(table, f"weight.rotation.{statistic}", pooled(value), state, reason, null, pooled(floor),
                         fell_back=fell_back, num_err=pooled(error), dtype=VIEWS[view], side=name, k=k)
         bound, error = (r.value(f"wedin_bound{what}")[..., view, i] for what in ("", "_error"))
@@ -168,12 +182,14 @@ def _energy(r: Readings, table: RowTable, view: int) -> None:
         error["doubly_off"] = error["left"] + error["right"] + error["both"]
         for region, share in off.items():
             doubly = region == "doubly_off"
-            moments = [nulls.energy_moments(region, info.shape, k) for info in r.infos]
-            mean_T, variance_T = np.asarray(moments).T
-            mean_T = mean_T if doubly else 1 - mean_T
-            expected = divide(total(energy * mean_T, used, table.scopes), pooled_energy)
-            variance = divide(total(energy**2 * variance_T, used, table.scopes), pooled_energy**2)
-            null = ("isotropic_beta", expected, *nulls.beta_quantiles(expected, variance))
+            bands = []
+            for mean_SxT, variance_SxT in r.blind_energy(view, region, i):
+                centre = mean_SxT if doubly else 1 - mean_SxT
+                expected = divide(total(energy * np.where(used, centre, 0.0), used, table.scopes), pooled_energy)
+                variance = divide(total(energy**2 * np.where(used, variance_SxT, 0.0), used, table.scopes), pooled_energy**2)
+                bands.append((expected, *nulls.beta_quantiles(expected, variance)))
+            kind = np.where(r.bf16_master_S, "law_range", "magnitude_conditioned").astype(object)[:, None]
+            null = (kind, *pooling.union(bands))
             value, num_err = (divide(total(energy * x, used, table.scopes), pooled_energy) for x in (share, error[region]))
             _finish(table, "weight.doubly_off_energy" if doubly else "weight.off_principal_energy", value, state,
                     f"k={k} needs min(m, n) > k", null, floor, floor > 0.5, num_err=num_err, dtype=VIEWS[view],
@@ -181,25 +197,27 @@ def _energy(r: Readings, table: RowTable, view: int) -> None:
 
 
 def _rank(r: Readings, table: RowTable, view: int) -> None:
-    """Ranks of dW against Gaussian matrices of the same shape (and, for the count above the edge, of the same norm).
+    """Ranks of dW against those of blind updates, drawn at this measurement and read in the same view.
 
     Floor: the rank of pure rounding noise; the count above the edge has its floor in the edge, so none there.
     """
     hill_k = r.panel.ks[0]
     names = spectra.RANKS if r.panel.reads("exact") else spectra.LEADING_RANKS
     values, errors = (r.value(f"ranks{what}")[..., view, :] for what in ("", "_error"))
-    statistics = [(name, values[..., i], errors[..., i], r.gaussian_ranks(name), r.rank_floor(name, view))
-                  for i, name in enumerate(names)]
+    statistics = [(name, values[..., i], errors[..., i], r.rank_floor(name, view)) for i, name in enumerate(names)]
     if r.panel.reads("exact"):
         above, error = (r.value(f"above_edge{what}")[..., view] for what in ("", "_error"))
-        statistics.append(("above_edge", above, error, r.gaussian_above_edge(view), None))
-    for name, value, error, draws, floor in statistics:
+        statistics.append(("above_edge", above, error, None))
+    kind = np.where(r.bf16_master_S, "law_range", "permuted").astype(object)[:, None]
+    for name, value, error, floor in statistics:
         rank, _, params = name.partition("/")
         k = hill_k if rank == "hill" else None
         state = r.state(k, view)
         used = state == OK
-        null = ("gaussian_matrix", *pooling.draw_range(mean(draws, used, table.scopes)))
+        draws = r.blind_ranks(name, view)
+        null = None if draws is None else (kind, *pooling.prediction_band(mean(draws, used, table.scopes), low=0.0))
         rounding = None if floor is None else _rounding_share(r, table, view, used) > 0.5
         _finish(table, f"weight.rank.{rank}", mean(value, used, table.scopes), state, f"k={k} needs min(m, n) > k", null,
                 None if floor is None else mean(floor, used, table.scopes), rounding, MOSTLY_ROUNDING,
-                num_err=mean(error, used, table.scopes), dtype=VIEWS[view], params=params or None, k=k)
+                num_err=mean(error, used, table.scopes), dtype=VIEWS[view], params=params or None, k=k,
+                uncalibrated=UNDRAWN if draws is None else None)
