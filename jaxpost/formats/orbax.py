@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,16 @@ def find(path: Path) -> Path | None:
         return path / "params"
     steps = sorted((int(p.name), p) for p in path.iterdir() if p.is_dir() and p.name.isdigit()) if path.is_dir() else []
     return next((found for _, step in reversed(steps) if (found := find(step)) is not None), None)
+
+
+def arrays_of(place: str | Path, names: Iterable[str]) -> OrbaxSource:
+    """The arrays of one PyTree by names that the caller knows (keys joined by dots), without their shapes.
+
+    Raises:
+      OSError, ValueError: its metadata cannot be read.
+    """
+    place = Path(place)
+    return OrbaxSource(place, {name: Array(name, "", (), name, 0) for name in names}, *_settings(place), {}, {})
 
 
 def open_orbax(path: str | Path) -> OrbaxSource:
