@@ -12,16 +12,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
-from jaxpost.records import provenance, storage
+from jaxpost.records import digests, provenance, storage
 from jaxpost.records.contents import (
     compute_bundle_id,
     cost_table,
     digest_files,
     metrics_table,
+    read_cost,
     read_measurements,
     remove_closed,
     remove_working,
     require_schema,
+    write_cost,
     write_parquet,
 )
 from jaxpost.records.rows import (
@@ -33,7 +35,7 @@ from jaxpost.records.rows import (
     table_digest,
     table_from_columns,
 )
-from jaxpost.records.schema import COST_UNITS, MEASUREMENTS, SCHEMA_VERSION, TENSORS
+from jaxpost.records.schema import COST_UNITS, FINISHED_SHARD, MEASUREMENTS, SCHEMA_VERSION, TENSORS
 from jaxpost.records.storage import BundleError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -47,6 +49,30 @@ def _checked_name(name: str) -> str:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _shard(path: Path) -> pa.Table:
+    """The rows of one shard. Raises: BundleError when it is not what was written, or is no shard."""
+    data = digests.read(path)
+    try:
+        return pq.read_table(pa.BufferReader(data), schema=MEASUREMENTS)
+    except (OSError, pa.ArrowException) as error:
+        raise BundleError(f"cannot read {path}: {str(error).splitlines()[0][:160]}") from error
+
+
+def _damaged(path: Path) -> list[Path]:
+    """Shards, arrays and costs of an unfinished bundle that are not what was written.
+
+    Raises:
+        BundleError: one of them holds the rows of seeds that were finished before, which cannot be made again.
+    """
+    files = [file for folder in ("rows", "arrays", "costs") for file in sorted((path / folder).glob("[!.]*"))]
+    found = [file for file in files if not digests.sound(file)]
+    for file in found:
+        if file.parent.name == "rows" and file.stem == FINISHED_SHARD:
+            raise BundleError(f"{file} is not what was written, and it holds the rows of the seeds that were finished before: "
+                              "take the directory from a copy, or choose another and run all seeds")
+    return found
 
 
 class Bundle:
@@ -147,6 +173,7 @@ class Bundle:
             leftover.unlink(missing_ok=True)
         if found is not None and found.pop("clearing", False):  # reopened for more replicates (extend.py)
             remove_closed(path)
+        damaged = _damaged(path)
         session = {
             "opened": _now(),
             "environment": provenance.environment(devices),
@@ -164,6 +191,10 @@ class Bundle:
         found["sessions"].append(session)
         bundle._write_manifest()
         bundle.event("open" if bundle.state == "new" else "resume", 0, session=len(found["sessions"]) - 1)
+        for file in damaged:
+            bundle.event("damaged", 0, file=file.relative_to(path).as_posix())
+            warnings.warn(f"{file} is not what was written; it is moved to {digests.move_aside(file).name} and made again",
+                          stacklevel=3)
         return bundle
 
     def __enter__(self) -> "Bundle":
@@ -184,6 +215,21 @@ class Bundle:
             raise BundleError(
                 f"{self.path} is finished (bundle {self.manifest['bundle_id'][:12]}) and is not written again"
             )
+
+    def require_base(self, name: str, digest: str) -> None:
+        """Record the digest of the base that this run starts from, or compare it with the one recorded.
+
+        Raises:
+            BundleError: it is another base; every row of the run is conditional on the one recorded.
+        """
+        self._writable()
+        recorded = self.manifest.setdefault("bases", {})
+        if recorded.get(name, digest) != digest:
+            raise BundleError(f"{self.path}: {name} is {digest}, and this run began with {recorded[name]}: put that base back, "
+                              "or choose another directory")
+        if name not in recorded:
+            recorded[name] = digest
+            self._write_manifest()
 
     # --- while the run is going
 
@@ -207,7 +253,7 @@ class Bundle:
         self._writable()
         path, table = self.path / "rows" / f"{_checked_name(name)}.parquet", measurement_table(columns)
         if path.exists():
-            if table_digest(pq.read_table(path)) == table_digest(table):
+            if table_digest(_shard(path)) == table_digest(table):
                 return
             self.event("rows-replaced", 0, shard=name)  # the run was not reproduced exactly: the log says so
         write_parquet(path, table)
@@ -221,8 +267,8 @@ class Bundle:
         if self.manifest["status"] == "complete":
             return read_measurements(self.path)
         exclude = set(exclude)
-        paths = [path for path in sorted((self.path / "rows").glob("*.parquet")) if path.stem not in exclude]
-        tables = [pq.read_table(path, schema=MEASUREMENTS) for path in paths] or [MEASUREMENTS.empty_table()]
+        paths = [path for path in sorted((self.path / "rows").glob("[!.]*.parquet")) if path.stem not in exclude]
+        tables = [_shard(path) for path in paths] or [MEASUREMENTS.empty_table()]
         table = pa.concat_tables(tables)
         try:
             refuse_duplicates(table)
@@ -241,7 +287,7 @@ class Bundle:
         self._writable()
         path = self.path / "arrays" / f"{_checked_name(name.removesuffix('.safetensors'))}.safetensors"
         values = {key: np.ascontiguousarray(np.asarray(value)) for key, value in arrays.items()}
-        storage.write_atomic(path, lambda temporary: temporary.write_bytes(save(values)))
+        digests.write(path, lambda temporary: temporary.write_bytes(save(values)))
 
     def event(self, phase: str, step: int, **scalars: object) -> None:
         """Append `{"time", "phase", "step", ...}` to events.jsonl; NaN is written as the word."""
@@ -256,9 +302,9 @@ class Bundle:
                 raise ValueError(f"cost {name!r} has no unit{nearest(name, tuple(COST_UNITS))}")
         parts = [part for part in (phase, arm, None if step is None else str(step)) if part is not None]
         path = self.path / "costs" / f"{_checked_name('-'.join(parts))}.json"
-        before = storage.read_json(path)["quantities"] if path.exists() else {}
+        before = read_cost(path)["quantities"] if path.exists() else {}
         merged = before | {name: float(value) for name, value in quantities.items()}
-        storage.write_json(path, {"phase": phase, "arm": arm, "step": step, "quantities": merged})
+        write_cost(path, {"phase": phase, "arm": arm, "step": step, "quantities": merged})
 
     # --- when the run is done
 
@@ -299,10 +345,12 @@ class Bundle:
         write_parquet(self.path / "metrics.parquet", metrics_table({k: m for k, m in metrics.items() if k in used}))
         write_parquet(self.path / "tensors.parquet", table_from_columns(tensors or {}, TENSORS))
         write_parquet(self.path / "costs.parquet", cost_table(self.path / "costs"))
-        names = sorted((self.path / "arrays").glob("*.safetensors"))
+        names = sorted((self.path / "arrays").glob("[!.]*.safetensors"))
+        for file in names:
+            digests.read(file)
         arrays = {path.stem: provenance.arrays_digest(path) for path in names}
         bundle_id = compute_bundle_id(self.manifest["config_hash"], table, arrays)
-        shards = {path.stem: pq.read_metadata(path).num_rows for path in sorted((self.path / "rows").glob("*.parquet"))}
+        shards = {path.stem: len(_shard(path)) for path in sorted((self.path / "rows").glob("[!.]*.parquet"))}
         self.manifest |= {
             **storage.plain(dict(extra or {})),
             "bundle_id": bundle_id,
@@ -318,10 +366,15 @@ class Bundle:
         self._writable()
         if "bundle_id" not in self.manifest:
             raise BundleError(f"{self.path} was not merged yet: call merge before seal")
+        merged = [self.path / f"{name}.parquet" for name in ("measurements", "metrics", "tensors", "costs")]
+        for file in (*merged, *(self.path / "arrays").glob("[!.]*.safetensors")):
+            digests.read(file)  # what is hashed into the manifest is what was written
         self.event("seal", 0, bundle_id=self.manifest["bundle_id"])
         self.manifest |= {"status": "complete", "closed": _now(), "files": digest_files(self.path)}
         self._write_manifest()
         remove_working(self.path)
+        for folder in (self.path, self.path / "arrays"):
+            digests.forget(folder)
         self.state = "finished"
         self.release()
 

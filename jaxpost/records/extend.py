@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from jaxpost.records import storage
 from jaxpost.records.bundle import Bundle
-from jaxpost.records.contents import read_costs, read_measurements, remove_working, require_schema, write_parquet
+from jaxpost.records.contents import read_costs, read_measurements, remove_working, require_schema, write_cost, write_parquet
 from jaxpost.records.rows import parse_params, select
 from jaxpost.records.schema import FINISHED_SHARD
 from jaxpost.records.storage import BundleError
@@ -57,7 +57,7 @@ def reopen(bundle: Bundle, derived: Sequence[str] = ("at",)) -> None:
         remove_working(path)  # of a kill while sealing, or of an earlier try: the finished files hold all of it
         write_parquet(path / "rows" / f"{FINISHED_SHARD}.parquet", table)
         for name, cost in costs.items():
-            storage.write_json(path / "costs" / f"{name}.json", cost)
+            write_cost(path / "costs" / f"{name}.json", cost)
         names = {*manifest.get("sealed_shards", ()), *manifest["shards"]} - {FINISHED_SHARD}
         kept = {key: value for key, value in manifest.items() if key not in _OF_THE_SEAL}
         extensions = [*manifest.get("extensions", ()), {"bundle_id": manifest["bundle_id"], "closed": manifest["closed"]}]

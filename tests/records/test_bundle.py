@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, run, monkeypat
         bundle.write_rows("a-1", columns(0.9))
     assert "\n" not in str(refused.value)
     monkeypatch.undo()
-    assert bundle.read_rows()["value"][0].as_py() == 0.5 and not list((tmp_path / "b/rows").glob(".*"))
+    assert bundle.read_rows()["value"][0].as_py() == 0.5 and not list((tmp_path / "b/rows").glob(".*.tmp"))
 
 
 def test_arrays_round_trip_and_names_are_checked(tmp_path, run):
