@@ -2,8 +2,8 @@
 
 Items of a step: `params`, `training` (the other fields of the state), `probe_state`, `about` (JSON). Probe state is an item
 of its own, so that changing probes never breaks a restore. `about` holds, beside the caller's facts, the digest of every array,
-taken from memory when the save begins, and a digest of itself: it is committed with the step or not at all, and what is restored
-is compared with it. A step that does not pass is moved aside and the one before it is the latest.
+taken from memory when the save begins, and one of itself: it is committed with the step or not at all, and what is
+restored is compared with it. A step that does not pass is moved aside and the one before it is the latest.
 """
 
 import contextlib
@@ -231,7 +231,7 @@ class Checkpoints:
         """Items restored like their abstract trees, compared with their digests."""
         _, expected = self._about(step)
         read = self._read(step, **{item: ocp.args.StandardRestore(abstract) for item, abstract in items.items()})
-        for item, tree in items.items():
+        for item in items:
             with self._reading(step):
                 if expected is None:
                     continue

@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from tests.flips import flip, tried
 
 from jaxpost import training
 from jaxpost.checkpoint import CheckpointError, Checkpoints
 from jaxpost.formats import digests
+from tests.flips import flip, tried
 
 MANY = pytest.param(300, marks=pytest.mark.slow)
 
 
 def state(step):
     rng = np.random.default_rng(step)
-    params = {"w": jnp.asarray(rng.standard_normal((16, 8)), jnp.float32), "b": jnp.asarray(rng.standard_normal(5), jnp.bfloat16)}
+    params = {"w": jnp.asarray(rng.standard_normal((16, 8)), jnp.float32),
+              "b": jnp.asarray(rng.standard_normal(5), jnp.bfloat16)}
     return training.TrainState(jnp.int32(step), params, ({"mu": jnp.zeros((16, 8))}, jnp.uint8(3)), {}, {})
 
 

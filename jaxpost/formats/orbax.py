@@ -14,6 +14,7 @@ import tensorstore
 from jaxpost.formats.safetensors import NAMES, FormatError
 
 _METADATA = "_METADATA"
+_OURS = ("params", "training", "probe_state", "about")  # of `jaxpost.checkpoint`; only the first holds weights
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class OrbaxSource:
     metadata: Mapping[str, str]
     config: Mapping
     kind: str = "orbax"
+    notes: tuple[str, ...] = ()  # items beside the one that is read
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         """An array, or a range of its leading axis, in its stored dtype."""
@@ -53,13 +55,23 @@ class OrbaxSource:
 
 
 def find(path: Path) -> Path | None:
-    """The directory of the PyTree that a path means: itself, its item `params`, or that of its latest step; None without."""
+    """The directory of the PyTree that a path means: itself, its item `params`, or that of its latest step; None without.
+
+    Raises:
+      FormatError: the latest step is incomplete, and an earlier one is not.
+    """
     if (path / _METADATA).is_file():
         return path
     if (path / "params" / _METADATA).is_file():
         return path / "params"
     steps = sorted((int(p.name), p) for p in path.iterdir() if p.is_dir() and p.name.isdigit()) if path.is_dir() else []
-    return next((found for _, step in reversed(steps) if (found := find(step)) is not None), None)
+    if not steps:
+        return None
+    complete = [(step, found) for step, place in steps if (found := find(place)) is not None]
+    if complete and complete[-1][0] != steps[-1][0]:
+        raise FormatError(f"{path}: its newest step {steps[-1][0]} is incomplete (no {_METADATA} there or in params/); the "
+                          f"newest complete one is {path}/{complete[-1][0]}: give that, or remove what is incomplete")
+    return complete[-1][1] if complete else None
 
 
 def arrays_of(place: str | Path, names: Iterable[str]) -> OrbaxSource:
@@ -99,7 +111,15 @@ def open_orbax(path: str | Path) -> OrbaxSource:
         shape = tuple(leaf.shape)
         tensors[name] = Array(name, NAMES[dtype], shape, ".".join(keys), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
     step = next((part.name for part in (place.parent, place) if part.name.isdigit()), None)
-    return OrbaxSource(place, tensors, *settings, {"step": step} if step else {}, {})
+    return OrbaxSource(place, tensors, *settings, {"step": step} if step else {}, {}, notes=tuple(_beside(place)))
+
+
+def _beside(place: Path) -> list[str]:
+    """A note on items of the step that nobody here knows: they may hold weights too."""
+    if place.name != "params":
+        return []
+    others = sorted(p.name for p in place.parent.iterdir() if p.is_dir() and p.name not in _OURS and (p / _METADATA).is_file())
+    return [f"{place.parent}: item params is read; left out: {', '.join(others)}"] if others else []
 
 
 def _leaves(tree: object, keys: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:

@@ -1,8 +1,8 @@
 """Files of an unfinished bundle with a digest beside them: written before the file is, checked whenever it is read.
 
-`rows/x.parquet` has `rows/.x.parquet.sha256` (a line of `sha256sum`). The digest is in place first, so that a crash between the
-two leaves no file or one that is made again, never one that is believed. Sealing writes all digests into the manifest and removes
-these files.
+`rows/x.parquet` has `rows/.x.parquet.sha256` (a line of `sha256sum`). The digest is in place first, so that a crash between
+the two leaves no file or one that is made again, never one that is believed. Sealing writes all digests into the manifest and
+removes these files.
 """
 
 import hashlib
