@@ -234,7 +234,8 @@ def _coverage(prepared: Prepared, measured: Mapping) -> dict:
     left = {name: record["reason"] for name, record in measured.items() if record["reason"]}
     skipped, beside = ({name: record[key] for name, record in measured.items() if record[key]} for key in ("skipped", "beside"))
     return {"tensors": len(measured), "compared": len(measured) - len(left), "not_compared": left,
-            "without_spectra": skipped, "without_other_probes": beside, "unpaired": dict(prepared.pairing.unpaired), "without_elements": dict(prepared.pairing.empty)}
+            "without_spectra": skipped, "without_other_probes": beside, "unpaired": dict(prepared.pairing.unpaired),
+            "without_elements": dict(prepared.pairing.empty)}
 
 
 def _write(bundle: records.Bundle, prepared: Prepared, measured: Mapping) -> None:

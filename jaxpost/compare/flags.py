@@ -52,7 +52,7 @@ def of_source(side: Checkpoint) -> list[str]:
         found.append(f"{side.label}: config.json says tie_word_embeddings is false, and no head is stored")
     layers = {part.layer for part in side.parts.values() if part.layer is not None}
     if (stated := config.get("num_hidden_layers")) is not None and layers and stated != len(layers):
-        found.append(f"{side.label}: config.json says num_hidden_layers={str(stated)[:20]}, and {len(layers)} layers are stored")
+        found.append(f"{side.label}: config.json says num_hidden_layers={str(stated)[:20]}; {len(layers)} layers are stored")
     if buffers := names.buffers(side.source):
         found.append(f"{side.label}: rotary frequencies are no parameters and are left out: {_some(buffers)}")
     return found

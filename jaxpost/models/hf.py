@@ -170,7 +170,7 @@ def save(path: str | Path, config: TransformerConfig, params: Mapping, *, like: 
 
     Raises:
       FormatError: the directory is not empty, the architecture is none of the families', `like` is another architecture,
-        parameters that are not those of `config`, a dtype that is not known, or a value head, which the format has no place for.
+        parameters that are not those of `config`, a dtype that is not known, or a value head, which has no place there.
     """
     path = Path(path)
     if path.exists() and any(path.iterdir()):

@@ -43,9 +43,8 @@ _LAYERS, _WIDTH = _count(2_000), _count(2**18)
 
 ARCHITECTURE = {  # of every family
     "vocab_size": _count(2**24), "hidden_size": _WIDTH, "num_hidden_layers": _LAYERS, "num_attention_heads": _count(4096),
-    "num_key_value_heads": _count(4096, null=True), "head_dim": _count(4096, null=True), "intermediate_size": _count(2**22),
-    "rms_norm_eps": _number(1e-12, 0.1), "rope_theta": Rule(lambda x: x is None or _number(1.0, 1e12).holds(x),
-                                                           "a number from 1 to 1e+12 or null"),
+    "num_key_value_heads": _count(4096), "head_dim": _count(4096), "intermediate_size": _count(2**22),
+    "rms_norm_eps": _number(1e-12, 0.1), "rope_theta": _number(1.0, 1e12),
     "tie_word_embeddings": FLAG, "hidden_act": _only("silu", None), "attention_bias": _only(False, None),
     "partial_rotary_factor": _only(None, 1, 1.0), "quantization_config": _only(None), "is_encoder_decoder": _only(False, None),
     "add_cross_attention": _only(False, None), "pruned_heads": _only({}, None), "use_mrope": _only(False, None),
@@ -58,7 +57,8 @@ ARCHITECTURE = {  # of every family
 }
 MIXTURE = {"num_experts": _count(4096), "num_local_experts": _count(4096), "num_experts_per_tok": _count(4096),
            "norm_topk_prob": FLAG}
-FAMILY = {"mistral": {"sliding_window": _only(None)}, "olmoe": MIXTURE,
+FAMILY = {"llama": {"num_key_value_heads": _count(4096, null=True), "head_dim": _count(4096, null=True)},
+          "mistral": {"sliding_window": _only(None), "head_dim": _count(4096, null=True)}, "olmoe": {**MIXTURE, "layer_types": _only(None)},
           "qwen3_moe": {**MIXTURE, "moe_intermediate_size": _count(2**22)}}
 ROPE = ("rope_parameters", "rope_scaling")
 _ROPE_KEYS = {"rope_type": _only("default"), "type": _only("default"), "rope_theta": _number(1.0, 1e12),
