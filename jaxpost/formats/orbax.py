@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from jaxpost.formats.digests import DigestError, array_digest, opened
+from jaxpost.formats.directory import read_object
 from jaxpost.formats.safetensors import NAMES, FormatError
 
 _METADATA = "_METADATA"
@@ -40,15 +42,25 @@ class OrbaxSource:
     config: Mapping
     kind: str = "orbax"
     notes: tuple[str, ...] = ()  # items beside the one that is read
+    digests: Mapping[str, str] = field(default_factory=dict)  # key -> digest, of checkpoints that have them
+    _sound: set[str] = field(default_factory=set)  # keys that were compared with theirs
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
-        """An array, or a range of its leading axis, in its stored dtype."""
+        """An array, or a range of its leading axis, in its stored dtype; compared with its digest, if any, the first time.
+
+        Raises:
+          FormatError: it cannot be read, or is not what was saved.
+        """
         array = self.tensors[name]
         store = {"driver": "ocdbt", "base": f"file://{self.path}/", "path": f"{array.key}/"} if self.ocdbt else {
             "driver": "file", "path": f"{self.path}/{array.key}/"}
         try:
-            opened = tensorstore.open({"driver": self.driver, "kvstore": store}, read=True).result()
-            found = np.asarray((opened if rows is None else opened[rows.start:rows.stop]).read().result())
+            stored = tensorstore.open({"driver": self.driver, "kvstore": store}, read=True).result()
+            if array.key in self.digests and array.key not in self._sound:
+                if array_digest(np.asarray(stored.read().result())) != self.digests[array.key]:
+                    raise DigestError("it is not what was saved (digest)")
+                self._sound.add(array.key)
+            found = np.asarray((stored if rows is None else stored[rows.start:rows.stop]).read().result())
         except Exception as error:  # TensorStore raises many types for a damaged file
             raise FormatError(f"{self.path}: array {name!r} cannot be read ({str(error).splitlines()[0][:160]})") from error
         return found
@@ -111,7 +123,20 @@ def open_orbax(path: str | Path) -> OrbaxSource:
         shape = tuple(leaf.shape)
         tensors[name] = Array(name, NAMES[dtype], shape, ".".join(keys), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
     step = next((part.name for part in (place.parent, place) if part.name.isdigit()), None)
-    return OrbaxSource(place, tensors, *settings, {"step": step} if step else {}, {}, notes=tuple(_beside(place)))
+    return OrbaxSource(place, tensors, *settings, {"step": step} if step else {}, {}, notes=tuple(_beside(place)),
+                       digests=_digests(place))
+
+
+def _digests(place: Path) -> dict[str, str]:
+    """Those that `jaxpost.checkpoint` keeps beside the item `params`; none for a checkpoint of anybody else."""
+    about = place.parent / "about" / "metadata"
+    if place.name != "params" or not about.is_file():
+        return {}
+    try:
+        found = opened(read_object(about))[1]
+    except DigestError as error:
+        raise FormatError(f"{about}: {error}") from error
+    return dict((found or {}).get("params", {}))
 
 
 def _beside(place: Path) -> list[str]:

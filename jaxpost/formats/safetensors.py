@@ -54,7 +54,12 @@ class Stored:
 
 def require_regular(path: Path) -> None:
     """Refuse what would block or never end when it is opened. Raises: FormatError for a pipe, device or socket."""
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise FormatError(f"{path}: is a link to nothing ({os.readlink(path)[:200]})") from None
+        raise
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
                  stat.S_IFDIR: "a directory"}

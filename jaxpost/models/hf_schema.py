@@ -58,7 +58,8 @@ ARCHITECTURE = {  # of every family
 MIXTURE = {"num_experts": _count(4096), "num_local_experts": _count(4096), "num_experts_per_tok": _count(4096),
            "norm_topk_prob": FLAG}
 FAMILY = {"llama": {"num_key_value_heads": _count(4096, null=True), "head_dim": _count(4096, null=True)},
-          "mistral": {"sliding_window": _only(None), "head_dim": _count(4096, null=True)}, "olmoe": {**MIXTURE, "layer_types": _only(None)},
+          "mistral": {"sliding_window": _only(None), "head_dim": _count(4096, null=True)}, 
+          "olmoe": {**MIXTURE, "layer_types": _only(None)},
           "qwen3_moe": {**MIXTURE, "moe_intermediate_size": _count(2**22)}}
 ROPE = ("rope_parameters", "rope_scaling")
 _ROPE_KEYS = {"rope_type": _only("default"), "type": _only("default"), "rope_theta": _number(1.0, 1e12),
