@@ -55,6 +55,10 @@ def of_source(side: Checkpoint) -> list[str]:
         found.append(f"{side.label}: config.json says num_hidden_layers={str(stated)[:20]}; {len(layers)} layers are stored")
     if buffers := names.buffers(side.source):
         found.append(f"{side.label}: rotary frequencies are no parameters and are left out: {_some(buffers)}")
+    read = {part.tensor for part in side.parts.values()} | set(buffers)
+    read |= {tensor for tensor, (ours, _) in names.OUTER.items() if ours == "head" and config.get("tie_word_embeddings")}
+    if left := [tensor for tensor in side.source.tensors if tensor not in read]:
+        found.append(f"{side.label}: {len(left)} tensors are left out by --map: {_some(left)}")
     return found
 
 

@@ -64,9 +64,10 @@ def open_safetensors(path: str | Path) -> SafetensorsSource:
         tensors, metadata = safetensors.header(path)
         return SafetensorsSource(path, tensors, metadata, {})
     files = sorted(path.glob("*.safetensors"))
-    used, left = _chosen(path, [file.name for file in files])
-    if (path / INDEX).exists():
-        tensors, metadata = _indexed(path)
+    weight_map = _weight_map(path) if (path / INDEX).exists() else None
+    used, left = _chosen(path, [file.name for file in files], weight_map)
+    if weight_map is not None:
+        tensors, metadata = _indexed(path, weight_map)
     elif used:
         _complete(path, used)
         tensors, metadata = _united([path / name for name in used])
@@ -79,7 +80,7 @@ def open_safetensors(path: str | Path) -> SafetensorsSource:
     return SafetensorsSource(path, tensors, metadata, _config(path), notes=notes)
 
 
-def _chosen(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
+def _chosen(path: Path, names: Sequence[str], weight_map: Mapping[str, str] | None) -> tuple[list[str], list[str]]:
     """(files of the checkpoint, files beside it that are none of its) of a directory.
 
     The index says which; without one it is model.safetensors, else numbered shards, else everything but what is known to be
@@ -89,9 +90,8 @@ def _chosen(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
       FormatError: two files or sets of files that both could be the model.
     """
     shards = [name for name in names if _SHARD.fullmatch(name)]
-    if (path / INDEX).exists():
-        weight_map = read_object(path / INDEX).get("weight_map")
-        listed = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+    if weight_map is not None:
+        listed = set(weight_map.values())
         stale = [name for name in names if name not in listed and (name == SINGLE or name in shards)]
         if stale and listed:
             raise FormatError(f"{path}: {INDEX} names {sorted(listed)[0]} and not {stale[0]}, which lies there too: which of "
@@ -153,16 +153,22 @@ def _united(files: list[Path]) -> tuple[dict[str, Stored], dict[str, str]]:
     return tensors, metadata
 
 
-def _indexed(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+def _weight_map(path: Path) -> dict[str, str]:
+    """Tensor -> file of the index, every file's name possible. Raises: FormatError."""
     place = path / INDEX
     weight_map = read_object(place).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(x, str) for x in weight_map.values()):
         raise FormatError(f"{place}: no weight_map from tensors to files")
-    names = sorted(set(weight_map.values()))
-    for name in names:
+    for name in sorted(set(weight_map.values())):
         if not name or Path(name).name != name or not name.endswith(".safetensors") or "\0" in name or _too_long(name):
             raise FormatError(f"{place}: {name[:80]!r} is not the name of a safetensors file beside it"
                               + (f" ({len(name)} characters)" if _too_long(name) else ""))
+    return weight_map
+
+
+def _indexed(path: Path, weight_map: Mapping[str, str]) -> tuple[dict[str, Stored], dict[str, str]]:
+    place, names = path / INDEX, sorted(set(weight_map.values()))
+    for name in names:
         if not os.path.lexists(path / name):
             raise FormatError(f"{path}: shard {name} is missing; the index names it")
         if not (path / name).exists():

@@ -32,7 +32,7 @@ KINDS = ("q", "k", "v", "o", "gate", "up", "down", "router", "embed", "head")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _EXPERT = re.compile(r"mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
 _BUFFER = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
-_BLOCK = 2**26  # bytes of a tensor that are compared at a time
+_BLOCK = 2**24  # bytes of a tensor that are compared at a time
 _OURS = re.compile(r"layers/(\d+)/(?:experts/(\d+)/)?.+")
 
 
