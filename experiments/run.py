@@ -19,6 +19,7 @@ from experiments.errors import EXIT_USER, UserError
 from experiments.session import StopSignals
 from jaxpost.checkpoint import CheckpointError
 from jaxpost.records import BundleError, config_hash
+from jaxpost.records.plain_text import visible
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(error: object, code: int) -> int:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print("error: " + visible(" ".join(str(error).split())), file=sys.stderr)
     return code
 
 

@@ -140,11 +140,16 @@ def _digests(place: Path) -> dict[str, str]:
 
 
 def _beside(place: Path) -> list[str]:
-    """A note on items of the step that nobody here knows: they may hold weights too."""
+    """Notes on items of the step that nobody here knows, which may hold weights too, and on saves that came to nothing."""
     if place.name != "params":
         return []
     others = sorted(p.name for p in place.parent.iterdir() if p.is_dir() and p.name not in _OURS and (p / _METADATA).is_file())
-    return [f"{place.parent}: item params is read; left out: {', '.join(others)}"] if others else []
+    found = [f"{place.parent}: item params is read; left out: {', '.join(others)}"] if others else []
+    if place.parent.name.isdigit():  # of a directory of steps: what is newer and no step
+        aside = sorted(p.name for p in place.parent.parent.iterdir() if "orbax-checkpoint-tmp" in p.name or
+                       p.name.startswith("damaged-"))
+        found += [f"{place.parent}: is the newest whole step; beside it lie {', '.join(aside[:3])}"] if aside else []
+    return found
 
 
 def _leaves(tree: object, keys: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:

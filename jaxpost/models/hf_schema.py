@@ -47,7 +47,8 @@ ARCHITECTURE = {  # of every family
     "rms_norm_eps": _number(1e-12, 0.1), "rope_theta": _number(1.0, 1e12),
     "tie_word_embeddings": FLAG, "hidden_act": _only("silu", None), "attention_bias": _only(False, None),
     "partial_rotary_factor": _only(None, 1, 1.0), "quantization_config": _only(None), "is_encoder_decoder": _only(False, None),
-    "add_cross_attention": _only(False, None), "pruned_heads": _only({}, None), "use_mrope": _only(False, None),
+    "add_cross_attention": _only(False, None), "rope_interleaved": _only(False, None),
+    "pruned_heads": _only({}, None), "use_mrope": _only(False, None),
     "mlp_bias": _only(False, None), "use_sliding_window": _only(False, None), "clip_qkv": _only(None),
     "decoder_sparse_step": _only(1, None), "mlp_only_layers": _only([], None), "n_shared_experts": _only(None, 0),
     "shared_expert_intermediate_size": _only(None, 0), "model_type": Rule(lambda x: isinstance(x, str), "text"),
@@ -66,7 +67,8 @@ _ROPE_KEYS = {"rope_type": _only("default"), "type": _only("default"), "rope_the
               "partial_rotary_factor": _only(None, 1, 1.0)}
 
 HARMLESS = frozenset("""
-    _name_or_path architectures transformers_version torch_dtype dtype use_cache initializer_range attention_dropout
+    _name_or_path _commit_hash is_llama_config
+    architectures transformers_version torch_dtype dtype use_cache initializer_range attention_dropout
     hidden_dropout bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id tokenizer_class
     model_max_length max_sequence_length pretraining_tp max_window_layers output_router_logits router_aux_loss_coef
     _attn_implementation _attn_implementation_autoset attn_implementation use_flash_attn unsloth_fixed unsloth_version

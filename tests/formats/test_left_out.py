@@ -142,6 +142,8 @@ def test_the_newest_step_of_an_orbax_directory_is_whole_or_refused(tmp_path):
         saves.save(1, tree, {})
         saves.save(2, tree, {})
     assert formats.open_checkpoint(tmp_path).metadata["step"] == "2"
+    (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
+    assert "beside it lie 3.orbax-checkpoint-tmp" in formats.open_checkpoint(tmp_path).notes[0]
     (tmp_path / "2" / "params" / "_METADATA").unlink()
     with pytest.raises(FormatError, match=f"newest step 2 is incomplete.*{tmp_path}/1"):
         formats.open_checkpoint(tmp_path)
