@@ -9,19 +9,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from jaxpost.records import digests, provenance, storage
 from jaxpost.records.contents import (
     compute_bundle_id,
     cost_table,
+    damaged_files,
     digest_files,
     metrics_table,
     read_cost,
     read_measurements,
+    read_shard,
     remove_closed,
     remove_working,
+    require_definitions,
     require_schema,
     write_cost,
     write_parquet,
@@ -35,7 +37,7 @@ from jaxpost.records.rows import (
     table_digest,
     table_from_columns,
 )
-from jaxpost.records.schema import COST_UNITS, FINISHED_SHARD, MEASUREMENTS, SCHEMA_VERSION, TENSORS
+from jaxpost.records.schema import COST_UNITS, MEASUREMENTS, SCHEMA_VERSION, TENSORS
 from jaxpost.records.storage import BundleError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -49,30 +51,6 @@ def _checked_name(name: str) -> str:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _shard(path: Path) -> pa.Table:
-    """The rows of one shard. Raises: BundleError when it is not what was written, or is no shard."""
-    data = digests.read(path)
-    try:
-        return pq.read_table(pa.BufferReader(data), schema=MEASUREMENTS)
-    except (OSError, pa.ArrowException) as error:
-        raise BundleError(f"cannot read {path}: {str(error).splitlines()[0][:160]}") from error
-
-
-def _damaged(path: Path) -> list[Path]:
-    """Shards, arrays and costs of an unfinished bundle that are not what was written.
-
-    Raises:
-        BundleError: one of them holds the rows of seeds that were finished before, which cannot be made again.
-    """
-    files = [file for folder in ("rows", "arrays", "costs") for file in sorted((path / folder).glob("[!.]*"))]
-    found = [file for file in files if not digests.sound(file)]
-    for file in found:
-        if file.parent.name == "rows" and file.stem == FINISHED_SHARD:
-            raise BundleError(f"{file} is not what was written, and it holds the rows of the seeds that were finished before: "
-                              "take the directory from a copy, or choose another and run all seeds")
-    return found
 
 
 class Bundle:
@@ -148,7 +126,7 @@ class Bundle:
         """The manifest in the directory, after checking that it belongs to the same config and claims."""
         if not (path / "manifest.json").exists():
             return None
-        found = storage.read_json(path / "manifest.json")
+        found = storage.read_manifest(path / "manifest.json")
         if found["config_hash"] != stated["config_hash"]:
             differing = provenance.config_difference(found["config"], stated["config"])
             raise BundleError(
@@ -173,7 +151,7 @@ class Bundle:
             leftover.unlink(missing_ok=True)
         if found is not None and found.pop("clearing", False):  # reopened for more replicates (extend.py)
             remove_closed(path)
-        damaged = _damaged(path)
+        damaged = damaged_files(path)
         session = {
             "opened": _now(),
             "environment": provenance.environment(devices),
@@ -208,7 +186,7 @@ class Bundle:
         storage.release_directory(self.path)
 
     def _write_manifest(self) -> None:
-        storage.write_json(self.path / "manifest.json", self.manifest)
+        storage.write_manifest(self.path / "manifest.json", self.manifest)
 
     def _writable(self) -> None:
         if self.manifest["status"] == "complete":
@@ -253,7 +231,7 @@ class Bundle:
         self._writable()
         path, table = self.path / "rows" / f"{_checked_name(name)}.parquet", measurement_table(columns)
         if path.exists():
-            if table_digest(_shard(path)) == table_digest(table):
+            if table_digest(read_shard(path)) == table_digest(table):
                 return
             self.event("rows-replaced", 0, shard=name)  # the run was not reproduced exactly: the log says so
         write_parquet(path, table)
@@ -268,7 +246,7 @@ class Bundle:
             return read_measurements(self.path)
         exclude = set(exclude)
         paths = [path for path in sorted((self.path / "rows").glob("[!.]*.parquet")) if path.stem not in exclude]
-        tables = [_shard(path) for path in paths] or [MEASUREMENTS.empty_table()]
+        tables = [read_shard(path) for path in paths] or [MEASUREMENTS.empty_table()]
         table = pa.concat_tables(tables)
         try:
             refuse_duplicates(table)
@@ -326,20 +304,7 @@ class Bundle:
         """
         self._writable()
         table = self.read_rows()
-        undefined = sorted(set(table["metric"].unique().to_pylist()) - set(metrics))
-        if undefined:
-            raise BundleError(
-                f"no definition for metric {undefined[0]!r}{nearest(undefined[0], sorted(metrics))}; "
-                f"{len(undefined)} undefined in all"
-            )
-        orphans = table.filter(
-            pc.and_(pc.is_valid(table["of"]), pc.invert(pc.is_in(table["of"], table["row_id"].combine_chunks())))
-        )
-        if len(orphans):
-            row = orphans.slice(0, 1).to_pylist()[0]
-            raise BundleError(
-                f"{len(orphans)} rows belong to rows that do not exist; first: {row['metric']!r} of {row['of']}"
-            )
+        require_definitions(table, metrics)
         used = set(table["metric"].unique().to_pylist())
         write_parquet(self.path / "measurements.parquet", table)
         write_parquet(self.path / "metrics.parquet", metrics_table({k: m for k, m in metrics.items() if k in used}))
@@ -350,7 +315,7 @@ class Bundle:
             digests.read(file)
         arrays = {path.stem: provenance.arrays_digest(path) for path in names}
         bundle_id = compute_bundle_id(self.manifest["config_hash"], table, arrays)
-        shards = {path.stem: len(_shard(path)) for path in sorted((self.path / "rows").glob("[!.]*.parquet"))}
+        shards = {path.stem: len(read_shard(path)) for path in sorted((self.path / "rows").glob("[!.]*.parquet"))}
         self.manifest |= {
             **storage.plain(dict(extra or {})),
             "bundle_id": bundle_id,
@@ -366,8 +331,7 @@ class Bundle:
         self._writable()
         if "bundle_id" not in self.manifest:
             raise BundleError(f"{self.path} was not merged yet: call merge before seal")
-        merged = [self.path / f"{name}.parquet" for name in ("measurements", "metrics", "tensors", "costs")]
-        for file in (*merged, *(self.path / "arrays").glob("[!.]*.safetensors")):
+        for file in (*self.path.glob("[!.]*.parquet"), *(self.path / "arrays").glob("[!.]*.safetensors")):
             digests.read(file)  # what is hashed into the manifest is what was written
         self.event("seal", 0, bundle_id=self.manifest["bundle_id"])
         self.manifest |= {"status": "complete", "closed": _now(), "files": digest_files(self.path)}

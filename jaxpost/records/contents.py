@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jaxpost.records import digests, provenance, storage
-from jaxpost.records.rows import table_digest, table_from_columns
-from jaxpost.records.schema import COST_UNITS, COSTS, MEASUREMENTS, METRICS, SCHEMA_VERSION
+from jaxpost.records.rows import nearest, table_digest, table_from_columns
+from jaxpost.records.schema import COST_UNITS, COSTS, FINISHED_SHARD, MEASUREMENTS, METRICS, SCHEMA_VERSION
 from jaxpost.records.storage import BundleError
 
 FILES = (
@@ -88,6 +89,24 @@ def remove_closed(path: Path) -> None:
         shutil.rmtree(path / folder, ignore_errors=True)
 
 
+def require_definitions(table: pa.Table, metrics: Mapping[str, object]) -> None:
+    """Refuse rows of a metric that nobody defined, and null rows whose parent is missing. Raises: BundleError."""
+    undefined = sorted(set(table["metric"].unique().to_pylist()) - set(metrics))
+    if undefined:
+        raise BundleError(
+            f"no definition for metric {undefined[0]!r}{nearest(undefined[0], sorted(metrics))}; "
+            f"{len(undefined)} undefined in all"
+        )
+    orphans = table.filter(
+        pc.and_(pc.is_valid(table["of"]), pc.invert(pc.is_in(table["of"], table["row_id"].combine_chunks())))
+    )
+    if len(orphans):
+        row = orphans.slice(0, 1).to_pylist()[0]
+        raise BundleError(
+            f"{len(orphans)} rows belong to rows that do not exist; first: {row['metric']!r} of {row['of']}"
+        )
+
+
 def metrics_table(metrics: Mapping[str, object]) -> pa.Table:
     """Definitions (mappings or dataclasses, by metric id) as a table of `schema.METRICS`."""
     columns = {name: [] for name in METRICS.names}
@@ -111,6 +130,30 @@ def digest_files(path: Path) -> dict[str, str]:
     """Relative name -> SHA-256 of all files of a bundle but the manifest; nothing else in there is part of it."""
     files = [path / name for name in FILES] + [file for name in FOLDERS for file in (path / name).glob("[!.]*")]
     return {file.relative_to(path).as_posix(): provenance.file_digest(file) for file in sorted(files) if file.is_file()}
+
+
+def read_shard(path: Path) -> pa.Table:
+    """The rows of one shard. Raises: BundleError when it is not what was written, or is no shard."""
+    data = digests.read(path)
+    try:
+        return pq.read_table(pa.BufferReader(data), schema=MEASUREMENTS)
+    except (OSError, pa.ArrowException) as error:
+        raise BundleError(f"cannot read {path}: {str(error).splitlines()[0][:160]}") from error
+
+
+def damaged_files(path: Path) -> list[Path]:
+    """Shards, arrays and costs of an unfinished bundle that are not what was written.
+
+    Raises:
+        BundleError: one of them holds the rows of seeds that were finished before, which cannot be made again.
+    """
+    files = [file for folder in ("rows", "arrays", "costs") for file in sorted((path / folder).glob("[!.]*"))]
+    found = [file for file in files if not digests.sound(file)]
+    for file in found:
+        if file.parent.name == "rows" and file.stem == FINISHED_SHARD:
+            raise BundleError(f"{file} is not what was written, and it holds the rows of the seeds that were finished before: "
+                              "take the directory from a copy, or choose another and run all seeds")
+    return found
 
 
 def read_measurements(path: str | Path, checked: bool = True) -> pa.Table:

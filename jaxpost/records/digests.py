@@ -50,7 +50,7 @@ def read(path: Path) -> bytes:
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror or error}") from error
     if line is None:
-        warnings.warn(f"{path} was written before there were digests (no {_beside(path).name}): it is read unchecked",
+        warnings.warn(f"files in {path.parent} were written before there were digests (no .*.sha256): they are read unchecked",
                       stacklevel=2)
     elif line != f"{hashlib.sha256(data).hexdigest()}  {path.name}\n":
         raise DamagedError(f"{path} is not what was written (SHA-256 {hashlib.sha256(data).hexdigest()[:12]}, expected "

@@ -49,7 +49,7 @@ def reopen(bundle: Bundle, derived: Sequence[str] = ("at",)) -> None:
     path = Path(bundle.path)
     storage.claim_directory(path)
     try:
-        manifest = storage.read_json(path / "manifest.json")  # again: now nobody else can write it
+        manifest = storage.read_manifest(path / "manifest.json")  # again: now nobody else can write it
         if manifest["status"] != "complete":
             raise BundleError(f"{path} is not finished (status {manifest['status']!r}): it can be resumed as it is")
         require_schema(path, manifest)
@@ -61,7 +61,7 @@ def reopen(bundle: Bundle, derived: Sequence[str] = ("at",)) -> None:
         names = {*manifest.get("sealed_shards", ()), *manifest["shards"]} - {FINISHED_SHARD}
         kept = {key: value for key, value in manifest.items() if key not in _OF_THE_SEAL}
         extensions = [*manifest.get("extensions", ()), {"bundle_id": manifest["bundle_id"], "closed": manifest["closed"]}]
-        storage.write_json(path / "manifest.json", kept | {
+        storage.write_manifest(path / "manifest.json", kept | {
             "status": "running", "clearing": True, "shards": {}, "sealed_shards": sorted(names), "extensions": extensions})
     except BaseException:
         storage.release_directory(path)

@@ -210,7 +210,7 @@ def rerender(path: str | Path) -> None:
         BundleError: the bundle is not finished, or what was measured is not what was sealed.
     """
     path = Path(path)
-    manifest = storage.read_json(path / "manifest.json")
+    manifest = storage.read_manifest(path / "manifest.json")
     if manifest["status"] != "complete":
         raise BundleError(
             f"{path} is not finished (status {manifest['status']!r}): run the experiment again to complete it"
@@ -223,4 +223,4 @@ def rerender(path: str | Path) -> None:
     render(path, manifest)
     for folder in (path, path / "arrays"):
         digests.forget(folder)
-    storage.write_json(path / "manifest.json", manifest | {"files": digest_files(path)})
+    storage.write_manifest(path / "manifest.json", manifest | {"files": digest_files(path)})

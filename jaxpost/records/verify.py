@@ -41,6 +41,12 @@ def _statements(path: Path, manifest: Mapping) -> tuple[str, list[str]]:
     return f"config {config[:12]} and {len(manifest['claims'])} claims are as they were before the run", wrong
 
 
+def _manifest(path: Path, manifest: Mapping) -> tuple[str, list[str]]:
+    del manifest
+    storage.read_manifest(path / "manifest.json")
+    return "manifest.json is what was written", []
+
+
 def _rows(path: Path, manifest: Mapping) -> tuple[str, list[str]]:
     table = read_measurements(path, checked=False)
     pairs = zip(table["row_id"].to_pylist(), row_ids(table), strict=True)
@@ -86,6 +92,7 @@ def _first_difference(found: str, expected: str) -> str:
 
 
 CHECKS: dict[str, Callable[[Path, Mapping], tuple[str, list[str]]]] = {
+    "manifest": _manifest,
     "files": _files,
     "statements": _statements,
     "rows": _rows,
