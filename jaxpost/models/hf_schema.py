@@ -60,8 +60,8 @@ MIXTURE = {"num_experts": _count(4096), "num_local_experts": _count(4096), "num_
            "norm_topk_prob": FLAG}
 FAMILY = {"llama": {"num_key_value_heads": _count(4096, null=True), "head_dim": _count(4096, null=True)},
           "mistral": {"sliding_window": _only(None), "head_dim": _count(4096, null=True)}, 
-          "olmoe": {**MIXTURE, "layer_types": _only(None)},
-          "qwen3_moe": {**MIXTURE, "moe_intermediate_size": _count(2**22)}}
+          "olmoe": MIXTURE,
+          "qwen3_moe": {**MIXTURE, "moe_intermediate_size": _count(2**22), "layer_types": _only(None)}}
 ROPE = ("rope_parameters", "rope_scaling")
 _ROPE_KEYS = {"rope_type": _only("default"), "type": _only("default"), "rope_theta": _number(1.0, 1e12),
               "partial_rotary_factor": _only(None, 1, 1.0)}
