@@ -12,7 +12,7 @@ import numpy as np
 from experiments.errors import Diverged, UserError
 from experiments.session import Session
 from jaxpost import models, objectives, training
-from jaxpost.checkpoint import Checkpoints
+from jaxpost.checkpoint import CheckpointError, Checkpoints
 from jaxpost.tasks import Task
 
 
@@ -71,16 +71,20 @@ class Pretraining:
 
         Raises:
           UserError: the range was jumped over or not reached; the message has what was seen.
+          CheckpointError: the finished base is not what was saved.
         """
-        with Checkpoints(directory / "base") as chosen:
+        with Checkpoints(directory / "base", say=session.say) as chosen:
             if (found := chosen.latest()) is not None:
                 params = chosen.restore_params(found[0], self.abstract().params)
                 params = jax.tree.map(lambda x: x[0], params)
-                return Base(params, digest(params), found[0], found[1]["success"], found[1]["second"])
-            with Checkpoints(directory / "pretraining") as saves:
+                if (read := digest(params)) != (was := found[1].get("digest", read)):
+                    raise CheckpointError(f"the base in {directory / 'base'} is {read}, and {was} was saved there: remove that "
+                                          "directory: the run then pretrains it again")
+                return Base(params, read, found[0], found[1]["success"], found[1]["second"])
+            with Checkpoints(directory / "pretraining", say=session.say) as saves:
                 base = self._search(saves, session, every_seconds)
             rounded = self.fresh()._replace(params=jax.tree.map(lambda x: x[None], base.params))
-            chosen.save(base.step, rounded, {"success": base.success, "second": base.second})
+            chosen.save(base.step, rounded, {"success": base.success, "second": base.second, "digest": base.digest})
             return base
 
     def _search(self, saves: Checkpoints, session: Session, every_seconds: float) -> Base:

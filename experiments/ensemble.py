@@ -128,11 +128,12 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session) 
     Raises:
       Diverged: a loss that is not finite; the last checkpoint and all rows before stay.
       Stopped: a signal came; saved at this boundary.
+      CheckpointError: it has checkpoints, and none of them is what was saved.
     """
     members = training.stack([training.Member(jnp.uint32(s + arm.offset), arm.scalars) for s in block.seeds])
-    with Checkpoints(block.directory) as saves:
+    with Checkpoints(block.directory, say=telling(session, bundle, arm.name)) as saves:
         step = 0
-        if (found := saves.latest()) is not None:
+        if (found := resumable(saves, arm.name, block, plan, bundle, session)) is not None:
             step = found[0]
             if step == plan.grid[-1]:
                 return
@@ -144,6 +145,38 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session) 
         program = (training.segment_program(arm.source, arm.spec, plan.steps_per_call, plan.mesh) if plan.program is None
                    else plan.program(arm, block.count))
         _segments(arm, block, plan, bundle, session, program, members, states, step, saves)
+
+
+def telling(session: Session, bundle: Bundle, arm: str) -> Callable[[str], None]:
+    """What checkpoints have to say goes to the terminal and into the events."""
+    def say(text: str) -> None:
+        session.say(f"{arm}: {text}")
+        bundle.event("checkpoint", 0, arm=arm, said=text)
+
+    return say
+
+
+def resumable(saves: Checkpoints, arm: str, block: Block, plan: Plan, bundle: Bundle, session: Session
+              ) -> tuple[int, dict] | None:
+    """The newest sound checkpoint before which every measurement is there: what is gone or damaged is measured again.
+
+    Raises:
+      CheckpointError: there are checkpoints, and none is what was saved.
+    """
+    found = saves.latest()
+    if found is None:
+        return None
+    for step in (step for step in plan.grid if step <= found[0]):
+        shard = block.shard(plan.prefix, step)
+        if bundle.sealed_rows(shard):
+            continue
+        if not bundle.has_rows(shard) or getattr(plan.measure, "damaged", lambda *_: False)(arm, step, block.seeds):
+            found = saves.latest(before=step)
+            back = f"from step {found[0]}" if found else "from the base"
+            session.say(f"{arm}: the measurement {shard} is gone or damaged and is made again: training goes on {back}")
+            bundle.event("measured-again", step, arm=arm, shard=shard)
+            break
+    return found
 
 
 def _segments(arm, block, plan, bundle, session, program, members, states, step, saves):

@@ -105,8 +105,9 @@ def carry_out(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: B
 def _trained(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: Bundle, session: Session):
     """The state at the last step. Raises: as `carry_out`."""
     arm, fresh = run.arm, run.arm.source.curriculum.init()
-    with Checkpoints(run.block.directory) as saves:
-        if (found := saves.latest()) is not None:
+    with Checkpoints(run.block.directory, say=ensemble.telling(session, bundle, arm.name)) as saves:
+        plan = ensemble.Plan(base, "", setup.grid, 0, 0.0, setup.mesh, measure)
+        if (found := ensemble.resumable(saves, arm.name, run.block, plan, bundle, session)) is not None:
             state = saves.restore(found[0], split.abstract(arm.spec, base.params, fresh, setup.mesh))
             session.say(f"{arm.name}, seed {run.seed}: resuming at step {found[0]}")
         else:

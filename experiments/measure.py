@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from experiments.arms import Arm
 from experiments.base_model import Base
 from jaxpost import models, probes, sharding, training
 from jaxpost.probes import gradient_sums, weights
-from jaxpost.records import Bundle, row_ids, select, storage
+from jaxpost.records import Bundle, digests, row_ids, select
 
 
 def infos(config: models.TransformerConfig) -> list[weights.TensorInfo]:
@@ -130,6 +130,13 @@ class Measurement:
             if fresh["metric"]:
                 self.bundle.write_rows(shard, fresh)
 
+    def damaged(self, arm: str, step: int, seeds: Sequence[int]) -> bool:
+        """Whether something that was kept of these seeds at a step for the end of the arm is not what was written."""
+        if self.directory is None:
+            return False
+        kept = [self.directory / f"{probe.id}-{arm}" / f"{step}-{seeds[0]}.safetensors" for probe in self.probes]
+        return any(path.exists() and not digests.sound(path) for path in kept)
+
     def _given(self, due: Sequence[probes.Probe], params_S: dict, carried_S: Mapping | None = None) -> dict[probes.Need, dict]:
         """Every need that differs from seed to seed, computed once for all probes."""
         wanted = probes.merge_needs(due)
@@ -171,7 +178,7 @@ class Measurement:
             path = self.directory / f"{probe.id}-{arm}" / f"{step}-{seeds[0]}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             data = save({name: np.ascontiguousarray(x) for name, x in kept.items()})
-            storage.write_atomic(path, lambda temporary: temporary.write_bytes(data))
+            digests.write(path, lambda temporary: temporary.write_bytes(data))
 
 
 def _series(directory: Path, name: str) -> dict[int, dict[str, np.ndarray]]:
@@ -180,7 +187,7 @@ def _series(directory: Path, name: str) -> dict[int, dict[str, np.ndarray]]:
     for path in (directory / name).glob("*.safetensors"):
         step, first = map(int, path.stem.split("-"))
         found.setdefault(step, []).append((first, path))
-    read = {step: [load_file(path) for _, path in sorted(parts)] for step, parts in sorted(found.items())}
+    read = {step: [load(digests.read(path)) for _, path in sorted(parts)] for step, parts in sorted(found.items())}
     return {step: {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} for step, parts in read.items()}
 
 

@@ -135,6 +135,7 @@ def _train(setup: Setup, bundle: records.Bundle, session: Session) -> dict[str, 
                 ahead.begin(arm, block.count)
         base = Pretraining(config.pretrain, setup.model, setup.task, setup.second, config.seeds.base).run(
             directory, session, config.checkpoint.every_seconds)
+        bundle.require_base("base-0", base.digest)
         session.say(f"base {base.digest}: step {base.step}, new task {base.success:.3f}, second task {base.second:.3f}")
         bundle.cost("pretrain", arm="base-0", wall_s=time.monotonic() - began)
         measure = TourMeasurement(base, setup.model, setup.probes, mesh=setup.mesh, bundle=bundle)

@@ -19,6 +19,7 @@ from experiments.opening import Stated, opened
 from experiments.session import Session, StopSignals
 from jaxpost import models, probes, records, tasks, training
 from jaxpost.formats import FormatError
+from jaxpost.formats.directory import read_object
 from jaxpost.models import hf
 from jaxpost.probes import policy
 from jaxpost.records import storage
@@ -104,7 +105,7 @@ def _architecture(directory: str) -> models.TransformerConfig:
         raise UserError(f"model.directory={directory}: no such directory{nearest(path.name, beside) if beside else ''}")
     if not (path / "config.json").is_file():
         raise UserError(f"model.directory={directory} has no config.json; a Hugging Face directory has one, beside safetensors")
-    return hf.config_of(storage.read_json(path / "config.json"), str(path / "config.json"))
+    return hf.config_of(read_object(path / "config.json"), str(path / "config.json"))
 
 
 def _data(config: ConfigDict, known: tokenizer.Tokenizer) -> tuple[text_data.TextData, text_data.TextData, int]:

@@ -18,7 +18,7 @@ from experiments.measure import infos
 from experiments.session import Session
 from jaxpost import models, objectives, probes, records, sharding, training
 from jaxpost.probes import base, catalog, document, ever_changed, fisher, presets, price, routing, schedules, weights
-from jaxpost.records import storage
+from jaxpost.records import contents
 from jaxpost.tasks import Task
 
 TARGETS = ("completion_NxT", "mask_NxT")  # the label of a demonstration
@@ -280,7 +280,7 @@ def report_costs(bundle: records.Bundle, session: Session) -> None:
     """Print what measuring has cost, by probe: seconds, compilation, share of the training time (with its compilation)."""
     spent: dict[str, dict[str, list]] = {}
     for path in sorted((bundle.path / "costs").glob("*.json")):
-        cost = storage.read_json(path)
+        cost = contents.read_cost(path)
         for name, value in cost["quantities"].items():
             spent.setdefault(cost["phase"], {}).setdefault(name, []).append(value)
     training_s = np.sum(spent.get("train", {}).get("wall_s", [0.0]))

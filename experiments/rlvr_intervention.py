@@ -79,6 +79,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         directory, began = bundle.path / "base-0", time.monotonic()
         base = Pretraining(config.pretrain, setup.model, setup.task, setup.second, config.seeds.base).run(
             directory, session, config.checkpoint.every_seconds)
+        bundle.require_base("base-0", base.digest)
         session.say(f"base {base.digest}: step {base.step}, new task {base.success:.3f}, second task {base.second:.3f}")
         bundle.cost("pretrain", arm="base-0", wall_s=time.monotonic() - began)
         inventory = _train_and_compare(setup, base, bundle, session)

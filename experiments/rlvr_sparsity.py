@@ -111,6 +111,7 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
     began = time.monotonic()
     base = Pretraining(config.pretrain, setup.model, setup.task, setup.second, config.seeds.base + index).run(
         directory, session, config.checkpoint.every_seconds)
+    bundle.require_base(f"base-{index}", base.digest)
     session.say(f"base {base.digest}: step {base.step}, new task {base.success:.3f}, second task {base.second:.3f}")
     bundle.cost("pretrain", arm=f"base-{index}", wall_s=time.monotonic() - began)
     prefix = f"base{index}-" if config.seeds.bases > 1 else ""

@@ -19,6 +19,7 @@ from experiments.errors import EXIT_USER, UserError
 from experiments.session import StopSignals
 from jaxpost.checkpoint import CheckpointError
 from jaxpost.records import BundleError, config_hash
+from jaxpost.records.plain_text import visible
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,8 +35,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """
     parser = _Parser(prog="python -m experiments.run", description=__doc__, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter,
-                     epilog="--config.a.b=VALUE overrides a key of the config.")
-    parser.add_argument("--config", help="name, name:argument or path/to/mine.py")
+                     epilog="--config.a.b=VALUE overrides a key of the config. A config is Python and is executed: "
+                            "--config=PATH.py runs whatever that file says, with your rights; give files that you trust.")
+    parser.add_argument("--config", help="name, name:argument or path/to/mine.py (a file that is executed)")
     parser.add_argument("--workdir", help="default: results/<config>/<config hash>")
     parser.add_argument("--list", action="store_true", help="name every config with its question and run time")
     options, rest = parser.parse_known_args(arguments)
@@ -75,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(error: object, code: int) -> int:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print("error: " + visible(" ".join(str(error).split())), file=sys.stderr)
     return code
 
 

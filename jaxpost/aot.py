@@ -7,9 +7,11 @@
 Needs the package `libtpu` (extra `tpu`), no TPU. Start Python with JAX_PLATFORMS=cpu, so that it is not taken for one.
 """
 
+import contextlib
 import os
 import time
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxpost import hlo, models, sharding, training
 from jaxpost.models import TransformerConfig
 
+LOCK = "/tmp/libtpu_lockfile"  # libtpu's own, held while a process has it loaded
+
+
+class TopologyUnavailable(ValueError):
+    """libtpu did not answer; says nothing about the topology."""
+
 
 def devices(topology: str) -> list:
     """The abstract devices of a TPU topology such as "v5e:4x4", "v5:2x2x2" (v5p) or "v6e:4x4".
@@ -26,6 +34,7 @@ def devices(topology: str) -> list:
     Raises:
       ImportError: libtpu is not installed.
       ValueError: libtpu does not know the topology.
+      TopologyUnavailable: libtpu cannot be asked now: another process has it.
     """
     try:
         import libtpu  # noqa: F401, optional: the TPU compiler
@@ -35,8 +44,23 @@ def devices(topology: str) -> list:
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:
-        raise ValueError(f"topology {topology!r} is not known to libtpu; write it like 'v5e:4x4' "
-                         f"({str(error).splitlines()[0]})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "lockfile" in reason or "already in use" in reason:  # libtpu's own words advise to remove the lock; nobody should
+            raise TopologyUnavailable(f"libtpu is in use: {_holder()} holds its lock {LOCK}, and one process at a time may "
+                                      f"load it; whether {topology!r} is known was not asked: run this again when that process "
+                                      "has ended (the lock goes with it)") from error
+        if "INVALID_ARGUMENT" in reason:
+            raise ValueError(f"topology {topology!r} is not known to libtpu; write it like 'v5e:4x4' ({reason})") from error
+        raise TopologyUnavailable(f"libtpu could not be asked for topology {topology!r} ({reason[:200]})") from error
+
+
+def _holder() -> str:
+    """The process that has libtpu's lock open, where this user may see it."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == LOCK and (pid := link.parts[2]) != str(os.getpid()):
+                return f"process {pid} ({(Path('/proc') / pid / 'comm').read_text().strip()})"
+    return "another process"
 
 
 def _shapes(tree, shardings):

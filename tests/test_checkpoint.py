@@ -102,3 +102,13 @@ def test_what_a_kill_in_the_middle_of_a_save_left_is_removed(tmp_path):
     with Checkpoints(tmp_path) as saves:
         assert saves.latest() is None
     assert not list(tmp_path.iterdir())
+
+
+def test_digests_hold_over_meshes(tmp_path):
+    place = NamedSharding(sharding.make_mesh({"data": 8}), PartitionSpec("data"))
+    spread = state()._replace(params=state().params | {"a": jax.device_put(state().params["a"], place)})
+    with Checkpoints(tmp_path) as saves:
+        saves.save(1, spread, {})
+        saves.wait()
+        assert saves.latest() == (1, {})
+        jax.tree.map(np.testing.assert_array_equal, saves.restore(1, jax.eval_shape(state)), state())

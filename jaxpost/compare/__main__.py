@@ -16,6 +16,7 @@ from jaxpost.compare.output import FORMATS, written
 from jaxpost.compare.progress import watching
 from jaxpost.formats import FormatError
 from jaxpost.formats.names import read_rules
+from jaxpost.records.plain_text import visible
 
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9, "k": 2**10, "m": 2**20,
           "g": 2**30}
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(error: object) -> int:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print("error: " + visible(" ".join(str(error).split())), file=sys.stderr)
     return 2
 
 
@@ -88,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
         table, flags = records.read_measurements(out), manifest["flags"]
         print(f"{out}/report.html (bundle {manifest['bundle_id'][:12]})", file=sys.stderr)
     for flag in flags:
-        print(f"note: {flag}", file=sys.stderr)
+        print(f"note: {visible(flag)}", file=sys.stderr)
     if options.format:
         sys.stdout.flush()
         sys.stdout.buffer.write(written(table, options.format))

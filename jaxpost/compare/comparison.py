@@ -128,7 +128,9 @@ def _all_rows(prepared: Prepared, measured: Mapping) -> dict[str, list[dict]]:
 
 def all_flags(prepared: Prepared, measured: Mapping) -> list[str]:
     """Everything a reader must be told first."""
-    found = list(prepared.pairing.notes) + flags.of_base(measured)
+    sides = (prepared.job.base, *prepared.job.tuned)
+    found = [note for side in sides for note in flags.of_source(side)]
+    found += [*prepared.pairing.notes, *flags.of_base(measured)]
     if prepared.pairing.unpaired:
         found.append(f"{len(prepared.pairing.unpaired)} parameters are unpaired and left out: "
                      f"{', '.join(list(prepared.pairing.unpaired)[:4])}")
@@ -195,7 +197,7 @@ def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path, settings
             "kind": "compare", "flags": said, "fingerprints": dict(prepared.fingerprints), "base_digest": base_digest(measured),
             "digest": next(iter(measured.values()))["digest"], "coverage": _coverage(prepared, measured)},
             tensors=rows.tensor_columns(prepared.pairing.pairs, measured, [s.label for s in prepared.job.tuned],
-                                        prepared.pairing.unpaired))
+                                        {**prepared.pairing.unpaired, **prepared.pairing.empty}))
         shutil.rmtree(out / passes.FOLDER, ignore_errors=True)
     return out
 
@@ -233,7 +235,8 @@ def _coverage(prepared: Prepared, measured: Mapping) -> dict:
     left = {name: record["reason"] for name, record in measured.items() if record["reason"]}
     skipped, beside = ({name: record[key] for name, record in measured.items() if record[key]} for key in ("skipped", "beside"))
     return {"tensors": len(measured), "compared": len(measured) - len(left), "not_compared": left,
-            "without_spectra": skipped, "without_other_probes": beside, "unpaired": dict(prepared.pairing.unpaired)}
+            "without_spectra": skipped, "without_other_probes": beside, "unpaired": dict(prepared.pairing.unpaired),
+            "without_elements": dict(prepared.pairing.empty)}
 
 
 def _write(bundle: records.Bundle, prepared: Prepared, measured: Mapping) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxpost.compare.pairing import Checkpoint
+from jaxpost.formats import names
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json",
               "special_tokens_map.json")
@@ -24,10 +25,10 @@ def of_files(base: Checkpoint, tuned: Checkpoint) -> list[str]:
         if differ:
             said = ", ".join(f"{key} ({a.get(key)!r}, {b.get(key)!r})" for key in differ[:4])
             found.append(f"{label}: config.json differs: {said}" + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""))
-    for name in TOKENIZERS:
-        here, there = (_digest(_directory(side.path) / name) for side in (base, tuned))
+    for file in TOKENIZERS:
+        here, there = (_digest(_directory(side.path) / file) for side in (base, tuned))
         if here and there and here != there:
-            found.append(f"{label}: {name} differs")
+            found.append(f"{label}: {file} differs")
     steps = [_step(side) for side in (base, tuned)]
     if None not in steps and steps[0] > steps[1]:
         found.append(f"{label}: the base says step {steps[0]}, the tuned side step {steps[1]}: are the two swapped?")
@@ -38,6 +39,26 @@ def of_files(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     elif kinds[0] != kinds[1]:
         found.append(f"{label}: stored dtypes differ: base {', '.join(sorted(kinds[0]))}; tuned {', '.join(sorted(kinds[1]))}; "
                      "both are cast as each definition says")
+    return found
+
+
+def of_source(side: Checkpoint) -> list[str]:
+    """What the files of one side hold and nobody compares, and where they contradict their config.json."""
+    found, config = [f"{side.label}: {note}" for note in side.source.notes], side.source.config
+    if config.get("tie_word_embeddings") and "head" in side.parts:
+        found.append(f"{side.label}: config.json says tie_word_embeddings, and the stored head is not the embedding: it is "
+                     "compared as a parameter of its own")
+    if config.get("tie_word_embeddings") is False and "head" not in side.parts and "embed" in side.parts:
+        found.append(f"{side.label}: config.json says tie_word_embeddings is false, and no head is stored")
+    layers = {part.layer for part in side.parts.values() if part.layer is not None}
+    if (stated := config.get("num_hidden_layers")) is not None and layers and stated != len(layers):
+        found.append(f"{side.label}: config.json says num_hidden_layers={str(stated)[:20]}; {len(layers)} layers are stored")
+    if buffers := names.buffers(side.source):
+        found.append(f"{side.label}: rotary frequencies are no parameters and are left out: {_some(buffers)}")
+    read = {part.tensor for part in side.parts.values()} | set(buffers)
+    read |= {tensor for tensor, (ours, _) in names.OUTER.items() if ours == "head" and config.get("tie_word_embeddings")}
+    if left := [tensor for tensor in side.source.tensors if tensor not in read]:
+        found.append(f"{side.label}: {len(left)} tensors are left out by --map: {_some(left)}")
     return found
 
 

@@ -9,17 +9,23 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from jaxpost.records.latex import tex_table
+from jaxpost.records.plain_text import spreadsheet_cell
 from jaxpost.records.rows import table_digest
 from jaxpost.records.tables import build_tables
 
 
 def _json(table: pa.Table) -> bytes:
-    """One JSON object a row and line."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()).encode()
+    """One JSON object a row and line, in ASCII: names from somebody's file do nothing to a terminal."""
+    return "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode()
 
 
 def _csv(table: pa.Table) -> bytes:
-    """Comma-separated with a heading."""
+    """Comma-separated with a heading; text that a spreadsheet would run, or a terminal act on, is made visible."""
+    for i, column in enumerate(table.columns):
+        if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            made = {x: None if x is None else spreadsheet_cell(x) for x in column.unique().to_pylist()}
+            shown = pa.array([made[x] for x in column.to_pylist()], pa.string())
+            table = table.set_column(i, table.field(i).name, shown)
     sink = io.BytesIO()
     pyarrow.csv.write_csv(table, sink)
     return sink.getvalue()

@@ -55,6 +55,7 @@ class Pairing:
     pairs: tuple[Pair, ...]
     unpaired: Mapping[str, str]  # name -> why
     notes: tuple[str, ...]
+    empty: Mapping[str, str]  # name -> why: on every side, without elements
 
 
 def open_side(path: str | Path, label: str, rules: Sequence[Mapping] = ()) -> Checkpoint:
@@ -96,12 +97,18 @@ def pair(base: Checkpoint, tuned: Sequence[Checkpoint], allow_unpaired: bool = F
     if not (shared := [name for name in base.parts if name not in missing]):
         raise CompareError(f"{base.path} and {tuned[0].path} have no parameter in common: give the maps with --map")
     pairs, notes = [], []
+    empty = {}
     for name in sorted(shared, key=lambda name: _place(base, name)):
         found = _paired(name, base, tuned, allow_unpaired)
+        if 0 in found.shape:
+            empty[name] = f"no elements (shape {found.shape})"
+            continue
         pairs.append(found)
         if found.rows is not None:
             notes.append(f"{name}: shapes {_shapes(name, base, tuned)} differ; the first {found.rows} rows are compared")
-    return Pairing(tuple(pairs), missing, tuple(notes))
+    if empty:
+        notes.append(f"{len(empty)} tensors have no elements and are left out: {_some(list(empty))}")
+    return Pairing(tuple(pairs), missing, tuple(notes), empty)
 
 
 def _missing(base: Checkpoint, tuned: Sequence[Checkpoint]) -> dict[str, str]:

@@ -21,8 +21,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from jaxpost import probes
 from jaxpost.compare import elementwise, matrices, principal, spectra
@@ -31,7 +30,7 @@ from jaxpost.compare.reading import Reader, as_float32, bf16_codes, bf16_values,
 from jaxpost.compare.tally import Tally
 from jaxpost.probes import cross_seed
 from jaxpost.probes.panel import Panel, is_wide
-from jaxpost.records import storage
+from jaxpost.records import digests
 
 FOLDER = "progress"
 ONE = "w"  # every matrix is measured under this name, so that equal shapes share a program
@@ -113,7 +112,7 @@ def run(job: Job, pairs: Sequence[Pair], folder: Path | None, workers: int, adva
     def one(number: int) -> tuple[str, dict]:
         pair = pairs[number]
         path = None if folder is None else folder / f"{number:06d}.safetensors"
-        if path is not None and path.exists():
+        if path is not None and path.exists() and digests.sound(path):
             found = _load(path)
         else:
             if not hasattr(local, "reader"):
@@ -287,9 +286,10 @@ def _program(probe: probes.Probe):
 def _save(path: Path, record: dict) -> None:
     text = json.dumps({key: x for key, x in record.items() if key != "arrays"})
     data = save({key: np.asarray(x, order="C") for key, x in record["arrays"].items()}, {"record": text})
-    storage.write_atomic(path, lambda temporary: temporary.write_bytes(data))
+    digests.write(path, lambda temporary: temporary.write_bytes(data))
 
 
 def _load(path: Path) -> dict:
-    with safe_open(path, framework="numpy") as file:
-        return json.loads(file.metadata()["record"]) | {"arrays": {key: file.get_tensor(key) for key in file.keys()}}
+    data = digests.read(path)
+    about = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    return json.loads(about["record"]) | {"arrays": load(data)}

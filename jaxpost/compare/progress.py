@@ -5,9 +5,11 @@ import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from jaxpost.compare import passes
+from jaxpost.records.plain_text import visible
 
 
 @contextlib.contextmanager
@@ -22,4 +24,4 @@ def watching(prepared) -> Iterator[Callable]:
                TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("comparing", total=total)
-        yield lambda pair, size: bar.update(task, advance=size, description=pair.name)
+        yield lambda pair, size: bar.update(task, advance=size, description=escape(visible(pair.name)))

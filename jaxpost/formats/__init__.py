@@ -34,8 +34,15 @@ def open_checkpoint(path: str | Path) -> Source:
       OSError: it cannot be read.
     """
     path = Path(path)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FormatError(f"{str(path)[:80]!r} ({len(str(path))} characters): {reason}") from error
+    if not there:
         raise FormatError(f"{path}: no such file or directory")
+    if not path.is_dir():
+        safetensors.require_regular(path)
     if path.is_dir() and orbax.find(path) is not None:
         return open_orbax(path)
     return open_safetensors(path)

@@ -31,6 +31,8 @@ SANDWICH = {**NORMS, "post_attention_layernorm": "attention_out_norm", "pre_feed
 KINDS = ("q", "k", "v", "o", "gate", "up", "down", "router", "embed", "head")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _EXPERT = re.compile(r"mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
+_BUFFER = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+_BLOCK = 2**24  # bytes of a tensor that are compared at a time
 _OURS = re.compile(r"layers/(\d+)/(?:experts/(\d+)/)?.+")
 
 
@@ -63,7 +65,8 @@ class Part:
 def resolve(source, rules: Sequence[Mapping] = ()) -> dict[str, Part]:
     """Our name -> where it lies, for every tensor of a checkpoint: Hugging Face names, our own (Orbax), or a user's rules.
 
-    A head that the configuration ties to the embedding is one parameter, counted once, whether it is stored or not.
+    A head that the configuration ties to the embedding is one parameter, counted once, whether it is stored or not; one that
+    is stored and differs from the embedding stays a parameter of its own. Stored rotary frequencies (`buffers`) are none.
 
     Args:
       source: of `formats.open_checkpoint`.
@@ -72,6 +75,10 @@ def resolve(source, rules: Sequence[Mapping] = ()) -> dict[str, Part]:
     Raises:
       FormatError: a tensor that no map knows, two tensors for one name, a fused tensor that the configuration does not fit.
     """
+    tied = source.config.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise FormatError(f"{source.path}: config.json has tie_word_embeddings={str(tied)[:40]!r}; expected true or false (not "
+                          "as text)")
     parts: dict[str, Part] = {}
     for tensor, entry in source.tensors.items():
         found = _by_rule(tensor, tuple(entry.shape), rules)
@@ -85,12 +92,30 @@ def resolve(source, rules: Sequence[Mapping] = ()) -> dict[str, Part]:
             if part.name in parts:
                 raise FormatError(f"{source.path}: {tensor!r} and {parts[part.name].tensor!r} both are {part.name!r}")
             parts[part.name] = part
-    if "embed" in parts and "head" in parts and source.config.get("tie_word_embeddings"):
+    if tied and "embed" in parts and "head" in parts and _same(source, parts["embed"], parts["head"]):
         del parts["head"]
     return parts
 
 
+def _same(source, one: Part, other: Part) -> bool:
+    """Whether two tensors are stored equal as values, NaN to NaN; reads both once, some rows at a time."""
+    a, b = (source.tensors[part.tensor] for part in (one, other))
+    if tuple(a.shape) != tuple(b.shape):
+        return False
+    rows = max(1, (len(a.shape) and a.shape[0] * _BLOCK // max(a.nbytes, 1)) or 1)
+    cuts = [slice(first, min(first + rows, a.shape[0])) for first in range(0, a.shape[0], rows)] if a.shape else [None]
+    return all(np.array_equal(*(np.asarray(source.read(part.tensor, cut), np.float64) for part in (one, other)), equal_nan=True)
+               for cut in cuts)
+
+
+def buffers(source) -> list[str]:
+    """Tensors that hold no parameters: the rotary frequencies that old checkpoints store beside them."""
+    return [tensor for tensor in source.tensors if _BUFFER.fullmatch(tensor)]
+
+
 def _stored(tensor: str, shape: tuple[int, ...], source) -> list[Part] | None:
+    if _BUFFER.fullmatch(tensor):
+        return []
     if tensor in OUTER:
         name, transpose = OUTER[tensor]
         return [_part(name, tensor, shape, transpose=transpose)]

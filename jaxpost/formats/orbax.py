@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from jaxpost.formats.digests import DigestError, array_digest, opened
+from jaxpost.formats.directory import read_object
 from jaxpost.formats.safetensors import NAMES, FormatError
 
 _METADATA = "_METADATA"
+_OURS = ("params", "training", "probe_state", "about")  # of `jaxpost.checkpoint`; only the first holds weights
 
 
 @dataclass(frozen=True)
@@ -38,28 +41,59 @@ class OrbaxSource:
     metadata: Mapping[str, str]
     config: Mapping
     kind: str = "orbax"
+    notes: tuple[str, ...] = ()  # items beside the one that is read
+    digests: Mapping[str, str] = field(default_factory=dict)  # key -> digest, of checkpoints that have them
+    _sound: set[str] = field(default_factory=set)  # keys that were compared with theirs
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
-        """An array, or a range of its leading axis, in its stored dtype."""
+        """An array, or a range of its leading axis, in its stored dtype; compared with its digest, if any, the first time.
+
+        Raises:
+          FormatError: it cannot be read, or is not what was saved.
+        """
         array = self.tensors[name]
         store = {"driver": "ocdbt", "base": f"file://{self.path}/", "path": f"{array.key}/"} if self.ocdbt else {
             "driver": "file", "path": f"{self.path}/{array.key}/"}
         try:
-            opened = tensorstore.open({"driver": self.driver, "kvstore": store}, read=True).result()
-            found = np.asarray((opened if rows is None else opened[rows.start:rows.stop]).read().result())
+            stored = tensorstore.open({"driver": self.driver, "kvstore": store}, read=True).result()
+            if array.key in self.digests and array.key not in self._sound:
+                if array_digest(np.asarray(stored.read().result())) != self.digests[array.key]:
+                    raise DigestError("it is not what was saved (digest)")
+                self._sound.add(array.key)
+            found = np.asarray((stored if rows is None else stored[rows.start:rows.stop]).read().result())
         except Exception as error:  # TensorStore raises many types for a damaged file
             raise FormatError(f"{self.path}: array {name!r} cannot be read ({str(error).splitlines()[0][:160]})") from error
         return found
 
 
 def find(path: Path) -> Path | None:
-    """The directory of the PyTree that a path means: itself, its item `params`, or that of its latest step; None without."""
+    """The directory of the PyTree that a path means: itself, its item `params`, or that of its latest step; None without.
+
+    Raises:
+      FormatError: the latest step is incomplete, and an earlier one is not.
+    """
     if (path / _METADATA).is_file():
         return path
     if (path / "params" / _METADATA).is_file():
         return path / "params"
     steps = sorted((int(p.name), p) for p in path.iterdir() if p.is_dir() and p.name.isdigit()) if path.is_dir() else []
-    return next((found for _, step in reversed(steps) if (found := find(step)) is not None), None)
+    if not steps:
+        return None
+    complete = [(step, found) for step, place in steps if (found := find(place)) is not None]
+    if complete and complete[-1][0] != steps[-1][0]:
+        raise FormatError(f"{path}: its newest step {steps[-1][0]} is incomplete (no {_METADATA} there or in params/); the "
+                          f"newest complete one is {path}/{complete[-1][0]}: give that, or remove what is incomplete")
+    return complete[-1][1] if complete else None
+
+
+def arrays_of(place: str | Path, names: Iterable[str]) -> OrbaxSource:
+    """The arrays of one PyTree by names that the caller knows (keys joined by dots), without their shapes.
+
+    Raises:
+      OSError, ValueError: its metadata cannot be read.
+    """
+    place = Path(place)
+    return OrbaxSource(place, {name: Array(name, "", (), name, 0) for name in names}, *_settings(place), {}, {})
 
 
 def open_orbax(path: str | Path) -> OrbaxSource:
@@ -89,7 +123,33 @@ def open_orbax(path: str | Path) -> OrbaxSource:
         shape = tuple(leaf.shape)
         tensors[name] = Array(name, NAMES[dtype], shape, ".".join(keys), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
     step = next((part.name for part in (place.parent, place) if part.name.isdigit()), None)
-    return OrbaxSource(place, tensors, *settings, {"step": step} if step else {}, {})
+    return OrbaxSource(place, tensors, *settings, {"step": step} if step else {}, {}, notes=tuple(_beside(place)),
+                       digests=_digests(place))
+
+
+def _digests(place: Path) -> dict[str, str]:
+    """Those that `jaxpost.checkpoint` keeps beside the item `params`; none for a checkpoint of anybody else."""
+    about = place.parent / "about" / "metadata"
+    if place.name != "params" or not about.is_file():
+        return {}
+    try:
+        found = opened(read_object(about))[1]
+    except DigestError as error:
+        raise FormatError(f"{about}: {error}") from error
+    return dict((found or {}).get("params", {}))
+
+
+def _beside(place: Path) -> list[str]:
+    """Notes on items of the step that nobody here knows, which may hold weights too, and on saves that came to nothing."""
+    if place.name != "params":
+        return []
+    others = sorted(p.name for p in place.parent.iterdir() if p.is_dir() and p.name not in _OURS and (p / _METADATA).is_file())
+    found = [f"{place.parent}: item params is read; left out: {', '.join(others)}"] if others else []
+    if place.parent.name.isdigit():  # of a directory of steps: what is newer and no step
+        aside = sorted(p.name for p in place.parent.parent.iterdir() if "orbax-checkpoint-tmp" in p.name or
+                       p.name.startswith("damaged-"))
+        found += [f"{place.parent}: is the newest whole step; beside it lie {', '.join(aside[:3])}"] if aside else []
+    return found
 
 
 def _leaves(tree: object, keys: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:

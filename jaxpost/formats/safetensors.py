@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PACKED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # several to a byte: listed, never read
 
 
+LFS = b"version https://git-lfs.github.com/spec/"
+
+
 class FormatError(ValueError):
     """A file that is not what it says; one line that names the file, what was found and what was expected."""
 
@@ -48,6 +52,25 @@ class Stored:
     nbytes: int
 
 
+def require_regular(path: Path) -> None:
+    """Refuse what would block or never end when it is opened. Raises: FormatError for a pipe, device or socket."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise FormatError(f"{path}: is a link to nothing ({os.readlink(path)[:200]})") from None
+        raise
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
+                 stat.S_IFDIR: "a directory"}
+        raise FormatError(f"{path}: is {kinds.get(stat.S_IFMT(mode), 'no file')}; expected a regular file")
+
+
+def pointer(path: Path) -> FormatError:
+    """The error for a file that Git LFS has not fetched."""
+    return FormatError(f"{path}: is a pointer of Git LFS, not the file: fetch it with `git lfs pull` in that repository")
+
+
 def header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     """(tensors by name in the order of the buffer, metadata) of a file, every claim of the header checked.
 
@@ -57,9 +80,12 @@ def header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
       OSError: the file cannot be read.
     """
     path = Path(path)
+    require_regular(path)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
+        if start == LFS[:8] and start + file.read(len(LFS) - 8) == LFS:
+            raise pointer(path)
         if len(start) < 8:
             raise FormatError(f"{path}: {size} bytes; a safetensors file begins with 8 bytes of header length")
         length = struct.unpack("<Q", start)[0]
@@ -68,7 +94,7 @@ def header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
                               f"at most {MAX_HEADER}")
         text = file.read(length)
     entries = _parsed(path, text)
-    metadata = _metadata(path, entries.pop(METADATA, {}))
+    metadata = _metadata(path, entries.pop(METADATA, None) or {})
     found = [_entry(path, name, entry, 8 + length, size) for name, entry in entries.items()]
     found.sort(key=lambda stored: (stored.offset, stored.nbytes))
     position = 8 + length

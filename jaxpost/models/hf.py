@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from jaxpost.models.declare import TransformerConfig
 from jaxpost.models.hf_config import config_of, describe
 
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
+_FLOATS = ("BF16", "F16", "F32", "F64")
 SHARD_BYTES = 5 * 10**9
 
 
@@ -35,26 +37,33 @@ def load(path: str | Path, *, mesh: jax.sharding.Mesh | None = None, dtype: str 
 
     Args:
       mesh: where parameters go; None is the default device.
-      dtype: of the masters; None keeps each tensor's stored dtype (needed for a bitwise round trip).
+      dtype: of the masters; None keeps the stored dtype of each parameter (needed for a bitwise round trip), which all members
+        of a stack of layers and experts must then have.
 
     Returns:
       (config, params) as `models.apply` takes them.
 
     Raises:
-      FormatError: not a whole checkpoint, an architecture or a tensor that the decoder does not have, or a missing or
-        misshapen tensor.
+      FormatError: not a whole checkpoint, an architecture or a tensor that the decoder does not have, a missing or
+        misshapen tensor, one that is no bf16, fp16, fp32 or fp64, a tied head that differs from the embedding, or with
+        dtype=None a stack of several dtypes.
+
+    Files beside the model that are left out, and links out of the directory, are warned of.
     """
     source = formats.open_checkpoint(path)
     config = config_of(source.config, f"{path}/config.json")
     parts, table = names.resolve(source), declare.parameter_table(config)
     _check(table, parts, source)
+    _check_buffers(config, source)
+    for note in source.notes:
+        warnings.warn(note, stacklevel=2)
     shardings = None if mesh is None else sharding.parameter_shardings(table, mesh)
 
     def make(keys, declared):
         at = keys[-1].key
         lead, places = _places(at, declared)
         stored = [parts[place] for place in places]
-        kept = np.dtype(dtype or safetensors.DTYPES[source.tensors[stored[0].tensor].dtype])
+        kept = np.dtype(dtype) if dtype else _one_dtype(at, stored, source)
         read = _reader(stored, source, declared.shape, lead, kept)
         if shardings is None:
             return jnp.asarray(read((slice(None),) * len(declared.shape)))
@@ -77,13 +86,43 @@ def _check(table: Mapping, parts: Mapping[str, names.Part], source) -> None:
     for name, declared in [*table["layers"].items(), *((n, p) for n, p in table.items() if n != "layers")]:
         lead, places = _places(name, declared)
         wanted |= dict.fromkeys(places, declared.shape[lead:])
-    for name in [*(set(wanted) - set(parts)), *(set(parts) - set(wanted))]:
+    if "head" in parts and "head" not in wanted and "embed" in parts:
+        raise FormatError(f"{source.path}: config.json says tie_word_embeddings, and {parts['head'].tensor!r} is stored and is "
+                          f"not {parts['embed'].tensor!r}: set tie_word_embeddings to false to use it, or remove it")
+    for name in [*sorted(set(wanted) - set(parts)), *sorted(set(parts) - set(wanted))]:
         verb = "has no tensor for" if name in wanted else f"holds {parts[name].tensor!r}, and the architecture has no"
         raise FormatError(f"{source.path}: {verb} {name!r}")
     for name, shape in wanted.items():
         if parts[name].shape != shape:
             raise FormatError(f"{source.path}: {parts[name].tensor!r} is {parts[name].shape} as [inputs, outputs]; config.json "
                               f"makes {name!r} {shape}")
+    for name in wanted:
+        if (stored := source.tensors[parts[name].tensor].dtype) not in _FLOATS:
+            raise FormatError(f"{source.path}: {parts[name].tensor!r} is {stored}; weights are one of {', '.join(_FLOATS)}: "
+                              "dequantise or convert the checkpoint first")
+
+
+def _check_buffers(config: TransformerConfig, source) -> None:
+    """Refuse stored rotary frequencies that are not those of rope_theta: nothing else of them is used."""
+    half = config.head_dim // 2
+    expected = config.rope_theta ** (-np.arange(half) / half)
+    for tensor in names.buffers(source):
+        found = np.asarray(source.read(tensor), np.float64)
+        if found.shape != (half,) or not np.allclose(found, expected, rtol=1e-2):
+            raise FormatError(f"{source.path}: {tensor!r} holds other rotary frequencies than config.json gives (rope_theta="
+                              f"{config.rope_theta:g}, head_dim={config.head_dim})")
+
+
+def _one_dtype(name: str, stored: list[names.Part], source) -> np.dtype:
+    """The dtype that every member of a stack has. Raises: FormatError when there are several."""
+    members: dict[str, list[str]] = {}
+    for part in stored:
+        members.setdefault(source.tensors[part.tensor].dtype, []).append(part.tensor)
+    if len(members) > 1:
+        said = "; ".join(f"{len(tensors)} are {dtype}, first {tensors[0]!r}" for dtype, tensors in members.items())
+        raise FormatError(f"{source.path}: {name!r} is one stack of {len(stored)} tensors of several dtypes ({said}), and "
+                          'dtype=None keeps one: load with dtype="float32", which holds all of them exactly')
+    return safetensors.DTYPES[next(iter(members))]
 
 
 def _reader(stored: list[names.Part], source, shape: tuple[int, ...], lead: int, dtype: np.dtype) -> Callable:
@@ -131,13 +170,17 @@ def save(path: str | Path, config: TransformerConfig, params: Mapping, *, like: 
 
     Raises:
       FormatError: the directory is not empty, the architecture is none of the families', `like` is another architecture,
-        a dtype that is not known, or a value head, which the format has no place for.
+        parameters that are not those of `config`, a dtype that is not known, or a value head, which has no place there.
     """
     path = Path(path)
     if path.exists() and any(path.iterdir()):
         raise FormatError(f"{path}: is not empty; nothing is overwritten")
     if dtype is not None and dtype not in _DTYPES:
         raise FormatError(f"dtype {dtype!r} is not known; choose one of {', '.join(_DTYPES)}")
+    declared = {*declare.outer_parameters(config), "layers"}
+    if odd := sorted((set(params) ^ declared) - {"value"}):
+        what = "not among the parameters" if odd[0] in declared else "no parameter of the architecture"
+        raise FormatError(f"{odd[0]!r} is {what} (tied={config.tied}); nothing is left out and nothing is made up")
     if "value" in params:
         raise FormatError("a value head has no place in the format: save the parameters without 'value'")
     about = describe(config, like, dtype or str(jax.tree.leaves(dict(params))[0].dtype))

@@ -7,12 +7,13 @@ Source: the modelling code of transformers.
 from __future__ import annotations
 
 import dataclasses
-import json
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxpost.formats import FormatError
+from jaxpost.formats import FormatError, directory
+from jaxpost.models import hf_schema
 from jaxpost.models.declare import TransformerConfig
 
 FAMILIES = {  # model_type -> (class, fields of the architecture that are the family's own)
@@ -29,10 +30,9 @@ _OTHERS = {  # mixtures that are not ours, and why
     "dense layers between", "glm4_moe": "it has shared experts and dense layers between",
     "mixtral": "its experts have other names",
 }
-_REFUSED = {  # key of config.json -> values that mean the plain architecture
-    "hidden_act": ("silu", None), "attention_bias": (False, None), "mlp_bias": (False, None), "rope_scaling": (None,),
-    "use_sliding_window": (False, None), "clip_qkv": (None,), "decoder_sparse_step": (1, None), "mlp_only_layers": ([], None),
-    "shared_expert_intermediate_size": (None, 0), "n_shared_experts": (None, 0),
+_ABSENT = {  # family -> what an absent key means, where that is not "as many as query heads" or width / heads
+    "mistral": {"num_key_value_heads": 8}, "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128}, "qwen3_moe": {"num_key_value_heads": 4},
 }
 _RUNTIME = {"value_head": False, "capacity": 0.0}  # fields that no config.json knows: training's, not the weights'
 
@@ -41,45 +41,54 @@ def config_of(found: Mapping[str, Any], where: str = "config.json") -> Transform
     """The architecture that a config.json describes.
 
     Raises:
-      FormatError: a family or an option that the decoder does not have; it names the key, its value and what is known.
+      FormatError: a family, a key or a value that the decoder does not have (`hf_schema`); it names the key, its value and what
+        is known. Sizes out of range are refused before anything is made of them.
     """
+    if not isinstance(found, Mapping):
+        raise FormatError(f"{where}: expected an object, found {type(found).__name__}")
     family = found.get("model_type")
-    if family not in FAMILIES:
-        why = f": {_OTHERS[family]}" if family in _OTHERS else ""
-        raise FormatError(f"{where}: model_type {family!r} is not known{why}; known: {', '.join(FAMILIES)}")
-    rope = found.get("rope_parameters") or {}
-    options = {**found, "rope_scaling": found.get("rope_scaling") or _scaled(rope)}
-    for key, plain in _REFUSED.items():
-        if options.get(key) not in plain:
-            raise FormatError(f"{where}: {key}={options[key]!r} is not supported; expected {plain[0]!r}")
-    if family == "mistral" and (window := found.get("sliding_window", 4096)) is not None:  # what an absent key means
-        raise FormatError(f"{where}: sliding_window={window!r} is not supported; expected null")
+    if not isinstance(family, str) or family not in FAMILIES:
+        why = f": {_OTHERS[family]}" if isinstance(family, str) and family in _OTHERS else ""
+        near = difflib.get_close_matches(str(family), FAMILIES, n=1)
+        hint = f" (nearest is {near[0]!r})" if near else ""
+        raise FormatError(f"{where}: model_type {str(family)[:60]!r} is not known{why}{hint}; known: {', '.join(FAMILIES)}")
+    hf_schema.check(found, family, where)
+    if family == "mistral" and "sliding_window" not in found:
+        raise FormatError(f"{where}: sliding_window is absent, which means 4096 and is not supported; expected null")
+    absent = _ABSENT.get(family, {})
+    heads, width = found["num_attention_heads"], found["hidden_size"]
+    kv = found.get("num_key_value_heads", absent.get("num_key_value_heads")) or heads
+    head_dim = found.get("head_dim", absent.get("head_dim")) or width // heads
+    if not found.get("head_dim") and head_dim * heads != width and "head_dim" not in absent:
+        raise FormatError(f"{where}: num_attention_heads={heads} does not divide hidden_size={width}, and head_dim is absent")
+    rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    theta = rope.get("rope_theta")
+    theta = found.get("rope_theta") if theta is None else theta
     try:
-        heads, width = int(found["num_attention_heads"]), int(found["hidden_size"])
         return TransformerConfig(
-            vocab=int(found["vocab_size"]), width=width, layers=int(found["num_hidden_layers"]), heads=heads,
-            kv_heads=int(found.get("num_key_value_heads") or heads), head_dim=int(found.get("head_dim") or width // heads),
-            ff=int(found[_EXPERT_WIDTH.get(family, "intermediate_size")]),
+            vocab=found["vocab_size"], width=width, layers=found["num_hidden_layers"], heads=heads, kv_heads=kv,
+            head_dim=head_dim, ff=_width_of_one(found, family, where),
             norm_eps=float(found.get("rms_norm_eps", _NORM_EPS.get(family, 1e-6))),
-            rope_theta=float(rope.get("rope_theta") or found.get("rope_theta") or 10_000.0),
-            tied=bool(found.get("tie_word_embeddings", False)), **FAMILIES[family][1],
-            **(_mixture(found) if family in _EXPERT_WIDTH else {}))
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise FormatError(f"{where}: {error!r} while reading the architecture") from error
-    except ValueError as error:
+            rope_theta=10_000.0 if theta is None else float(theta), tied=found.get("tie_word_embeddings", False),
+            **FAMILIES[family][1], **(_mixture(found, where) if family in _EXPERT_WIDTH else {}))
+    except ValueError as error:  # what the architecture itself refuses
         raise FormatError(f"{where}: {error}") from error
 
 
-def _mixture(found: Mapping[str, Any]) -> dict[str, Any]:
-    experts = int(found["num_local_experts"] if "num_local_experts" in found else found["num_experts"])
-    if experts < 1:
-        raise ValueError(f"num_experts={experts} must be at least 1")
-    return {"experts": experts, "experts_per_token": int(found["num_experts_per_tok"]),
-            "renormalise": bool(found.get("norm_topk_prob", False))}
+def _width_of_one(found: Mapping[str, Any], family: str, where: str) -> int:
+    key = _EXPERT_WIDTH.get(family, "intermediate_size")
+    if key not in found:
+        raise FormatError(f"{where}: {key!r} is missing; the architecture needs it")
+    return found[key]
 
 
-def _scaled(rope: Mapping) -> Mapping | None:
-    return None if rope.get("rope_type", "default") == "default" else rope
+def _mixture(found: Mapping[str, Any], where: str) -> dict[str, Any]:
+    experts = found.get("num_local_experts", found.get("num_experts"))
+    for key, value in (("num_experts", experts), ("num_experts_per_tok", found.get("num_experts_per_tok"))):
+        if value is None:
+            raise FormatError(f"{where}: {key!r} is missing; a mixture of experts needs it")
+    return {"experts": experts, "experts_per_token": found["num_experts_per_tok"],
+            "renormalise": found.get("norm_topk_prob", False)}
 
 
 def describe(config: TransformerConfig, like: str | Path | None, dtype: str) -> dict:
@@ -89,7 +98,7 @@ def describe(config: TransformerConfig, like: str | Path | None, dtype: str) -> 
       FormatError: `like` is another architecture, or no family has this one.
     """
     if like is not None:
-        found = json.loads((Path(like) / "config.json").read_text())
+        found = directory.read_object(Path(like) / "config.json")
         theirs = config_of(found, f"{like}/config.json")
         same = dataclasses.replace(config, compute_dtype=theirs.compute_dtype, **_RUNTIME)
         if theirs != same:

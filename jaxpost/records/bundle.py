@@ -9,19 +9,23 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from safetensors.numpy import save
 
-from jaxpost.records import provenance, storage
+from jaxpost.records import digests, provenance, storage
 from jaxpost.records.contents import (
     compute_bundle_id,
     cost_table,
+    damaged_files,
     digest_files,
     metrics_table,
+    read_cost,
     read_measurements,
+    read_shard,
     remove_closed,
     remove_working,
+    require_definitions,
     require_schema,
+    write_cost,
     write_parquet,
 )
 from jaxpost.records.rows import (
@@ -122,7 +126,7 @@ class Bundle:
         """The manifest in the directory, after checking that it belongs to the same config and claims."""
         if not (path / "manifest.json").exists():
             return None
-        found = storage.read_json(path / "manifest.json")
+        found = storage.read_manifest(path / "manifest.json")
         if found["config_hash"] != stated["config_hash"]:
             differing = provenance.config_difference(found["config"], stated["config"])
             raise BundleError(
@@ -147,6 +151,7 @@ class Bundle:
             leftover.unlink(missing_ok=True)
         if found is not None and found.pop("clearing", False):  # reopened for more replicates (extend.py)
             remove_closed(path)
+        damaged = damaged_files(path)
         session = {
             "opened": _now(),
             "environment": provenance.environment(devices),
@@ -164,6 +169,10 @@ class Bundle:
         found["sessions"].append(session)
         bundle._write_manifest()
         bundle.event("open" if bundle.state == "new" else "resume", 0, session=len(found["sessions"]) - 1)
+        for file in damaged:
+            bundle.event("damaged", 0, file=file.relative_to(path).as_posix())
+            warnings.warn(f"{file} is not what was written; it is moved to {digests.move_aside(file).name} and made again",
+                          stacklevel=3)
         return bundle
 
     def __enter__(self) -> "Bundle":
@@ -177,13 +186,28 @@ class Bundle:
         storage.release_directory(self.path)
 
     def _write_manifest(self) -> None:
-        storage.write_json(self.path / "manifest.json", self.manifest)
+        storage.write_manifest(self.path / "manifest.json", self.manifest)
 
     def _writable(self) -> None:
         if self.manifest["status"] == "complete":
             raise BundleError(
                 f"{self.path} is finished (bundle {self.manifest['bundle_id'][:12]}) and is not written again"
             )
+
+    def require_base(self, name: str, digest: str) -> None:
+        """Record the digest of the base that this run starts from, or compare it with the one recorded.
+
+        Raises:
+            BundleError: it is another base; every row of the run is conditional on the one recorded.
+        """
+        self._writable()
+        recorded = self.manifest.setdefault("bases", {})
+        if recorded.get(name, digest) != digest:
+            raise BundleError(f"{self.path}: {name} is {digest}, and this run began with {recorded[name]}: put that base back, "
+                              "or choose another directory")
+        if name not in recorded:
+            recorded[name] = digest
+            self._write_manifest()
 
     # --- while the run is going
 
@@ -207,7 +231,7 @@ class Bundle:
         self._writable()
         path, table = self.path / "rows" / f"{_checked_name(name)}.parquet", measurement_table(columns)
         if path.exists():
-            if table_digest(pq.read_table(path)) == table_digest(table):
+            if table_digest(read_shard(path)) == table_digest(table):
                 return
             self.event("rows-replaced", 0, shard=name)  # the run was not reproduced exactly: the log says so
         write_parquet(path, table)
@@ -221,8 +245,8 @@ class Bundle:
         if self.manifest["status"] == "complete":
             return read_measurements(self.path)
         exclude = set(exclude)
-        paths = [path for path in sorted((self.path / "rows").glob("*.parquet")) if path.stem not in exclude]
-        tables = [pq.read_table(path, schema=MEASUREMENTS) for path in paths] or [MEASUREMENTS.empty_table()]
+        paths = [path for path in sorted((self.path / "rows").glob("[!.]*.parquet")) if path.stem not in exclude]
+        tables = [read_shard(path) for path in paths] or [MEASUREMENTS.empty_table()]
         table = pa.concat_tables(tables)
         try:
             refuse_duplicates(table)
@@ -241,7 +265,7 @@ class Bundle:
         self._writable()
         path = self.path / "arrays" / f"{_checked_name(name.removesuffix('.safetensors'))}.safetensors"
         values = {key: np.ascontiguousarray(np.asarray(value)) for key, value in arrays.items()}
-        storage.write_atomic(path, lambda temporary: temporary.write_bytes(save(values)))
+        digests.write(path, lambda temporary: temporary.write_bytes(save(values)))
 
     def event(self, phase: str, step: int, **scalars: object) -> None:
         """Append `{"time", "phase", "step", ...}` to events.jsonl; NaN is written as the word."""
@@ -256,9 +280,9 @@ class Bundle:
                 raise ValueError(f"cost {name!r} has no unit{nearest(name, tuple(COST_UNITS))}")
         parts = [part for part in (phase, arm, None if step is None else str(step)) if part is not None]
         path = self.path / "costs" / f"{_checked_name('-'.join(parts))}.json"
-        before = storage.read_json(path)["quantities"] if path.exists() else {}
+        before = read_cost(path)["quantities"] if path.exists() else {}
         merged = before | {name: float(value) for name, value in quantities.items()}
-        storage.write_json(path, {"phase": phase, "arm": arm, "step": step, "quantities": merged})
+        write_cost(path, {"phase": phase, "arm": arm, "step": step, "quantities": merged})
 
     # --- when the run is done
 
@@ -280,29 +304,18 @@ class Bundle:
         """
         self._writable()
         table = self.read_rows()
-        undefined = sorted(set(table["metric"].unique().to_pylist()) - set(metrics))
-        if undefined:
-            raise BundleError(
-                f"no definition for metric {undefined[0]!r}{nearest(undefined[0], sorted(metrics))}; "
-                f"{len(undefined)} undefined in all"
-            )
-        orphans = table.filter(
-            pc.and_(pc.is_valid(table["of"]), pc.invert(pc.is_in(table["of"], table["row_id"].combine_chunks())))
-        )
-        if len(orphans):
-            row = orphans.slice(0, 1).to_pylist()[0]
-            raise BundleError(
-                f"{len(orphans)} rows belong to rows that do not exist; first: {row['metric']!r} of {row['of']}"
-            )
+        require_definitions(table, metrics)
         used = set(table["metric"].unique().to_pylist())
         write_parquet(self.path / "measurements.parquet", table)
         write_parquet(self.path / "metrics.parquet", metrics_table({k: m for k, m in metrics.items() if k in used}))
         write_parquet(self.path / "tensors.parquet", table_from_columns(tensors or {}, TENSORS))
         write_parquet(self.path / "costs.parquet", cost_table(self.path / "costs"))
-        names = sorted((self.path / "arrays").glob("*.safetensors"))
+        names = sorted((self.path / "arrays").glob("[!.]*.safetensors"))
+        for file in names:
+            digests.read(file)
         arrays = {path.stem: provenance.arrays_digest(path) for path in names}
         bundle_id = compute_bundle_id(self.manifest["config_hash"], table, arrays)
-        shards = {path.stem: pq.read_metadata(path).num_rows for path in sorted((self.path / "rows").glob("*.parquet"))}
+        shards = {path.stem: len(read_shard(path)) for path in sorted((self.path / "rows").glob("[!.]*.parquet"))}
         self.manifest |= {
             **storage.plain(dict(extra or {})),
             "bundle_id": bundle_id,
@@ -318,10 +331,14 @@ class Bundle:
         self._writable()
         if "bundle_id" not in self.manifest:
             raise BundleError(f"{self.path} was not merged yet: call merge before seal")
+        for file in (*self.path.glob("[!.]*.parquet"), *(self.path / "arrays").glob("[!.]*.safetensors")):
+            digests.read(file)  # what is hashed into the manifest is what was written
         self.event("seal", 0, bundle_id=self.manifest["bundle_id"])
         self.manifest |= {"status": "complete", "closed": _now(), "files": digest_files(self.path)}
         self._write_manifest()
         remove_working(self.path)
+        for folder in (self.path, self.path / "arrays"):
+            digests.forget(folder)
         self.state = "finished"
         self.release()
 

@@ -5,6 +5,8 @@ import io
 import math
 from dataclasses import dataclass, field
 
+from jaxpost.records.plain_text import spreadsheet_cell
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -74,5 +76,6 @@ def format_interval(lo: float | None, hi: float | None) -> str:
 def to_csv(table: Table) -> str:
     """Headings and cells as RFC 4180 text with \\n line ends."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([table.headings(), *table.body])
+    lines = [[spreadsheet_cell(str(cell)) for cell in line] for line in (table.headings(), *table.body)]
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

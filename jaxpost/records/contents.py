@@ -1,16 +1,18 @@
 """What a closed bundle holds: its files, their digests, its id, and how to read it."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jaxpost.records import provenance, storage
-from jaxpost.records.rows import table_digest, table_from_columns
-from jaxpost.records.schema import COST_UNITS, COSTS, MEASUREMENTS, METRICS, SCHEMA_VERSION
+from jaxpost.records import digests, provenance, storage
+from jaxpost.records.rows import nearest, table_digest, table_from_columns
+from jaxpost.records.schema import COST_UNITS, COSTS, FINISHED_SHARD, MEASUREMENTS, METRICS, SCHEMA_VERSION
 from jaxpost.records.storage import BundleError
 
 FILES = (
@@ -35,15 +37,15 @@ def require_schema(path: Path, manifest: Mapping) -> None:
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table atomically."""
-    storage.write_atomic(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    """Write a table atomically, with its digest."""
+    digests.write(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
 def cost_table(folder: Path) -> pa.Table:
     """The cost shards of a folder as a table of `schema.COSTS`."""
     rows = []
     for path in sorted(folder.glob("*.json")):
-        cost = storage.read_json(path)
+        cost = read_cost(path)
         for name, value in sorted(cost["quantities"].items()):
             rows.append((cost["phase"], cost["arm"], cost["step"], name, value, COST_UNITS[name]))
     return table_from_columns({name: [row[i] for row in rows] for i, name in enumerate(COSTS.names)}, COSTS)
@@ -59,6 +61,19 @@ def read_costs(path: Path) -> dict[str, dict]:
     return shards
 
 
+def read_cost(path: Path) -> dict:
+    """One cost shard. Raises: BundleError when it is not what was written."""
+    try:
+        return json.loads(digests.read(path))
+    except ValueError as error:
+        raise BundleError(f"cannot read {path}: {error}") from error
+
+
+def write_cost(path: Path, cost: Mapping) -> None:
+    """Write one cost shard, with its digest."""
+    digests.write(path, lambda temporary: temporary.write_text(storage.json_text(cost), encoding="utf-8"))
+
+
 def remove_working(path: Path) -> None:
     """Remove the shards that the Parquet files of a closed bundle were merged from."""
     for folder in ("rows", "costs"):
@@ -72,6 +87,24 @@ def remove_closed(path: Path) -> None:
             (path / name).unlink(missing_ok=True)
     for folder in FOLDERS:
         shutil.rmtree(path / folder, ignore_errors=True)
+
+
+def require_definitions(table: pa.Table, metrics: Mapping[str, object]) -> None:
+    """Refuse rows of a metric that nobody defined, and null rows whose parent is missing. Raises: BundleError."""
+    undefined = sorted(set(table["metric"].unique().to_pylist()) - set(metrics))
+    if undefined:
+        raise BundleError(
+            f"no definition for metric {undefined[0]!r}{nearest(undefined[0], sorted(metrics))}; "
+            f"{len(undefined)} undefined in all"
+        )
+    orphans = table.filter(
+        pc.and_(pc.is_valid(table["of"]), pc.invert(pc.is_in(table["of"], table["row_id"].combine_chunks())))
+    )
+    if len(orphans):
+        row = orphans.slice(0, 1).to_pylist()[0]
+        raise BundleError(
+            f"{len(orphans)} rows belong to rows that do not exist; first: {row['metric']!r} of {row['of']}"
+        )
 
 
 def metrics_table(metrics: Mapping[str, object]) -> pa.Table:
@@ -99,9 +132,37 @@ def digest_files(path: Path) -> dict[str, str]:
     return {file.relative_to(path).as_posix(): provenance.file_digest(file) for file in sorted(files) if file.is_file()}
 
 
-def read_measurements(path: str | Path) -> pa.Table:
-    """The measurement table of a closed bundle."""
-    return _read(Path(path) / "measurements.parquet", MEASUREMENTS)
+def read_shard(path: Path) -> pa.Table:
+    """The rows of one shard. Raises: BundleError when it is not what was written, or is no shard."""
+    data = digests.read(path)
+    try:
+        return pq.read_table(pa.BufferReader(data), schema=MEASUREMENTS)
+    except (OSError, pa.ArrowException) as error:
+        raise BundleError(f"cannot read {path}: {str(error).splitlines()[0][:160]}") from error
+
+
+def damaged_files(path: Path) -> list[Path]:
+    """Shards, arrays and costs of an unfinished bundle that are not what was written.
+
+    Raises:
+        BundleError: one of them holds the rows of seeds that were finished before, which cannot be made again.
+    """
+    files = [file for folder in ("rows", "arrays", "costs") for file in sorted((path / folder).glob("[!.]*"))]
+    found = [file for file in files if not digests.sound(file)]
+    for file in found:
+        if file.parent.name == "rows" and file.stem == FINISHED_SHARD:
+            raise BundleError(f"{file} is not what was written, and it holds the rows of the seeds that were finished before: "
+                              "take the directory from a copy, or choose another and run all seeds")
+    return found
+
+
+def read_measurements(path: str | Path, checked: bool = True) -> pa.Table:
+    """The measurement table of a merged or closed bundle, compared with its digest unless `checked` is off.
+
+    Raises:
+        BundleError: it cannot be read, or is not what was written.
+    """
+    return _read(Path(path) / "measurements.parquet", MEASUREMENTS, checked)
 
 
 def read_metrics(path: str | Path) -> pa.Table:
@@ -109,8 +170,23 @@ def read_metrics(path: str | Path) -> pa.Table:
     return _read(Path(path) / "metrics.parquet", METRICS)
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
+def _read(path: Path, schema: pa.Schema, checked: bool = True) -> pa.Table:
+    if checked and path.is_file():
+        _require_digest(path)
     try:
         return pq.read_table(path, schema=schema)
     except (OSError, pa.ArrowInvalid) as error:
         raise BundleError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+
+
+def _require_digest(path: Path) -> None:
+    """Compare a file of a bundle with the digest in its manifest, of one that is not closed yet with the one beside it."""
+    manifest = storage.read_json(path.parent / "manifest.json") if (path.parent / "manifest.json").exists() else {}
+    if manifest.get("status") != "complete":
+        digests.read(path)
+        return
+    expected = manifest.get("files", {}).get(path.name)
+    if expected is not None and provenance.file_digest(path) != expected:
+        raise BundleError(f"{path} is not what was sealed (SHA-256 {provenance.file_digest(path)[:12]}, the manifest says "
+                          f"{expected[:12]}): take it from a copy; python -m jaxpost.records verify {path.parent} names all "
+                          "that changed")

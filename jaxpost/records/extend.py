@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from jaxpost.records import storage
 from jaxpost.records.bundle import Bundle
-from jaxpost.records.contents import read_costs, read_measurements, remove_working, require_schema, write_parquet
+from jaxpost.records.contents import read_costs, read_measurements, remove_working, require_schema, write_cost, write_parquet
 from jaxpost.records.rows import parse_params, select
 from jaxpost.records.schema import FINISHED_SHARD
 from jaxpost.records.storage import BundleError
@@ -49,7 +49,7 @@ def reopen(bundle: Bundle, derived: Sequence[str] = ("at",)) -> None:
     path = Path(bundle.path)
     storage.claim_directory(path)
     try:
-        manifest = storage.read_json(path / "manifest.json")  # again: now nobody else can write it
+        manifest = storage.read_manifest(path / "manifest.json")  # again: now nobody else can write it
         if manifest["status"] != "complete":
             raise BundleError(f"{path} is not finished (status {manifest['status']!r}): it can be resumed as it is")
         require_schema(path, manifest)
@@ -57,11 +57,11 @@ def reopen(bundle: Bundle, derived: Sequence[str] = ("at",)) -> None:
         remove_working(path)  # of a kill while sealing, or of an earlier try: the finished files hold all of it
         write_parquet(path / "rows" / f"{FINISHED_SHARD}.parquet", table)
         for name, cost in costs.items():
-            storage.write_json(path / "costs" / f"{name}.json", cost)
+            write_cost(path / "costs" / f"{name}.json", cost)
         names = {*manifest.get("sealed_shards", ()), *manifest["shards"]} - {FINISHED_SHARD}
         kept = {key: value for key, value in manifest.items() if key not in _OF_THE_SEAL}
         extensions = [*manifest.get("extensions", ()), {"bundle_id": manifest["bundle_id"], "closed": manifest["closed"]}]
-        storage.write_json(path / "manifest.json", kept | {
+        storage.write_manifest(path / "manifest.json", kept | {
             "status": "running", "clearing": True, "shards": {}, "sealed_shards": sorted(names), "extensions": extensions})
     except BaseException:
         storage.release_directory(path)

@@ -3,6 +3,7 @@
 import re
 
 from jaxpost.records.cells import Cell, Table
+from jaxpost.records.plain_text import visible
 
 PACKAGES = r"% needs \usepackage{booktabs,array,makecell,graphicx}"
 _COLUMNS_A_BLOCK = 6  # a text width holds the arm and six statistics
@@ -42,7 +43,7 @@ def tex_escape(text: str) -> str:
     >>> print(tex_escape("95% of w_q & {k}"))
     95\\% of w\\_q \\& \\{k\\}
     """
-    return "".join(_TEX.get(letter, letter) for letter in text)
+    return "".join(_TEX.get(letter, letter) for letter in visible(text, lines=True))
 
 
 def tex_number(text: str) -> str:

@@ -10,13 +10,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from jaxpost.records import storage
+from jaxpost.records import digests, storage
 from jaxpost.records.cells import Table, format_number
 from jaxpost.records.citation import bibtex
 from jaxpost.records.contents import digest_files, read_measurements, read_metrics
 from jaxpost.records.figures import Rendered, write_figures
 from jaxpost.records.latex import tex_figure, tex_table
 from jaxpost.records.pairs import of_pairs
+from jaxpost.records.plain_text import visible
 from jaxpost.records.readings import arm_order, claim_numbers
 from jaxpost.records.rows import select
 from jaxpost.records.storage import BundleError
@@ -24,6 +25,7 @@ from jaxpost.records.style import arm_styles
 from jaxpost.records.tables import write_tables
 
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
+_MEASURED = ("measurements", "metrics", "costs", "tensors", "events", "arrays/")  # files that drawing only reads
 
 
 def _shown_claims(table: pa.Table, claims: Sequence[Mapping]) -> list[dict]:
@@ -151,12 +153,17 @@ def _overview(table: pa.Table) -> dict:
     }
 
 
+def _shown(value: object) -> object:
+    """Text without what would act on the page instead of being read; markup stays markup."""
+    return type(value)(visible(value, lines=True)) if isinstance(value, str) else value
+
+
 def render_html(
     path: Path, manifest: Mapping, table: pa.Table, tables: Sequence[Table], figures: Sequence[Rendered]
 ) -> str:
     """The report of a merged bundle as one HTML text; needs the figures and CITATION.bib on disk."""
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_shown
     )
     environment.filters |= {
         "number": format_number,
@@ -200,13 +207,20 @@ def rerender(path: str | Path) -> None:
     """Draw figures, tables and report of a finished bundle again and renew their digests; rows and bundle id stay.
 
     Raises:
-        BundleError: the bundle is not finished.
+        BundleError: the bundle is not finished, or what was measured is not what was sealed.
     """
     path = Path(path)
-    manifest = storage.read_json(path / "manifest.json")
+    manifest = storage.read_manifest(path / "manifest.json")
     if manifest["status"] != "complete":
         raise BundleError(
             f"{path} is not finished (status {manifest['status']!r}): run the experiment again to complete it"
         )
+    found = digest_files(path)
+    for name, expected in manifest["files"].items():
+        if name.startswith(_MEASURED) and found.get(name) != expected:
+            raise BundleError(f"{path / name} is {'not what was sealed' if name in found else 'missing'}: take it from a copy; "
+                              "nothing was drawn")
     render(path, manifest)
-    storage.write_json(path / "manifest.json", manifest | {"files": digest_files(path)})
+    for folder in (path, path / "arrays"):
+        digests.forget(folder)
+    storage.write_manifest(path / "manifest.json", manifest | {"files": digest_files(path)})

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -100,6 +101,31 @@ def read_json(path: Path) -> dict:
         raise BundleError(f"{path} does not exist: is {path.parent} a measurement bundle?") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot read {path}: {error}") from error
+
+
+OWN_DIGEST = "own_digest"  # key of a manifest: SHA-256 of the others
+
+
+def _own_digest(manifest: dict) -> str:
+    rest = {key: value for key, value in manifest.items() if key != OWN_DIGEST}
+    return hashlib.sha256(json_text(rest).encode()).hexdigest()
+
+
+def write_manifest(path: Path, manifest: dict) -> None:
+    """Write a manifest atomically, with a digest of itself."""
+    write_json(path, {key: x for key, x in manifest.items() if key != OWN_DIGEST} | {OWN_DIGEST: _own_digest(manifest)})
+
+
+def read_manifest(path: Path) -> dict:
+    """Read a manifest; one without a digest is of an earlier version.
+
+    Raises:
+        BundleError: it is missing, no JSON, or not what was written.
+    """
+    found = read_json(path)
+    if OWN_DIGEST in found and found[OWN_DIGEST] != _own_digest(found):
+        raise BundleError(f"{path} is not what was written (its own digest): take it from a copy, or choose another directory")
+    return found
 
 
 # --- the claim on a directory

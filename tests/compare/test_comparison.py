@@ -19,6 +19,7 @@ from jaxpost.models import hf
 from jaxpost.records.rows import select
 from jaxpost.records.verify import verify
 from tests.compare import checkpoints
+from tests.flips import flip
 
 
 def of(table, metric, **wanted):
@@ -245,3 +246,16 @@ def test_the_config_holds_contents_and_no_paths(pair, tmp_path):
     moved.symlink_to(pair[0])
     assert comparison.fingerprint(comparison.prepare(moved, [pair[1]], Settings("element")).job.base) == \
         prepared.fingerprints["base"]
+
+
+def test_a_finished_pair_that_is_damaged_is_measured_again(pair, tmp_path):
+    prepared = comparison.prepare(pair[0], [pair[1]], Settings("element"))
+    seen = passes.run(prepared.job, prepared.pairing.pairs, tmp_path, 1, lambda *_: None)
+    file = tmp_path / "000001.safetensors"
+    whole = file.read_bytes()
+    flip(file, 8 * (len(whole) - 9))
+    again = passes.run(prepared.job, prepared.pairing.pairs, tmp_path, 1, lambda *_: None)
+    for name, record in seen.items():
+        for key, x in record["arrays"].items():
+            np.testing.assert_array_equal(again[name]["arrays"][key], x)
+    assert passes._load(file)["base"] == seen[prepared.pairing.pairs[1].name]["base"]

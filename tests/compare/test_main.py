@@ -1,5 +1,6 @@
 """The command: one line for every mistake, formats for pipes, the checker on a planted pair, a full disk."""
 
+import csv
 import errno
 import io
 import json
@@ -7,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from jaxpost.compare import __main__ as command
 from jaxpost.compare import comparison, passes, progress
+from jaxpost.formats import safetensors
 from jaxpost.records import storage
 from jaxpost.records.verify import verify
 from tests.compare import checkpoints
@@ -135,3 +138,26 @@ def test_the_command_runs_as_a_module(planted):
     done = subprocess.run([sys.executable, "-m", "jaxpost.compare", str(planted / "base"), str(planted / "tuned"), "--level",
                            "element", "--format", "json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and len(done.stdout.splitlines()) > 100 and "note: " in done.stderr
+
+
+def test_names_of_tensors_act_on_no_spreadsheet_and_no_terminal(tmp_path, capsysbinary):
+    evil = ("=cmd|'/C calc'!A0", "\x1b]0;owned\x07\u202ereversed")
+    for side, scale in (("a", 1.0), ("b", 1.5)):
+        x = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+        safetensors.write(tmp_path / f"{side}.safetensors", {f"{i}": scale * x for i in range(2)})
+    rules = [{"pattern": str(i), "name": name} for i, name in enumerate(evil)]
+    (tmp_path / "map.json").write_text(json.dumps(rules))
+    arguments = [str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors"), "--map", str(tmp_path / "map.json"),
+                 "--level", "element"]
+    for kind in ("csv", "json", "latex"):
+        assert command.main([*arguments, "--format", kind]) == 0
+        out, err = capsysbinary.readouterr()
+        for bad in (b"\x1b", b"\x07", "\u202e".encode()):
+            assert bad not in out and bad not in err
+        if kind == "csv":
+            assert b"'=cmd" in out and not any(cell.startswith(("=", "@")) for line in csv.reader(io.StringIO(out.decode()))
+                                               for cell in line)
+    assert command.main([*arguments, "--out", str(tmp_path / "report")]) == 0
+    for file in (tmp_path / "report").rglob("*.[hct]*"):
+        text = file.read_bytes() if file.suffix in (".html", ".csv", ".tex") else b""
+        assert b"\x1b" not in text and "\u202e".encode() not in text

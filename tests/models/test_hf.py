@@ -83,11 +83,13 @@ def test_a_directory_keeps_its_small_files(saved, tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"model_type": "gpt2"}, "known: llama"), ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
     ({"attention_bias": True}, "attention_bias"), ({"use_sliding_window": True}, "use_sliding_window"),
-    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_scaling"),
-    ({"num_attention_heads": 3}, "kv_heads=2 does not divide"), ({"hidden_size": None}, "architecture"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn'"),
+    ({"num_attention_heads": 3}, "kv_heads=2 does not divide"),
+    ({"hidden_size": None}, "hidden_size=None is not supported; expected a whole number"),
     ({"vocab_size": 25}, "'embed'"), ({"num_hidden_layers": 2}, "the architecture has no"),
     ({"num_hidden_layers": 4}, "has no tensor for 'layers/3"),
-    ({"model_type": "mistral", "sliding_window": 8}, "sliding_window=8"), ({"model_type": "mistral"}, "sliding_window=4096"),
+    ({"model_type": "mistral", "sliding_window": 8}, "sliding_window=8"),
+    ({"model_type": "mistral"}, "sliding_window is absent, which means 4096"),
 ])
 def test_what_does_not_fit_is_refused_before_loading(saved, monkeypatch, change, message):
     about = json.loads((saved / "config.json").read_text()) | change
@@ -102,8 +104,10 @@ def test_what_does_not_fit_is_refused_before_loading(saved, monkeypatch, change,
     ("olmoe", {"clip_qkv": 8.0}, "clip_qkv=8.0"), ("olmoe", {"model_type": "qwen2_moe"}, "shared expert is weighted"),
     ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"), ("qwen3_moe", {"mlp_only_layers": [0]}, "mlp_only"),
     ("qwen3_moe", {"n_shared_experts": 1}, "n_shared_experts=1"), ("qwen3_moe", {"num_experts_per_tok": 9}, "nearest valid: 4"),
-    ("qwen3_moe", {"num_experts": 5}, "has no tensor for 'layers/./experts/4"), ("qwen3_moe", {"num_experts": 0}, "at least 1"),
-    ("olmoe", {"num_experts": 3}, "the architecture has no"), ("olmoe", {"model_type": "qwen3"}, "has no tensor for 'layers"),
+    ("qwen3_moe", {"num_experts": 5}, "has no tensor for 'layers/./experts/4"),
+    ("qwen3_moe", {"num_experts": 0}, "num_experts=0 is not"),
+    ("olmoe", {"num_experts": 3}, "the architecture has no"),
+    ("olmoe", {"model_type": "qwen3"}, "'num_experts' is not a key of 'qwen3'"),
     ("llama", {"model_type": "olmoe"}, "num_experts"),
 ])
 def test_another_mixture_is_refused(tmp_path, family, change, message):

@@ -12,8 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxpost import records
-from jaxpost.records import bundle as bundle_module
-from jaxpost.records import storage
+from jaxpost.records import contents, storage
 from jaxpost.records.schema import MEASUREMENTS
 
 
@@ -137,12 +136,12 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, run, monkeypat
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(bundle_module.pq, "write_table", full)
+    monkeypatch.setattr(contents.pq, "write_table", full)
     with pytest.raises(records.BundleError, match="No space left on device.*intact") as refused:
         bundle.write_rows("a-1", columns(0.9))
     assert "\n" not in str(refused.value)
     monkeypatch.undo()
-    assert bundle.read_rows()["value"][0].as_py() == 0.5 and not list((tmp_path / "b/rows").glob(".*"))
+    assert bundle.read_rows()["value"][0].as_py() == 0.5 and not list((tmp_path / "b/rows").glob(".*.tmp"))
 
 
 def test_arrays_round_trip_and_names_are_checked(tmp_path, run):
@@ -226,10 +225,10 @@ def test_a_bundle_of_another_schema_is_read_but_not_added_to(tmp_path, run):
     bundle.release()
     manifest = tmp_path / "b" / "manifest.json"
     older = storage.read_json(manifest) | {"schema": "1.0"}
-    storage.write_json(manifest, older)
+    storage.write_manifest(manifest, older)
     with pytest.raises(records.BundleError, match="schema 1.0, this version writes 1.1"):
         run.open_bundle(tmp_path / "b")
-    storage.write_json(manifest, older | {"status": "complete"})
+    storage.write_manifest(manifest, older | {"status": "complete"})
     finished = run.open_bundle(tmp_path / "b")
     assert finished.state == "finished"
     with pytest.raises(records.BundleError, match="schema 1.0"):

@@ -86,7 +86,7 @@ def test_a_kill_at_any_moment_leaves_the_finished_bundle_or_the_running_one(fini
             raise Killed
 
     seen = set()
-    for at in range(0, 12):
+    for at in (*range(0, 7), *range(7, 40, 3)):
         for when in ("before", "after"):
             path = shutil.copytree(finished, tmp_path / f"{at}-{when}")
             bundle = opened(run, path)
@@ -122,7 +122,7 @@ def test_only_a_finished_bundle_is_reopened(tmp_path, bundle_copy, run):
     with pytest.raises(records.BundleError, match="is not finished .status 'running'.: it can be resumed as it is"):
         records.reopen(running)
     (bundle_copy / "measurements.parquet").write_bytes(b"PAR1")
-    with pytest.raises(records.BundleError, match="cannot read .*measurements.parquet"):
+    with pytest.raises(records.BundleError, match="measurements.parquet is not what was sealed"):
         records.reopen(opened(run, bundle_copy))
     assert storage.read_json(bundle_copy / "manifest.json")["status"] == "complete"
     assert not (bundle_copy / ".lock").exists()

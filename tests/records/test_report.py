@@ -189,7 +189,7 @@ def test_a_claim_that_was_not_stated_is_exploratory(tmp_path, run, monkeypatch):
 def test_a_finished_bundle_verifies(finished, capsys):
     assert main(["verify", str(finished)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5 and all(line.startswith("OK") for line in lines)
+    assert len(lines) == 6 and all(line.startswith("OK") for line in lines)
 
 
 def test_verify_finds_a_flipped_byte(copy, capsys):
