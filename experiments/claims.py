@@ -91,7 +91,7 @@ def values_of(table: pa.Table, metric: str, arm: str, *, step: int | None, split
 
 
 def unjudged(claim: Mapping, what: str, units: int, gates: Sequence[tuple[object, str]]) -> dict:
-    """The result of a claim before its statistic is known: inconclusive, `what` as its contrast, the gates' words as its note."""
+    """The result of a claim before its statistic is known: inconclusive, its contrast `what`, the gates' words as its note."""
     missing = dict.fromkeys(("p", "p_holm", "estimate", "ci_lo", "ci_hi"), np.nan)
     return {**claim, "contrast": what, **missing, "n_units": units, "verdict": "inconclusive",
             "note": "; ".join(text for _, text in gates)}

@@ -242,7 +242,7 @@ def _one_run(job: Job, pair: Pair, side: Checkpoint, w0, tally: Tally, limits, c
     w1, law = matrices.tall(side, pair), elementwise.blind_law(tally)
     found = spectra.measure(job.panel, pair.name, w0, w1, turned, refs, law, np.sqrt(elementwise.rounding_variance(tally)))
     low = elementwise.low_masks(tally, limits, cut)
-    masks, ambiguous = principal.counts(job.panel, found.frame, w0, w1, turned, limits, cut, low)
+    masks, ambiguous = principal.counts(job.panel, found.frame, matrices.rounded(w0), w1, turned, limits, cut, low)
     _put(record, f"{label}/panel/vals", elementwise.values(job.panel, tally, masks, law) | found.values)
     _put(record, f"{label}/panel/refs", refs | found.references | {"ambiguous": ambiguous})
     _put(record, f"{label}/kept", found.arrays)

@@ -24,26 +24,26 @@ _FACTORS = ((0, 0), (0, 1), (1, 0), (2, 2))  # which of UU', I, I - UU' on rows,
 
 
 def shares(blocks: Iterable[tuple[slice, Any, Any]], u_MxR: Any, v_NxR: Any, ks: tuple[int, ...], xp: Any,
-           matmul: Callable) -> tuple[Any, Any]:
+           matmul: Callable, settle: Callable = lambda x: x) -> tuple[Any, Any]:
     """(mean, variance) of the share of energy in each region: [4, K] twice, NaN where nothing is visible.
 
     Args:
       blocks: (rows, second moments, fourth moments of their visible entries), in any unit s^2 and s^4.
       u_MxR, v_NxR: orthonormal leading vectors of the base. ks: dimensions, at most R of which are used.
-      xp: numpy or jax.numpy. matmul: product at full precision.
+      xp: numpy or jax.numpy. matmul: product at full precision. settle: applied to what is summed (jax: a barrier to fusion, so
+        that a matrix reads the same bits alone as among others).
     """
     sides = [(_diagonals(u_MxR[:, :k], xp), _diagonals(v_NxR[:, :k], xp)) for k in ks]
     sums, rows = None, []
     for where, v, q in blocks:
-        square = v * v
-        excess = q - 3 * square
+        square, excess = settle((v * v, q - 3 * v * v))
         forms = xp.stack([xp.stack([matmul(matmul(left[where].T, v), right), matmul(matmul(left[where].T, square), right),
                                     matmul(matmul(left[where].T ** 2, excess), right**2),
                                     matmul(matmul(left[where].T, excess), right)]) for left, right in sides])
-        found = forms, square.sum(), excess.sum(), v.sum(0)
+        found = settle((forms, square.sum(0), excess.sum(0), v.sum(0)))
         sums = found if sums is None else tuple(a + b for a, b in zip(sums, found))
-        rows.append(v.sum(1))
-    forms, square_sum, excess_sum, cols_N = sums
+        rows.append(settle(v.sum(1)))
+    forms, square_sum, excess_sum, cols_N = sums[0], sums[1].sum(), sums[2].sum(), sums[3]
     rows_M = xp.concatenate(rows)
     total = rows_M.sum()
     mean, variance = [], []

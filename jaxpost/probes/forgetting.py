@@ -159,8 +159,9 @@ class WeightDistances:
         draws_TxD = np.stack([np.asarray(state[info.name]["spectral"], np.float64) for info in infos])
         stored_bf16 = by_matrix.stacked(values, infos, "bf16").any(1)[:, None]
         for i, dtype in enumerate(VIEWS):
-            # what bf16 shows of a Gaussian update is not Gaussian, and of a bf16 run the law is unknown
-            unknown = np.broadcast_to(stored_bf16 if dtype == "fp32" else True, status.shape)
+            # what bf16 shows of a Gaussian update is not Gaussian, and of a bf16 run the law is unknown; no update has no law
+            moved = total(by_matrix.stacked(values, infos, "frobenius")[..., i], used, scopes) > 0
+            unknown = moved & (stored_bf16 if dtype == "fp32" else True)
             why = np.where(unknown & (status == "ok"), UNCALIBRATED, reason)
 
             def known(null, unknown=unknown):

@@ -27,10 +27,10 @@ def measured(shape, level="exact", size=2e-3):
     w0, w1 = matrices(shape, size)
     tally = Tally(panel)
     tally.add(w0.ravel(), w1.ravel())
-    refs = elementwise.references(panel, tally, "w")
-    q_rms = np.sqrt((elementwise.code_ulp2() @ tally.count_C + tally.ulp2) / (2 * tally.size) / 12 * np.asarray([4.0**-16, 1]))
     swap = shape[0] < shape[1]
-    return w0, w1, spectra.measure(panel, "w", *(np.ascontiguousarray(w.T) if swap else w for w in (w0, w1)), swap, refs, q_rms)
+    return w0, w1, spectra.measure(panel, "w", *(np.ascontiguousarray(w.T) if swap else w for w in (w0, w1)), swap,
+                                   elementwise.references(tally), elementwise.blind_law(tally),
+                                   np.sqrt(elementwise.rounding_variance(tally)))
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
@@ -138,23 +138,20 @@ def test_the_bound_of_wedin_holds(found):
     assert np.all((angle <= bound) | np.isnan(bound))
 
 
-def test_the_first_order_null_is_the_mean_over_drawn_updates():
-    w0, _ = matrices((60, 33))
-    before = gram.frame(w0, K)
-    norm, rng = 1e-3, np.random.default_rng(1)
-    unit = spectra.first_order(before.s_Q, w0.shape, (K,), 400, rng)
-    drawn = {"mean_sin2": [], "max_angle": []}
-    for _ in range(60):
-        g = rng.standard_normal(w0.shape)
-        turned = gram.rotation(before, gram.frame(w0 + norm * g / np.linalg.norm(g), K), (K,), 33)
-        for name, values in drawn.items():
-            values.append(turned[name])
-    for name, power in (("mean_sin2", 2), ("max_angle", 1)):
-        exact = np.asarray(drawn[name])[..., 0]
-        mean, spread = exact.mean(0), exact.std(0, ddof=1) / np.sqrt(len(exact))
-        law = unit[name][..., 0] * norm**power
-        off = np.abs(law.mean(0) - mean)
-        assert np.all(off <= 4 * np.hypot(spread, law.std(0, ddof=1) / np.sqrt(len(law))) + 0.01 * mean), name
+def test_the_first_order_null_is_what_decomposing_the_same_draws_reads():
+    w0, w1 = matrices((60, 33), size=2e-4)
+    found = []
+    for level in ("top", "exact"):
+        panel = Panel(ks=(K,), alphas=(0.5,), spectra=level)
+        tally = Tally(panel)
+        tally.add(w0.ravel(), w1.ravel())
+        found.append(spectra.measure(panel, "w", w0, w1, False, elementwise.references(tally), elementwise.blind_law(tally),
+                                     np.sqrt(elementwise.rounding_variance(tally))).values)
+    first, exact = found
+    for name in ("mean_sin2", "max_angle"):
+        np.testing.assert_allclose(first[f"blind_{name}"], exact[f"blind_{name}"], rtol=0.02)
+    np.testing.assert_allclose(first["blind_ranks"][..., 0], exact["blind_ranks"][..., 0], rtol=1e-6)
+    np.testing.assert_allclose(first["blind_energy"], exact["blind_energy"])
 
 
 def test_drawn_ranks_have_the_law_of_gaussian_matrices():

@@ -114,7 +114,7 @@ def test_stripes_of_the_consensus_against_numpy():
     rows = over_time(PROBE, INFOS, W0, {8: runs(shared=0.4, rows=True)})
     values = measured(PROBE, W0, runs(shared=0.4, rows=True))[1]["l0/q"]
     ratio = consensus.unpack(values["mask"], (60, 40)).mean(0).mean(1)
-    e, s = values["blind_row"][:, 0].mean(0) / 40, values["blind_row"][:, 1].sum(0) / (40 * RUNS) ** 2
+    e, s = values["blind_row"][:, 0, 0].mean(0) / 40, values["blind_row"][:, 0, 1].sum(0) / (40 * RUNS) ** 2
     expected = ratio.var() / ratio.mean() ** 2 - (e.var() + (1 - 1 / 60) * s.mean()) / e.mean() ** 2
     row = one(rows, "weight.consensus.stripes", tensor="l0/q", side="left", role="estimate")
     np.testing.assert_allclose(row["value"], expected, rtol=1e-5)

@@ -82,7 +82,7 @@ def test_bf16_masters_use_a_calibrated_law():
     rows = rows_of(w0, {n: grid(w) for n, w in w1.items()})
     estimate = next(r for r in rows if r["granularity"] == "global" and r["role"] == "estimate")
     assert abs(estimate["value"] - estimate["null_value"]) < 0.02
-    assert estimate["null_kind"] == "calibrated_gaussian"
+    assert estimate["null_kind"] == "law_range"
 
 
 def test_too_few_seeds_and_no_change_are_said():

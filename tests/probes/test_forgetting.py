@@ -68,7 +68,11 @@ def test_values_are_those_of_float64_numpy_in_both_views(state, weights0, weight
         for metric, value in wanted.items():
             row = one(rows, metric, dtype=dtype)
             assert row["value"] == pytest.approx(value, rel=1e-6) and abs(row["value"] - value) <= 2 * row["num_err"]
-            assert row["null_lo"] < row["null_value"] < row["null_hi"] and row["noise_floor"] > 0
+            assert row["noise_floor"] > 0
+            if dtype == "fp32":
+                assert row["null_lo"] < row["null_value"] < row["null_hi"]
+            else:  # of what bf16 shows the law is not known
+                assert row["null_value"] is None and "no calibrated null" in row["status_reason"]
     body = one(rows, "weight.l1_mean", granularity="body")
     parts = [d for n, d in {n: weights1[n].astype(np.float64) - weights0[n] for n in weights0}.items() if n != "embed"]
     assert body["value"] == pytest.approx(sum(np.abs(x).sum() for x in parts) / sum(x.size for x in parts), rel=1e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxpost.probes import nulls, spectra, visibility
+from jaxpost.probes import blind_energy, nulls, spectra, visibility
 from jaxpost.probes.panel import Panel
 
 PANEL = Panel(ks=(3,), null_norms=(1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1), null_draws=3)
@@ -77,26 +77,37 @@ def test_rounding_floor_is_the_rounding_of_an_off_grid_matrix(reference):
     assert floor["max_angle"][1, 0, 0] > 1e-3 > 1e-4 > floor["max_angle"][0, 0, 0] > 0
 
 
-@pytest.mark.parametrize("region", ["both", "left", "right", "doubly_off"])
-def test_energy_law_against_draws(region):
+@pytest.mark.parametrize("region", blind_energy.REGIONS)
+def test_energy_moments_against_draws(region):
     m, n, k = 12, 8, 3
     rng = np.random.default_rng(3)
-    g = rng.normal(size=(20_000, m, n))
-    blocks = {
-        "both": g[:, :k, :k],
-        "left": g[:, :k],
-        "right": g[:, :, :k],
-        "doubly_off": g[:, k:, k:],
-    }  # the principal frames may as well be the coordinate axes
-    share = (blocks[region] ** 2).sum((1, 2)) / (g**2).sum((1, 2))
-    mean, variance = nulls.energy_moments(region, (m, n), k)
-    np.testing.assert_allclose([mean, variance], [share.mean(), share.var()], rtol=0.05)
-    lo, hi = nulls.beta_quantiles(np.array(mean), np.array(variance))
-    np.testing.assert_allclose([lo, hi], np.quantile(share, [0.025, 0.975]), rtol=0.03)
-    exact = scipy.stats.beta(
-        nulls.energy_dimension(region, (m, n), k) / 2, (m * n - nulls.energy_dimension(region, (m, n), k)) / 2
-    )
-    np.testing.assert_allclose([lo, hi], exact.ppf([0.025, 0.975]), rtol=1e-6)
+    scale = np.exp(rng.normal(size=(m, 1))) * np.exp(0.5 * rng.normal(size=(1, n)))  # rows and columns that differ
+    u, v = (np.linalg.qr(rng.normal(size=(size, k)))[0] for size in (m, n))
+    g = scale * rng.laplace(size=(40_000, m, n))  # heavier than Gaussian: E d^4 = 6 (E d^2)^2
+    left, right = np.einsum("mk,dmn->dkn", u, g), g @ v
+    both = left @ v
+    energy, parts = (g**2).sum((1, 2)), {"both": both, "left": left, "right": right}
+    share = {name: (x**2).sum((1, 2)) / energy for name, x in parts.items()}
+    share["doubly_off"] = 1 - share["left"] - share["right"] + share["both"]
+    variance = 2 * scale**2
+    blocks = [(slice(0, 5), variance[:5], 6 * variance[:5] ** 2), (slice(5, m), variance[5:], 6 * variance[5:] ** 2)]
+    found = blind_energy.shares(blocks, u, v, (k,), np, np.matmul)
+    mean, spread = (x[blind_energy.REGIONS.index(region), 0] for x in found)
+    np.testing.assert_allclose(mean, share[region].mean(), rtol=0.06)  # a ratio of means, O(1 / mn)
+    np.testing.assert_allclose(np.sqrt(spread), share[region].std(), rtol=0.25)
+
+
+def test_energies_of_equal_gaussian_entries_have_the_beta_law():
+    m, n, k = 60, 40, 5
+    rng = np.random.default_rng(4)
+    u, v = (np.linalg.qr(rng.normal(size=(size, k)))[0] for size in (m, n))
+    one = np.ones((m, n))
+    mean, variance = blind_energy.shares([(slice(None), one, 3 * one)], u, v, (k,), np, np.matmul)
+    for i, dimension in enumerate((k * k, k * n, m * k, (m - k) * (n - k))):
+        law = scipy.stats.beta(dimension / 2, (m * n - dimension) / 2)
+        np.testing.assert_allclose([mean[i, 0], variance[i, 0]], [law.mean(), law.var()], rtol=2e-3)
+        np.testing.assert_allclose(nulls.beta_quantiles(mean[i], variance[i]), np.asarray(law.ppf([0.025, 0.975]))[:, None],
+                                   rtol=1e-3)
 
 
 def test_interpolation_is_exact_on_power_laws_and_absent_outside():
@@ -115,13 +126,3 @@ def test_invert_norm_undoes_the_visible_curve():
     found = nulls.invert_norm(norms, seen, np.array([[5e-4], [9e-3], [1e-4], [0.2]]))
     np.testing.assert_allclose(found[:2, 0], [1e-3, 1e-2])
     assert np.isnan(found[2:]).all()
-
-
-def test_gaussian_ranks_are_scale_free_draws():
-    found = nulls.gaussian_ranks((30, 20), 4, 3, jax.random.key(0))
-    assert found["ranks"].shape == (3, 6) and found["spectrum"].shape == (3, 20)
-    np.testing.assert_allclose((found["spectrum"] ** 2).sum(1), 1, rtol=1e-5)
-    rng = np.random.default_rng(4)
-    s = np.stack([np.linalg.svd(rng.normal(size=(30, 20)), compute_uv=False) for _ in range(200)])
-    stable = (s**2).sum(1) / s[:, 0] ** 2
-    assert stable.min() < found["ranks"][:, 0].min() and found["ranks"][:, 0].max() < stable.max()

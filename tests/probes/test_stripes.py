@@ -161,7 +161,7 @@ def test_bf16_masters_use_the_calibrated_law():
     w1 = {name: grid(w) for name, w in update(n_seeds=8).items()}
     rows = finalized(PROBE, INFOS, W0, w1)
     found = [r for r in rows if r["metric"] == "weight.stripes.cv" and r["tensor"] and r["role"] == "seed"]
-    assert {r["null_kind"] for r in found} == {"calibrated_gaussian"}
+    assert {r["null_kind"] for r in found} == {"law_range"}
     assert np.mean([r["null_lo"] <= r["value"] <= r["null_hi"] for r in found]) > 0.85
 
 
