@@ -23,7 +23,8 @@ class Completions(NamedTuple):
 
 
 def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, key: jax.Array, *, length: int,
-           temperature: float | jax.Array = 1.0, eos: int | tuple[int, ...], pad: int = 0, early_stop: bool = False) -> Completions:
+           temperature: float | jax.Array = 1.0, eos: int | tuple[int, ...], pad: int = 0,
+           early_stop: bool = False) -> Completions:
     """Sample `length` tokens a row from softmax(logits / temperature).
 
     Args:
@@ -32,7 +33,8 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
       key: typed PRNG key; token t uses `fold_in(key, t)`.
       length: T, static.
       temperature: > 0; a traced scalar is fine. Greedy decoding is `temperature -> 0` (1e-4 is greedy in float32).
-      eos, pad: token ids; any of several `eos` ends a row. A row that emitted one continues with `pad` at log-probability 0 and mask 0.
+      eos, pad: token ids; any of several `eos` ends a row. A row that emitted one continues with `pad` at
+        log-probability 0 and mask 0.
       early_stop: leave the loop when every row is done (dynamic trip count; same tokens).
 
     Returns:

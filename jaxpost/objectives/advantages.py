@@ -21,8 +21,8 @@ def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof
       reward_BxG: float rewards; NaN is a missing one: it is left out of every mean and its advantage is 0.
       ddof: 1 divides the variance by n-1 (TRL, Tunix, verl), 0 by n.
       eps: added to the standard deviation (TRL 1e-4, Tunix and verl 1e-6).
-      lone: the advantage of the only reward that is there in a group, which has none to be compared with, for the baselines of a
-        group: "zero" (TRL), or "reward", the reward itself, not scaled (verl).
+      lone: the advantage of the only reward that is there in a group, which has none to be compared with, for baselines of
+        the group: "zero" (TRL), or "reward", the reward itself, not scaled (verl).
 
     Returns:
       advantage_BxG. Equal rewards give 0.

@@ -84,8 +84,8 @@ NEEDS = {
 class Objective:
     """A frozen choice of parts. Every field but the first four is an override of `objectives.get`.
 
-    A row without a counted token is empty. It has nothing to learn from, and by default it counts nowhere: in no mean over rows,
-    pairs or pieces, and in no whitening; its reward is one of its group's. "constant" divides by all rows, by definition.
+    A row without a counted token is empty. It has nothing to learn from, and by default it counts nowhere: in no mean over
+    rows, pairs or pieces, and in no whitening; its reward is one of its group's. "constant" divides by all rows, by definition.
     aggregation_empty="counted" counts it in all of these, as TRL does.
     """
 

@@ -139,9 +139,10 @@ class FlowBalance(Objective):
         height_NxS, index_NxS, valid_NxS = states(view, batch)  # height: sum_{t<i} log pi - log F_i, so that e_ij = h_j - h_i
         square_NxSxS = (height_NxS[:, None, :] - height_NxS[:, :, None]) ** 2
         length_NxSxS = index_NxS[:, None, :] - index_NxS[:, :, None]
-        pair_NxSxS = valid_NxS[:, None, :] & valid_NxS[:, :, None] & (length_NxSxS > 0)
-        if self.flows == "group":
-            pair_NxSxS = valid_NxS[:, None, :] & valid_NxS[:, :, None] & jnp.array([[False, True], [False, False]])
+        later_NxSxS = length_NxSxS > 0
+        if self.flows == "group":  # two states, whether there are tokens between them or not
+            later_NxSxS = jnp.broadcast_to(jnp.array([[[False, True], [False, False]]]), length_NxSxS.shape)
+        pair_NxSxS = valid_NxS[:, None, :] & valid_NxS[:, :, None] & later_NxSxS
         longest_N = jnp.where(pair_NxSxS, length_NxSxS, 0).max(axis=(1, 2))
         row_NxSxS = pair_NxSxS & (length_NxSxS == longest_N[:, None, None])
         weight_NxSxS = self._weights(pair_NxSxS, row_NxSxS, length_NxSxS).astype(height_NxS.dtype)

@@ -36,7 +36,7 @@ class PolicyGradient(Objective):
     clip: str = "surrogate"  # clipping.RULES
     clip_low: float | None = None  # 1 - clip_low is the lower bound of the ratio
     clip_high: float | None = None  # 1 + clip_high is the upper bound
-    clip_cap: float | None = None  # of clip "capped_weight": the bound of the ratio itself (TRL's epsilon_high), instead of clip_high
+    clip_cap: float | None = None  # of clip "capped_weight": the ratio's bound itself (TRL: epsilon_high), instead of clip_high
     dual_clip: float | None = None  # c > 1: the loss of A < 0 is at most c |A| (verl: 3)
     ratio_cap: float | None = None  # the ratio itself is held below it, for any sign of A (TRL's delta)
     sampler_cap: float | None = None  # truncated importance weight min(proximal / behaviour, cap) of each token
@@ -65,8 +65,9 @@ class PolicyGradient(Objective):
         self.require(self.clip_cap is None or self.clip == "capped_weight",
                      f"clip_cap={self.clip_cap} with clip={self.clip!r}: only 'capped_weight' takes a cap")
         self.require(self.clip != "capped_weight" or (self.clip_cap is None) != (self.clip_high is None),
-                     f"clip='capped_weight' with clip_cap={self.clip_cap}, clip_high={self.clip_high} needs one of the two: clip_cap "
-                     "is the bound of the ratio itself (TRL's epsilon_high, whatever its name), clip_high its distance from 1")
+                     f"clip='capped_weight' with clip_cap={self.clip_cap}, clip_high={self.clip_high} needs one of the two: "
+                     "clip_cap is the bound of the ratio itself (TRL's epsilon_high, in spite of its name), clip_high its "
+                     "distance from 1")
         self.require(self.clip == "surrogate" or self.ratio != "none",
                      f"clip={self.clip!r} weights by a ratio and needs one, e.g. ratio='token', not 'none'")
         self.require(self.baseline != "accepted" or (self.kl_place != "reward" and self.overlong_limit is None),
@@ -171,8 +172,8 @@ class PolicyGradient(Objective):
         for field in ("reward_N", "behaviour_NxT"):
             self.require(getattr(batch, field) is not None, f"needs Batch.{field}, and the batch has none")
         self.require(group > 1 or self.lone_reward == "reward" or self.baseline not in ("mean", "leave_one_out"),
-                     f"baseline={self.baseline!r} with one sample a prompt gives every row advantage 0; sample at least 2 (group), "
-                     "or choose lone_reward='reward' or baseline='none'")
+                     f"baseline={self.baseline!r} with one sample a prompt gives every row advantage 0; sample at least 2 "
+                     "(group), or choose lone_reward='reward' or baseline='none'")
         coef = self.kl_coef if kl_coef is None else kl_coef
         score_N = self.score(batch, coef, state)
         if self.mask_truncated:  # out of the loss, not out of its group

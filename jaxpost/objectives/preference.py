@@ -29,9 +29,9 @@ class Preference(Objective):
     s = a row's score, `scores.score`; link and label noise, `links.of_difference` or `links.of_rewards`; w = 1, or WPO's weight
     (arXiv:2406.11827): the product over both rows of exp(mean_t(log p(y_t) - log sum_v p(v)^2)), without gradient.
 
-    A pair counts if both of its rows have a token; with aggregation_empty="counted" every pair does, an empty row's score being 0
-    (TRL). The pair term is a mean over pairs; `aggregation` is that of NLL = -l alone
-    and stays "token" without it. NLL has its own count, which `balance` puts on that of the pairs over an optimizer step.
+    A pair counts if both of its rows have a token; with aggregation_empty="counted" every pair does, an empty row's score
+    being 0 (TRL). The pair term is a mean over pairs; `aggregation` is that of NLL = -l alone and stays "token" without it. NLL
+    has its own count, which `balance` puts on that of the pairs over an optimizer step.
 
     Differs from the paper in: NLL is over counted completion tokens (ORPO in TRL and Tunix counts the prompt's too). TRL takes
     its token mean over the batch, aggregation="token"; Tunix the mean of row means, "sequence".

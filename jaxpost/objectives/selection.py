@@ -113,10 +113,10 @@ class CovarianceGuard(PolicyGradient):
       clip  a random `guard_share` of tokens, taken among those with covariance in (guard_low, guard_high), has no gradient
       kl    the `guard_share` with the largest covariance pays guard_coef |l - o|
 
-    Differs from the paper in: with guard_logp="behaviour" covariances are of the behaviour's log-probabilities, before the first
-    update, and so are the same for every later update and microbatch; "current" takes those of the policy at each update, over
-    the rows of the update, and leaves out of "clip" what the ratio's clip holds already (verl). The two are the same at the
-    first update on rows sampled from the policy itself. At least one token is chosen, as in the official code.
+    Differs from the paper in: with guard_logp="behaviour" covariances are of the behaviour's log-probabilities, before the
+    first update, and so are the same for every later update and microbatch; "current" takes those of the policy at each
+    update, over the rows of the update, and leaves out of "clip" what the ratio's clip holds already (verl). The two are the
+    same at the first update on rows sampled from the policy itself. At least one token is chosen, as in the official code.
     """
 
     guard: str = "clip"  # COVARIANCES

@@ -16,6 +16,7 @@ import unicodedata
 
 from jaxpost.tasks import math_judge, math_units
 from jaxpost.tasks.math_latex import latex, number
+from jaxpost.tasks.math_parts import Answer
 
 LONGEST = 200_000  # characters of a text that are looked at, from its end
 ANSWER = 1_000  # characters of an answer; longer ones are equal only as text
@@ -26,23 +27,20 @@ _NUMBER = rf"(?:{_DIGITS})(?:[eE][-+]?\d+(?![\w.])|\s*\\times\s*10\s*\^\s*(?:\{{
 _LAST = re.compile(rf"(?:(?<![\w.)\]}}])[-−])?(?:{_NUMBER})(?:/(?:{_NUMBER}))?")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|[A-Za-z0-9])")
 _BRACE = re.compile(r"[{}]")
-_SPAN = re.compile(r"\$\$([^$]+)\$\$|(?<![\\\d])\$([^$\n]{1,400}?[^$\n\\])\$(?!\d)|\\\(([^\n]{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
+_SPAN = re.compile(r"\$\$([^$]+)\$\$|(?<![\\\d])\$([^$\n]{1,400}?[^$\n\\])\$(?!\d)|"
+                   r"\\\(([^\n]{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
 
 _SPACES = re.compile(r"(?<!\\)\\[;: ]|\\q?quad(?![A-Za-z])|~|\\hspace\{[^{}]*\}")
-_NOTHING = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])|\\!|\\,(?=\d{3}(?!\d))|\*\*$|^\*\*")
+_NOTHING = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])|"
+                      r"\\!|\\,(?=\d{3}(?!\d))|\*\*$|^\*\*")
 _UNICODE = {"−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/", "∞": "\\infty ", "π": "\\pi ",
             "≤": "\\le ", "≥": "\\ge ", "≠": "\\neq ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ",
-            "±": "\\pm ", "∓": "\\mp ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "°": "^\\circ ", "θ": "\\theta ", "α": "\\alpha ",
-            "β": "\\beta ", "⁄": "/", "’": "'", "≈": "\\approx "}
+            "±": "\\pm ", "∓": "\\mp ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "°": "^\\circ ", "θ": "\\theta ",
+            "α": "\\alpha ", "β": "\\beta ", "⁄": "/", "’": "'", "≈": "\\approx "}
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻]*[⁰¹²³⁴-⁹]")
 _PREFIX = re.compile(r"^(?:the\s+)?(?:final\s+|correct\s+)?answer(?:\s+is|\s*:|\s*=)\s*:?\s*", re.IGNORECASE)
-_NAME = re.compile(r"(\\?(?:[A-Z]{1,3}|[A-Za-z]|(?<=\\)[A-Za-z]+)(?:_(?:\{[^{}]*\}|\w))?'?(?:\([A-Za-z0-9,]{1,9}\))?|\\text\{[^{}]*\})"
-                   r"\s*(?:=|\\in(?![A-Za-z])|:)\s*(?![=<>])(\S.*)", re.DOTALL)
-_NAMED_TUPLE = re.compile(r"\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])+)\s*\)\s*=\s*(\(.*\))", re.DOTALL)
 _RELATION = re.compile(r"[<>=]|\\(?:le|ge|leq|geq|lt|gt|ne|neq|leqslant|geqslant)(?![A-Za-z])")
-_CONNECTIVE = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\(?:lor|vee)(?![A-Za-z]))\s*")
 _WORDS = re.compile(r"(?:\\text\s*\{)?[A-Za-z][A-Za-z' -]{2,}\}?|no|on")
-_OPEN, _CLOSE = "([{", ")]}"
 
 
 def final_answer(text: str) -> str | None:
@@ -60,9 +58,7 @@ def final_answer(text: str) -> str | None:
     _, mark, after = text.rpartition("####")
     if mark and after.strip():
         return after.strip().splitlines()[0].strip()
-    last = None
-    for last in _LAST.finditer(text):
-        pass
+    last = max(_LAST.finditer(text), key=re.Match.start, default=None)
     if last is None:
         return None
     for span in _SPAN.finditer(text[-ANSWER:]):
@@ -86,7 +82,7 @@ def _last_box(text: str) -> str | None:
 
 
 def plain(answer: str) -> str:
-    """The answer without what does not change it: signs of mathematics mode, spaces of LaTeX, commas of thousands, a full stop."""
+    """The answer without what does not change it: signs of mathematics mode, spaces, commas of thousands, a full stop."""
     text = re.sub("(\\d?)([\u00bc-\u00be\u2150-\u215e])", _vulgar, answer)
     text = _RAISED.sub(lambda match: f"^{{{unicodedata.normalize('NFKC', match[0]).replace('−', '-')}}}", text)
     for old, new in _UNICODE.items():
@@ -142,95 +138,6 @@ def compare(gold: str, answer: str, seconds: float = math_judge.SECONDS) -> str:
     return _Comparison(time.monotonic() + seconds).answers(*sorted((a, b)))
 
 
-def _split(text: str, separators: str = ",;") -> list[str]:
-    """Parts at the outermost level; one part where brackets do not match."""
-    parts, depth = [""], 0
-    for i, letter in enumerate(text):
-        escaped = i and text[i - 1] == "\\"
-        depth += (letter in _OPEN) - (letter in _CLOSE)
-        if letter in separators and depth == 0 and not escaped:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts] if depth == 0 else [text.strip()]
-
-
-def _wrapped(text: str) -> tuple[str, str] | None:
-    """(brackets, inside) of a text that one pair of brackets holds."""
-    braces = text.startswith("\\{") and text.endswith("\\}")
-    first, last, inside = ("{", "}", text[2:-2]) if braces else (text[:1], text[-1:], text[1:-1])
-    if text.startswith(("\\langle", "⟨")) and text.endswith(("\\rangle", "⟩")):
-        return "()", re.sub(r"^(\\langle|⟨)|(\\rangle|⟩)$", "", text)
-    if len(text) < 2 or first not in "([{]" or last not in ")]}[" or not first or (first == "{") != (last == "}"):
-        return None
-    depth = 0
-    for letter in inside:
-        depth += (letter in _OPEN) - (letter in _CLOSE)
-        if depth < 0:
-            return None
-    brackets = {"]": "(", "[": "["}.get(first, first) + {"[": ")"}.get(last, last)
-    return (brackets, inside) if depth == 0 else None
-
-
-class _Answer:
-    """One answer taken apart: `kind` is "one", "list", "{}" or the brackets of a tuple; `parts` are its members' texts."""
-
-    def __init__(self, text: str):
-        self.text, self.kind, self.names, self.parts = text, "one", (), [text]
-        if found := _NAMED_TUPLE.fullmatch(text):
-            names, inside = found[1].replace(" ", "").split(","), _split(found[2][1:-1])
-            if len(names) == len(inside):
-                self.kind, self.names, self.parts = "list", tuple(names), inside
-                return
-        if (found := _wrapped(text)) and len(parts := _split(found[1])) > 1:
-            self.kind, self.parts = found[0], _signs(parts) if found[0] == "{}" else parts
-            return
-        if found and found[0] == "{}" and text.startswith("\\{") and found[1].strip():
-            self.kind, self.parts = "{}", _signs([found[1].strip()])
-            return
-        outside = _CONNECTIVE.sub(",", text)
-        parts = [part for part in _split(outside) if part]
-        if len(parts) > 1:
-            self.kind, self.parts = "list", parts
-        self._name()
-        self.parts = _signs(self.parts) if not self.names else self.parts
-        if self.kind == "one" and len(self.parts) > 1:
-            self.kind = "list"
-
-    def _name(self) -> None:
-        """Take names off where every part, or the first of them, has one."""
-        found = [_NAME.fullmatch(_forward(part)) for part in self.parts]
-        if found[0] and not any(found[1:]) and len(found) > 1:  # x = 1, 2 or 3
-            found = [found[0]] + [re.fullmatch(r"()(.*)", part, re.DOTALL) for part in self.parts[1:]]
-        if not all(found):
-            return
-        names = [re.sub(r"\s", "", match[1]) or re.sub(r"\s", "", found[0][1]) for match in found]
-        values = [match[2].rsplit("=", 1)[-1].strip() for match in found]
-        spread = [(name, value) for name, text in zip(names, values) for value in _signs([text])]
-        self.names, self.parts = tuple(name for name, _ in spread), [value for _, value in spread]
-        if len(self.parts) > 1:
-            self.kind = "list"
-
-
-def _forward(part: str) -> str:
-    """x = 3 for 3 = x."""
-    found = re.fullmatch(r"\s*([-+\d./\s]+?|\\d?frac[^=]*?)\s*=\s*([A-Za-z](?:_\{?\w+\}?)?)\s*", part)
-    return f"{found[2]} = {found[1]}" if found else part
-
-
-def _signs(parts: list[str]) -> list[str]:
-    r"""Parts with each \pm as two."""
-    out = []
-    for part in parts:
-        if "\\pm" not in part:
-            out.append(part)
-            continue
-        for up, down in (("+", "-"), ("-", "+")):
-            text = re.sub(r"\\pm(?![A-Za-z])", up, re.sub(r"\\mp(?![A-Za-z])", down, part)).strip()
-            out.append(text.removeprefix("+").strip())
-    return out
-
-
 class _Comparison:
     """Compares until its time is over; `unread` says whether a part could not be read."""
 
@@ -240,12 +147,12 @@ class _Comparison:
     def answers(self, a: str, b: str) -> str:
         if _text(a) == _text(b):
             return "right"
-        left, right = _Answer(a), _Answer(b)
+        left, right = Answer(a), Answer(b)
         if max(len(left.parts), len(right.parts)) > PARTS:
             return "unreadable"
         return "right" if self.structures(left, right) else self.verdict
 
-    def structures(self, a: _Answer, b: _Answer) -> bool:
+    def structures(self, a: Answer, b: Answer) -> bool:
         if a.names and b.names:
             return self.named(a, b)
         if a.names or b.names:
@@ -265,17 +172,17 @@ class _Comparison:
             return self.expressions(a.text, b.text)  # an inequality and an interval
         return False
 
-    def named(self, a: _Answer, b: _Answer) -> bool:
+    def named(self, a: Answer, b: Answer) -> bool:
         """Each name with its values, in any order; x and 2 in both "x=2" and "2=x"."""
         if sorted(map(_text, a.names)) != sorted(map(_text, b.names)):
             return a.kind == b.kind == "one" and self.expressions(a.text, b.text)
         values = [{n: [p for m, p in zip(x.names, x.parts) if _text(m) == n] for n in map(_text, x.names)} for x in (a, b)]
         return all(self.matched(values[0][n], values[1][n]) for n in values[0])
 
-    def unnamed(self, a: _Answer, b: _Answer) -> bool:
+    def unnamed(self, a: Answer, b: Answer) -> bool:
         """Named values against a single one, a list (of values of one name) or a tuple (of names in their order)."""
         if len(a.parts) == 1:
-            value = _Answer(a.parts[0])
+            value = Answer(a.parts[0])
             if not value.names and self.structures(value, b):
                 return True
             return bool(_RELATION.search(b.text)) and self.expressions(a.text, b.text)
@@ -303,7 +210,7 @@ class _Comparison:
         """Two members, which may be tuples themselves."""
         if _text(a) == _text(b):
             return bool(a)
-        return bool(a and b) and self.structures(_Answer(a), _Answer(b))
+        return bool(a and b) and self.structures(Answer(a), Answer(b))
 
     def expressions(self, a: str, b: str) -> bool:
         (x, unit), (y, other) = math_units.split(a), math_units.split(b)
@@ -348,7 +255,8 @@ def _arithmetic(text: str) -> str:
 
 def _based(text: str) -> tuple[int, int] | None:
     """(value, base) of a number with its base: 1011_2 is not 1011, and not 11."""
-    found = re.fullmatch(r"([0-9A-Za-z]+)_(?:\{(\d{1,2})\}|(\d{1,2}))", re.sub(r"\s|\\text(?=\{)", "", text).replace("(", "").replace(")", ""))
+    bare = re.sub(r"[\s()]|\\text(?=\{)", "", text)
+    found = re.fullmatch(r"([0-9A-Za-z]+)_(?:\{(\d{1,2})\}|(\d{1,2}))", bare)
     base = int(found[2] or found[3]) if found and found[1][0].isdigit() else 0
     try:
         return (int(found[1], base), base) if 2 <= base <= 36 else None

@@ -42,7 +42,8 @@ class _Child:
         hello = self.line(START)
         if hello is None or "ready" not in hello:
             self.end()
-            raise ValueError(f"math-verify cannot be used: {(hello or {}).get('error', 'its process does not start')}; {MISSING}")
+            why = (hello or {}).get("error", "its process does not start")
+            raise ValueError(f"math-verify cannot be used: {why}; {MISSING}")
 
     def line(self, seconds: float) -> dict | None:
         """The next answer; None if there is none in time."""

@@ -1,7 +1,7 @@
 r"""One expression as people write it -> LaTeX that math-verify reads whole, or None where a part of it would be left out.
 
-math-verify's reader is lenient: it reads `2 3` as 5, `1 000 000` as 0, `1e5` as 5 e, `10.5` as a rounded float, `undefined` as a
-product of letters. Each rule here has such a case; what no rule knows is not an expression, and is compared as text.
+math-verify's reader is lenient: it reads `2 3` as 5, `1 000 000` as 0, `1e5` as 5 e, `10.5` as a rounded float, `undefined` as
+a product of letters. Each rule here has such a case; what no rule knows is not an expression, and is compared as text.
 """
 
 import re
@@ -11,21 +11,24 @@ LONGEST = 400  # characters of one expression
 DIGITS = 400  # of a number
 
 _DECIMAL = r"(?:\d+(?:\.\d+)?|\.\d+)"
-_NUMBER = re.compile(rf"([-+]?)\s*({_DECIMAL})\.?(?:\s*(?:[eE]([-+]?\d+)|(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{{?\s*([-+]?\d+)\s*\}}?))?")
-_RATIO = re.compile(rf"([-+]?)\s*(?:\\frac\s*)?\{{?\s*([-+]?\s*{_DECIMAL})\s*(?:\}}?\s*/\s*\{{?|\}}\s*\{{)\s*({_DECIMAL})\s*\}}?")
+_NUMBER = re.compile(rf"([-+]?)\s*({_DECIMAL})\.?"
+                     rf"(?:\s*(?:[eE]([-+]?\d+)|(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{{?\s*([-+]?\d+)\s*\}}?))?")
+_RATIO = re.compile(rf"([-+]?)\s*(?:\\frac\s*)?\{{?\s*([-+]?\s*{_DECIMAL})"
+                    rf"\s*(?:\}}?\s*/\s*\{{?|\}}\s*\{{)\s*({_DECIMAL})\s*\}}?")
 _VERBATIM = r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|bb|it|cal)|mbox|operatorname|begin|end|overline|bar|vec|hat)\s*\{[^{}]*\}"
 _TOKEN = re.compile(rf"\s+|{_VERBATIM}|{_DECIMAL}|\\[A-Za-z]+\s*|\\.|[A-Za-z]+|.", re.DOTALL)
-_LETTERS = re.compile(r"(?!no|on|up|am|pm|in|so|if|it|is|he|we|me|us|go|do|to|of|or|by|at|an|as)[A-Za-z]{2}|[b-df-hj-np-tv-zB-DF-HJ-NP-TV-Z]{3}|abc|ABC")  # a product rather than a word
+_LETTERS = re.compile(r"(?!no|on|up|am|pm|in|so|if|it|is|he|we|me|us|go|do|to|of|or|by|at|an|as)[A-Za-z]{2}|"
+                      r"[b-df-hj-np-tv-zB-DF-HJ-NP-TV-Z]{3}|abc|ABC")  # a product rather than a word
 _PLAIN = set("+-*/^(){}[]|!=<>,&_':")
-_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
-              "max", "min", "gcd", "det"}
+_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp", "arcsin", "arccos", "arctan", "sinh", "cosh",
+              "tanh", "max", "min", "gcd", "det"}
 _WORDS = {"pi": "\\pi ", "infinity": "\\infty ", "inf": "\\infty ", "oo": "\\infty ", "theta": "\\theta ", "alpha": "\\alpha ",
           "beta": "\\beta ", "gamma": "\\gamma ", "lambda": "\\lambda ", "lcm": "\\operatorname{lcm} "}
 _COMMANDS = {"\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
              "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\varnothing": "\\emptyset", "\\leqslant": "\\le",
              "\\geqslant": "\\ge", "\\leq": "\\le", "\\geq": "\\ge", "\\lt": "<", "\\gt": ">", "\\ne": "\\neq", "\\ast": "*",
-             "\\lbrace": "\\{", "\\rbrace": "\\}", "\\lbrack": "[", "\\rbrack": "]", "\\mid": "|", "\\lcm": "\\operatorname{lcm}",
-             "\\land": "\\wedge", "\\backslash": "\\setminus"}
+             "\\lbrace": "\\{", "\\rbrace": "\\}", "\\lbrack": "[", "\\rbrack": "]", "\\mid": "|",
+             "\\lcm": "\\operatorname{lcm}", "\\land": "\\wedge", "\\backslash": "\\setminus"}
 
 
 def number(text: str) -> Fraction | None:
@@ -94,7 +97,7 @@ def _exact(text: str) -> str | None:
 def _tokens(text: str) -> list[str]:
     found = []
     for token in (match[0].strip() or " " for match in _TOKEN.finditer(text)):
-        if token.startswith("\\") or token[0].isdigit() or (token[0] == "." and len(token) > 1) or token in _PLAIN or token == " ":
+        if token[0] in "\\0123456789" or (token[0] == "." and len(token) > 1) or token in _PLAIN or token == " ":
             found.append(_COMMANDS.get(token, token))
         elif token in _WORDS:
             found.append(_WORDS[token].strip())

@@ -28,7 +28,8 @@ def read(latex: str):
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 
     try:
-        found = latex2sympy(latex, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
+        found = latex2sympy(latex, is_real=True, normalization_config=None,
+                            conversion_config=ConversionConfig(lowercase_symbols=False))
         if isinstance(found, list):
             return None
         if not isinstance(found, sympy.MatrixBase | sympy.Basic):
@@ -86,7 +87,8 @@ def _same_relation(a, b) -> bool:
     if x == 0 or y == 0 or not (x.free_symbols and y.free_symbols):
         return x == y
     ratio = sympy.simplify(x / y)
-    return bool(ratio.is_number and ratio.is_finite and ratio != 0 and (isinstance(a, sympy.Eq | sympy.Ne) or ratio.is_positive))
+    same_way = isinstance(a, sympy.Eq | sympy.Ne) or ratio.is_positive
+    return bool(ratio.is_number and ratio.is_finite and ratio != 0 and same_way)
 
 
 def _same_value(a, b) -> bool:
@@ -160,8 +162,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's Ctrl-C is the parent's
     signal.signal(signal.SIGALRM, late)
     try:
-        import math_verify  # noqa: F401
         import latex2sympy2_extended  # noqa: F401
+        import math_verify  # noqa: F401
     except Exception as error:
         print(json.dumps({"error": str(error)}), file=answers, flush=True)
         return

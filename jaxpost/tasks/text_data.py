@@ -130,8 +130,9 @@ def _problem(record: Mapping, fields: Mapping[str, str], where: str) -> Problem:
         if text is None or not text.strip():
             raise ValueError(f"{where}: field {name!r} is {record[name]!r}, expected text")
         if half := _HALF.search(text):
-            raise ValueError(f"{where}: field {name!r} has the lone surrogate {ascii(half[0])} at character {half.start()} (half of "
-                             "a character, usually an emoji that was cut): no tokenizer can read it; mend the line or leave it out")
+            raise ValueError(f"{where}: field {name!r} has the lone surrogate {ascii(half[0])} at character {half.start()} "
+                             "(half of a character, usually an emoji that was cut), which no tokenizer can read; mend the line "
+                             "or leave it out")
         found[role] = text
     return Problem(**found)
 
