@@ -17,6 +17,7 @@ import unicodedata
 from jaxpost.tasks import math_judge, math_units
 from jaxpost.tasks.math_latex import latex, number
 from jaxpost.tasks.math_parts import Answer
+from jaxpost.tasks.math_worker import JOINTS
 
 LONGEST = 200_000  # characters of a text that are looked at, from its end
 ANSWER = 1_000  # characters of an answer; longer ones are equal only as text
@@ -96,7 +97,11 @@ def plain(answer: str) -> str:
     if not text.lstrip().startswith(("(", "[", "\\{", "{")):
         text = re.sub(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d|,\d)", lambda m: m[0].replace(",", ""), text)
         text = re.sub(r"(?<![\d.])\d{1,3}(?: \d{3})+(?![\d.]| \d)", lambda m: m[0].replace(" ", ""), text)
-    return re.sub(r"\s+", " ", text).strip().rstrip(".").strip()
+    text = re.sub(r"[\[(]\s*\\begin\{array\}\s*\{[^{}]*\}(.*)\\end\{array\}\s*[\])]", r"\\begin{pmatrix}\1\\end{pmatrix}", text,
+                  flags=re.DOTALL)
+    text = re.sub(r"\s+", " ", text).strip()
+    text = text if text.endswith("...") else text.rstrip(".").strip()
+    return text[1:-1].strip() if re.fullmatch(r"\{(?!.*\\choose)[^{}]*\}", text) else text
 
 
 def _vulgar(match: re.Match) -> str:
@@ -111,6 +116,18 @@ def _undelimited(text: str) -> str:
     if dollars and dollars % 2 == 0:
         text = re.sub(r"(?<!\\)\$", " ", text)
     return text
+
+
+def is_expression(text: str) -> bool:
+    """Whether a text is nothing but one expression, with a name or a unit, so that no other answer is to be found in it.
+
+    >>> is_expression("5 km"), is_expression("x = 3"), is_expression("so he pays 18 dollars")
+    (True, True, False)
+    """
+    if len(text) > ANSWER:
+        return False
+    found = Answer(plain(text))
+    return found.kind == "one" and latex(math_units.split(found.parts[0])[0]) is not None
 
 
 def same(gold: str, answer: str, seconds: float = math_judge.SECONDS) -> bool:
@@ -161,6 +178,8 @@ class _Comparison:
         if a.kind == b.kind == "one":
             return self.expressions(a.parts[0], b.parts[0])
         kinds = {a.kind, b.kind}
+        if "list" in kinds and kinds != {"list"} and (found := self.unions(a, b)) is not None:
+            return found
         if kinds <= {"list", "{}", "one"}:
             if "one" in kinds:  # {2} and 2, or 2 and the list of itself
                 return len(a.parts) == len(b.parts) == 1 and self.expressions(a.parts[0], b.parts[0])
@@ -171,6 +190,14 @@ class _Comparison:
         if "one" in kinds and kinds <= sets and any(_RELATION.search(x.text) or "\\cup" in x.text for x in (a, b)):
             return self.expressions(a.text, b.text)  # an inequality and an interval
         return False
+
+    def unions(self, a: Answer, b: Answer) -> bool | None:
+        """Inequalities joined by "or" or "and" against a set; None where it is not that."""
+        a, b = (a, b) if a.kind == "list" else (b, a)
+        joint = {"or": JOINTS[0], "and": JOINTS[1]}.get((re.findall(r"(?<![A-Za-z])(or|and)(?![A-Za-z])", a.text) or [""])[0])
+        if joint is None or not all(re.search(r"[<>]|\\[lg]e", part) for part in a.parts):
+            return None
+        return self.judged([*map(latex, a.parts)], [latex(b.text)], joint)
 
     def named(self, a: Answer, b: Answer) -> bool:
         """Each name with its values, in any order; x and 2 in both "x=2" and "2=x"."""
@@ -218,6 +245,8 @@ class _Comparison:
             return False
         if self.values(x, y):
             return True
+        if unit != other and "degree" in (unit, other) and "\\pi" in x + y:  # 45 degrees are pi/4
+            return self.values(*(rf"\frac{{\pi}}{{180}}({v})" if u == "degree" else v for v, u in ((x, unit), (y, other))))
         if "%" in (unit, other) and unit != other:  # 50 % is one half too
             return self.values(*(rf"({v})/100" if u == "%" else v for v, u in ((x, unit), (y, other))))
         return False
@@ -232,14 +261,17 @@ class _Comparison:
         left, right = _based(a), _based(b)
         if left or right or (_WORDS.fullmatch(a) and _WORDS.fullmatch(b)):
             return left is not None and left == right
-        told = [latex(x) for x in (a, b)]
-        if None in told:
+        return self.judged([latex(a)], [latex(b)])
+
+    def judged(self, left: list[str | None], right: list[str | None], joint: str = "") -> bool:
+        """What math-verify says of two expressions, either of which may be several with a joint."""
+        if None in left + right:
             self.verdict = "unreadable"
             return False
         if (left_over := self.until - time.monotonic()) <= 0:
             self.verdict = "timeout"
             return False
-        found = math_judge.verdict("latex", *told, seconds=max(round(left_over), 1))
+        found = math_judge.verdict("latex", joint.join(left), joint.join(right), seconds=max(round(left_over), 1))
         if found in ("timeout", "unreadable"):
             self.verdict = found
         return found == "right"
@@ -268,9 +300,9 @@ def _text(text: str) -> str:
     """Text without spaces, `\text` and, for words, case."""
     bare = re.sub(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", text)
     bare = re.sub(r"\\[dtc]frac", r"\\frac", bare)
+    if choice := re.fullmatch(r"\s*(?:(?:option|choice)\s+)?\(?\s*([A-Za-z])\s*[.)]?\s*", bare, re.IGNORECASE):
+        return choice[1]
     words = re.fullmatch(r"[A-Za-z][A-Za-z' -]+", bare.strip())
     if words:
         return re.sub(r"\s+", " ", bare.strip()).casefold()
-    if choice := re.fullmatch(r"\s*\(?\s*([A-Za-z])\s*[.)]?\s*", bare):
-        return choice[1]
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", bare)

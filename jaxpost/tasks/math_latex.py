@@ -18,7 +18,7 @@ _RATIO = re.compile(rf"([-+]?)\s*(?:\\frac\s*)?\{{?\s*([-+]?\s*{_DECIMAL})"
 _VERBATIM = r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|bb|it|cal)|mbox|operatorname|begin|end|overline|bar|vec|hat)\s*\{[^{}]*\}"
 _TOKEN = re.compile(rf"\s+|{_VERBATIM}|{_DECIMAL}|\\[A-Za-z]+\s*|\\.|[A-Za-z]+|.", re.DOTALL)
 _LETTERS = re.compile(r"(?!no|on|up|am|pm|in|so|if|it|is|he|we|me|us|go|do|to|of|or|by|at|an|as)[A-Za-z]{2}|"
-                      r"[b-df-hj-np-tv-zB-DF-HJ-NP-TV-Z]{3}|abc|ABC")  # a product rather than a word
+                      r"[b-df-hj-np-tv-zB-DF-HJ-NP-TV-Z]{3}|[abc]{3}|ABC")  # a product rather than a word
 _PLAIN = set("+-*/^(){}[]|!=<>,&_':")
 _FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp", "arcsin", "arccos", "arctan", "sinh", "cosh",
               "tanh", "max", "min", "gcd", "det"}
@@ -78,6 +78,7 @@ def _mixed(text: str) -> str:
     text = re.sub(r"(?<![\w.}])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w.])", r"(\1+\\frac{\2}{\3})", text)
     text = re.sub(r"(?<![\w.}^_])(\d+)\s*\\[dtc]?frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))",
                   lambda m: f"({m[1]}+\\frac{{{m[2] or m[3]}}}{{{m[4] or m[5]}}})", text)
+    text = re.sub(r"(\d*)\.(\d*?)(\d)\3{2,}(?:\.\.\.|\\l?dots)", _repeating, text)
     return re.sub(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", _repeating, text)
 
 
@@ -105,7 +106,7 @@ def _tokens(text: str) -> list[str]:
             found.append("\\" + token)
         elif re.fullmatch(r"d[a-z]", token) and "\\int" in text:
             found.append(token)
-        elif token.isalpha() and len(token) <= 3:
+        elif token.isalpha() and (len(token) == 1 or _LETTERS.fullmatch(token)):
             found.extend(token)
         else:
             raise ValueError(token)

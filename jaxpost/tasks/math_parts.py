@@ -7,10 +7,12 @@ r"""An answer taken apart: lists, tuples, intervals, sets, and names with their 
 
 import re
 
-_NAME = re.compile(r"(\\?(?:[A-Z]{1,3}|[A-Za-z]|(?<=\\)[A-Za-z]+)(?:_(?:\{[^{}]*\}|\w))?'?(?:\([A-Za-z0-9,]{1,9}\))?|"
-                   r"\\text\{[^{}]*\})\s*(?:=|\\in(?![A-Za-z])|:)\s*(?![=<>])(\S.*)", re.DOTALL)
+_NAME = re.compile(r"((?:m?\\angle\s*)?\\?(?:[A-Z]{1,3}|[A-Za-z]|(?<=\\)[A-Za-z]+)(?:_(?:\{[^{}]*\}|\w))?'?(?:\^\{-1\})?"
+                   r"(?:\([A-Za-z0-9,]{1,9}\))?|\\text\{[^{}]*\}|\\frac\{d[a-z]?\}\{d[a-z]\})"
+                   r"\s*(?:=|\\in(?![A-Za-z])|:)\s*(?![=<>])(\S.*)", re.DOTALL)
 _NAMED_TUPLE = re.compile(r"\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])+)\s*\)\s*=\s*(\(.*\))", re.DOTALL)
 _CONNECTIVE = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\(?:lor|vee)(?![A-Za-z]))\s*")
+_BUILT = re.compile(r"\\\{\s*([a-z])\s*(?:\\in\s*\\mathbb\s*\{R\}\s*)?(?:\||:|\\mid)\s*(.*)\\\}", re.DOTALL)
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -48,6 +50,8 @@ class Answer:
     """One answer taken apart: `kind` is "one", "list", "{}" or the brackets of a tuple; `parts` are its members' texts."""
 
     def __init__(self, text: str):
+        if (built := _BUILT.fullmatch(text)) and re.search(rf"(?<![A-Za-z]){built[1]}(?![A-Za-z])", built[2]):
+            text = built[2].strip()  # {x : x > 2} is x > 2
         self.text, self.kind, self.names, self.parts = text, "one", (), [text]
         if found := _NAMED_TUPLE.fullmatch(text):
             names, inside = found[1].replace(" ", "").split(","), _split(found[2][1:-1])

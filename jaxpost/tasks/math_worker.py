@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 
+JOINTS = ("\x1e", "\x1f")  # or, and: between inequalities
 MEMORY = 4 << 30  # bytes of address space
 
 
@@ -25,6 +26,11 @@ class Late(BaseException):
 def read(latex: str):
     """A sympy object, or None where the text is not wholly an expression."""
     import sympy
+
+    for joint, operation in zip(JOINTS, (sympy.Or, sympy.And)):
+        if joint in latex:
+            parts = [read(part) for part in latex.split(joint)]
+            return None if None in parts else operation(*map(_open, parts))
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 
     try:
@@ -52,7 +58,7 @@ def equal(a, b) -> bool:
         return a == b or a.symmetric_difference(b).is_empty is True
     if isinstance(a, Relational) or isinstance(b, Relational):
         return isinstance(a, Relational) and isinstance(b, Relational) and _same_relation(a, b)
-    if isinstance(a, sympy.And) or isinstance(b, sympy.And):
+    if isinstance(a, sympy.And | sympy.Or) or isinstance(b, sympy.And | sympy.Or):
         return _as_set(a) == _as_set(b)
     if isinstance(a, sympy.MatrixBase) and isinstance(b, sympy.MatrixBase):
         return a.shape == b.shape and all(_same_value(x, y) for x, y in zip(a.flat(), b.flat()))
@@ -73,7 +79,7 @@ def _as_set(x):
 
     if isinstance(x, sympy.Set) or len(getattr(x, "free_symbols", ())) != 1:
         return x
-    return x.as_set() if isinstance(x, sympy.core.relational.Relational | sympy.And) else x
+    return x.as_set() if isinstance(x, sympy.core.relational.Relational | sympy.And | sympy.Or) else x
 
 
 def _same_relation(a, b) -> bool:

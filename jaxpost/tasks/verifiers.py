@@ -64,9 +64,13 @@ class Mathematical(Verifier):
         if gold in (whole, inner and inner[1].strip()):
             return 1.0
         answer = self.extract(whole)
-        if answer and self.same(gold, answer):
-            return 1.0
-        return float(answer != whole and inner is None and len(whole) <= WHOLE and self.same(gold, whole))
+        marked = any(mark in whole for mark in ("\\boxed", "\\fbox", "####"))
+        if not marked and len(whole) <= WHOLE and answer != whole:
+            if self.same(gold, whole):
+                return 1.0
+            if math_answers.is_expression(whole):  # 5 km is not 5 with something around it
+                return 0.0
+        return float(bool(answer) and self.same(gold, answer))
 
 
 def normal(text: str) -> str | None:

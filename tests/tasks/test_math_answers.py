@@ -53,8 +53,10 @@ NUMBER = st.one_of(st.integers(-999, 9999).map(str), st.builds("{}.{}".format, s
                    st.builds(r"\frac{{{}}}{{{}}}".format, st.integers(-9, 99), st.integers(1, 99)),
                    st.builds(r"\frac {}{}".format, st.integers(1, 9), st.integers(1, 9)),
                    st.builds(r"{}\sqrt{{{}}}".format, st.integers(2, 9), st.sampled_from([2, 3, 5, 7])),
-                   st.builds(r"\sqrt {}".format, st.sampled_from([2, 3, 5, 7])), st.builds(r"\log {}".format, st.integers(2, 9)),
-                   st.builds(r"{}\pi".format, st.integers(2, 9)), st.builds("{}x+{}".format, st.integers(2, 9), st.integers(1, 9)))
+                   st.builds(r"\sqrt {}".format, st.sampled_from([2, 3, 5, 7])),
+                   st.builds(r"\log {}".format, st.integers(2, 9)),
+                   st.builds(r"{}\pi".format, st.integers(2, 9)),
+                   st.builds("{}x+{}".format, st.integers(2, 9), st.integers(1, 9)))
 LIST = st.builds(lambda parts, joint: joint.join(parts), st.lists(NUMBER, min_size=2, max_size=4, unique=True),
                  st.sampled_from([", ", " and ", r" \text{ or } ", ","]))
 TUPLE = st.builds("({}, {})".format, NUMBER, NUMBER)
@@ -85,7 +87,8 @@ def test_any_text_at_all_is_right_for_itself(gold):
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.lists(st.integers(2, 99), min_size=2, max_size=4, unique=True), st.sampled_from([" and ", ", ", r"\text{ or }"]), st.data())
+@given(st.lists(st.integers(2, 99), min_size=2, max_size=4, unique=True), st.sampled_from([" and ", ", ", r"\text{ or }"]),
+       st.data())
 def test_no_member_of_a_list_is_right(values, joint, data):
     gold = joint.join(map(str, values))
     part = data.draw(st.sampled_from(values))
@@ -97,7 +100,8 @@ def test_no_member_of_a_list_is_right(values, joint, data):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([r"\frac {}{}", r"\frac{}{}", r"-\frac {}{}", r"\dfrac{}{}", "{}/{}"]))
+@given(st.integers(1, 9), st.integers(1, 9),
+       st.sampled_from([r"\frac {}{}", r"\frac{}{}", r"-\frac {}{}", r"\dfrac{}{}", "{}/{}"]))
 def test_no_piece_of_a_fraction_is_right(a, b, form):
     gold, value = form.format(a, b), Fraction(a, b) * (-1 if form.startswith("-") else 1)
     for piece in (str(a), str(b), f"{a}{b}"):
@@ -137,7 +141,8 @@ def test_expressions_have_the_value_of_exact_arithmetic(tree):
     assert not math_answers.same(text, f"{wanted.numerator + 1}/{wanted.denominator}")
 
 
-@given(st.integers(-10**20, 10**20), st.integers(-30, 30), st.sampled_from([r"{}e{}", r"{}\times 10^{{{}}}", r"{} \cdot 10^{{{}}}"]))
+@given(st.integers(-10**20, 10**20), st.integers(-30, 30),
+       st.sampled_from([r"{}e{}", r"{}\times 10^{{{}}}", r"{} \cdot 10^{{{}}}"]))
 def test_numbers_are_exact(digits, power, form):
     text = form.format(digits, power)
     assert math_latex.number(text) == digits * Fraction(10) ** power
@@ -145,13 +150,13 @@ def test_numbers_are_exact(digits, power, form):
 
 
 def test_units_are_told_apart_and_letters_are_not_units():
-    for text, wanted in [("15 cm", ("15", "cm")), (r"15\text{ cm}^2", ("15", "cm^2")), ("15 sq. cm", ("15", "cm^2")),
-                         ("5m", ("5m", "")), ("5 m", ("5", "m")), ("x+3t", ("x+3t", "")), ("3 apples", ("3 apples", "")),
+    for text, wanted in [("15 cm", ("15", "cm")), (r"15\text{ cm}^2", ("15", "cm^2")), ("15 sq. cm", ("15", "cm^2")), ("5m", ("5m", "")), ("5 m", ("5", "m")), ("x+3t", ("x+3t", "")), ("3 apples", ("3 apples", "")),
                          (r"\text{Monday}", (r"\text{Monday}", "")), (r"\$5", ("5", "$")), ("5 dollars", ("5", "$"))]:
         assert math_units.split(text) == wanted
 
 
-PIECES = [*"0123456789xy+-*/^(){}[],.=\\ %$#∞½\x00", "\\frac", "\\boxed{", "\\sqrt", "####", "\\left(", "1,000", " and ", "\\pm"]
+PIECES = [*"0123456789xy+-*/^(){}[],.=\\ %$#∞½\x00", "\\frac", "\\boxed{", "\\sqrt", "####", "\\left(", "1,000",
+          " and ", "\\pm"]
 ODDS = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 
 
@@ -166,8 +171,8 @@ def test_any_text_is_compared_and_equality_is_symmetric(a, b):
 
 
 @pytest.mark.parametrize("hostile", ["9" * 10**6, "\\boxed{" * 10**5, "1," * 10**5, "(" * 10**6, "1+" * 10**5, "{" * 10**5,
-                                     "\\frac{1}{" * 10**4, " " * 10**6, "((((x+1)^99)^99)^99)^99", "1,000," * 10**5, "$" * 10**5,
-                                     "a and " * 10**5, "x=" * 10**5])
+                                     "\\frac{1}{" * 10**4, " " * 10**6, "((((x+1)^99)^99)^99)^99", "1,000," * 10**5,
+                                     "$" * 10**5, "a and " * 10**5, "x=" * 10**5])
 def test_hostile_text_takes_bounded_work(hostile):
     """Anything quadratic in these lengths would take hours."""
     found = math_answers.final_answer(hostile)
