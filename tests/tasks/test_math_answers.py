@@ -150,7 +150,8 @@ def test_numbers_are_exact(digits, power, form):
 
 
 def test_units_are_told_apart_and_letters_are_not_units():
-    for text, wanted in [("15 cm", ("15", "cm")), (r"15\text{ cm}^2", ("15", "cm^2")), ("15 sq. cm", ("15", "cm^2")), ("5m", ("5m", "")), ("5 m", ("5", "m")), ("x+3t", ("x+3t", "")), ("3 apples", ("3 apples", "")),
+    for text, wanted in [("15 cm", ("15", "cm")), (r"15\text{ cm}^2", ("15", "cm^2")), ("15 sq. cm", ("15", "cm^2")),
+                         ("5m", ("5m", "")), ("5 m", ("5", "m")), ("x+3t", ("x+3t", "")), ("3 apples", ("3 apples", "")),
                          (r"\text{Monday}", (r"\text{Monday}", "")), (r"\$5", ("5", "$")), ("5 dollars", ("5", "$"))]:
         assert math_units.split(text) == wanted
 
@@ -190,7 +191,8 @@ def test_a_question_without_end_is_ended_and_the_next_one_answered(endless):
 
 def test_the_judge_works_in_threads():
     found = []
-    threads = [threading.Thread(target=lambda n=n: found.append(math_answers.same(f"{n}x+{n}", f"{n}(x+1)"))) for n in range(2, 8)]
+    threads = [threading.Thread(target=lambda n=n: found.append(math_answers.same(f"{n}x+{n}", f"{n}(x+1)")))
+               for n in range(2, 8)]
     for thread in threads:
         thread.start()
     for thread in threads:
