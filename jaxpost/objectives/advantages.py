@@ -104,7 +104,7 @@ def whiten(advantage_NxT: jax.Array, mask_NxT: jax.Array, unit: str, eps: float 
     if counted_N is None:
         weigh = mask if unit == "token" else mask & (jnp.cumsum(mask, axis=1) == 1)
     else:
-        weigh = (counted_N > 0)[:, None] & (jnp.arange(mask.shape[1]) == 0)
+        weigh = (counted_N > 0)[:, None] & (jnp.arange(mask.shape[1]) == 0)[None]
     mean, std = _moments(advantage_NxT, weigh, 1, None)
     spread = jnp.sqrt(std * std + 1e-8) if unit == "token" else std + eps
     return jnp.where(mask, (advantage_NxT - mean) / spread, 0.0)

@@ -179,12 +179,19 @@ class PolicyGradient(Objective):
         if self.mask_truncated:  # out of the loss, not out of its group
             batch = batch._replace(mask_NxT=batch.mask_NxT * (1 - batch.truncated_N)[:, None])
         batch = self.credit(self.compare(batch, score_N, group), coef)
-        present_Nx1 = ~(jnp.isnan(score_N) | jnp.isnan(batch.reward_N))[:, None]  # a missing reward moves nothing
+        present_Nx1 = self._compared(jnp.where(jnp.isnan(batch.reward_N), jnp.nan, score_N), group)[:, None]
         live_NxT = batch.mask_NxT * present_Nx1
         advantage_NxT = jnp.where(present_Nx1, batch.advantage_NxT, 0.0)
         counted_N = present_Nx1[:, 0] if self.whiten == "row" and self.aggregation_empty == "counted" else None
         return jax.lax.stop_gradient(batch._replace(
             advantage_NxT=advantages.whiten(advantage_NxT, live_NxT, self.whiten, self.eps, counted_N)))
+
+    def _compared(self, score_N, group):
+        """bool_N: rows with a reward and, unless `lone_reward` says otherwise, another one of their group to compare with."""
+        present_BxG = ~jnp.isnan(score_N).reshape(-1, group)
+        if self.lone_reward == "zero" and self.baseline in ("mean", "leave_one_out"):
+            present_BxG = present_BxG & (present_BxG.sum(axis=1, keepdims=True) > 1)
+        return present_BxG.reshape(-1)
 
     def score(self, batch: Batch, kl_coef: jax.Array | float, state: dict | None) -> jax.Array:
         """reward_N after the shaping that the objective asks for: range, overlong penalty, KL penalty of the row."""

@@ -178,8 +178,11 @@ class Preference(Objective):
     def score(self, view: View, batch: Batch) -> jax.Array:
         """score_N of every row."""
         weight_NxT = scores.token_weights(batch.mask_NxT, self.discount, self.tail_weight)
-        return scores.score(view.logp_NxT, None if self.reference_free else batch.reference_NxT, batch.mask_NxT, weight_NxT,
-                            reduction=self.reduction, transform=self.transform, alpha=self.alpha)
+        score_N = scores.score(view.logp_NxT, None if self.reference_free else batch.reference_NxT, batch.mask_NxT, weight_NxT,
+                               reduction=self.reduction, transform=self.transform, alpha=self.alpha)
+        if self.transform != "log_odds":
+            return score_N
+        return jnp.where((batch.mask_NxT > 0).any(axis=1), score_N, 0.0)  # the probability of nothing is 1, its odds infinite
 
     def pair_loss(self, chosen_K: jax.Array, rejected_K: jax.Array, extra: str | None = None) -> jax.Array:
         """loss_K from the implicit rewards beta s of both rows, through the objective's link or through an extra one."""

@@ -111,6 +111,43 @@ def test_kl_cov_penalises_the_largest_covariances():
     assert float(s / total) == pytest.approx(x[keep].mean(), rel=1e-12)
 
 
+def verl_guard(guard, logp, old, A, mask, *, share, low, high, coef, uniform):
+    """The losses of verl's clip_cov and kl_cov on one mini-batch, as its source says, with the random order given."""
+    keep, ratio = mask > 0, np.exp(logp - old)
+    centred = (A - A[keep].mean()) * (logp - logp[keep].mean())
+    first, second = -A * ratio, -A * np.clip(ratio, 0.8, 1.2)
+    if guard == "kl":
+        x = first.copy()
+        order = np.argsort(-np.where(keep, centred, -np.inf), axis=None, kind="stable")[:max(1, int(share * keep.sum()))]
+        x.reshape(-1)[order] += coef * np.abs(logp - old).reshape(-1)[order]
+        return x[keep].mean()
+    centred = np.where(keep & ~(second > first), centred, -np.inf)
+    band = np.flatnonzero((centred < high) & (centred > low) & keep)
+    order = band[np.argsort(-uniform.reshape(-1)[band], kind="stable")][:max(int(share * keep.sum()), 1)]
+    weight = np.ones(mask.shape)
+    weight.reshape(-1)[order] = 0
+    return (np.maximum(first, second) * weight)[keep].mean()
+
+
+@pytest.mark.parametrize("guard", ["clip", "kl"])
+def test_covariances_of_the_current_policy_are_those_of_verl(guard):
+    parts = {"guard_share": 0.1, **({"guard_low": 0.02, "guard_high": 3.0} if guard == "clip" else {"guard_coef": 0.7})}
+    values = {}
+    for whose in ("behaviour", "current"):
+        objective, view, batch = given.ready(f"{guard}_cov", N=32, guard_logp=whose, **parts)
+        total, count, _ = objective.loss(view, batch, {})
+        values[whose] = float(total / count)
+        assert objective.couples_update == (whose == "current")
+    uniform = np.asarray(selection._uniform(batch)) if guard == "clip" else None
+    arrays = map(np.asarray, (view.logp_NxT, batch.behaviour_NxT, batch.advantage_NxT, batch.mask_NxT))
+    expected = verl_guard(guard, *arrays, share=0.1, low=0.02, high=3.0, coef=0.7, uniform=uniform)
+    assert values["current"] == pytest.approx(expected, rel=1e-10) and abs(values["behaviour"] - expected) > 1e-4
+    same = batch._replace(behaviour_NxT=view.logp_NxT)
+    first = [float(o.loss(view, o.prepare(same, given.GROUP), {})[0])
+             for o in (given.recipe(f"{guard}_cov", guard_logp=whose, **parts) for whose in ("behaviour", "current"))]
+    assert first[0] == pytest.approx(first[1], rel=1e-12)  # at the first update they are the same
+
+
 def test_planning_tokens_are_raised_on_both_signs():
     objective, _, batch = given.ready("hicra")
     plain = np.asarray(given.ready("dr_grpo")[2].advantage_NxT)

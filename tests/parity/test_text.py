@@ -70,9 +70,11 @@ def test_transformers_reads_what_the_experiment_exports(place, tmp_path):
         assert np.linalg.norm(np.asarray(logits[i]) - wanted) <= 1e-5 * np.linalg.norm(wanted)
 
 
-CONVERSATIONS = ([{"role": "user", "content": "What is 3 plus 4?"}], [{"role": "user", "content": "  na\u00efve <|im_end|>\n\u4e2d \U0001f600 "}],
+CONVERSATIONS = ([{"role": "user", "content": "What is 3 plus 4?"}],
+                 [{"role": "user", "content": "  na\u00efve <|im_end|>\n\u4e2d \U0001f600 "}],
                  [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}],
-                 [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "sure?"}])
+                 [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"},
+                  {"role": "user", "content": "sure?"}])
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -120,7 +122,8 @@ def test_a_prompt_begins_as_that_of_transformers(place, tmp_path, begins):
     (directory / "tokenizer_config.json").write_text(json.dumps(about))
     if begins:
         made = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-        made.post_processor = tokenizers.processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+        made.post_processor = tokenizers.processors.TemplateProcessing(single="<|im_start|> $A",
+                                                                       special_tokens=[("<|im_start|>", 1)])
         made.save(str(directory / "tokenizer.json"))
     theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), tokenizer.load(directory)
     assert [*ours.start, *ours.encode("1+1?")] == theirs("1+1?")["input_ids"] and bool(ours.start) == begins

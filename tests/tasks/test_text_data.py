@@ -39,7 +39,7 @@ def test_lines_are_problems_and_a_target_may_have_its_own_field(tmp_path):
     ([""], "is empty"), ([pair(" ")], "field 'question' is ' ', expected text"), ([pair(None)], "is None, expected text"),
     ([pair(["q"])], "expected text"), (['{"question": "q", "answer": "a", "answer": "b"}'], "line 1 .*'answer' stands twice"),
     (['{"question": "q", "answer": NaN}'], "line 1 .*NaN is no JSON number"), (["[" * 100_000], "line 1 is not JSON"),
-    ([pair("q"), '{"question": "hi \\ud83d", "answer": "3"}'], r"line 2: field 'question' has the lone surrogate '\\ud83d' at .* 3"),
+    ([pair("q"), '{"question": "hi \\ud83d", "answer": "3"}'], r"line 2: field 'question' has the lone surrogate '\\ud83d' at"),
     (['{"question": "q", "answer": "\\ude00"}'], "line 1: field 'answer' has the lone surrogate"),
 ])
 def test_what_cannot_be_read_names_its_place(tmp_path, lines, message):
@@ -47,8 +47,8 @@ def test_what_cannot_be_read_names_its_place(tmp_path, lines, message):
         text_data.read(written(tmp_path / "a.jsonl", *lines), FIELDS)
 
 
-@pytest.mark.parametrize("written_as", ["0.00001", "1e16", "10000000000000000.0", "1500", "-0.50", "1E+3", "1e400", "123456789" * 40,
-                                        "true", "false"])
+@pytest.mark.parametrize("written_as", ["0.00001", "1e16", "10000000000000000.0", "1500", "-0.50", "1E+3", "1e400",
+                                        "123456789" * 40, "true", "false"])
 def test_numbers_keep_their_written_text(tmp_path, written_as):
     source = written(tmp_path / "a.jsonl", f'{{"question": "q", "answer": {written_as}}}')
     assert text_data.read(source, FIELDS) == [Problem("q", written_as, written_as)]

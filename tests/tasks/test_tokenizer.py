@@ -65,7 +65,7 @@ def test_special_tokens_are_those_that_the_files_name(directory, files, wanted):
 @pytest.mark.parametrize(("generation", "config", "ends"), [
     ([1, 2], None, {1, 2}), (1, [2, 0], {0, 1, 2}), ([], 1, {1, 2}), ([1, 1, -1], None, {1, 2}), (None, None, {2}),
 ])
-def test_any_end_token_of_any_file_ends_an_answer_and_a_demonstration_ends_with_the_tokenizers(directory, generation, config, ends):
+def test_any_end_token_ends_an_answer_and_a_demonstration_ends_with_the_tokenizers(directory, generation, config, ends):
     about(directory, "generation_config", eos_token_id=generation)
     about(directory, "config", eos_token_id=config)
     found = tokenizer.load(directory)
@@ -101,7 +101,8 @@ def test_the_chat_template_is_that_of_the_directory(directory):
     (directory / "chat_template.jinja").write_text("{{ strftime_now('%Y') }} {{ messages | tojson }}")
     assert tokenizer.load(directory).chat("\u00e9") == '2000 [{"role": "user", "content": "\u00e9"}]'
     (directory / "chat_template.jinja").write_text("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}"
-                                                   "{{ tools is none }}{{ documents is none }}{{ pad_token is defined }}{% endfor %}")
+                                                   "{{ tools is none }}{{ documents is none }}{{ pad_token is defined }}"
+                                                   "{% endfor %}")
     assert tokenizer.load(directory).chat([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]) == (
         "aTrueTrueFalsebTrueTrueFalse")
     for template, message in (("{{ raise_exception('no users') }}", "refuses a user's message: no users"),
