@@ -39,6 +39,8 @@ def load(directory: str | Path) -> Tokenizer:
     template where add_bos_token says so, or, without that key, where tokenizer.json itself puts them (Llama 3). A chat template
     is compiled when it is first used.
 
+    Differs from transformers in: version 5 reads no add_bos_token where there is a tokenizer.json, which alone decides there.
+
     Raises:
       ValueError: the package or tokenizer.json is missing, it cannot be read, an end token is no token id, or there is none.
     """

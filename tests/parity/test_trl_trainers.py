@@ -105,7 +105,8 @@ for _name in ("grpo", "dr_grpo", "grpo-batch-std", "rloo"):  # missing rewards; 
 ARMS["rloo-whitened"] = ("rloo", {"normalize_advantages": True}, ARMS["rloo"][2] | {"whiten": "row"})
 ARMS["rloo-whitened-truncated"] = ("rloo", {"normalize_advantages": True, "mask_truncated_completions": True},
                                    ARMS["rloo-truncated"][2] | {"whiten": "row"})
-ARMS["rloo-whitened-missing"] = ("rloo", {"normalize_advantages": True, "rewards": MISSING}, ARMS["rloo"][2] | {"whiten": "row"})
+ARMS["rloo-whitened-missing"] = ("rloo", {"normalize_advantages": True, "rewards": MISSING},
+                                 ARMS["rloo"][2] | {"whiten": "row"})
 
 
 @pytest.mark.parametrize("arm", ARMS)
