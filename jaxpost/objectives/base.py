@@ -53,6 +53,11 @@ class Batch(NamedTuple):
         """The rows at `index` (a slice or an index array)."""
         return jax.tree.map(lambda x: x[index], self)
 
+    def leave_out(self, rows_N: jax.Array) -> "Batch":
+        """The batch with more rows absent."""
+        rows_N = rows_N.astype(self.mask_NxT.dtype)
+        return self._replace(absent_N=rows_N if self.absent_N is None else jnp.maximum(self.absent_N, rows_N))
+
 
 class View(NamedTuple):
     """What the current parameters say about the rows. All but `logp_NxT` are there when the objective needs them."""

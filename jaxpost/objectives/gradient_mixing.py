@@ -62,13 +62,13 @@ class GradientMixed(PolicyGradient):
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`, with sum_K and count_K of the terms."""
         del state
-        demonstrated_N = wholly_demonstrated(batch)
-        sampled_N = ~(batch.demonstration_NxT > 0).any(axis=1)
+        absent = [batch.leave_out(rows_N).absent_N
+                  for rows_N in (wholly_demonstrated(batch), ~(batch.demonstration_NxT > 0).any(axis=1))]
         view, batch = masked(view, batch)
         sampled, shown = parts(batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
         pairs = [aggregation.aggregate(x, mask, self.aggregation, empty=self.aggregation_empty, absent_N=absent_N)
-                 for x, mask, absent_N in ((x_NxT, sampled, demonstrated_N), (-view.logp_NxT, shown, sampled_N))]
+                 for x, mask, absent_N in zip((x_NxT, -view.logp_NxT), (sampled, shown), absent)]
         aux["sft"] = mean_over(-view.logp_NxT, shown)
         sums, counts = (jnp.stack(x) for x in zip(*pairs, strict=True))
         return sums, counts, aux

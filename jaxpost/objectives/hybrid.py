@@ -114,19 +114,19 @@ class WeightedSum(PolicyGradient):
     def balance(self, batch: Batch) -> Batch:
         """Fill `share_NxT`: (count of L_RL) / (count of L_SFT) over the update's rows."""
         sampled, shown = parts(batch)
-        count = self.aggregate(sampled, batch._replace(mask_NxT=sampled, absent_N=wholly_demonstrated(batch)))[1]
+        count = self.aggregate(sampled, batch.leave_out(wholly_demonstrated(batch))._replace(mask_NxT=sampled))[1]
         own = aggregation.aggregate(shown, shown, self.sft_aggregation)[1]
         share = jnp.where(own > 0, count / jnp.maximum(own, 1.0), 0.0)
         return super().balance(batch)._replace(share_NxT=jnp.broadcast_to(share, shown.shape))
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; the count is that of the sampled tokens."""
-        absent_N = wholly_demonstrated(batch)
+        demonstrated_N = wholly_demonstrated(batch)
         view, batch = masked(view, batch)
         sampled, shown = parts(batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
         nll_NxT = -view.logp_NxT * token_weights.stopped(view.logp_NxT, self.sft_token_weight)
-        rl, count = self.aggregate(x_NxT, batch._replace(mask_NxT=sampled, absent_N=absent_N))
+        rl, count = self.aggregate(x_NxT, batch.leave_out(demonstrated_N)._replace(mask_NxT=sampled))
         sft, _ = aggregation.aggregate(nll_NxT * batch.share_NxT, shown, self.sft_aggregation)
         mu = jnp.asarray(self.weight(state), rl.dtype)
         aux["sft"] = mean_over(nll_NxT, shown)

@@ -103,7 +103,7 @@ class DownSampled(PolicyGradient):
         mask_NxT = batch.mask_NxT * rows_N[:, None]
         decisive = jnp.abs(batch.advantage_NxT) * jnp.where(mask_NxT > 0, batch.entropy_NxT, 0.0)
         tokens_NxT = top_tokens(decisive, mask_NxT, 1 - along * (1 - self.keep_tokens))
-        return batch._replace(mask_NxT=mask_NxT * tokens_NxT, absent_N=filled_N * (1 - rows_N))
+        return batch.leave_out(filled_N * (1 - rows_N))._replace(mask_NxT=mask_NxT * tokens_NxT)
 
 
 @dataclasses.dataclass(frozen=True)

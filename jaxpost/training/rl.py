@@ -172,8 +172,8 @@ class Rollouts:
         grouped = jax.tree.map(lambda x: x.reshape(-1, self.spec.group, *x.shape[1:])[kept_B], batch)
         batch = sharding.constrain(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), grouped), ("batch",))
         counts_N = jnp.repeat(informative_B[kept_B], self.spec.group)
-        return batch._replace(mask_NxT=batch.mask_NxT * counts_N[:, None],
-                              reward_N=jnp.where(counts_N, batch.reward_N, jnp.nan))
+        return batch.leave_out(~counts_N)._replace(mask_NxT=batch.mask_NxT * counts_N[:, None],
+                                                   reward_N=jnp.where(counts_N, batch.reward_N, jnp.nan))
 
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
         """Fused rollout and verification: (rows, metrics, curriculum state) of the state's step."""

@@ -80,6 +80,19 @@ def test_d3s_moves_from_everything_to_its_shares():
     assert all(a >= b for a, b in zip(counts, counts[1:], strict=False))
 
 
+def test_rows_that_were_not_chosen_are_no_empty_rows():
+    """"counted" counts a row that sampled nothing; not one that D3S left out, nor the filling of an over-sampled batch."""
+    for lengths, empty in (([3] * 8, 0), ([3, 0, 2, 4, 1, 0, 5, 2], 2)):
+        counts = {}
+        for rule in ("default", "counted"):
+            objective, view, batch = given.ready("d3s", lengths=lengths, keep_tokens=1.0, aggregation_empty=rule)
+            counts[rule] = float(objective.loss(view, batch, objective.init())[1])
+        assert counts["counted"] == counts["default"] + empty == np.ceil((8 - empty) / 2) + empty
+    objective, view, batch = given.ready("grpo", lengths=[3, 0, 2, 4, 0, 0, 0, 0], aggregation_empty="counted")
+    absent = batch._replace(absent_N=jnp.asarray([0.0] * 4 + [1.0] * 4))
+    assert float(objective.loss(view, batch, {})[1]) == 8 and float(objective.loss(view, absent, {})[1]) == 4
+
+
 def test_clip_cov_takes_a_random_share_of_the_band():
     parts = {"guard_share": 0.1, "guard_low": 0.05, "guard_high": 2.0}
     objective, view, batch = given.ready("clip_cov", N=32, **parts)
