@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 TEST = ["pytest>=8", "pytest-xdist>=3.5", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "ruff>=0.12",
         "hypothesis>=6"]
-TEXT = ["tokenizers>=0.21"]
+TEXT = ["tokenizers>=0.21", "math-verify[antlr4_13_2]>=0.8"]
 FAST = ["numba>=0.62", "xxhash>=3.5"]
 
 setup(
@@ -36,7 +36,7 @@ setup(
     extras_require={
         "test": [*TEST, *TEXT, *FAST],
         "fast": FAST,
-        "hf": [*TEXT, "math-verify[antlr4_13_2]>=0.8"],
+        "hf": TEXT,
         "parity": ["torch==2.13.0", "transformers>=5", "trl"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "notebooks": ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"],

@@ -4,6 +4,7 @@ Shapes: N rows, P prompt tokens, T completion tokens, V vocabulary. Randomness i
 sampled token does not depend on the mesh, on how many rows are done, or on which of the two loops is used.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,8 @@ class Completions(NamedTuple):
 
 
 def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, key: jax.Array, *, length: int,
-           temperature: float | jax.Array = 1.0, eos: int, pad: int = 0, early_stop: bool = False) -> Completions:
+           temperature: float | jax.Array = 1.0, eos: int | tuple[int, ...], pad: int = 0,
+           early_stop: bool = False) -> Completions:
     """Sample `length` tokens a row from softmax(logits / temperature).
 
     Args:
@@ -31,7 +33,8 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
       key: typed PRNG key; token t uses `fold_in(key, t)`.
       length: T, static.
       temperature: > 0; a traced scalar is fine. Greedy decoding is `temperature -> 0` (1e-4 is greedy in float32).
-      eos, pad: token ids. A row that emitted `eos` continues with `pad` at log-probability 0 and mask 0.
+      eos, pad: token ids; any of several `eos` ends a row. A row that emitted one continues with `pad` at
+        log-probability 0 and mask 0.
       early_stop: leave the loop when every row is done (dynamic trip count; same tokens).
 
     Returns:
@@ -48,7 +51,7 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
         token = jnp.argmax(logp_NxV + gumbel, axis=-1).astype(jnp.int32)
         logp = jnp.take_along_axis(logp_NxV, token[:, None], axis=-1)[:, 0]
         token, logp = jnp.where(done_N, pad, token), jnp.where(done_N, 0.0, logp)
-        return token, logp, (~done_N).astype(jnp.float32), done_N | (token == eos)
+        return token, logp, (~done_N).astype(jnp.float32), done_N | _any(token, eos)
 
     def advance(t, state):
         logits_NxV, cache, done_N, made = state
@@ -67,6 +70,12 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
     else:
         state = jax.lax.fori_loop(0, length, advance, state)
     return state[3]
+
+
+def _any(token: jax.Array, ids: int | tuple[int, ...]) -> jax.Array:
+    """bool: whether a token is the id, or one of them."""
+    ids = ids if isinstance(ids, tuple) else (ids,)
+    return functools.reduce(jnp.logical_or, [token == i for i in ids])
 
 
 def _real(prompt_NxP: jax.Array, pad: int) -> jax.Array:

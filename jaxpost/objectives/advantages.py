@@ -5,11 +5,12 @@ import jax.numpy as jnp
 
 BASELINES = ("none", "mean", "leave_one_out", "batch_mean")
 SCALES = ("none", "group", "batch")
+LONE = ("zero", "reward")
 WHITENINGS = ("none", "row", "token")
 
 
 def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof: int = 1,
-              eps: float = 1e-4) -> jax.Array:
+              eps: float = 1e-4, lone: str = "zero") -> jax.Array:
     """(reward - baseline) / (std + eps), over the rewards that are there.
 
       baseline  none: 0; mean: the group's mean; leave_one_out: mean of the other samples of the group (RLOO,
@@ -20,17 +21,21 @@ def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof
       reward_BxG: float rewards; NaN is a missing one: it is left out of every mean and its advantage is 0.
       ddof: 1 divides the variance by n-1 (TRL, Tunix, verl), 0 by n.
       eps: added to the standard deviation (TRL 1e-4, Tunix and verl 1e-6).
+      lone: the advantage of the only reward that is there in a group, which has none to be compared with, for baselines of
+        the group: "zero" (TRL), or "reward", the reward itself, not scaled (verl).
 
     Returns:
-      advantage_BxG. A group of one (present) has no baseline (0) and unit scale, as in verl; equal rewards give 0.
+      advantage_BxG. Equal rewards give 0.
 
     Raises:
-      ValueError: unknown baseline or scale.
+      ValueError: unknown baseline, scale or rule for a lone reward.
     """
     if baseline not in BASELINES:
         raise ValueError(f"advantage baseline {baseline!r} is unknown; choose one of {', '.join(BASELINES)}")
     if scale not in SCALES:
         raise ValueError(f"advantage scale {scale!r} is unknown; choose one of {', '.join(SCALES)}")
+    if lone not in LONE:
+        raise ValueError(f"lone_reward {lone!r} is unknown; choose one of {', '.join(LONE)}")
     present = ~jnp.isnan(reward_BxG)
     r = jnp.where(present, reward_BxG, 0.0)
     n_Bx1 = present.sum(axis=1, keepdims=True)
@@ -42,7 +47,7 @@ def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof
     else:
         share = n_Bx1 / jnp.maximum(n_Bx1 - 1, 1) if baseline == "leave_one_out" else 1.0
         flat_Bx1 = informative(reward_BxG) == 0  # exactly 0 there, whatever the mean rounds to
-        centred = jnp.where(n_Bx1 > 1, jnp.where(flat_Bx1, 0.0, (r - mean_Bx1) * share), r)
+        centred = jnp.where(n_Bx1 > 1, jnp.where(flat_Bx1, 0.0, (r - mean_Bx1) * share), r if lone == "reward" else 0.0)
     if scale == "group":
         centred = jnp.where(n_Bx1 > 1, centred / (std_Bx1 + eps), centred)
     elif scale == "batch":
@@ -81,7 +86,8 @@ def informative(reward_BxG: jax.Array) -> jax.Array:
     return (jnp.nanmax(reward_BxG, axis=1, keepdims=True) > low).astype(reward_BxG.dtype)
 
 
-def whiten(advantage_NxT: jax.Array, mask_NxT: jax.Array, unit: str, eps: float = 1e-4) -> jax.Array:
+def whiten(advantage_NxT: jax.Array, mask_NxT: jax.Array, unit: str, eps: float = 1e-4,
+           counted_N: jax.Array | None = None) -> jax.Array:
     """(A - mean) / spread over the whole batch, 0 off-mask; unbiased variance.
 
     Args:
@@ -90,11 +96,15 @@ def whiten(advantage_NxT: jax.Array, mask_NxT: jax.Array, unit: str, eps: float 
         Tunix, REINFORCE++); "row": over rows with a counted token, each with its first value, spread = std + eps
         (TRL's RLOO); "none": as it is.
       eps: of unit "row".
+      counted_N: of unit "row", whose values are one a row: 1 on the rows of the moments, whether they have a token or not.
     """
     if unit == "none":
         return advantage_NxT
     mask = mask_NxT > 0
-    weigh = mask if unit == "token" else mask & (jnp.cumsum(mask, axis=1) == 1)
+    if counted_N is None:
+        weigh = mask if unit == "token" else mask & (jnp.cumsum(mask, axis=1) == 1)
+    else:
+        weigh = (counted_N > 0)[:, None] & (jnp.arange(mask.shape[1]) == 0)[None]
     mean, std = _moments(advantage_NxT, weigh, 1, None)
     spread = jnp.sqrt(std * std + 1e-8) if unit == "token" else std + eps
     return jnp.where(mask, (advantage_NxT - mean) / spread, 0.0)

@@ -12,7 +12,8 @@ MODES = ("token", "sequence", "sequence_sum", "constant", "constant_total")
 
 
 def aggregate(x_NxT: jax.Array, mask_NxT: jax.Array, mode: str, length: int | None = None,
-              rows: jax.Array | int | None = None, empty: str = "default") -> tuple[jax.Array, jax.Array]:
+              rows: jax.Array | int | None = None, empty: str = "default",
+              absent_N: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Reduce a masked per-token array to a (sum, count) pair of float scalars.
 
       token           sum(x m) / sum(m)                        token mean
@@ -31,6 +32,7 @@ def aggregate(x_NxT: jax.Array, mask_NxT: jax.Array, mode: str, length: int | No
         length / rows to the count, so that the parts of a split batch add up to `length`.
       empty: whether rows without a token count in the sequence modes and in "constant": "counted" (TRL), "left_out" (verl),
         or "default": as said above.
+      absent_N: 1 on rows that are not of this loss, as demonstrations are not of a policy gradient: they never count.
 
     Raises:
       ValueError: unknown mode or rule for empty rows, or a missing / superfluous length.
@@ -48,6 +50,8 @@ def aggregate(x_NxT: jax.Array, mask_NxT: jax.Array, mode: str, length: int | No
     here = x.shape[0]
     counted = empty == "counted" or (empty == "default" and mode == "constant")
     full = jnp.asarray(here, x.dtype) if counted else (tokens_N > 0).astype(x.dtype).sum()
+    if counted and absent_N is not None:
+        full = here - absent_N.astype(x.dtype).sum()
     if mode == "token":
         return x.sum(), tokens_N.sum()
     if mode == "sequence":

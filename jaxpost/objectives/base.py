@@ -47,10 +47,16 @@ class Batch(NamedTuple):
     return_NxT: jax.Array | None = None  # filled by prepare: the critic's target
     share_NxT: jax.Array | None = None  # filled by prepare or balance: weight of a token's term
     total_N: jax.Array | None = None  # filled by balance: the number of rows of the optimizer step
+    absent_N: jax.Array | None = None  # 1 on rows that are not of the loss: they never count, not even as empty ones
 
     def where(self, index) -> "Batch":
         """The rows at `index` (a slice or an index array)."""
         return jax.tree.map(lambda x: x[index], self)
+
+    def leave_out(self, rows_N: jax.Array) -> "Batch":
+        """The batch with more rows absent."""
+        rows_N = rows_N.astype(self.mask_NxT.dtype)
+        return self._replace(absent_N=rows_N if self.absent_N is None else jnp.maximum(self.absent_N, rows_N))
 
 
 class View(NamedTuple):
@@ -81,7 +87,12 @@ NEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """A frozen choice of parts. Every field but the first four is an override of `objectives.get`."""
+    """A frozen choice of parts. Every field but the first four is an override of `objectives.get`.
+
+    A row without a counted token is empty. It has nothing to learn from, and by default it counts nowhere: in no mean over
+    rows, pairs or pieces, and in no whitening; its reward is one of its group's. "constant" divides by all rows, by definition.
+    aggregation_empty="counted" counts it in all of these, as TRL does.
+    """
 
     name: str
     family: str  # sft | preference | rl | hybrid
@@ -89,7 +100,7 @@ class Objective:
     batch: str  # BATCHES
     aggregation: str = "token"  # aggregation.MODES
     aggregation_length: int | None = None  # of the modes that divide by a constant
-    aggregation_empty: str = "default"  # aggregation.EMPTY: whether rows without a token count
+    aggregation_empty: str = "default"  # aggregation.EMPTY: whether rows (or pairs with a row) without a token count
 
     def __post_init__(self):
         self.choose(batch=BATCHES, aggregation=aggregation.MODES, aggregation_empty=aggregation.EMPTY)
@@ -98,7 +109,7 @@ class Objective:
                      "need a length, e.g. the largest completion; the others take None")
         self.require(self.aggregation_length is None or self.aggregation_length > 0,
                      f"aggregation_length={self.aggregation_length} must be greater than 0, e.g. the largest completion")
-        if self.aggregation in ("token", "constant_total"):
+        if not self.counts_rows:
             self.unread(f"with aggregation={self.aggregation!r}, which does not count rows", "aggregation_empty")
 
     def choose(self, **valid: Sequence) -> None:
@@ -156,6 +167,16 @@ class Objective:
         return bool(self.needs & {"reference", "reference_logits"})
 
     @property
+    def couples_update(self) -> bool:
+        """Whether the loss of an update is not a sum over its microbatches, so that it cannot be accumulated."""
+        return False
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether `aggregation_empty` decides anything: something is a mean over rows, or over pairs of them."""
+        return self.aggregation not in ("token", "constant_total")
+
+    @property
     def terms(self) -> tuple[str, ...]:
         """Names of the losses whose gradients are wanted apart; with K > 1 of them `loss` returns sum_K and count_K."""
         return ("loss",)
@@ -211,7 +232,7 @@ class Objective:
         """(sum, count) of a per-token array over the batch's mask, in the objective's own mode."""
         rows = None if batch.total_N is None else batch.total_N[0]
         return aggregation.aggregate(x_NxT, batch.mask_NxT, self.aggregation, self.aggregation_length, rows,
-                                     self.aggregation_empty)
+                                     self.aggregation_empty, batch.absent_N)
 
 
 def _concrete(x) -> bool:

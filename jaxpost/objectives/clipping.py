@@ -14,7 +14,8 @@ def clipped(ratio_NxT: jax.Array, logp_NxT: jax.Array, advantage_NxT: jax.Array,
       surrogate      -min(r A, clip(r, 1-low, 1+high) A); held tokens have no gradient
                      PPO, arXiv:1707.06347 (low = high); DAPO, arXiv:2503.14476 (low < high)
       weight         -sg(clip(r, 1-low, 1+high)) A l; every token keeps its gradient (CISPO, arXiv:2506.13585, as verl)
-      capped_weight  -sg(min(r, cap)) A l; the cap is the bound itself, no lower bound (CISPO as TRL)
+      capped_weight  -sg(min(r, cap)) A l; no lower bound (CISPO as TRL, whose `epsilon_high` is the cap itself: its default
+                     0.2 shrinks every on-policy weight to 0.2). The bound is `cap`, or 1+high
 
     Args:
       ratio_NxT, logp_NxT, advantage_NxT: r, l, A.
@@ -32,7 +33,8 @@ def clipped(ratio_NxT: jax.Array, logp_NxT: jax.Array, advantage_NxT: jax.Array,
     lower = -jnp.inf if low is None else 1.0 - low
     upper = jnp.inf if high is None else 1.0 + high
     if rule != "surrogate":
-        bounded = jnp.clip(ratio_NxT, lower, upper) if rule == "weight" else jnp.minimum(ratio_NxT, cap)
+        limit = upper if cap is None else cap
+        bounded = jnp.clip(ratio_NxT, lower, upper) if rule == "weight" else jnp.minimum(ratio_NxT, limit)
         return -jax.lax.stop_gradient(bounded) * advantage_NxT * logp_NxT, bounded != ratio_NxT
     open_NxT = ratio_NxT if ratio_cap is None else jnp.minimum(ratio_NxT, ratio_cap)
     free, bounded = open_NxT * advantage_NxT, jnp.clip(ratio_NxT, lower, upper) * advantage_NxT

@@ -41,7 +41,8 @@ class FlowBalance(Objective):
 
     The loss is the mean over pieces, weighted by their lam^(j-i-1) (aggregation "token", as in the official code of
     arXiv:2310.04363), or the mean over rows of their own such means ("sequence"). A row without a reward, or without a
-    piece, does not count.
+    piece, does not count; with aggregation_empty="counted" and flows="group" a row without a token is the trajectory from the
+    prompt to its end, e = log Z - log R.
 
     The stopped log Z of "group" gives the gradient of the group's variance of log R - log pi exactly, because the deviations
     from a mean sum to 0, as long as the parameters are those before the update; with several updates a batch it stays behind.
@@ -77,10 +78,17 @@ class FlowBalance(Objective):
             self.unread("with level='trajectory', one piece a row", "aggregation")
         if self.reward != "plain":
             self.unread(f"with reward={self.reward!r}", "reward_floor")
-        self.unread("here: a row without a piece never counts", "aggregation_empty")
+        self.require(self.aggregation_empty == "default" or self.flows == "group",
+                     f"aggregation_empty={self.aggregation_empty!r} with flows={self.flows!r}: only with flows='group' does a "
+                     "row without a token have a piece, from the prompt to its end")
         self.require(0 < self.lam <= 1, f"lam={self.lam} must lie in (0, 1]; for 0 take level='detailed'")
         for name in ("reward_temperature", "reward_floor"):
             self.require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be greater than 0")
+
+    @property
+    def counts_rows(self) -> bool:
+        """As `Objective.counts_rows`: a trajectory is a piece of its own."""
+        return True
 
     @property
     def needs(self) -> frozenset[str]:
@@ -102,7 +110,8 @@ class FlowBalance(Objective):
         self.require(batch.reward_N is not None, "needs Batch.reward_N, and the batch has none")
         reward_N = jnp.maximum(batch.reward_N, self.reward_floor) if self.reward == "plain" else batch.reward_N
         log_reward_N = (jnp.log(reward_N) if self.reward == "plain" else reward_N) / self.reward_temperature
-        log_reward_N = jnp.where((batch.mask_NxT > 0).any(axis=1), log_reward_N, jnp.nan)
+        if self.aggregation_empty != "counted":
+            log_reward_N = jnp.where((batch.mask_NxT > 0).any(axis=1), log_reward_N, jnp.nan)
         if self.flows == "group":
             self.require(group > 1, "flows='group' needs at least 2 rows a prompt: the mean of one row is the row")
             log_reward_N = log_reward_N - self._log_partition(log_reward_N, batch, group)
@@ -130,7 +139,10 @@ class FlowBalance(Objective):
         height_NxS, index_NxS, valid_NxS = states(view, batch)  # height: sum_{t<i} log pi - log F_i, so that e_ij = h_j - h_i
         square_NxSxS = (height_NxS[:, None, :] - height_NxS[:, :, None]) ** 2
         length_NxSxS = index_NxS[:, None, :] - index_NxS[:, :, None]
-        pair_NxSxS = valid_NxS[:, None, :] & valid_NxS[:, :, None] & (length_NxSxS > 0)
+        later_NxSxS = length_NxSxS > 0
+        if self.flows == "group":  # two states, whether there are tokens between them or not
+            later_NxSxS = jnp.broadcast_to(jnp.array([[[False, True], [False, False]]]), length_NxSxS.shape)
+        pair_NxSxS = valid_NxS[:, None, :] & valid_NxS[:, :, None] & later_NxSxS
         longest_N = jnp.where(pair_NxSxS, length_NxSxS, 0).max(axis=(1, 2))
         row_NxSxS = pair_NxSxS & (length_NxSxS == longest_N[:, None, None])
         weight_NxSxS = self._weights(pair_NxSxS, row_NxSxS, length_NxSxS).astype(height_NxS.dtype)

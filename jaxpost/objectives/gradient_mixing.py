@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxpost.objectives import aggregation
 from jaxpost.objectives.base import Batch, View, masked, mean_over
-from jaxpost.objectives.hybrid import parts
+from jaxpost.objectives.hybrid import parts, wholly_demonstrated
 from jaxpost.objectives.policy_gradient import PolicyGradient
 
 
@@ -57,16 +57,18 @@ class GradientMixed(PolicyGradient):
 
     def score(self, batch: Batch, kl_coef: jax.Array | float, state: dict | None) -> jax.Array:
         """As `PolicyGradient.score`; a wholly demonstrated row takes no part in its group."""
-        return jnp.where(parts(batch)[0].sum(axis=1) > 0, super().score(batch, kl_coef, state), jnp.nan)
+        return jnp.where(wholly_demonstrated(batch), jnp.nan, super().score(batch, kl_coef, state))
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`, with sum_K and count_K of the terms."""
         del state
+        absent = [batch.leave_out(rows_N).absent_N
+                  for rows_N in (wholly_demonstrated(batch), ~(batch.demonstration_NxT > 0).any(axis=1))]
         view, batch = masked(view, batch)
         sampled, shown = parts(batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
-        pairs = [aggregation.aggregate(x, mask, self.aggregation, empty=self.aggregation_empty)
-                 for x, mask in ((x_NxT, sampled), (-view.logp_NxT, shown))]
+        pairs = [aggregation.aggregate(x, mask, self.aggregation, empty=self.aggregation_empty, absent_N=absent_N)
+                 for x, mask, absent_N in zip((x_NxT, -view.logp_NxT), (sampled, shown), absent)]
         aux["sft"] = mean_over(-view.logp_NxT, shown)
         sums, counts = (jnp.stack(x) for x in zip(*pairs, strict=True))
         return sums, counts, aux

@@ -109,24 +109,24 @@ class WeightedSum(PolicyGradient):
 
     def score(self, batch: Batch, kl_coef: jax.Array | float, state: dict | None) -> jax.Array:
         """As `PolicyGradient.score`; a wholly demonstrated row takes no part in its group."""
-        sampled_N = parts(batch)[0].sum(axis=1)
-        return jnp.where(sampled_N > 0, super().score(batch, kl_coef, state), jnp.nan)
+        return jnp.where(wholly_demonstrated(batch), jnp.nan, super().score(batch, kl_coef, state))
 
     def balance(self, batch: Batch) -> Batch:
         """Fill `share_NxT`: (count of L_RL) / (count of L_SFT) over the update's rows."""
         sampled, shown = parts(batch)
-        count = self.aggregate(sampled, batch._replace(mask_NxT=sampled))[1]
+        count = self.aggregate(sampled, batch.leave_out(wholly_demonstrated(batch))._replace(mask_NxT=sampled))[1]
         own = aggregation.aggregate(shown, shown, self.sft_aggregation)[1]
         share = jnp.where(own > 0, count / jnp.maximum(own, 1.0), 0.0)
         return super().balance(batch)._replace(share_NxT=jnp.broadcast_to(share, shown.shape))
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; the count is that of the sampled tokens."""
+        demonstrated_N = wholly_demonstrated(batch)
         view, batch = masked(view, batch)
         sampled, shown = parts(batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
         nll_NxT = -view.logp_NxT * token_weights.stopped(view.logp_NxT, self.sft_token_weight)
-        rl, count = self.aggregate(x_NxT, batch._replace(mask_NxT=sampled))
+        rl, count = self.aggregate(x_NxT, batch.leave_out(demonstrated_N)._replace(mask_NxT=sampled))
         sft, _ = aggregation.aggregate(nll_NxT * batch.share_NxT, shown, self.sft_aggregation)
         mu = jnp.asarray(self.weight(state), rl.dtype)
         aux["sft"] = mean_over(nll_NxT, shown)
@@ -183,6 +183,11 @@ class SingleStage(PolicyGradient):
         x_NxT = -batch.share_NxT * view.logp_NxT
         x_NxT = x_NxT - jnp.where(shown > 0, batch.advantage_NxT * jnp.exp(view.logp_NxT), 0.0)
         return jnp.where(batch.mask_NxT > 0, x_NxT, 0.0).sum(), sampled.sum(), {"sft": mean_over(-view.logp_NxT, shown)}
+
+
+def wholly_demonstrated(batch: Batch) -> jax.Array:
+    """bool_N: rows with demonstrated tokens and no sampled one. An empty row is a sampled one."""
+    return (batch.demonstration_NxT > 0).any(axis=1) & (parts(batch)[0].sum(axis=1) == 0)
 
 
 def parts(batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -5,16 +5,25 @@ import jax.numpy as jnp
 
 ESTIMATORS = ("k1", "k2", "k3", "full")
 PLACES = ("none", "loss", "reward")
+FINITE = 80.0  # exp of it is finite in float32, with room for a sum
 GRADIENTS = ("value", "straight_through_k2", "ratio_weighted")
 
 
-def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str) -> jax.Array:
+def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, clamp: float | None = None,
+             log_ratio_clamp: float | None = None) -> jax.Array:
     """Per-token estimate of KL(pi || ref) from samples of pi, with d = l - f:
 
       k1 = d    k2 = d^2 / 2    k3 = exp(-d) - 1 + d        (Schulman, "Approximating KL divergence", 2020)
 
     As loss terms their expected on-policy gradients are 0, grad KL(pi||ref) and grad KL(ref||pi) respectively; as a
     (stopped) reward k1 gives the unbiased gradient of KL(pi||ref).
+
+    Args:
+      logp_NxT, reference_NxT: l and f.
+      estimator: k1, k2 or k3.
+      clamp: the estimate is held in [-clamp, clamp], without gradient beyond (verl's k3: 10).
+      log_ratio_clamp: d is held in [-log_ratio_clamp, log_ratio_clamp] first (verl's k3: 20). Without it the -d of the
+        exponential is held below 80, where float32 is still finite.
 
     Raises:
       ValueError: unknown estimator.
@@ -23,15 +32,15 @@ def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str) -> j
     if estimator not in sampled:
         raise ValueError(f"KL estimator {estimator!r} is unknown; choose one of {', '.join(sampled)}")
     d = logp_NxT - reference_NxT
-    if estimator == "k1":
-        return d
-    if estimator == "k2":
-        return d * d / 2
-    return jnp.expm1(-d) + d
+    if log_ratio_clamp is not None:
+        d = jnp.clip(d, -log_ratio_clamp, log_ratio_clamp)
+    k = d if estimator == "k1" else d * d / 2 if estimator == "k2" else jnp.expm1(jnp.minimum(-d, FINITE)) + d
+    return k if clamp is None else jnp.clip(k, -clamp, clamp)
 
 
 def penalty(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, gradient: str,
-            ratio_NxT: jax.Array | None = None) -> jax.Array:
+            ratio_NxT: jax.Array | None = None, clamp: float | None = None,
+            log_ratio_clamp: float | None = None) -> jax.Array:
     """`estimate` as a loss term with a choice of gradient.
 
       value                that of the estimator itself
@@ -45,8 +54,9 @@ def penalty(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, gradi
       estimator: k1, k2 or k3.
       gradient: one of GRADIENTS.
       ratio_NxT: of "ratio_weighted".
+      clamp, log_ratio_clamp: of the estimate; the gradient of "straight_through_k2" is not held.
     """
-    value_NxT = estimate(logp_NxT, reference_NxT, estimator)
+    value_NxT = estimate(logp_NxT, reference_NxT, estimator, clamp, log_ratio_clamp)
     if gradient == "value":
         return value_NxT
     if gradient == "ratio_weighted":

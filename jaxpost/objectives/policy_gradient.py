@@ -26,6 +26,7 @@ class PolicyGradient(Objective):
     scale: str = "none"  # advantages.SCALES
     ddof: int = 1  # of the standard deviation
     eps: float = 1e-4  # added to the standard deviation
+    lone_reward: str = "zero"  # advantages.LONE: the advantage of a group's only reward (verl: "reward")
     whiten: str = "none"  # advantages.WHITENINGS, over the whole batch, after the group's
     informative_only: bool = False  # groups of equal rewards get advantage 0
     credit_unit: str = "row"  # row: one advantage a row; token: rewards to go, a KL reward penalty on its own token
@@ -35,13 +36,15 @@ class PolicyGradient(Objective):
     clip: str = "surrogate"  # clipping.RULES
     clip_low: float | None = None  # 1 - clip_low is the lower bound of the ratio
     clip_high: float | None = None  # 1 + clip_high is the upper bound
-    clip_cap: float | None = None  # of clip "capped_weight": the bound itself
+    clip_cap: float | None = None  # of clip "capped_weight": the ratio's bound itself (TRL: epsilon_high), instead of clip_high
     dual_clip: float | None = None  # c > 1: the loss of A < 0 is at most c |A| (verl: 3)
     ratio_cap: float | None = None  # the ratio itself is held below it, for any sign of A (TRL's delta)
     sampler_cap: float | None = None  # truncated importance weight min(proximal / behaviour, cap) of each token
     kl_estimator: str = "k3"  # kl.ESTIMATORS, read when kl_place is not "none"
     kl_place: str = "none"  # kl.PLACES
     kl_gradient: str = "value"  # kl.GRADIENTS, of a KL in the loss
+    kl_clamp: float | None = None  # a token's estimate is held in [-kl_clamp, kl_clamp] (verl's k3: 10)
+    kl_log_ratio_clamp: float | None = None  # before that, its log-ratio to the reference (verl's k3: 20)
     kl_coef: float = 0.0  # default weight; a step may pass its own as an argument
     entropy_coef: float = 0.0  # weight of the entropy bonus
     mask_truncated: bool = False  # rows cut before their end token carry no loss
@@ -53,19 +56,20 @@ class PolicyGradient(Objective):
         self.choose(baseline=(*advantages.BASELINES, *_OWN_SCALE), scale=advantages.SCALES,
                     whiten=advantages.WHITENINGS, credit_unit=("row", "token"), ratio=ratios.LEVELS,
                     clip=clipping.RULES, kl_estimator=kl.ESTIMATORS, kl_place=kl.PLACES, kl_gradient=kl.GRADIENTS,
-                    ddof=(0, 1))
+                    ddof=(0, 1), lone_reward=advantages.LONE)
         self._require_consistent_parts()
         self._require_ranges()
         self._refuse_unread_parts()
 
     def _require_consistent_parts(self):
-        self.require(not self.ratio.startswith("sequence") or self.aggregation.startswith("sequence"),
-                     f"ratio={self.ratio!r} (one ratio a row) with aggregation={self.aggregation!r} would weight rows by "
-                     "their length; choose aggregation='sequence'")
-        self.require((self.clip == "capped_weight") == (self.clip_cap is not None),
-                     f"clip_cap={self.clip_cap} with clip={self.clip!r}: 'capped_weight' needs a cap, the others take none")
-        self.require(self.clip == "surrogate" or self.ratio == "token",
-                     f"clip={self.clip!r} weights tokens and needs ratio='token', not {self.ratio!r}")
+        self.require(self.clip_cap is None or self.clip == "capped_weight",
+                     f"clip_cap={self.clip_cap} with clip={self.clip!r}: only 'capped_weight' takes a cap")
+        self.require(self.clip != "capped_weight" or (self.clip_cap is None) != (self.clip_high is None),
+                     f"clip='capped_weight' with clip_cap={self.clip_cap}, clip_high={self.clip_high} needs one of the two: "
+                     "clip_cap is the bound of the ratio itself (TRL's epsilon_high, in spite of its name), clip_high its "
+                     "distance from 1")
+        self.require(self.clip == "surrogate" or self.ratio != "none",
+                     f"clip={self.clip!r} weights by a ratio and needs one, e.g. ratio='token', not 'none'")
         self.require(self.baseline != "accepted" or (self.kl_place != "reward" and self.overlong_limit is None),
                      "baseline='accepted' asks for a score of 1, which a penalty in the reward takes from every row; "
                      "put the KL in the loss and leave overlong_limit None")
@@ -78,9 +82,9 @@ class PolicyGradient(Objective):
                      f"kl_estimator='full' is exact; kl_gradient={self.kl_gradient!r} must be 'value'")
 
     def _require_ranges(self):
-        self.require(self.clip_cap is None or self.clip_cap >= 1,
-                     f"clip_cap={self.clip_cap} is below 1 and would shrink on-policy updates; it is the bound of the ratio "
-                     f"itself, not an epsilon: for 1 + eps write clip_cap={1 + (self.clip_cap or 0):g}")
+        self.require(self.clip_cap is None or self.clip_cap > 0,
+                     f"clip_cap={self.clip_cap} must be greater than 0; it is the bound of the ratio itself, e.g. 1.28; for a "
+                     "distance from 1 use clip_high, e.g. 0.28")
         for field in ("clip_low", "clip_high"):
             value = getattr(self, field)
             self.require(value is None or value > 0,
@@ -98,12 +102,15 @@ class PolicyGradient(Objective):
         for field, usual in (("sampler_cap", 2), ("ratio_cap", 2)):
             value = getattr(self, field)
             self.require(value is None or value > 1, f"{field}={value} must be greater than 1, e.g. {usual}")
-        self.require(self.log_ratio_clamp is None or self.log_ratio_clamp > 0,
-                     f"log_ratio_clamp={self.log_ratio_clamp} must be greater than 0, e.g. 20")
+        for field, usual in (("log_ratio_clamp", 20), ("kl_log_ratio_clamp", 20), ("kl_clamp", 10)):
+            value = getattr(self, field)
+            self.require(value is None or value > 0, f"{field}={value} must be greater than 0, e.g. {usual}")
 
     def _refuse_unread_parts(self):
         if self.kl_place == "none":
             self.unread("with kl_place='none' (choose 'loss' or 'reward')", "kl_estimator", "kl_gradient", "kl_coef")
+        if self.kl_place == "none" or self.kl_estimator == "full":
+            self.unread("without a KL from log-probabilities of the sampled tokens", "kl_clamp", "kl_log_ratio_clamp")
         if self.kl_place == "reward":
             self.unread("with kl_place='reward': a reward has no gradient (choose kl_place='loss')", "kl_gradient")
         if self.ratio == "none":
@@ -112,10 +119,12 @@ class PolicyGradient(Objective):
         if self.clip != "surrogate":
             self.unread(f"with clip={self.clip!r} (choose clip='surrogate')", "dual_clip", "ratio_cap")
         if self.clip == "capped_weight":
-            self.unread("with clip='capped_weight' (choose clip='weight')", "clip_low", "clip_high")
+            self.unread("with clip='capped_weight' (choose clip='weight')", "clip_low")
         if self.scale == "none":
             self.unread("where no standard deviation is taken (choose a scale)", "ddof",
                         *(() if self.whiten == "row" else ("eps",)))
+        if self.baseline not in ("mean", "leave_one_out"):
+            self.unread(f"with baseline={self.baseline!r}, which compares with no other sample of the group", "lone_reward")
         if self.baseline in _OWN_SCALE:
             self.unread(f"with baseline={self.baseline!r}", "scale")
         if self.baseline in ("accepted", "positive"):
@@ -130,6 +139,11 @@ class PolicyGradient(Objective):
             self.unread("with gamma=1 and no KL reward, where every token has its row's advantage", "credit_unit")
         if self.overlong_limit is None:
             self.unread("without an overlong_limit", "overlong_cache")
+
+    @property
+    def counts_rows(self) -> bool:
+        """As `Objective.counts_rows`; whitening over rows is a mean over them too."""
+        return super().counts_rows or self.whiten == "row"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -157,16 +171,27 @@ class PolicyGradient(Objective):
         self.check(batch, group)
         for field in ("reward_N", "behaviour_NxT"):
             self.require(getattr(batch, field) is not None, f"needs Batch.{field}, and the batch has none")
+        self.require(group > 1 or self.lone_reward == "reward" or self.baseline not in ("mean", "leave_one_out"),
+                     f"baseline={self.baseline!r} with one sample a prompt gives every row advantage 0; sample at least 2 "
+                     "(group), or choose lone_reward='reward' or baseline='none'")
         coef = self.kl_coef if kl_coef is None else kl_coef
         score_N = self.score(batch, coef, state)
         if self.mask_truncated:  # out of the loss, not out of its group
             batch = batch._replace(mask_NxT=batch.mask_NxT * (1 - batch.truncated_N)[:, None])
         batch = self.credit(self.compare(batch, score_N, group), coef)
-        present_Nx1 = ~(jnp.isnan(score_N) | jnp.isnan(batch.reward_N))[:, None]  # a missing reward moves nothing
+        present_Nx1 = self._compared(jnp.where(jnp.isnan(batch.reward_N), jnp.nan, score_N), group)[:, None]
         live_NxT = batch.mask_NxT * present_Nx1
         advantage_NxT = jnp.where(present_Nx1, batch.advantage_NxT, 0.0)
+        counted_N = present_Nx1[:, 0] if self.whiten == "row" and self.aggregation_empty == "counted" else None
         return jax.lax.stop_gradient(batch._replace(
-            advantage_NxT=advantages.whiten(advantage_NxT, live_NxT, self.whiten, self.eps)))
+            advantage_NxT=advantages.whiten(advantage_NxT, live_NxT, self.whiten, self.eps, counted_N)))
+
+    def _compared(self, score_N, group):
+        """bool_N: rows with a reward and, unless `lone_reward` says otherwise, another one of their group to compare with."""
+        present_BxG = ~jnp.isnan(score_N).reshape(-1, group)
+        if self.lone_reward == "zero" and self.baseline in ("mean", "leave_one_out"):
+            present_BxG = present_BxG & (present_BxG.sum(axis=1, keepdims=True) > 1)
+        return present_BxG.reshape(-1)
 
     def score(self, batch: Batch, kl_coef: jax.Array | float, state: dict | None) -> jax.Array:
         """reward_N after the shaping that the objective asks for: range, overlong penalty, KL penalty of the row."""
@@ -192,7 +217,7 @@ class PolicyGradient(Objective):
             advantage_BxG = jnp.where(jnp.isnan(difference_BxG), 0.0, difference_BxG)
         else:
             advantage_BxG = advantages.advantage(score_BxG, baseline=self.baseline, scale=self.scale, ddof=self.ddof,
-                                                 eps=self.eps)
+                                                 eps=self.eps, lone=self.lone_reward)
         if self.informative_only:
             advantage_BxG = advantage_BxG * advantages.informative(score_BxG)
         return batch._replace(advantage_NxT=jnp.broadcast_to(advantage_BxG.reshape(-1, 1), batch.mask_NxT.shape))
@@ -210,7 +235,7 @@ class PolicyGradient(Objective):
         return reward_NxT - kl_coef * self._sampled_kl(batch) if self.kl_place == "reward" else reward_NxT
 
     def _sampled_kl(self, batch):
-        k_NxT = kl.estimate(batch.behaviour_NxT, batch.reference_NxT, self.kl_estimator)
+        k_NxT = kl.estimate(batch.behaviour_NxT, batch.reference_NxT, self.kl_estimator, self.kl_clamp, self.kl_log_ratio_clamp)
         return jnp.where(batch.mask_NxT > 0, k_NxT, 0.0)
 
     def importance(self, view: View, batch: Batch) -> jax.Array:
@@ -245,7 +270,7 @@ class PolicyGradient(Objective):
                 k_NxT = kl.full_vocabulary(view.logits_NxTxV, view.reference_NxTxV)
             else:
                 k_NxT = kl.penalty(view.logp_NxT, batch.reference_NxT, self.kl_estimator, self.kl_gradient,
-                                   self.importance(view, batch))
+                                   self.importance(view, batch), self.kl_clamp, self.kl_log_ratio_clamp)
             aux["kl"] = mean_over(k_NxT, batch.mask_NxT)
             x_NxT = x_NxT + coef * k_NxT
         if self.entropy_coef:

@@ -29,8 +29,9 @@ class Preference(Objective):
     s = a row's score, `scores.score`; link and label noise, `links.of_difference` or `links.of_rewards`; w = 1, or WPO's weight
     (arXiv:2406.11827): the product over both rows of exp(mean_t(log p(y_t) - log sum_v p(v)^2)), without gradient.
 
-    A pair counts if both of its rows have a token. The pair term is a mean over pairs; `aggregation` is that of NLL = -l alone
-    and stays "token" without it. NLL has its own count, which `balance` puts on that of the pairs over an optimizer step.
+    A pair counts if both of its rows have a token; with aggregation_empty="counted" every pair does, an empty row's score
+    being 0 (TRL). The pair term is a mean over pairs; `aggregation` is that of NLL = -l alone and stays "token" without it. NLL
+    has its own count, which `balance` puts on that of the pairs over an optimizer step.
 
     Differs from the paper in: NLL is over counted completion tokens (ORPO in TRL and Tunix counts the prompt's too). TRL takes
     its token mean over the batch, aggregation="token"; Tunix the mean of row means, "sequence".
@@ -138,7 +139,7 @@ class Preference(Objective):
         """Fill `share_NxT`: (number of pairs) / (count of the likelihood term) over the update's rows."""
         if not self.nll_coef:
             return batch
-        batch, full_K = _complete(batch)
+        batch, full_K = self._complete(batch)
         mask = self._nll_mask(batch)
         own = aggregation.aggregate(mask, mask, self.aggregation)[1]
         share = jnp.where(own > 0, full_K.sum() / jnp.maximum(own, 1.0), 0.0)
@@ -155,7 +156,7 @@ class Preference(Objective):
         """
         del state, kl_coef
         self.check(batch)
-        batch, full_K = _complete(batch)
+        batch, full_K = self._complete(batch)
         view, batch = masked(view, batch)
         reward_Kx2 = self.beta * self.score(view, batch).reshape(-1, 2)
         x_K = self.pair_coef * self.pair_loss(reward_Kx2[:, 0], reward_Kx2[:, 1])
@@ -177,8 +178,11 @@ class Preference(Objective):
     def score(self, view: View, batch: Batch) -> jax.Array:
         """score_N of every row."""
         weight_NxT = scores.token_weights(batch.mask_NxT, self.discount, self.tail_weight)
-        return scores.score(view.logp_NxT, None if self.reference_free else batch.reference_NxT, batch.mask_NxT, weight_NxT,
-                            reduction=self.reduction, transform=self.transform, alpha=self.alpha)
+        score_N = scores.score(view.logp_NxT, None if self.reference_free else batch.reference_NxT, batch.mask_NxT, weight_NxT,
+                               reduction=self.reduction, transform=self.transform, alpha=self.alpha)
+        if self.transform != "log_odds":
+            return score_N
+        return jnp.where((batch.mask_NxT > 0).any(axis=1), score_N, 0.0)  # the probability of nothing is 1, its odds infinite
 
     def pair_loss(self, chosen_K: jax.Array, rejected_K: jax.Array, extra: str | None = None) -> jax.Array:
         """loss_K from the implicit rewards beta s of both rows, through the objective's link or through an extra one."""
@@ -189,16 +193,22 @@ class Preference(Objective):
             return links.of_difference(u_K, extra, self.beta)
         return links.of_difference(u_K, self.link, self.beta, self.smoothing, self.label_noise, self.discopop_tau)
 
+    @property
+    def counts_rows(self) -> bool:
+        """As `Objective.counts_rows`: the pair term is a mean over pairs whatever `aggregation` is."""
+        return True
+
+    def _complete(self, batch):
+        """The batch and full_K: 1 for the pairs that count; the others have lost their tokens."""
+        full_K = (batch.mask_NxT > 0).any(axis=1).reshape(-1, 2).all(axis=1).astype(batch.mask_NxT.dtype)
+        if self.aggregation_empty == "counted":
+            return batch, jnp.ones_like(full_K)
+        return batch._replace(mask_NxT=batch.mask_NxT * jnp.repeat(full_K, 2)[:, None]), full_K
+
     def _nll_mask(self, batch):
         if self.nll_rows == "both":
             return batch.mask_NxT
         return batch.mask_NxT * (jnp.arange(batch.mask_NxT.shape[0]) % 2 == 0)[:, None]
-
-
-def _complete(batch):
-    """The batch without the tokens of pairs that have an empty row, and full_K: 1 for the pairs that stay."""
-    full_K = (batch.mask_NxT > 0).any(axis=1).reshape(-1, 2).all(axis=1).astype(batch.mask_NxT.dtype)
-    return batch._replace(mask_NxT=batch.mask_NxT * jnp.repeat(full_K, 2)[:, None]), full_K
 
 
 def _wpo(view, batch):

@@ -6,6 +6,7 @@ Shapes: N rows, T tokens.
 import jax
 import jax.numpy as jnp
 
+LARGEST = 80.0  # of a log-ratio
 LEVELS = ("none", "token", "sequence", "sequence_token", "sequence_product")
 
 
@@ -16,8 +17,10 @@ def ratio(logp_NxT: jax.Array, behaviour_NxT: jax.Array, mask_NxT: jax.Array, le
       token             exp(l_t - o_t)
       sequence          exp(mean_t(l_t - o_t)), one value a row (GSPO, arXiv:2507.18071)
       sequence_token    sg(that) * exp(l_t - sg(l_t)): its value, the gradient of each token's own (GSPO-token)
-      sequence_product  exp(sum_t(l_t - o_t)), one value a row (RLOO in TRL); the sum is held in [-80, 80]
+      sequence_product  exp(sum_t(l_t - o_t)), one value a row (RLOO in TRL)
       none              exp(l_t - sg(l_t)) = 1 in value: the plain score-function gradient
+
+    Every exponent is held in [-80, 80]: float32 overflows at 88.
 
     Args:
       logp_NxT, behaviour_NxT: log-probabilities l and o.
@@ -37,14 +40,13 @@ def ratio(logp_NxT: jax.Array, behaviour_NxT: jax.Array, mask_NxT: jax.Array, le
     if clamp is not None:
         log_ratio = jnp.clip(log_ratio, -clamp, clamp)
     if level == "token":
-        return jnp.exp(log_ratio)
+        return jnp.exp(jnp.clip(log_ratio, -LARGEST, LARGEST))
     total_N = log_ratio.sum(axis=1, keepdims=True)
     if level != "sequence_product":
         total_N = total_N / jnp.maximum((mask_NxT > 0).sum(axis=1, keepdims=True), 1)
+    total_N = jnp.clip(total_N, -LARGEST, LARGEST)
     if level == "sequence_token":
         return jax.lax.stop_gradient(jnp.exp(total_N)) * own_NxT
-    if level == "sequence_product":
-        total_N = jnp.clip(total_N, -80.0, 80.0)  # float32 overflows at 88; a long row gets there
     return jnp.broadcast_to(jnp.exp(total_N), logp_NxT.shape)
 
 

@@ -13,6 +13,7 @@ from jaxpost.objectives.base import Batch, View
 from jaxpost.objectives.policy_gradient import PolicyGradient
 
 COVARIANCES = ("clip", "kl")
+GUARD_LOGPS = ("behaviour", "current")
 
 
 def largest_variance(value_N: jax.Array, present_N: jax.Array, count: jax.Array | int) -> jax.Array:
@@ -102,7 +103,7 @@ class DownSampled(PolicyGradient):
         mask_NxT = batch.mask_NxT * rows_N[:, None]
         decisive = jnp.abs(batch.advantage_NxT) * jnp.where(mask_NxT > 0, batch.entropy_NxT, 0.0)
         tokens_NxT = top_tokens(decisive, mask_NxT, 1 - along * (1 - self.keep_tokens))
-        return batch._replace(mask_NxT=mask_NxT * tokens_NxT)
+        return batch.leave_out(filled_N * (1 - rows_N))._replace(mask_NxT=mask_NxT * tokens_NxT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +113,10 @@ class CovarianceGuard(PolicyGradient):
       clip  a random `guard_share` of tokens, taken among those with covariance in (guard_low, guard_high), has no gradient
       kl    the `guard_share` with the largest covariance pays guard_coef |l - o|
 
-    Differs from the paper in: covariances are of the behaviour's log-probabilities, before the first update, and so are the
-    same for every later update and microbatch; at least one token is chosen, as in the official code.
+    Differs from the paper in: with guard_logp="behaviour" covariances are of the behaviour's log-probabilities, before the
+    first update, and so are the same for every later update and microbatch; "current" takes those of the policy at each
+    update, over the rows of the update, and leaves out of "clip" what the ratio's clip holds already (verl). The two are the
+    same at the first update on rows sampled from the policy itself. At least one token is chosen, as in the official code.
     """
 
     guard: str = "clip"  # COVARIANCES
@@ -121,10 +124,11 @@ class CovarianceGuard(PolicyGradient):
     guard_low: float = 1.0  # of guard "clip"
     guard_high: float = 5.0
     guard_coef: float = 1.0  # of guard "kl"
+    guard_logp: str = "behaviour"  # GUARD_LOGPS: whose log-probabilities covary
 
     def __post_init__(self):
         super().__post_init__()
-        self.choose(guard=COVARIANCES)
+        self.choose(guard=COVARIANCES, guard_logp=GUARD_LOGPS)
         self.require(0 < self.guard_share <= 1, f"guard_share={self.guard_share} must lie in (0, 1], e.g. 2e-4")
         self.unread(f"with guard={self.guard!r}", *(("guard_coef",) if self.guard == "clip" else ("guard_low", "guard_high")))
         self.require(self.guard_low < self.guard_high, f"guard_low={self.guard_low} is not below guard_high={self.guard_high}")
@@ -138,19 +142,32 @@ class CovarianceGuard(PolicyGradient):
                 state: dict | None = None) -> Batch:
         """As `PolicyGradient.prepare`; `share_NxT` is 1 on the tokens that are guarded."""
         batch = super().prepare(batch, group, kl_coef, state)
-        score = covariance(batch.behaviour_NxT, batch.advantage_NxT, batch.mask_NxT)
-        among = batch.mask_NxT
+        if self.guard_logp == "current":
+            return batch
+        return batch._replace(share_NxT=self.guarded(batch.behaviour_NxT, batch, batch.mask_NxT))
+
+    @property
+    def couples_update(self) -> bool:
+        """Whether the loss of an update is not a sum over its microbatches."""
+        return self.guard_logp == "current"
+
+    def guarded(self, logp_NxT: jax.Array, batch: Batch, among_NxT: jax.Array) -> jax.Array:
+        """1.0 on the tokens that are guarded, chosen from those of `among_NxT`."""
+        score = covariance(logp_NxT, batch.advantage_NxT, batch.mask_NxT)
         if self.guard == "clip":
-            among = among * ((score > self.guard_low) & (score < self.guard_high))
+            among_NxT = among_NxT * ((score > self.guard_low) & (score < self.guard_high))
             score = _uniform(batch)
         count = jnp.maximum(jnp.floor(self.guard_share * batch.mask_NxT.sum()), 1.0)
-        chosen = top_tokens(score, among, count / jnp.maximum(among.sum(), 1.0))
-        return batch._replace(share_NxT=chosen)
+        return top_tokens(score, among_NxT, count / jnp.maximum(among_NxT.sum(), 1.0))
 
     def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(per-token policy loss, which tokens the clip or the guard holds)."""
         x_NxT, held = super().surrogate(view, batch)
-        guarded = batch.share_NxT > 0
+        if self.guard_logp == "current":
+            free = batch.mask_NxT * (1 - held) if self.guard == "clip" else batch.mask_NxT
+            guarded = self.guarded(jax.lax.stop_gradient(view.logp_NxT), batch, free) > 0
+        else:
+            guarded = batch.share_NxT > 0
         if self.guard == "clip":
             return jnp.where(guarded, 0.0, x_NxT), held | guarded
         distance = jnp.abs(view.logp_NxT - batch.behaviour_NxT)

@@ -18,9 +18,11 @@ class Unpaired(Objective):
       loss = mean_rows( weight (1 - sigma( beta (h - z) )) )   desirable rows (label 1), weight desirable_weight
                         weight (1 - sigma( beta (z - h) ))     undesirable rows (label 0), weight undesirable_weight
 
-    h = sum_t(l - f). z = max(0, mean of `Batch.outside_N`) over the rows of the whole batch that have tokens, no gradient;
+    h = sum_t(l - f). z = max(0, mean of `Batch.outside_N`) over the rows of the whole batch that count, no gradient;
     `outside_N` is sum_t(l - f) of a mismatched pair, this row's prompt with another row's completion, under the parameters
     before the update; NaN: not known, left out of the mean. With reference_point="zero", z = 0 (APO-zero, arXiv:2408.06266).
+
+    A row without a token counts only with aggregation_empty="counted" (TRL), with h = 0.
 
     Differs from the paper in: with several updates a batch, z stays that of the parameters before the first.
     """
@@ -40,6 +42,16 @@ class Unpaired(Objective):
             self.require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is negative, e.g. 1")
 
     @property
+    def counts_rows(self) -> bool:
+        """As `Objective.counts_rows`: the loss is a mean over rows."""
+        return True
+
+    def _counted(self, batch):
+        """bool_N: the rows that count."""
+        filled_N = (batch.mask_NxT > 0).any(axis=1)
+        return jnp.ones_like(filled_N) if self.aggregation_empty == "counted" else filled_N
+
+    @property
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return frozenset({"reference", "label"} | ({"outside"} if self.reference_point == "mismatched" else set()))
@@ -54,7 +66,7 @@ class Unpaired(Objective):
         self.check(batch, group)
         if self.reference_point == "zero":
             return batch._replace(outside_N=jnp.zeros_like(batch.mask_NxT[:, 0]))
-        known_N = (batch.mask_NxT > 0).any(axis=1) & ~jnp.isnan(batch.outside_N)
+        known_N = self._counted(batch) & ~jnp.isnan(batch.outside_N)
         mean = jnp.where(known_N, batch.outside_N, 0.0).sum() / jnp.maximum(known_N.sum(), 1)
         z = jax.lax.stop_gradient(jnp.maximum(mean, 0.0)).astype(batch.outside_N.dtype)
         return batch._replace(outside_N=jnp.broadcast_to(z, batch.outside_N.shape))
@@ -67,7 +79,7 @@ class Unpaired(Objective):
         del state, kl_coef
         view, batch = masked(view, batch)
         h_N = scores.score(view.logp_NxT, batch.reference_NxT, batch.mask_NxT, batch.mask_NxT)
-        full_N = (batch.mask_NxT > 0).any(axis=1).astype(h_N.dtype)
+        full_N = self._counted(batch).astype(h_N.dtype)
         good_N = batch.label_N > 0.5
         toward_N = self.beta * jnp.where(good_N, h_N - batch.outside_N, batch.outside_N - h_N)
         weight_N = jnp.where(good_N, self.desirable_weight, self.undesirable_weight).astype(h_N.dtype)

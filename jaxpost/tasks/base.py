@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -53,9 +54,15 @@ class Task:
     ]  # split -> reward of the best guess that does not solve the problem (the family says which)
     vocab_size: int = vocab.SIZE
     pad: int = vocab.PAD  # token id on the left of prompts and after answers; may be that of EOS
-    eos: int = vocab.EOS  # token id that ends an answer
+    eos: int = vocab.EOS  # token id that ends an oracle's answer
+    other_ends: tuple[int, ...] = ()  # further token ids that end a policy's answer
     verify_host: Callable[[Any, str], float] | None = None  # (problem as read, text) -> [0, 1], where `verify` cannot
     table: Callable[[str], Any] | None = None  # split -> all its problems, where a family can list them
+
+    @property
+    def ends(self) -> int | tuple[int, ...]:
+        """What ends a policy's answer: `eos`, or a tuple of it and the others."""
+        return (self.eos, *self.other_ends) if self.other_ends else self.eos
 
 
 class Examples(NamedTuple):
@@ -158,9 +165,14 @@ def require_vocab(task, vocab_size):
         )
 
 
+def ends(tokens, eos):
+    """bool, the shape of `tokens`: which are the id `eos`, or one of a tuple of them."""
+    return functools.reduce(operator.or_, [tokens == i for i in (eos if isinstance(eos, tuple) else (eos,))])
+
+
 def through(answer_NxT, eos):
-    """f32[N, T], 1 up to and including each row's first `eos`: what of an answer counts."""
-    ended_NxT = answer_NxT == eos
+    """f32[N, T], 1 up to and including each row's first `eos`, or first of several: what of an answer counts."""
+    ended_NxT = ends(answer_NxT, eos)
     return (jnp.cumsum(ended_NxT, axis=-1) - ended_NxT == 0).astype(jnp.float32)
 
 

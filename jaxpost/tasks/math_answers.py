@@ -1,55 +1,57 @@
-r"""Final answers of mathematical text: found, read as expressions, compared by value. No evaluation of foreign text.
+r"""Final answers of mathematical text: found, taken apart, and compared by value.
 
-An expression is read by a small grammar into numbers at fixed points of its variables: fractions stay exact, roots and
-functions are complex floats. Two expressions are the same if their values are at every point (Schwartz and Zippel; a
-chance agreement of unequal polynomials is below 1e-9). Length, depth, powers and digits are bounded, so that every
-function here is total and takes bounded time, whatever a model wrote.
+What a text answers is found by `final_answer`; a gold answer is never searched, it is compared whole. math-verify reads and
+judges single expressions (`math_judge`: in a process of its own, within a time limit). Ours is what it lacks:
 
-    expression := term (("+" | "-") term)*          term := factor (("*" | "/" | nothing) factor)*
-    factor     := ("+" | "-") factor | power        power := atom ("^" factor)?
-    atom       := number | letter | \pi | (expression) | \frac ab | \sqrt[n]a | function atom
+  names      x=2, y=3 is not x=3, y=2, and is y=3, x=2 (there a set of equations, ordered by their right sides)
+  lists      "13 and 17" is 17 and 13, and not 17; tuples keep their order, an open interval is not the set of its ends
+  units      `math_units`: 15 cm^2 is 15 and not 15 m (its table of units holds t, o and "by": x + 3t would be x + 3)
+  notation   `math_latex`: 10{,}000, 1.5e3, 2 1/2, 0.\overline{3}, 2/3x; what would be left out is not an expression
+  words      compared as text (there a product of their letters: "no" is "on")
 """
 
-import cmath
-import math
 import re
+import time
 import unicodedata
-from collections.abc import Callable, Mapping
-from fractions import Fraction
+
+from jaxpost.tasks import math_judge, math_units
+from jaxpost.tasks.math_latex import latex, number
+from jaxpost.tasks.math_parts import Answer
+from jaxpost.tasks.math_worker import JOINTS
 
 LONGEST = 200_000  # characters of a text that are looked at, from its end
-ANSWER = 10_000  # characters of an answer; longer ones are equal only as text
-SYMBOLS = 160  # of one expression
-DEPTH = 24
-BITS = 2_048  # of an exact number's numerator and denominator
-POINTS = 4  # assignments of the variables
-CLOSE = 1e-10  # relative, where roots or functions are involved
+ANSWER = 1_000  # characters of an answer; longer ones are equal only as text
+PARTS = 40  # of a list; longer ones are equal only as text
 
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+_DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|,\\!|\\,|\\!)\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+_NUMBER = rf"(?:{_DIGITS})(?:[eE][-+]?\d+(?![\w.])|\s*\\times\s*10\s*\^\s*(?:\{{\s*[-+]?\d+\s*\}}|\d))?"
 _LAST = re.compile(rf"(?:(?<![\w.)\]}}])[-−])?(?:{_NUMBER})(?:/(?:{_NUMBER}))?")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|[A-Za-z0-9])")
 _BRACE = re.compile(r"[{}]")
-_SYMBOL = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|[A-Za-z]+|π|[-+*/^(){}\[\]])")
-_FUNCTIONS: Mapping[str, Callable] = {"sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "log": cmath.log, "ln": cmath.log,
-                                      "exp": cmath.exp, "sqrt": cmath.sqrt}
-_SPACES = re.compile(r"\\[,;:! ]|\\q?quad\b|~")
-_PLAIN = (("\\left", ""), ("\\right", ""), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\cdot", "*"), ("\\times", "*"),
-          ("\\div", "/"), ("^\\circ", ""), ("^{\\circ}", ""), ("\\%", ""), ("%", ""), ("\\$", ""), ("$", ""), ("−", "-"),
-          ("**", "^"))
+_SPAN = re.compile(r"\$\$([^$]+)\$\$|(?<![\\\d])\$([^$\n]{1,400}?[^$\n\\])\$(?!\d)|"
+                   r"\\\(([^\n]{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
+
+_SPACES = re.compile(r"(?<!\\)\\[;: ]|\\q?quad(?![A-Za-z])|~|\\hspace\{[^{}]*\}")
+_NOTHING = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])|"
+                      r"\\!|\\,(?=\d{3}(?!\d))|\*\*$|^\*\*")
+_UNICODE = {"−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/", "∞": "\\infty ", "π": "\\pi ",
+            "≤": "\\le ", "≥": "\\ge ", "≠": "\\neq ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ",
+            "±": "\\pm ", "∓": "\\mp ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "°": "^\\circ ", "θ": "\\theta ",
+            "α": "\\alpha ", "β": "\\beta ", "⁄": "/", "’": "'", "≈": "\\approx "}
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻]*[⁰¹²³⁴-⁹]")
-_PAIRS = {"(": ")", "[": "]", "{": "}"}
-_LETTERS = re.compile(r"[A-Za-z]")
-
-
-class Unreadable(ValueError):
-    """Not an expression of the grammar, or beyond its bounds."""
+_PREFIX = re.compile(r"^(?:the\s+)?(?:final\s+|correct\s+)?answer(?:\s+is|\s*:|\s*=)\s*:?\s*", re.IGNORECASE)
+_RELATION = re.compile(r"[<>=]|\\(?:le|ge|leq|geq|lt|gt|ne|neq|leqslant|geqslant)(?![A-Za-z])")
+_WORDS = re.compile(r"(?:\\text\s*\{)?[A-Za-z][A-Za-z' -]{2,}\}?|no|on")
 
 
 def final_answer(text: str) -> str | None:
-    r"""The answer that a text ends with: the last whole \boxed{}, else what follows the last "####", else the last number.
+    r"""The answer that a text ends with: the last whole \boxed{}, else what follows the last "####", else the last number, with
+    the whole formula around it.
 
     >>> final_answer(r"so 3, thus \boxed{\frac{1}{2}}."), final_answer("9 - 4 = 5."), final_answer("no idea")
     ('\\frac{1}{2}', '5', None)
+    >>> final_answer(r"it is $\frac{3}{4}$.")
+    '\\frac{3}{4}'
     """
     text = text[-LONGEST:]
     if (boxed := _last_box(text)) is not None:
@@ -57,8 +59,13 @@ def final_answer(text: str) -> str | None:
     _, mark, after = text.rpartition("####")
     if mark and after.strip():
         return after.strip().splitlines()[0].strip()
-    numbers = _LAST.findall(text)
-    return numbers[-1] if numbers else None
+    last = max(_LAST.finditer(text), key=re.Match.start, default=None)
+    if last is None:
+        return None
+    for span in _SPAN.finditer(text[-ANSWER:]):
+        if span.end() + max(len(text) - ANSWER, 0) >= last.end():
+            return next(part for part in span.groups() if part).strip()
+    return last[0]
 
 
 def _last_box(text: str) -> str | None:
@@ -76,235 +83,226 @@ def _last_box(text: str) -> str | None:
 
 
 def plain(answer: str) -> str:
-    """The answer without what does not change it: dollar and percent signs, spaces of LaTeX, commas of thousands, units."""
-    raised = _RAISED.sub(lambda match: f"^{{{match[0]}}}", answer)  # before NFKC makes digits of them
-    text = _SPACES.sub(" ", unicodedata.normalize("NFKC", raised))
-    for old, new in _PLAIN:
+    """The answer without what does not change it: signs of mathematics mode, spaces, commas of thousands, a full stop."""
+    text = re.sub("(\\d?)([\u00bc-\u00be\u2150-\u215e])", _vulgar, answer)
+    text = _RAISED.sub(lambda match: f"^{{{unicodedata.normalize('NFKC', match[0]).replace('−', '-')}}}", text)
+    for old, new in _UNICODE.items():
         text = text.replace(old, new)
-    text = re.sub(r"(?<=\S)\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}\s*$", "", text.strip())  # a unit
-    text = re.sub(r"\\(?:text|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", text)
+    text = unicodedata.normalize("NFKC", text).replace("⁄", "/")
+    text = re.sub(r"√\s*(\([^()]*\)|\w+)", lambda m: f"\\sqrt{{{m[1].strip('()')}}}", text)
+    text = _PREFIX.sub("", text.strip())
+    text = _undelimited(text)
+    text = _NOTHING.sub("", _SPACES.sub(" ", text))
+    text = re.sub(r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", "", text)
     if not text.lstrip().startswith(("(", "[", "\\{", "{")):
-        text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
-    return re.sub(r"\s+", " ", text).strip().rstrip(".").strip()
+        text = re.sub(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d|,\d)", lambda m: m[0].replace(",", ""), text)
+        text = re.sub(r"(?<![\d.])\d{1,3}(?: \d{3})+(?![\d.]| \d)", lambda m: m[0].replace(" ", ""), text)
+    text = re.sub(r"[\[(]\s*\\begin\{array\}\s*\{[^{}]*\}(.*)\\end\{array\}\s*[\])]", r"\\begin{pmatrix}\1\\end{pmatrix}", text,
+                  flags=re.DOTALL)
+    text = re.sub(r"\s+", " ", text).strip()
+    text = text if text.endswith("...") else text.rstrip(".").strip()
+    return text[1:-1].strip() if re.fullmatch(r"\{(?!.*\\choose)[^{}]*\}", text) else text
 
 
-def same(a: str, b: str) -> bool:
-    r"""Whether two answers are equal: as text, as expressions, or part by part as tuples, intervals and sets.
+def _vulgar(match: re.Match) -> str:
+    top, bottom = unicodedata.normalize("NFKC", match[2]).split("⁄")
+    return f"{match[1]}\\frac{{{top}}}{{{bottom}}}"
 
-    >>> same(r"\frac{1}{2}", "0.5"), same("x^2+2x", "x(x+2)"), same("(1, 2]", "(1,2)"), same("0.333", "1/3")
-    (True, True, False, False)
+
+def _undelimited(text: str) -> str:
+    """Without signs of mathematics mode; a lone dollar sign, which is money, stays."""
+    text = re.sub(r"(?<!\\)\\[()\[\]]", "", text)
+    dollars = len(re.findall(r"(?<!\\)\$", text))
+    if dollars and dollars % 2 == 0:
+        text = re.sub(r"(?<!\\)\$", " ", text)
+    return text
+
+
+def is_expression(text: str) -> bool:
+    """Whether a text is nothing but one expression, with a name or a unit, so that no other answer is to be found in it.
+
+    >>> is_expression("5 km"), is_expression("x = 3"), is_expression("so he pays 18 dollars")
+    (True, True, False)
     """
-    if max(len(a), len(b)) > ANSWER:
-        return a == b and bool(a.strip())
-    a, b = plain(a), plain(b)
-    if a == b:
-        return bool(a)
-    left, right = _parts(a), _parts(b)
-    if left is None or right is None:
-        return left is right is None and _equal(a, b)
-    if left[0] != right[0] or len(left[1]) != len(right[1]):
+    if len(text) > ANSWER:
         return False
-    if left[0] in ("{}", ""):
-        return _matched(left[1], right[1])
-    return all(x == y or _equal(x, y) for x, y in zip(left[1], right[1]))
+    found = Answer(plain(text))
+    return found.kind == "one" and latex(math_units.split(found.parts[0])[0]) is not None
 
 
-def _matched(left: list[str], right: list[str]) -> bool:
-    """Whether the parts are equal in some order (equality is transitive up to rounding: the first partner will do)."""
-    rest = list(right)
-    for x in left:
-        partner = next((y for y in rest if x == y or _equal(x, y)), None)
-        if partner is None:
-            return False
-        rest.remove(partner)
-    return True
+def same(gold: str, answer: str, seconds: float = math_judge.SECONDS) -> bool:
+    r"""Whether two answers are equal: as text, as expressions, or part by part as lists, tuples, intervals, sets and by name.
+
+    >>> same(r"\frac{1}{2}", "0.5"), same("(1, 2]", "(1,2)"), same("0.333", "1/3"), same("x=2, y=3", "x=3, y=2")
+    (True, False, False, False)
+    """
+    return compare(gold, answer, seconds) == "right"
 
 
-def _parts(text: str) -> tuple[str, list[str]] | None:
-    """(brackets, parts) of something with commas at the outermost level; None for a single thing."""
-    text = text.replace("\\{", "{").replace("\\}", "}")
-    brackets = ""
-    if text[:1] in _PAIRS and text[-1:] in ")]}" and "," in text:
-        brackets, text = text[0] + text[-1], text[1:-1]
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return (brackets, [part.strip() for part in parts]) if len(parts) > 1 and len(parts) <= SYMBOLS else None
-
-
-def _equal(a: str, b: str) -> bool:
-    """Whether two expressions have one value at every point; False where either cannot be read."""
-    try:
-        for point in range(POINTS):
-            x, y = value(a, point), value(b, point)
-            if isinstance(x, Fraction) and isinstance(y, Fraction):
-                if x != y:
-                    return False
-            elif not _close(complex(x), complex(y)):
-                return False
-    except (Unreadable, ArithmeticError, ValueError):
-        return False
-    return True
-
-
-def _close(x: complex, y: complex) -> bool:
-    """Whether two floats agree; a value that overflowed agrees with nothing."""
-    return cmath.isfinite(x) and cmath.isfinite(y) and abs(x - y) <= CLOSE * max(abs(x), abs(y)) + 1e-14
-
-
-def value(text: str, point: int = 0) -> Fraction | complex:
-    """The value of an expression with every variable at its number of `point`; of "x = ..." the right side.
+def compare(gold: str, answer: str, seconds: float = math_judge.SECONDS) -> str:
+    """One of `math_judge.VERDICTS`; symmetric. "unreadable": a part that decides is no expression, on either side.
 
     Raises:
-      Unreadable: not an expression, or too long, deep or large.
-      ArithmeticError, ValueError: it has no value there (a division by zero).
+      ValueError: math-verify is missing and the answers are not equal as text.
     """
-    left, equals, right = text.partition("=")
-    if equals and len(left.strip()) == 1 and left.strip().isalpha():
-        text = right
-    return _Reader(_symbols(text), point).whole()
+    if gold.strip() == answer.strip():
+        return "right" if gold.strip() else "wrong"
+    if max(len(gold), len(answer)) > ANSWER:
+        return "unreadable"
+    a, b = plain(gold), plain(answer)
+    if not (a and b):
+        return "unreadable"
+    return _Comparison(time.monotonic() + seconds).answers(*sorted((a, b)))
 
 
-def _symbols(text: str) -> list[str]:
-    found, at = [], 0
-    text = text.strip()
-    while at < len(text):
-        match = _SYMBOL.match(text, at)
-        if match is None or len(found) == SYMBOLS:
-            raise Unreadable(f"cannot read {text[at:at + 20]!r}")
-        found.append(match[1])
-        at = match.end()
-    return found
+class _Comparison:
+    """Compares until its time is over; `unread` says whether a part could not be read."""
 
+    def __init__(self, until: float):
+        self.until, self.verdict = until, "wrong"
 
-class _Reader:
-    """One pass over the symbols, values as they come."""
+    def answers(self, a: str, b: str) -> str:
+        if _text(a) == _text(b):
+            return "right"
+        left, right = Answer(a), Answer(b)
+        if max(len(left.parts), len(right.parts)) > PARTS:
+            return "unreadable"
+        return "right" if self.structures(left, right) else self.verdict
 
-    def __init__(self, symbols: list[str], point: int):
-        self.symbols, self.point, self.at, self.depth = symbols, point, 0, 0
-
-    def whole(self) -> Fraction | complex:
-        found = self.sum()
-        if self.at < len(self.symbols):
-            raise Unreadable(f"{self.symbols[self.at]!r} is not expected")
-        return found
-
-    def next(self) -> str:
-        return self.symbols[self.at] if self.at < len(self.symbols) else ""
-
-    def take(self, wanted: str = "") -> str:
-        found = self.next()
-        if not found or (wanted and found != wanted):
-            raise Unreadable(f"{found!r} where {wanted or 'a symbol'} is expected")
-        self.at += 1
-        return found
-
-    def sum(self) -> Fraction | complex:
-        found = self.product()
-        while self.next() in ("+", "-"):
-            sign = self.take()
-            other = self.product()
-            found = _bounded(found + other if sign == "+" else found - other)
-        return found
-
-    def product(self) -> Fraction | complex:
-        found, before = self.factor(), self.symbols[self.at - 1]
-        while (sign := self.next()) and sign not in "+-)}]^":
-            if sign in ("*", "/"):
-                self.take()
-                other = self.factor()
-                found = _bounded(found * other if sign == "*" else found / other)
-            elif sign[0].isdigit() or sign[0] == ".":
-                raise Unreadable(f"the number {sign!r} follows without a sign")
-            elif sign == "\\frac" and before.isdigit():  # 2\frac{1}{2} is two and a half
-                found, before = _bounded(found + self.power()), ""
-            else:
-                found, before = _bounded(found * self.power()), ""
-        return found
-
-    def factor(self) -> Fraction | complex:
-        sign = 1
-        while self.next() in ("+", "-"):
-            sign *= 1 if self.take() == "+" else -1
-        return sign * self.power()
-
-    def power(self) -> Fraction | complex:
-        base = self.atom()
-        if self.next() != "^":
-            return base
-        self.take()
-        self.depth += 1
-        if self.depth > DEPTH:
-            raise Unreadable("too deep")
-        exponent = self.factor()
-        self.depth -= 1
-        return _power(base, exponent)
-
-    def atom(self) -> Fraction | complex:
-        self.depth += 1
-        if self.depth > DEPTH:
-            raise Unreadable("too deep")
-        found = self._atom(self.take())
-        self.depth -= 1
-        return found
-
-    def _atom(self, symbol: str) -> Fraction | complex:
-        name = symbol.lstrip("\\")
-        if symbol[0].isdigit() or symbol[0] == ".":
-            return _bounded(_number(symbol))
-        if symbol in ("(", "{"):
-            found = self.sum()
-            self.take(_PAIRS[symbol])
+    def structures(self, a: Answer, b: Answer) -> bool:
+        if a.names and b.names:
+            return self.named(a, b)
+        if a.names or b.names:
+            a, b = (a, b) if a.names else (b, a)
+            return self.unnamed(a, b)
+        if a.kind == b.kind == "one":
+            return self.expressions(a.parts[0], b.parts[0])
+        kinds = {a.kind, b.kind}
+        if "list" in kinds and kinds != {"list"} and (found := self.unions(a, b)) is not None:
             return found
-        if name in ("pi", "π"):
-            return complex(math.pi)
-        if symbol == "\\frac":
-            top = self.digit_or_atom()
-            return _bounded(top / self.digit_or_atom())
-        if symbol == "\\sqrt" and self.next() == "[":
-            self.take()
-            root = self.sum()
-            self.take("]")
-            return _power(self.digit_or_atom(), 1 / root)
-        if name == "sqrt":
-            return _power(self.digit_or_atom(), Fraction(1, 2))
-        if name in _FUNCTIONS:
-            return _FUNCTIONS[name](complex(self.atom()))
-        if len(symbol) == 1 and _LETTERS.fullmatch(symbol):
-            return Fraction(7919 + 104_729 * (ord(symbol) * (self.point + 3) % 977), 6_841 + 1_009 * self.point)
-        raise Unreadable(f"{symbol!r} is not known")
+        if kinds <= {"list", "{}", "one"}:
+            if "one" in kinds:  # {2} and 2, or 2 and the list of itself
+                return len(a.parts) == len(b.parts) == 1 and self.expressions(a.parts[0], b.parts[0])
+            return self.matched(a.parts, b.parts)
+        if a.kind == b.kind and len(a.parts) == len(b.parts):
+            return all(self.parts(x, y) for x, y in zip(a.parts, b.parts))
+        sets = {"(]", "[)", "()", "[]", "one"}
+        if "one" in kinds and kinds <= sets and any(_RELATION.search(x.text) or "\\cup" in x.text for x in (a, b)):
+            return self.expressions(a.text, b.text)  # an inequality and an interval
+        return False
 
-    def digit_or_atom(self) -> Fraction | complex:
-        r"""The argument of LaTeX: \frac12 is a half."""
-        symbol = self.next()
-        if symbol.isdigit() and len(symbol) > 1:
-            self.symbols[self.at:self.at + 1] = [symbol[0], symbol[1:]]
-        return self.atom()
+    def unions(self, a: Answer, b: Answer) -> bool | None:
+        """Inequalities joined by "or" or "and" against a set; None where it is not that."""
+        a, b = (a, b) if a.kind == "list" else (b, a)
+        joint = {"or": JOINTS[0], "and": JOINTS[1]}.get((re.findall(r"(?<![A-Za-z])(or|and)(?![A-Za-z])", a.text) or [""])[0])
+        if joint is None or not all(re.search(r"[<>]|\\[lg]e", part) for part in a.parts):
+            return None
+        return self.judged([*map(latex, a.parts)], [latex(b.text)], joint)
+
+    def named(self, a: Answer, b: Answer) -> bool:
+        """Each name with its values, in any order; x and 2 in both "x=2" and "2=x"."""
+        if sorted(map(_text, a.names)) != sorted(map(_text, b.names)):
+            return a.kind == b.kind == "one" and self.expressions(a.text, b.text)
+        values = [{n: [p for m, p in zip(x.names, x.parts) if _text(m) == n] for n in map(_text, x.names)} for x in (a, b)]
+        return all(self.matched(values[0][n], values[1][n]) for n in values[0])
+
+    def unnamed(self, a: Answer, b: Answer) -> bool:
+        """Named values against a single one, a list (of values of one name) or a tuple (of names in their order)."""
+        if len(a.parts) == 1:
+            value = Answer(a.parts[0])
+            if not value.names and self.structures(value, b):
+                return True
+            return bool(_RELATION.search(b.text)) and self.expressions(a.text, b.text)
+        if len(set(a.names)) == 1:
+            return b.kind in ("list", "{}") and self.matched(a.parts, b.parts)
+        if b.kind != "()" or len(b.parts) != len(a.parts) or len(set(a.names)) < len(a.names):
+            return False
+        ordered = [part for _, part in sorted(zip(a.names, a.parts))]
+        return all(self.parts(x, y) for x, y in zip(ordered, b.parts))
+
+    def matched(self, left: list[str], right: list[str]) -> bool:
+        """Whether the parts are equal in some order (equality is transitive up to units: the first partner will do)."""
+        if len(left) != len(right):
+            return False
+        rest = list(right)
+        for x in left:
+            partner = next((y for y in rest if _text(x) == _text(y)), None)
+            partner = next((y for y in rest if self.parts(x, y)), None) if partner is None else partner
+            if partner is None:
+                return False
+            rest.remove(partner)
+        return True
+
+    def parts(self, a: str, b: str) -> bool:
+        """Two members, which may be tuples themselves."""
+        if _text(a) == _text(b):
+            return bool(a)
+        return bool(a and b) and self.structures(Answer(a), Answer(b))
+
+    def expressions(self, a: str, b: str) -> bool:
+        (x, unit), (y, other) = math_units.split(a), math_units.split(b)
+        if not math_units.agree(unit, other):
+            return False
+        if self.values(x, y):
+            return True
+        if unit != other and "degree" in (unit, other) and "\\pi" in x + y:  # 45 degrees are pi/4
+            return self.values(*(rf"\frac{{\pi}}{{180}}({v})" if u == "degree" else v for v, u in ((x, unit), (y, other))))
+        if "%" in (unit, other) and unit != other:  # 50 % is one half too
+            return self.values(*(rf"({v})/100" if u == "%" else v for v, u in ((x, unit), (y, other))))
+        return False
+
+    def values(self, a: str, b: str) -> bool:
+        a, b = (_arithmetic(x) for x in (a, b))
+        if _text(a) == _text(b):
+            return bool(a)
+        left, right = number(a), number(b)
+        if left is not None and right is not None:
+            return left == right
+        left, right = _based(a), _based(b)
+        if left or right or (_WORDS.fullmatch(a) and _WORDS.fullmatch(b)):
+            return left is not None and left == right
+        return self.judged([latex(a)], [latex(b)])
+
+    def judged(self, left: list[str | None], right: list[str | None], joint: str = "") -> bool:
+        """What math-verify says of two expressions, either of which may be several with a joint."""
+        if None in left + right:
+            self.verdict = "unreadable"
+            return False
+        if (left_over := self.until - time.monotonic()) <= 0:
+            self.verdict = "timeout"
+            return False
+        found = math_judge.verdict("latex", joint.join(left), joint.join(right), seconds=max(round(left_over), 1))
+        if found in ("timeout", "unreadable"):
+            self.verdict = found
+        return found == "right"
 
 
-def _number(text: str) -> Fraction:
-    if len(text) > BITS // 4:
-        raise Unreadable("too many digits")
-    return Fraction(text.rstrip(".") if not text.startswith(".") else f"0{text}")
+def _arithmetic(text: str) -> str:
+    """The last side of an equation between numbers, 1 + 2 = 3; a ratio as a fraction."""
+    sides = text.split("=")
+    if len(sides) > 1 and not re.search(r"[A-Za-z<>!\\]", "".join(sides[:-1])):
+        text = sides[-1].strip()
+    return re.sub(r"^\s*(\d+)\s*:\s*(\d+)\s*$", r"\1/\2", text)
 
 
-def _bounded(x: Fraction | complex) -> Fraction | complex:
-    if isinstance(x, Fraction) and max(x.numerator.bit_length(), x.denominator.bit_length()) > BITS:
-        raise Unreadable("too large")
-    return x
+def _based(text: str) -> tuple[int, int] | None:
+    """(value, base) of a number with its base: 1011_2 is not 1011, and not 11."""
+    bare = re.sub(r"[\s()]|\\text(?=\{)", "", text)
+    found = re.fullmatch(r"([0-9A-Za-z]+)_(?:\{(\d{1,2})\}|(\d{1,2}))", bare)
+    base = int(found[2] or found[3]) if found and found[1][0].isdigit() else 0
+    try:
+        return (int(found[1], base), base) if 2 <= base <= 36 else None
+    except ValueError:
+        return None
 
 
-def _power(base: Fraction | complex, exponent: Fraction | complex) -> Fraction | complex:
-    """base ** exponent, exact where the base is rational and the exponent an integer."""
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
-        size = max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent.numerator)
-        if size > 2 * BITS:
-            raise Unreadable("too large")
-        return _bounded(base**exponent.numerator)
-    if base == 0 and isinstance(exponent, Fraction) and exponent > 0:
-        return Fraction(0)
-    return complex(base) ** complex(exponent)
+def _text(text: str) -> str:
+    """Text without spaces, `\text` and, for words, case."""
+    bare = re.sub(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", text)
+    bare = re.sub(r"\\[dtc]frac", r"\\frac", bare)
+    if choice := re.fullmatch(r"\s*(?:(?:option|choice)\s+)?\(?\s*([A-Za-z])\s*[.)]?\s*", bare, re.IGNORECASE):
+        return choice[1]
+    words = re.fullmatch(r"[A-Za-z][A-Za-z' -]+", bare.strip())
+    if words:
+        return re.sub(r"\s+", " ", bare.strip()).casefold()
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", bare)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpost.tasks.base import Task
+from jaxpost.tasks.base import Task, ends
 from jaxpost.tasks.text_data import TextData
 from jaxpost.tasks.tokenizer import Tokenizer
 from jaxpost.tasks.verifiers import Verifier, guess
@@ -49,7 +49,7 @@ def make(name: str, data: TextData, tokenizer: Tokenizer, verifier: Verifier) ->
                 splits={}, sample=refuse("its problems are read on the host"), prompt=lambda row: row.prompt_P,
                 oracle=lambda row, key: row.answer_T, verify=refuse("its answers are verified on the host"),
                 guess=lambda split: baseline, vocab_size=tokenizer.size, pad=tokenizer.pad, eos=tokenizer.eos,
-                verify_host=verify_host)
+                other_ends=tuple(i for i in tokenizer.ends if i != tokenizer.eos), verify_host=verify_host)
 
 
 def rows(data: TextData, index_N: np.ndarray) -> Row:
@@ -59,7 +59,7 @@ def rows(data: TextData, index_N: np.ndarray) -> Row:
 
 
 def reward(task: Task, decode, problems, tokens_NxT: np.ndarray) -> np.ndarray:
-    """reward_N, float32: each row's text up to its end token, verified. A row without an end token scores 0.
+    """reward_N, float32: each row's text up to its first end token (any of several), verified. A row without one scores 0.
 
     Args:
       decode: token ids -> text, without special tokens.
@@ -67,7 +67,7 @@ def reward(task: Task, decode, problems, tokens_NxT: np.ndarray) -> np.ndarray:
     """
     found = np.zeros(len(tokens_NxT), np.float32)
     for i, (problem, tokens_T) in enumerate(zip(problems, np.asarray(tokens_NxT), strict=True)):
-        ends = np.flatnonzero(tokens_T == task.eos)
-        if len(ends):
-            found[i] = task.verify_host(problem, decode(tokens_T[:ends[0]]))
+        where = np.flatnonzero(ends(tokens_T, task.ends))
+        if len(where):
+            found[i] = task.verify_host(problem, decode(tokens_T[:where[0]]))
     return found

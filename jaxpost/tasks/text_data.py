@@ -20,6 +20,7 @@ from jaxpost.tasks.base import nearest
 from jaxpost.tasks.tokenizer import Tokenizer
 from jaxpost.tasks.verifiers import Problem
 
+_HALF = re.compile("[\ud800-\udfff]")
 TFDS = "tfds:"  # tfds:NAME:SPLIT or tfds:NAME:VERSION:SPLIT
 
 
@@ -47,7 +48,7 @@ def read(source: str, fields: Mapping[str, str], directory: str | None = None) -
 
     Raises:
       ValueError: nothing there, a line that is no object, a field that is absent (the nearest is named), empty or no text,
-        or no problem at all.
+        or no problem at all. Of a JSONL file also: a field that stands twice, NaN, or half a character.
     """
     records = _tfds(source, directory) if source.startswith(TFDS) else _jsonl(source)
     problems = [_problem(record, fields, f"{source}, {where}") for where, record in records]
@@ -63,18 +64,45 @@ def _jsonl(source: str) -> Iterable[tuple[str, Mapping]]:
         hint = f"; {path.parent} has {', '.join(beside[:5])}" if beside else ""
         raise ValueError(f"{source}: no such file{hint}")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: texts may hold other line separators
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: texts may hold other line separators
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not UTF-8 text: {error}") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                record = json.loads(line)
-            except ValueError as error:
+                record = _JSON.decode(line.strip())
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{source}, line {number} is not JSON: {error}") from error
             if not isinstance(record, Mapping):
                 raise ValueError(f"{source}, line {number} is {type(record).__name__}, expected an object with fields")
             yield f"line {number}", record
+
+
+class _Number(str):
+    """A JSON number as it is written: 0.00001 would come back from a float as 1e-05, 1e400 as infinity."""
+
+
+def _no_number(name: str):
+    raise ValueError(f"{name} is no JSON number; write it as text or leave the problem out")
+
+
+def _fields(pairs: list[tuple]) -> dict:
+    """Raises: ValueError for a name that stands twice: which of the two values is meant?"""
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ValueError(f"the field {twice[0]!r} stands twice in one object")
+    return dict(pairs)
+
+
+_JSON = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=_no_number, object_pairs_hook=_fields)
+
+
+def _written(value) -> str | None:
+    """A value as text: numbers and truth values as JSON writes them; None for anything else."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, np.generic):
+        value = value.item()
+    return str(value) if isinstance(value, str) else json.dumps(value) if isinstance(value, bool | int | float) else None
 
 
 def _tfds(source: str, directory: str | None) -> Iterable[tuple[str, Mapping]]:
@@ -98,10 +126,13 @@ def _problem(record: Mapping, fields: Mapping[str, str], where: str) -> Problem:
         name = fields[role] or fields["answer"]
         if name not in record:
             raise ValueError(f"{where}: {nearest(f'field {role}', name, list(record))}")
-        text = record[name]
-        text = text.decode() if isinstance(text, bytes) else str(text) if isinstance(text, (int, float)) else text
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{where}: field {name!r} is {text!r}, expected text")
+        text = _written(record[name])
+        if text is None or not text.strip():
+            raise ValueError(f"{where}: field {name!r} is {record[name]!r}, expected text")
+        if half := _HALF.search(text):
+            raise ValueError(f"{where}: field {name!r} has the lone surrogate {ascii(half[0])} at character {half.start()} "
+                             "(half of a character, usually an emoji that was cut), which no tokenizer can read; mend the line "
+                             "or leave it out")
         found[role] = text
     return Problem(**found)
 
@@ -126,7 +157,10 @@ def tokenise(problems: Sequence[Problem], tokenizer: Tokenizer, prompt_len: int,
     kept, prompts, answers, dropped, longest = [], [], [], Counter(), 0
     for problem in problems:
         text = template.replace("{prompt}", problem.prompt)
-        prompt = tokenizer.encode(tokenizer.chat(text)) if chat else [*tokenizer.start, *tokenizer.encode(text)]
+        prompt = tokenizer.encode(tokenizer.chat(text) if chat else text)
+        start = list(tokenizer.start)
+        if not chat and prompt[:len(start)] != start:  # a template's own start token is not doubled
+            prompt = [*start, *prompt]
         answer = tokenizer.encode(problem.answer)
         longest = max(longest, len(prompt))
         if reason := _unfit(prompt, answer, tokenizer, prompt_len, answer_len):
@@ -148,7 +182,7 @@ def _unfit(prompt: list[int], answer: list[int], tokenizer: Tokenizer, prompt_le
     if prompt[0] == tokenizer.pad:
         raise ValueError(f"a prompt begins with the padding token {tokenizer.pad}, which would hide it: give the tokenizer "
                          "another pad_token (tokenizer_config.json)")
-    if tokenizer.eos in answer:
+    if tokenizer.eos in answer or not set(answer).isdisjoint(tokenizer.ends):
         return "end token inside the answer"
     return ("prompt too long" if len(prompt) > prompt_len else "answer too long" if len(answer) >= answer_len else "")
 

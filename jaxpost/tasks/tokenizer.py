@@ -4,15 +4,15 @@ Reads what `transformers` writes with the packages `tokenizers` (extra "hf") and
 """
 
 import dataclasses
-import datetime
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
+from jaxpost.tasks.chat import chat_of
+
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+FILES = ("tokenizer_config", "generation_config", "config")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,22 +22,27 @@ class Tokenizer:
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]  # without special tokens
     pad: int
-    eos: int
+    eos: int  # ends a demonstration
     size: int  # one above the largest token id
     start: tuple[int, ...] = ()
-    chat: Callable[[str], str] | None = None  # a user's message -> the text up to where the assistant begins
+    chat: Callable | None = None  # a user's message, or messages -> the text up to where the assistant begins
     digest: str = ""  # SHA-256 of the files it was read from
+    ends: tuple[int, ...] = ()  # what ends a policy's answer, besides `eos`
 
 
 def load(directory: str | Path) -> Tokenizer:
     """The tokenizer of a directory.
 
-    The end token is the one that generation_config.json, tokenizer_config.json or config.json names (the first that
-    does; the first of several), padding that of tokenizer_config.json, or the end token where there is none. A start token
-    goes before prompts where add_bos_token says so, or, without that key, where tokenizer.json itself puts it (Llama 3).
+    A policy's answer ends with any token that generation_config.json (one or several), tokenizer_config.json or config.json
+    names as end token. A demonstration ends with that of tokenizer_config.json, or the first of the others where it has none.
+    Padding is that of tokenizer_config.json, or the demonstrations' end token. Start tokens go before prompts without a chat
+    template where add_bos_token says so, or, without that key, where tokenizer.json itself puts them (Llama 3). A chat template
+    is compiled when it is first used.
+
+    Differs from transformers in: version 5 reads no add_bos_token where there is a tokenizer.json, which alone decides there.
 
     Raises:
-      ValueError: the package or tokenizer.json is missing, it cannot be read, or there is no end token.
+      ValueError: the package or tokenizer.json is missing, it cannot be read, an end token is no token id, or there is none.
     """
     directory = Path(directory)
     try:
@@ -54,45 +59,57 @@ def load(directory: str | Path) -> Tokenizer:
         raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     made.no_truncation()
     made.no_padding()
-    files = ("tokenizer_config", "generation_config", "config")
-    about, generation, config = (_json(directory / f"{name}.json") for name in files)
-    ends = (generation.get("eos_token_id"), about.get("eos_token"), config.get("eos_token_id"))
-    eos = _first(_id(made, found) for found in ends)
-    if eos is None:
+    about, generation, config = (_json(directory / f"{name}.json") for name in FILES)
+    if "added_tokens_decoder" not in about:  # as transformers: files from before it was written
+        about = about | _json(directory / "special_tokens_map.json")
+    special = {name: text for name in SPECIAL if isinstance(text := _text(about.get(name)), str)}
+    own = made.token_to_id(special["eos_token"]) if "eos_token" in special else None
+    ends = _ends(own, {"generation_config.json": generation, "config.json": config}, directory)
+    if not ends:
         raise ValueError(f"{directory}: no end token: generation_config.json and config.json have no eos_token_id, "
                          "tokenizer_config.json has no eos_token that is in the vocabulary")
-    pad = _first([_id(made, about.get("pad_token")), eos])
-    begin = _id(made, about.get("bos_token"))
-    if not about.get("add_bos_token", begin in made.encode("").ids[:1]):
-        begin = None
+    pad = made.token_to_id(special["pad_token"]) if "pad_token" in special else None
+    chat, sources = chat_of(directory, about, special)
     return Tokenizer(
         encode=lambda text: made.encode(text, add_special_tokens=False).ids, decode=lambda ids: made.decode(list(ids)),
-        pad=pad, eos=eos, size=1 + max(made.get_vocab(with_added_tokens=True).values()),
-        start=() if begin is None else (begin,), chat=_chat(directory, about),
-        digest=_digest(path, directory / "tokenizer_config.json", directory / "chat_template.jinja"))
+        pad=ends[0] if pad is None else pad, eos=ends[0], ends=ends[1:],
+        size=1 + max(made.get_vocab(with_added_tokens=True).values()), start=_start(made, about, special), chat=chat,
+        digest=_digest(path, directory / "tokenizer_config.json", *sources))
 
 
 def _json(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     return found if isinstance(found, dict) else {}
-
-
-def _first(found):
-    return next((x for x in found if x is not None), None)
 
 
 def _text(token) -> str | None:
     return token.get("content") if isinstance(token, Mapping) else token
 
 
-def _id(made, token) -> int | None:
-    """The id of a token given as id, list of ids, text or added-token mapping; None where there is none."""
-    if isinstance(token, list):
-        token = token[0] if token else None
-    return token if isinstance(token, int) or token is None else made.token_to_id(_text(token))
+def _ends(own: int | None, files: Mapping[str, Mapping], directory: Path) -> tuple[int, ...]:
+    """Every end token once, that of demonstrations first. Raises: ValueError for what is no token id."""
+    found = [] if own is None else [own]
+    for name, values in files.items():
+        told = values.get("eos_token_id")
+        for token in told if isinstance(told, list) else [] if told is None else [told]:
+            if isinstance(token, bool) or not isinstance(token, int):
+                raise ValueError(f"{directory / name}: eos_token_id has {token!r}, expected a token id (an integer) or several")
+            if token >= 0:  # some files write -1 for none
+                found.append(token)
+    return tuple(dict.fromkeys(found))
+
+
+def _start(made, about: Mapping, special: Mapping[str, str]) -> tuple[int, ...]:
+    """Token ids before a prompt: what tokenizer.json puts before any text, unless add_bos_token says otherwise."""
+    plain, whole = made.encode("a", add_special_tokens=False).ids, made.encode("a").ids
+    before = next((whole[:i] for i in range(len(whole)) if plain and whole[i:i + len(plain)] == plain), [])
+    begin = made.token_to_id(special["bos_token"]) if "bos_token" in special else None
+    if about.get("add_bos_token") is True and not before and begin is not None:
+        return (begin,)
+    return () if about.get("add_bos_token") is False else tuple(before)
 
 
 def _digest(*paths: Path) -> str:
@@ -100,37 +117,3 @@ def _digest(*paths: Path) -> str:
     for path in paths:
         sha.update(path.read_bytes() if path.is_file() else b"")
     return sha.hexdigest()
-
-
-def _chat(directory: Path, about: Mapping) -> Callable[[str], str] | None:
-    """The chat template for one user's message, rendered as transformers does (sandboxed Jinja2); None without a template.
-
-    A template that asks for today's date is told 1 January 2000, so that prompts do not change from day to day.
-    """
-    beside = directory / "chat_template.jinja"
-    template = beside.read_text() if beside.is_file() else about.get("chat_template")
-    if isinstance(template, list):
-        template = next((t["template"] for t in template if t.get("name") == "default"), None)
-    if not template:
-        return None
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                                               extensions=[jinja2.ext.loopcontrols])
-    environment.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": datetime.datetime(2000, 1, 1).strftime}
-    special = {name: _text(about.get(name)) or "" for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    try:
-        compiled = environment.from_string(template)
-    except jinja2.TemplateError as error:
-        raise ValueError(f"{directory}: the chat template cannot be read: {error}") from error
-
-    def render(message: str) -> str:
-        try:
-            return compiled.render(messages=[{"role": "user", "content": message}], add_generation_prompt=True, **special)
-        except jinja2.TemplateError as error:
-            raise ValueError(f"{directory}: the chat template refuses a user's message: {error}") from error
-
-    return render
-
-
-def _refuse(message: str):
-    raise jinja2.TemplateError(message)

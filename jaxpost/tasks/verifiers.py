@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jaxpost.tasks import math_answers
+from jaxpost.tasks import math_answers, math_judge
 from jaxpost.tasks.base import nearest
+
+WHOLE = 200  # characters of a text that may itself be the answer, without a box
 
 
 class Problem(NamedTuple):
@@ -41,16 +43,34 @@ class Verifier:
         return float(bool(answer) and bool(target) and self.same(target, answer))
 
 
-class _Mathematical(Verifier):
-    """A target may be a worked solution that ends in its answer, or the answer alone."""
+@dataclasses.dataclass(frozen=True)
+class Mathematical(Verifier):
+    """Right if the text's final answer, or the text as a whole, equals the gold answer.
+
+    A target that is a worked solution ends in its answer, in a box or after "####"; any other target is the answer itself and
+    is compared whole: searching "13 and 17" for an answer would find 17.
+    """
 
     def target(self, text: str) -> str | None:
         if "\\boxed" in text or "\\fbox" in text or "####" in text:
-            return math_answers.final_answer(text)
-        whole = math_answers.plain(text)
-        if len(whole) <= math_answers.SYMBOLS and not re.search(r"\w \w", whole):
-            return whole or None
-        return math_answers.final_answer(text) or whole
+            return math_answers.final_answer(text) or text.strip() or None
+        return text.strip() or None
+
+    def reward(self, problem: Problem, text: str) -> float:
+        gold, whole = self.target(problem.target), text.strip()
+        if not gold or not whole:
+            return 0.0
+        inner = re.fullmatch(r"\\boxed\s*\{(.*)\}", whole, re.DOTALL)
+        if gold in (whole, inner and inner[1].strip()):
+            return 1.0
+        answer = self.extract(whole)
+        marked = any(mark in whole for mark in ("\\boxed", "\\fbox", "####"))
+        if not marked and len(whole) <= WHOLE and answer != whole:
+            if self.same(gold, whole):
+                return 1.0
+            if math_answers.is_expression(whole):  # 5 km is not 5 with something around it
+                return 0.0
+        return float(bool(answer) and self.same(gold, answer))
 
 
 def normal(text: str) -> str | None:
@@ -58,27 +78,21 @@ def normal(text: str) -> str | None:
     return " ".join(unicodedata.normalize("NFC", text).split()) or None
 
 
+def _math() -> Verifier:
+    math_judge.require()
+    return Mathematical("math", math_answers.final_answer, math_answers.same)
+
+
 def _math_verify() -> Verifier:
-    """The package math-verify (LaTeX read by ANTLR, compared by sympy), five seconds at most for each of the two."""
-    try:
-        import math_verify  # optional: the extra "hf"
-    except ImportError as error:
-        raise ValueError("verifier 'math_verify' needs the package math-verify: pip install 'jaxpost[hf]' (or pip install "
-                         "math-verify); the verifier 'math' needs nothing") from error
-
-    def same(target: str, text: str) -> bool:
-        try:
-            gold = math_verify.parse(target if "\\boxed" in target or "$" in target else f"${target}$")
-            return bool(gold) and bool(math_verify.verify(gold, math_verify.parse(text)))
-        except Exception:  # a parser of foreign text may fail in any way; that is no answer
-            return False
-
-    return Verifier("math_verify", lambda text: text.strip() or None, same)
+    """The package math-verify alone: it searches the text, and the target too unless it is one formula."""
+    math_judge.require()
+    return Verifier("math_verify", lambda text: text.strip() or None,
+                    lambda target, text: math_judge.verdict("math_verify", target, text) == "right")
 
 
 _MAKERS: dict[str, Callable[[], Verifier]] = {
     "exact": lambda: Verifier("exact", normal, lambda target, text: normal(target) == text),
-    "math": lambda: _Mathematical("math", math_answers.final_answer, math_answers.same),
+    "math": _math,
     "math_verify": _math_verify,
 }
 
@@ -92,9 +106,11 @@ def get(name: str) -> Verifier:
     """The verifier of a name.
 
       exact        the whole text, after `normal`
-      math         the final answer (`math_answers.final_answer`), compared by value; needs no package, takes bounded time
-      math_verify  the package math-verify, which knows more notation and is slower; it limits its time by SIGALRM, hence only
-                   in the main thread
+      math         the final answer, compared part by part (`math_answers`); math-verify reads and judges expressions
+      math_verify  the package math-verify alone, as it comes
+
+    The last two need the package math-verify (extra "hf"). They ask a process of their own, which answers within
+    `math_judge.SECONDS` or is ended: what takes longer scores 0.
 
     Raises:
       ValueError: an unknown name (the nearest is named), or a package that is not installed (with the command).

@@ -35,7 +35,7 @@ class Suite:
             parts = [tasks.problems(task, split, jnp.arange(self.problems)) for _, split in labels]
             problems_N = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
             prompt_NxP = jax.vmap(task.prompt)(problems_N)
-            made = models.sample(self.model, params, prompt_NxP, key, length=task.completion_len, eos=task.eos,
+            made = models.sample(self.model, params, prompt_NxP, key, length=task.completion_len, eos=task.ends,
                                  pad=task.pad)
             score_N = jax.vmap(task.verify)(problems_N, made.tokens_NxT)
             for i, (label, _) in enumerate(labels):

@@ -76,7 +76,7 @@ class Preferences:
         shown = sharding.constrain(tasks.examples(self.task, "train", index_K), ())  # as in rl.rollout: no vote in redraw loops
         made = models.sample(self.spec.model, reference, sharding.constrain(shown.prompt_NxP, ("batch",)),
                              stream(member.seed, "rollout", state.step), length=self.task.completion_len,
-                             temperature=self.spec.temperature, eos=self.task.eos, pad=self.task.pad)
+                             temperature=self.spec.temperature, eos=self.task.ends, pad=self.task.pad)
         reward_K = jax.vmap(self.task.verify)(shown.problem, made.tokens_NxT)
         batch = self._filled(self.rows_of(shown, made, reward_K), member, state, reference)
         count = jnp.asarray(self.pairs, jnp.float32)
@@ -88,7 +88,7 @@ class Preferences:
         def interleave(preferred, other):
             return jnp.stack([preferred, other], axis=1).reshape(-1, *other.shape[1:])
 
-        mask_NxT = interleave(tasks.through(shown.answer_NxT, self.task.eos), made.mask_NxT)
+        mask_NxT = interleave(tasks.through(shown.answer_NxT, self.task.ends), made.mask_NxT)
         wrong_Nx1 = jnp.repeat(reward_K != 1, 2)[:, None]
         tokens_NxT = interleave(shown.answer_NxT, made.tokens_NxT)
         return sharding.constrain(Batch(jnp.repeat(shown.prompt_NxP, 2, axis=0), tokens_NxT, mask_NxT * wrong_Nx1), ("batch",))

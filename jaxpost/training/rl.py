@@ -101,7 +101,7 @@ class Rollouts:
         """(prompts, Completions) of given problems, oversample*B*G rows, groups adjacent."""
         prompt_NxP = sharding.constrain(jax.vmap(self.task.prompt)(problems_N), ("batch",))
         made = models.sample(self.spec.model, params, self._groups(prompt_NxP)[0], stream(seed, "rollout", step),
-                             length=self.task.completion_len, temperature=self.spec.temperature, eos=self.task.eos,
+                             length=self.task.completion_len, temperature=self.spec.temperature, eos=self.task.ends,
                              pad=self.task.pad)
         return prompt_NxP, self._demonstrated(problems_N, made, stream(seed, "oracle", step))
 
@@ -121,7 +121,7 @@ class Rollouts:
         asked = self._groups(problems_N)[1]
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(jax.tree.leaves(asked)[0].shape[0]))
         answer = sharding.constrain(jax.vmap(self.task.oracle)(asked, keys), ())  # as above: no vote in redraw loops
-        shown = models.Completions(answer, jnp.zeros(answer.shape, jnp.float32), tasks.through(answer, self.task.eos))
+        shown = models.Completions(answer, jnp.zeros(answer.shape, jnp.float32), tasks.through(answer, self.task.ends))
 
         def join(a, b):
             groups = self.oversample * self.prompts
@@ -138,7 +138,7 @@ class Rollouts:
         """(problems, Completions) of the greedy answer to each group's prompt; ReMax (arXiv:2310.10505) compares with it."""
         problems_B, prompt_BxP = jax.tree.map(lambda x: x[::self.spec.group], (problems_N, prompt_NxP))
         return problems_B, models.sample(self.spec.model, params, sharding.constrain(prompt_BxP, ("batch",)), jax.random.key(0),
-                                         length=self.task.completion_len, temperature=GREEDY, eos=self.task.eos,
+                                         length=self.task.completion_len, temperature=GREEDY, eos=self.task.ends,
                                          pad=self.task.pad)
 
     @property
@@ -162,7 +162,7 @@ class Rollouts:
             shown_G = (jnp.arange(group) >= sampled).astype(jnp.float32)
             batch = batch._replace(demonstration_NxT=jnp.tile(shown_G, self.prompts)[:, None] * batch.mask_NxT)
         if "truncated" in self.spec.objective.needs:
-            ended_N = (batch.completion_NxT == self.task.eos).any(axis=1)
+            ended_N = tasks.ends(batch.completion_NxT, self.task.ends).any(axis=1)
             batch = batch._replace(truncated_N=1 - ended_N.astype(jnp.float32))
         return needs.fill(self.spec, batch, member, state, reference)
 
@@ -172,8 +172,8 @@ class Rollouts:
         grouped = jax.tree.map(lambda x: x.reshape(-1, self.spec.group, *x.shape[1:])[kept_B], batch)
         batch = sharding.constrain(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), grouped), ("batch",))
         counts_N = jnp.repeat(informative_B[kept_B], self.spec.group)
-        return batch._replace(mask_NxT=batch.mask_NxT * counts_N[:, None],
-                              reward_N=jnp.where(counts_N, batch.reward_N, jnp.nan))
+        return batch.leave_out(~counts_N)._replace(mask_NxT=batch.mask_NxT * counts_N[:, None],
+                                                   reward_N=jnp.where(counts_N, batch.reward_N, jnp.nan))
 
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
         """Fused rollout and verification: (rows, metrics, curriculum state) of the state's step."""

@@ -87,7 +87,7 @@ def programs(task: Task, spec: StepSpec, source: Rollouts | None = None, mesh: M
 def demonstrated(task: Task, problems_N) -> Batch:
     """Given problems with the task's answers as supervised rows; what follows the end token does not count."""
     answer_NxT = jax.vmap(lambda problem: task.oracle(problem, None))(problems_N)
-    return Batch(jax.vmap(task.prompt)(problems_N), answer_NxT, tasks.through(answer_NxT, task.eos))
+    return Batch(jax.vmap(task.prompt)(problems_N), answer_NxT, tasks.through(answer_NxT, task.ends))
 
 
 def state_shardings(spec: StepSpec, state, mesh: Mesh):

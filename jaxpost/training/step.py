@@ -56,7 +56,8 @@ class StepSpec:
             if len(self.objective.terms) > 1:
                 raise ValueError(f"{name}={getattr(self, name)} with objective {self.objective.name!r}, whose terms are "
                                  "weighed by their own gradients; set it to 0")
-        coupled = [*self._router_losses, *(["model.capacity"] if self.model.capacity else [])]
+        coupled = [*self._router_losses, *(["model.capacity"] if self.model.capacity else []),
+                   *([f"objective {self.objective.name!r}"] if self.objective.couples_update else [])]
         if coupled and self.microbatches > 1:
             raise ValueError(f"microbatches={self.microbatches} with {coupled[0]}, which couples all rows of an update; "
                              "nearest valid: microbatches=1")

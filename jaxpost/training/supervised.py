@@ -70,7 +70,7 @@ class Demonstrations:
 def demonstrations(task: Task, split: str, index_N: jax.Array) -> Batch:
     """The oracle's answers as supervised rows; the end token counts, padding does not."""
     shown = sharding.constrain(tasks.examples(task, split, index_N), ())  # as in rl.rollout: no vote in redraw loops
-    return Batch(shown.prompt_NxP, shown.answer_NxT, tasks.through(shown.answer_NxT, task.eos))
+    return Batch(shown.prompt_NxP, shown.answer_NxT, tasks.through(shown.answer_NxT, task.ends))
 
 
 def _stack(parts: list[Batch]) -> Batch:

@@ -61,7 +61,7 @@ class WholeTable:
         """The rows: the oracle's answers, cut to `tokens`; padding does not count."""
         shown = tasks.table(self.task, self.split)
         answer_NxT = shown.answer_NxT[:, : self.lengths[1]]
-        return Batch(shown.prompt_NxP, answer_NxT, tasks.through(shown.answer_NxT, self.task.eos)[:, : self.lengths[1]])
+        return Batch(shown.prompt_NxP, answer_NxT, tasks.through(shown.answer_NxT, self.task.ends)[:, : self.lengths[1]])
 
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
         """(rows, metrics, curriculum state): the same rows at every step and for every seed."""

@@ -148,6 +148,17 @@ def test_sampled_log_probabilities_are_the_policys_own(variant, early_stop):
         assert kept.sum() == end and (row[end:] == 0).all()
 
 
+def test_any_of_several_end_tokens_ends_a_row():
+    c = config()
+    params, prompt = random_params(c), jax.random.randint(jax.random.key(1), (64, 5), 1, 17)
+    free, one, several = (models.sample(c, params, prompt, jax.random.key(2), length=8, eos=eos) for eos in (99, 3, (3, 5, 7)))
+    tokens = np.asarray(free.tokens_NxT)
+    for made, ends in ((one, {3}), (several, {3, 5, 7})):
+        for row, got, kept in zip(tokens, np.asarray(made.tokens_NxT), np.asarray(made.mask_NxT)):
+            end = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
+            assert list(got) == [*row[:end], *[0] * (len(row) - end)] and kept.sum() == end
+
+
 def test_early_stop_samples_the_same_tokens():
     c = config()
     params = random_params(c)

@@ -205,6 +205,22 @@ def test_a_row_without_a_reward_or_a_piece_does_not_count():
     assert loss(get(flows="termination", level="detailed", aggregation="sequence"), logits, value, far)[1] == 6
 
 
+def test_an_empty_trajectory_counts_where_asked():
+    """e = log Z - log R; log Z is the group's mean of log R - log pi, the empty row's log pi being 0."""
+    rng = np.random.default_rng(1)
+    mask = (np.arange(3)[None] < np.asarray([3, 0, 1, 2])[:, None]).astype(float)
+    logp, reward = -rng.gamma(1.0, 1.0, (4, 3)), rng.normal(size=4)
+    batch = objectives.Batch(None, jnp.zeros((4, 3), jnp.int32), jnp.asarray(mask), reward_N=jnp.asarray(reward),
+                             proximal_NxT=jnp.asarray(logp))
+    for rule, among in (("default", [0, 2, 3]), ("counted", [0, 1, 2, 3])):
+        objective = get(flows="group", aggregation_empty=rule)
+        total, count, _ = objective.loss(objectives.View(jnp.asarray(logp)), objective.prepare(batch, 4), {})
+        excess = (reward - (logp * mask).sum(1))[among]
+        assert count == len(among) and float(total / count) == pytest.approx(excess.var(), rel=1e-12)
+    with pytest.raises(ValueError, match="only with flows='group'"):
+        objectives.get("subtrajectory_balance", aggregation_empty="counted")
+
+
 def test_a_plain_reward_has_a_floor():
     _, logits, _, _ = map(jnp.asarray, problem(6))
     plain = jnp.array([0.0, 0.5, 1.0, 1e-9, 2.0, 0.3, 1.0])

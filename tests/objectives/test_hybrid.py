@@ -61,6 +61,43 @@ def test_weighted_sums_against_numpy(name, weight):
     assert float(count) == on.sum() and float(aux["sft"][1]) == off.sum()
 
 
+@pytest.mark.parametrize("aggregation", ["sequence", "sequence_sum"])
+@pytest.mark.parametrize("name", ["chord_mu", "chord_phi", "rl_sft", "amft", "sasr"])
+def test_demonstrations_are_no_empty_sampled_rows(name, aggregation):
+    """With "counted" a row that sampled nothing counts, not one that was demonstrated; nor sampled rows in the SFT term."""
+    lengths = np.asarray([3, 2, 5, 4, 1, 6, 2, 3])  # rows 3 and 7 are demonstrated
+    for empty in ((), (1,), (0, 5)):
+        at = lengths.copy()
+        at[list(empty)] = 0
+        losses = {}
+        for rule in ("default", "counted"):
+            objective = given.recipe(name, aggregation=aggregation, aggregation_empty=rule)
+            view, batch = given.needed(objective, *given.rows(seed=3, lengths=at))
+            batch = objective.balance(objective.prepare(batch, given.GROUP, state=objective.init()))
+            losses[rule] = objective.loss(view, batch, objective.init())
+        rl, sft = 6, 2
+        (total, count, _), (more, counted, _) = losses["default"], losses["counted"]
+        if objective.terms == ("rl", "sft"):
+            np.testing.assert_allclose(more, total, rtol=1e-12)
+            np.testing.assert_array_equal(count, [rl - len(empty), sft])
+            np.testing.assert_array_equal(counted, [rl, sft])
+        else:  # the SFT term is on the count of the RL term
+            assert (float(count), float(counted)) == (rl - len(empty), rl)
+            mu = float(objective.weight(objective.init()))
+            nll = {"none": 1.0, "p(1-p)": np.exp(view.logp_NxT) * (1 - np.exp(view.logp_NxT))}[objective.sft_token_weight]
+            shown = np.asarray(batch.demonstration_NxT * batch.mask_NxT)
+            own = mu * (-np.asarray(view.logp_NxT) * nll * shown).sum() / shown.sum()
+            assert float(more / counted) - own == pytest.approx((float(total / count) - own) * (rl - len(empty)) / rl, rel=1e-9)
+
+
+def test_the_reward_of_an_empty_sampled_row_is_one_of_its_groups():
+    objective = given.recipe("rl_sft")
+    _, batch = given.needed(objective, *given.rows(seed=3, lengths=[3, 0, 5, 4, 1, 6, 2, 3]))
+    batch = batch._replace(reward_N=jnp.asarray([1.0, 0.0, 0.5, 9.0, 1, 0, 0, 9.0]))
+    A = objective.prepare(batch, given.GROUP).advantage_NxT[:, 0]
+    np.testing.assert_allclose(A, [0.5, -0.5, 0, 0, 2 / 3, -1 / 3, -1 / 3, 0], atol=1e-12)
+
+
 def test_the_weight_rises_then_falls_along_a_cosine():
     objective = objectives.get("chord_mu", sft_weight=0.8, sft_weight_end=0.2, warmup=4, decay=10)
     state, seen = objective.init(), []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpost import objectives
-from jaxpost.objectives import advantages, aggregation, clipping, kl, ratios, token_weights
+from jaxpost.objectives import advantages, aggregation, clipping, kl, ratios, selection, token_weights
 from tests.objectives import given
 
 
@@ -23,7 +23,8 @@ TRIED = {"aggregation": aggregation.MODES, "aggregation_empty": aggregation.EMPT
          "baseline": (*advantages.BASELINES, "accepted", "positive", "outside"),
          "scale": advantages.SCALES, "whiten": advantages.WHITENINGS, "ratio": ratios.LEVELS, "clip": clipping.RULES,
          "kl_estimator": kl.ESTIMATORS, "kl_place": kl.PLACES, "kl_gradient": kl.GRADIENTS, "credit_unit": ("row", "token"),
-         "sft_token_weight": token_weights.KINDS, "ddof": (0, 1), "end_token": (0, 1)}
+         "sft_token_weight": token_weights.KINDS, "ddof": (0, 1), "end_token": (0, 1),
+         "lone_reward": advantages.LONE, "guard_logp": selection.GUARD_LOGPS}
 ROOM = {"d3s": {"keep_rows": 0.9, "keep_tokens": 0.9},  # otherwise hardly a token is left to show a difference
         "amft": {"meta_rate": 10.0}}  # reaches both ends of its range
 NUMBERS = (0.0, 0.05, 0.45, 0.9, 1.2, 2.6, 700)
@@ -33,6 +34,7 @@ def outcome(objective):
     """Everything that a row computes on two batches in which every part has something to do."""
     view, batch = given.rows(5, N=16, lengths=[6, 0, 3, 6, 2, 5, 6, 1] * 2)
     batch = batch._replace(reward_N=batch.reward_N.at[4:8].set(1.0))  # a group of equal rewards
+    batch = batch._replace(reward_N=batch.reward_N.at[9:12].set(jnp.nan))  # and one with a lone reward
     computed = []
     for stretch in (1.0, 4.0):  # ratios inside, and beyond every bound
         old = jnp.where(batch.demonstration_NxT > 0, 0.0, view.logp_NxT + stretch * (batch.behaviour_NxT - view.logp_NxT - 0.3))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpost import objectives
-from jaxpost.objectives import advantages, kl, rewards
+from jaxpost.objectives import advantages, clipping, kl, ratios, rewards
 from tests.objectives import given
 
 
@@ -162,9 +162,46 @@ def test_missing_rewards_are_left_out_of_every_mean():
     got = np.asarray(advantages.advantage(jnp.asarray(r), baseline="mean", scale="group"))
     left = np.asarray([1.0, 0.0, 4.0])
     z = (left - left.mean()) / (left.std(ddof=1) + 1e-4)
-    np.testing.assert_allclose(got, [[z[0], 0, z[1], z[2]], [0, 0, 2, 0], [0] * 4], atol=1e-12)
+    np.testing.assert_allclose(got, [[z[0], 0, z[1], z[2]], [0] * 4, [0] * 4], atol=1e-12)
     got = np.asarray(advantages.advantage(jnp.asarray(r), baseline="leave_one_out"))[0]
     np.testing.assert_allclose(got, [1 - 2, 0, 0 - 2.5, 4 - 0.5], atol=1e-12)
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "dr_grpo", "rloo", "gspo", "dapo", "cispo"])
+def test_a_lone_reward_has_nothing_to_be_compared_with(recipe):
+    """Default 0 (TRL); "reward" is the reward itself, not scaled (verl)."""
+    _, batch = given.needed(given.recipe(recipe), *given.rows(lengths=[3] * 8))
+    batch = batch._replace(reward_N=jnp.asarray([0.3, 1.0, 0.0, 1.0, np.nan, 0.7, np.nan, np.nan]))
+    lengths = {"overlong_limit": None, "overlong_cache": 0} if recipe == "dapo" else {}
+    zero = given.recipe(recipe, **lengths).prepare(batch, 4).advantage_NxT[:, 0]
+    raw = given.recipe(recipe, lone_reward="reward", **lengths).prepare(batch, 4).advantage_NxT[:, 0]
+    np.testing.assert_array_equal(zero[4:], [0, 0, 0, 0])
+    np.testing.assert_allclose(raw[4:], [0, 0.7, 0, 0], atol=1e-15)
+    np.testing.assert_array_equal(zero[:4], raw[:4])
+    assert np.all(np.asarray(zero[:4]) != 0)
+    with pytest.raises(ValueError, match="with one sample a prompt gives every row advantage 0; .*lone_reward='reward'"):
+        given.recipe(recipe, **lengths).prepare(batch, 1)
+    assert given.recipe(recipe, lone_reward="reward", **lengths).prepare(batch, 1).advantage_NxT[0, 0] == pytest.approx(0.3)
+
+
+def test_whitening_over_rows_takes_empty_ones_where_asked_and_never_a_lone_reward():
+    A = np.asarray([1.0, 2.0, 4.0, 7.0])
+    mask = np.asarray([[1, 1], [0, 0], [0, 1], [1, 0]], float)
+    wide = jnp.tile(jnp.asarray(A)[:, None], (1, 2))
+    filled, every = A[[0, 2, 3]], A
+    for counted, among in ((None, filled), (jnp.ones(4), every), (jnp.asarray([1, 1, 0, 1.0]), A[[0, 1, 3]])):
+        got = advantages.whiten(wide, jnp.asarray(mask), "row", 1e-4, counted)
+        np.testing.assert_allclose(got, ((A - among.mean()) / (among.std(ddof=1) + 1e-4))[:, None] * mask, atol=1e-12)
+    reward = jnp.asarray([1.0, 0.0, 0.5, 0.2, 0.9, np.nan, np.nan, np.nan])
+    for parts in ({}, {"aggregation_empty": "counted"}):
+        for unit in ("row", "token"):
+            if unit == "token" and parts:
+                continue
+            objective = given.recipe("rloo", whiten=unit, **parts)
+            _, batch = given.needed(objective, *given.rows(lengths=[3] * 8))
+            alone = objective.prepare(batch._replace(reward_N=reward), 4).advantage_NxT
+            without = objective.prepare(batch._replace(reward_N=reward.at[4].set(np.nan)), 4).advantage_NxT
+            np.testing.assert_array_equal(alone, without)
 
 
 def test_scopes_of_mean_and_scale():
@@ -293,3 +330,63 @@ def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to():
     for eps in (1e-4, 1e-6, 1e-8):
         got = advantages.advantage(jnp.full((2, 7), 0.7, jnp.float32), baseline="mean", scale="group", eps=eps)
         assert not np.any(got)
+
+
+def test_k3_is_that_of_verl_with_its_clamps_and_finite_without():
+    """verl's kl_penalty "low_var_kl": -d held in [-20, 20], the estimate in [-10, 10]; no gradient beyond either."""
+    d = np.asarray([0.3, -0.3, 2.0, -2.0, -2.9, 15.0, -15.0, 30.0, -30.0, 100.0, -100.0, -700.0])
+    behind = np.clip(-d, -20, 20)
+    expected = np.clip(np.exp(behind) - behind - 1, -10, 10)
+    estimate = lambda x, **held: kl.estimate(x, jnp.zeros_like(x), "k3", **held)  # noqa: E731
+    held = {"clamp": 10.0, "log_ratio_clamp": 20.0}
+    np.testing.assert_allclose(estimate(jnp.asarray(d), **held), expected, rtol=1e-12)
+    slope = jax.vmap(jax.grad(lambda x: estimate(x, **held)))(jnp.asarray(d))
+    free = (np.abs(d) < 20) & (np.abs(np.exp(behind) - behind - 1) < 10)
+    np.testing.assert_allclose(slope, np.where(free, 1 - np.exp(-d), 0), rtol=1e-12)
+    for dtype in (jnp.float32, jnp.float64):
+        x = jnp.asarray(d, dtype)
+        assert np.isfinite(estimate(x)).all() and np.isfinite(jax.vmap(jax.grad(estimate))(x)).all()
+        np.testing.assert_allclose(estimate(x)[:9], (np.exp(-d) - 1 + d)[:9], rtol=2e-6)
+    objective = given.recipe("grpo", kl_place="loss", kl_coef=0.1, kl_clamp=10.0, kl_log_ratio_clamp=20.0)
+    _, view, batch = given.ready("grpo", kl_place="loss", kl_coef=0.1)
+    far = batch._replace(reference_NxT=view.logp_NxT.at[0, 0].add(-4.0).at[1, 0].set(0.0))
+    total, count, _ = objective.loss(view._replace(logp_NxT=view.logp_NxT.at[1, 0].set(-200.0)), far, {})
+    assert np.isfinite(float(total / count))
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "sequence_token", "sequence_product"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_no_ratio_overflows(level, sign):
+    logp = jnp.full((2, 3), -500.0 if sign < 0 else -1e-3, jnp.float32)
+    old = jnp.full((2, 3), -1e-3 if sign < 0 else -500.0, jnp.float32)
+    for A in (1.0, -1.0):
+        def loss(x, A=A):
+            r = ratios.ratio(x, old, jnp.ones((2, 3), jnp.float32), level)
+            return clipping.clipped(r, x, jnp.full((2, 3), A, jnp.float32), low=0.2, high=0.2)[0].sum()
+
+        value, slope = jax.value_and_grad(loss)(logp)
+        assert np.isfinite(value) and np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("aggregation, length", [("token", None), ("constant", 5), ("constant_total", 7), ("sequence", None)])
+@pytest.mark.parametrize("name", ["gspo", "gspo_token"])
+def test_a_ratio_a_row_is_aggregated_in_any_mode(name, aggregation, length):
+    """Rows of a token mean weigh by their length: verl's GSPO token mean, TRL's bnpo, dapo and dr_grpo with sequence ratios."""
+    objective, view, batch = given.ready(name, clip_low=0.2, clip_high=0.2, aggregation=aggregation, aggregation_length=length)
+    mask, A = np.asarray(batch.mask_NxT), np.asarray(batch.advantage_NxT)
+    n = mask.sum(1, keepdims=True)
+    r = np.exp(((np.asarray(view.logp_NxT) - np.asarray(batch.behaviour_NxT)) * mask).sum(1, keepdims=True) / n)
+    x = -np.minimum(r * A, np.clip(r, 0.8, 1.2) * A) * mask
+    expected = {"token": x.sum() / mask.sum(), "constant": x.sum() / (len(x) * 5), "constant_total": x.sum() / 7,
+                "sequence": (x / n).sum() / len(x)}[aggregation]
+    total, count, _ = objective.loss(view, batch, {})
+    assert float(total / count) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_cap_is_a_bound_or_a_distance_by_name():
+    r, A = jnp.asarray([[0.1, 0.2, 1.0, 1.2, 1.3]]), jnp.ones((1, 5))
+    capped = lambda **bound: -clipping.clipped(r, -A, A, rule="capped_weight", **bound)[0] * -1  # noqa: E731
+    np.testing.assert_allclose(capped(cap=0.2), [[0.1, 0.2, 0.2, 0.2, 0.2]], rtol=1e-6)
+    np.testing.assert_allclose(capped(high=0.2), [[0.1, 0.2, 1.0, 1.2, 1.2]], rtol=1e-6)
+    for parts in ({"clip_cap": 0.2, "clip_high": None}, {"clip_high": 0.2}):
+        objectives.get("cispo", clip="capped_weight", **parts)

@@ -363,3 +363,25 @@ def test_a_pair_cannot_be_cut():
         objective.prepare(batch.where(slice(0, 7)))
     with pytest.raises(ValueError, match="3 rows are not a whole number of pairs"):
         objective.loss(jax.tree.map(lambda x: x[:3], view), batch.where(slice(0, 3)), {})
+
+
+@pytest.mark.parametrize("name", ["dpo", "simpo", "orpo", "cpo", "ipo", "apo_zero", "mpo", "ld_dpo", "dpo_norm"])
+def test_a_pair_with_an_empty_row_counts_where_asked(name):
+    """Its score is 0 there, whatever stands off the mask; by default the pair is not there."""
+    lengths = [3, 0, 2, 4, 0, 0, 5, 2]
+    losses = {}
+    for rule, N in (("default", 4), ("counted", 4)):
+        objective = objectives.get(name, aggregation_empty=rule, nll_coef=0.0, **(
+            {"nll_rows": "chosen", "aggregation": "token"} if objectives.RECIPES[name].nll_coef else {}))
+        view, batch = given.needed(objective, *given.rows(seed=2, lengths=lengths))
+        total, count, aux = objective.loss(view, objective.prepare(batch), {})
+        assert np.isfinite(float(total)) and count == {"default": 2, "counted": N}[rule]
+        score = np.asarray(objective.score(view, batch))
+        losses[rule] = float(total)
+    assert not score[[1, 4, 5]].any()
+    reward = jnp.asarray(objective.beta * score.reshape(-1, 2))
+    every = np.asarray(objective.pair_coef * objective.pair_loss(reward[:, 0], reward[:, 1]))
+    if objective.extra_link != "none":
+        every = every + objective.extra_coef * np.asarray(objective.pair_loss(reward[:, 0], reward[:, 1], objective.extra_link))
+    assert losses["counted"] == pytest.approx(every.sum(), rel=1e-12)
+    assert losses["default"] == pytest.approx(every[[1, 3]].sum(), rel=1e-12)

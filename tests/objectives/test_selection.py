@@ -80,6 +80,19 @@ def test_d3s_moves_from_everything_to_its_shares():
     assert all(a >= b for a, b in zip(counts, counts[1:], strict=False))
 
 
+def test_rows_that_were_not_chosen_are_no_empty_rows():
+    """"counted" counts a row that sampled nothing; not one that D3S left out, nor the filling of an over-sampled batch."""
+    for lengths, empty in (([3] * 8, 0), ([3, 0, 2, 4, 1, 0, 5, 2], 2)):
+        counts = {}
+        for rule in ("default", "counted"):
+            objective, view, batch = given.ready("d3s", lengths=lengths, keep_tokens=1.0, aggregation_empty=rule)
+            counts[rule] = float(objective.loss(view, batch, objective.init())[1])
+        assert counts["counted"] == counts["default"] + empty == np.ceil((8 - empty) / 2) + empty
+    objective, view, batch = given.ready("grpo", lengths=[3, 0, 2, 4, 0, 0, 0, 0], aggregation_empty="counted")
+    absent = batch._replace(absent_N=jnp.asarray([0.0] * 4 + [1.0] * 4))
+    assert float(objective.loss(view, batch, {})[1]) == 8 and float(objective.loss(view, absent, {})[1]) == 4
+
+
 def test_clip_cov_takes_a_random_share_of_the_band():
     parts = {"guard_share": 0.1, "guard_low": 0.05, "guard_high": 2.0}
     objective, view, batch = given.ready("clip_cov", N=32, **parts)
@@ -109,6 +122,43 @@ def test_kl_cov_penalises_the_largest_covariances():
     x = -A * np.exp(logp - old) + 0.7 * np.abs(logp - old) * largest
     s, total, _ = objective.loss(view, batch, {})
     assert float(s / total) == pytest.approx(x[keep].mean(), rel=1e-12)
+
+
+def verl_guard(guard, logp, old, A, mask, *, share, low, high, coef, uniform):
+    """The losses of verl's clip_cov and kl_cov on one mini-batch, as its source says, with the random order given."""
+    keep, ratio = mask > 0, np.exp(logp - old)
+    centred = (A - A[keep].mean()) * (logp - logp[keep].mean())
+    first, second = -A * ratio, -A * np.clip(ratio, 0.8, 1.2)
+    if guard == "kl":
+        x = first.copy()
+        order = np.argsort(-np.where(keep, centred, -np.inf), axis=None, kind="stable")[:max(1, int(share * keep.sum()))]
+        x.reshape(-1)[order] += coef * np.abs(logp - old).reshape(-1)[order]
+        return x[keep].mean()
+    centred = np.where(keep & ~(second > first), centred, -np.inf)
+    band = np.flatnonzero((centred < high) & (centred > low) & keep)
+    order = band[np.argsort(-uniform.reshape(-1)[band], kind="stable")][:max(int(share * keep.sum()), 1)]
+    weight = np.ones(mask.shape)
+    weight.reshape(-1)[order] = 0
+    return (np.maximum(first, second) * weight)[keep].mean()
+
+
+@pytest.mark.parametrize("guard", ["clip", "kl"])
+def test_covariances_of_the_current_policy_are_those_of_verl(guard):
+    parts = {"guard_share": 0.1, **({"guard_low": 0.02, "guard_high": 3.0} if guard == "clip" else {"guard_coef": 0.7})}
+    values = {}
+    for whose in ("behaviour", "current"):
+        objective, view, batch = given.ready(f"{guard}_cov", N=32, guard_logp=whose, **parts)
+        total, count, _ = objective.loss(view, batch, {})
+        values[whose] = float(total / count)
+        assert objective.couples_update == (whose == "current")
+    uniform = np.asarray(selection._uniform(batch)) if guard == "clip" else None
+    arrays = map(np.asarray, (view.logp_NxT, batch.behaviour_NxT, batch.advantage_NxT, batch.mask_NxT))
+    expected = verl_guard(guard, *arrays, share=0.1, low=0.02, high=3.0, coef=0.7, uniform=uniform)
+    assert values["current"] == pytest.approx(expected, rel=1e-10) and abs(values["behaviour"] - expected) > 1e-4
+    same = batch._replace(behaviour_NxT=view.logp_NxT)
+    first = [float(o.loss(view, o.prepare(same, given.GROUP), {})[0])
+             for o in (given.recipe(f"{guard}_cov", guard_logp=whose, **parts) for whose in ("behaviour", "current"))]
+    assert first[0] == pytest.approx(first[1], rel=1e-12)  # at the first update they are the same
 
 
 def test_planning_tokens_are_raised_on_both_signs():

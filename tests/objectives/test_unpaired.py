@@ -92,3 +92,20 @@ def test_only_a_mismatched_reference_point_needs_mismatched_pairs():
     objectives.get("kto", reference_point="zero").prepare(bare)
     with pytest.raises(ValueError, match="needs Batch.outside_N"):
         objectives.get("kto").prepare(bare)
+
+
+def test_an_empty_row_counts_where_asked():
+    """Its log-ratio is 0; TRL's mean, and its reference point, are over all rows."""
+    full = given.rows(lengths=[3, 0, 2, 4, 0, 1, 5, 2])
+    found = {}
+    for rule in ("default", "counted"):
+        objective = objectives.get("kto", aggregation_empty=rule)
+        view, batch = given.needed(objective, *full)
+        batch = batch._replace(outside_N=jnp.abs(batch.outside_N))
+        total, count, _ = objective.loss(view, objective.prepare(batch), {})
+        found[rule] = float(total), float(count)
+    z = np.asarray(batch.outside_N).mean()
+    h = np.where(np.asarray(batch.mask_NxT) > 0, np.asarray(view.logp_NxT - batch.reference_NxT), 0.0).sum(1)
+    sign = np.where(np.asarray(batch.label_N) > 0, 1.0, -1.0)
+    assert found["counted"] == (pytest.approx((1 / (1 + np.exp(0.1 * sign * (h - z)))).sum(), rel=1e-12), 8)
+    assert found["default"][1] == 6

@@ -92,6 +92,7 @@ def ours(r, name, **parts):
 
 
 KL = {"kl_place": "loss", "kl_estimator": "k3", "kl_coef": BETA}
+WIDE = {"clip_low": 0.2, "clip_high": 0.2}
 COUNTED = {"aggregation_empty": "counted"}  # TRL's mean over sequences counts rows without a token
 CASES = {  # name: (theirs, our recipe, our parts)
     "grpo": (lambda r: trl_grpo(r, "grpo"), "grpo", COUNTED),
@@ -109,8 +110,18 @@ CASES = {  # name: (theirs, our recipe, our parts)
                           COUNTED | KL | {"kl_gradient": "ratio_weighted"}),
     "gspo-unclipped": (lambda r: trl_grpo(r, "grpo", "sequence", 10.0, 10.0), "gspo",
                        COUNTED | {"clip_low": None, "clip_high": None}),
+    "gspo-bnpo": (lambda r: trl_grpo(r, "bnpo", "sequence"), "gspo", {**WIDE, "aggregation": "token"}),
+    "gspo-dapo": (lambda r: trl_grpo(r, "dapo", "sequence", high=0.28), "gspo",
+                  {**WIDE, "clip_high": 0.28, "aggregation": "token"}),
+    "gspo-dr_grpo": (lambda r: trl_grpo(r, "dr_grpo", "sequence"), "gspo",
+                     {**WIDE, "aggregation": "constant", "aggregation_length": T}),
+    "gspo-bnpo-kl": (lambda r: trl_grpo(r, "bnpo", "sequence", beta=BETA), "gspo", {**WIDE, "aggregation": "token", **KL}),
     "luspo": (lambda r: trl_grpo(r, "luspo", "sequence"), "luspo", COUNTED),
     "cispo": (lambda r: trl_grpo(r, "cispo", high=1.3), "cispo", {"clip": "capped_weight", "clip_cap": 1.3, "clip_high": None}),
+    "cispo-default": (lambda r: trl_grpo(r, "cispo"), "cispo", {"clip": "capped_weight", "clip_cap": 0.2, "clip_high": None}),
+    "cispo-distance": (lambda r: trl_grpo(r, "cispo", high=1.2), "cispo", {"clip": "capped_weight", "clip_high": 0.2}),
+    "cispo-sequence": (lambda r: trl_grpo(r, "cispo", "sequence", high=1.1), "cispo",
+                       {"clip": "capped_weight", "clip_cap": 1.1, "clip_high": None, "ratio": "sequence"}),
     "sapo": (lambda r: trl_grpo(r, "sapo"), "sapo", COUNTED | {"gate_negative": 1.25}),
     "vespo": (lambda r: trl_grpo(r, "vespo"), "vespo", {}),
     "rloo": (trl_rloo, "rloo", COUNTED),

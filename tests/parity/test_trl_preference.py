@@ -21,13 +21,15 @@ pytestmark = pytest.mark.parity
 
 N, T, V = 8, 5, 7
 LENGTHS = np.array([5, 3, 1, 4, 2, 5, 4, 4])
+EMPTY = np.array([5, 0, 1, 4, 0, 0, 4, 4])  # an empty side, two empty sides, two whole pairs
+COUNTED = {"aggregation_empty": "counted"}  # TRL counts every row and pair
 EXACT, SINGLE = 1e-12, 1e-7
 
 
-def rows(seed, spread=1.0):
+def rows(seed, spread=1.0, lengths=LENGTHS):
     """Ragged pairs with log-ratios of both signs; rows 2i and 2i+1 belong together."""
     rng = np.random.default_rng(seed)
-    mask = (np.arange(T)[None] < LENGTHS[:, None]).astype(float)
+    mask = (np.arange(T)[None] < lengths[:, None]).astype(float)
     logits, tokens = spread * rng.normal(size=(N, T, V)), rng.integers(0, V, (N, T))
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     chosen = np.take_along_axis(logp, tokens[..., None], -1)[..., 0]
@@ -150,6 +152,23 @@ def test_dpo_trainer(hf, case, seed):
         agree(hf, ours(r, name, **parts), trl_dpo(r, loss_types, **options), limit)
 
 
+@pytest.mark.parametrize("case", DPO)
+def test_dpo_trainer_with_empty_rows(hf, case):
+    loss_types, options, name, parts, limit = DPO[case]
+    with jax.enable_x64(True):
+        r = rows(4, lengths=EMPTY)
+        value, gradient = ours(r, name, **parts, **COUNTED)
+        theirs = trl_dpo(r, loss_types, **options)
+        assert np.isfinite(value) and np.isfinite(gradient).all()
+        if np.isfinite(theirs[0]):
+            agree(hf, (value, gradient), theirs, limit)
+        left_out = ours(r, name, **parts)
+        r.mask, r.logp, r.reference = (np.concatenate([x[2:4], x[6:]]) for x in (r.mask, r.logp, r.reference))
+        r.label, r.outside, r.logits = r.label[:4], r.outside[:4], np.concatenate([r.logits[2:4], r.logits[6:]])
+        kept = ours(r, name, **parts)
+    assert left_out[0] == pytest.approx(kept[0], rel=1e-12)  # by default as if such pairs were not there
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_dpo_trainer_alpha_divergence(hf, seed):
     """TRL 1.16 has no float64 here (its clamp is a table of narrower types): float32 there, so the limit of float32."""
@@ -182,9 +201,10 @@ def test_metrics_are_the_same_implicit_rewards():
 @pytest.mark.parametrize("loss_type, name", [("kto", "kto"), ("apo_zero_unpaired", "apo_zero_unpaired")])
 @pytest.mark.parametrize("shift", [0.5, -2.0])  # a positive reference point, and one held at 0
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.33, 0.7)])
-def test_kto_trainer(hf, loss_type, name, shift, weights):
+@pytest.mark.parametrize("lengths", [LENGTHS, EMPTY], ids=["full", "empty"])
+def test_kto_trainer(hf, loss_type, name, shift, weights, lengths):
     with jax.enable_x64(True):
-        r = rows(3)
+        r = rows(3, lengths=lengths)
         r.outside = (r.outside + shift) * r.mask
         logp = torch.tensor(r.logp, requires_grad=True)
         far, other = torch.tensor(r.reference), torch.tensor(r.reference - 1.0)  # `other`: of the mismatched pairs
@@ -205,7 +225,7 @@ def test_kto_trainer(hf, loss_type, name, shift, weights):
                   "label": torch.tensor(r.label)}
         loss = trl.KTOTrainer._compute_loss(trainer, model, inputs, False)
         loss.backward()
-        got = ours(r, name, beta=0.3, desirable_weight=weights[0], undesirable_weight=weights[1])
+        got = ours(r, name, beta=0.3, desirable_weight=weights[0], undesirable_weight=weights[1], **COUNTED)
         agree(hf, got, (loss.item(), logp.grad.numpy() * r.mask), EXACT)
 
 
@@ -262,6 +282,22 @@ def test_cpo_trainer(hf, case, seed):
     with jax.enable_x64(True):
         r = rows(seed)
         agree(hf, ours(r, name, leaf="logits", **parts), trl_from_logits(CPOTrainer, r, **options), EXACT)
+
+
+@pytest.mark.parametrize("case", CPO)
+def test_cpo_trainer_with_empty_rows(hf, case):
+    """Where TRL divides by an empty row's length it gives NaN; ours is finite."""
+    from trl.experimental.cpo import CPOTrainer
+
+    options, name, parts = CPO[case]
+    options = {"loss_type": "sigmoid", "beta": 0.1, "label_smoothing": 0.0, "cpo_alpha": 1.0, "alpha": 0.0} | options
+    with jax.enable_x64(True):
+        r = rows(5, lengths=EMPTY)
+        found, theirs = ours(r, name, leaf="logits", **parts, **COUNTED), trl_from_logits(CPOTrainer, r, **options)
+        assert np.isfinite(found[0]) and np.isfinite(found[1]).all()
+        assert np.isfinite(theirs[0]) or parts.get("reduction", objectives.RECIPES[name].reduction) == "mean"
+        if np.isfinite(theirs[0]):
+            agree(hf, found, theirs, EXACT)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

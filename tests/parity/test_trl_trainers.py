@@ -24,6 +24,7 @@ pytestmark = pytest.mark.parity
 GROUP, LENGTH, TEMPERATURE, BETA = 4, 8, 0.8, 0.05
 PROMPTS = ("1 2 3", "4 5", "6 7 8 9")
 REWARDS = (1.0, 0.0, 0.3, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0)
+MISSING = (1.0, None, 0.3, 0.0, None, None, 0.7, None, None, None, None, None)  # a group with a gap, with one reward, with none
 
 
 def tokenizer(hf):
@@ -58,8 +59,8 @@ def moved(trainer):
     return trainer
 
 
-def trl_rows(kind, saved, hf, **options):
-    """(trainer, its batch) of three groups with REWARDS."""
+def trl_rows(kind, saved, hf, rewards=REWARDS, **options):
+    """(trainer, its batch) of three groups."""
     config, make = {"grpo": (trl.GRPOConfig, trl.GRPOTrainer), "rloo": (trl.RLOOConfig, trl.RLOOTrainer)}[kind]
     args = config(output_dir=saved.out, per_device_train_batch_size=len(REWARDS), num_generations=GROUP, beta=BETA,
                   max_completion_length=LENGTH, temperature=TEMPERATURE, report_to=[], use_cpu=True, bf16=False,
@@ -68,7 +69,7 @@ def trl_rows(kind, saved, hf, **options):
                   **options)
     data = datasets.Dataset.from_dict({"prompt": list(PROMPTS)})
     trainer = moved(make(model=saved.path, args=args, processing_class=tokenizer(hf), train_dataset=data,
-                         reward_funcs=lambda **_: list(REWARDS)))
+                         reward_funcs=lambda **_: list(rewards)))
     torch.manual_seed(0)
     repeated = [{"prompt": p} for p in itertools.chain.from_iterable([p] * GROUP for p in PROMPTS)]
     return trainer, trainer._generate_and_score_completions(repeated)
@@ -95,10 +96,24 @@ ARMS = {
 }
 
 
+COUNTED = {"aggregation_empty": "counted"}
+for _name in ("grpo", "dr_grpo", "grpo-batch-std", "rloo"):  # missing rewards; rows cut before their end left out
+    _recipe, _options, _parts = ARMS[_name]
+    ARMS[f"{_name}-missing"] = (_recipe, _options | {"rewards": MISSING}, _parts)
+    _more = {"dr_grpo": {"mask_truncated": True}, "grpo": {"mask_truncated": True, **COUNTED}, "rloo": COUNTED}[_recipe]
+    ARMS[f"{_name}-truncated"] = (_recipe, _options | {"mask_truncated_completions": True}, _parts | _more)
+ARMS["rloo-whitened"] = ("rloo", {"normalize_advantages": True}, ARMS["rloo"][2] | {"whiten": "row"})
+ARMS["rloo-whitened-truncated"] = ("rloo", {"normalize_advantages": True, "mask_truncated_completions": True},
+                                   ARMS["rloo-truncated"][2] | {"whiten": "row"})
+ARMS["rloo-whitened-missing"] = ("rloo", {"normalize_advantages": True, "rewards": MISSING},
+                                 ARMS["rloo"][2] | {"whiten": "row"})
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_rl(hf, saved, arm):
     recipe, options, parts = ARMS[arm]
     trainer, made = trl_rows("rloo" if recipe == "rloo" else "grpo", saved, hf, **options)
+    rewards = np.asarray([np.nan if r is None else r for r in options.get("rewards", REWARDS)], np.float32)
     expected = trainer._compute_loss(trainer.model, made)
     expected.backward()
     slope = hf.tree(((name, p.grad) for name, p in trainer.model.named_parameters()), saved.config)
@@ -106,12 +121,20 @@ def test_rl(hf, saved, arm):
     spec = training.StepSpec(saved.config, objectives.get(recipe, kl_coef=BETA, **parts), (("name", "adamw"),),
                              group=GROUP, temperature=TEMPERATURE)
     batch = Batch(*(jnp.asarray(made[name].numpy()) for name in ("prompt_ids", "completion_ids")),
-                  jnp.asarray(made["completion_mask"].numpy(), jnp.float32), jnp.asarray(REWARDS, jnp.float32))
+                  jnp.asarray(made["completion_mask"].numpy(), jnp.float32), jnp.asarray(rewards))
+    cut = np.asarray(batch.mask_NxT).sum(axis=1) == 0
+    assert not options.get("mask_truncated_completions") or 0 < cut.sum() < len(cut)
+    if recipe == "rloo":  # an empty row's ratio is exp(0) in TRL, and adds -A to the value, not to the gradient
+        expected = expected + made["advantages"][torch.tensor(cut)].sum() / len(cut)
+    if parts.get("mask_truncated"):  # TRL has emptied these rows already; ours does it itself, after a KL in the reward
+        full = np.where(cut[:, None], 1.0, np.asarray(batch.mask_NxT))
+        batch = batch._replace(mask_NxT=jnp.asarray(full, jnp.float32), truncated_N=jnp.asarray(cut, jnp.float32))
     params = hf.tree(trainer.model.named_parameters(), saved.config)
     (value, prepared), gradient = jax.value_and_grad(our_loss(spec, saved, batch), has_aux=True)(params)
 
     advantage = prepared.advantage_NxT[:, 0]
-    np.testing.assert_allclose(advantage, made["advantages"].numpy(), atol=2e-6)
+    kept = ~cut if parts.get("whiten") else slice(None)  # whitened advantages are those of tokens
+    np.testing.assert_allclose(advantage[kept], made["advantages"].numpy()[kept], atol=2e-6)
     assert np.ptp(np.asarray(made["completion_mask"]).sum(1)) > 0, "completions of one length test less"
     assert abs(float(value) - expected.item()) <= 1e-6
     hf.agree(hf.normwise(gradient, slope), 1e-5)

@@ -37,11 +37,26 @@ def test_lines_are_problems_and_a_target_may_have_its_own_field(tmp_path):
     ([{"questoin": "q", "answer": "a"}], "line 1: .*'question'.*'questoin'"),
     ([pair("q"), "{"], "line 2 is not JSON"), (["[1]"], "line 1 is list, expected an object"), ([], "is empty"),
     ([""], "is empty"), ([pair(" ")], "field 'question' is ' ', expected text"), ([pair(None)], "is None, expected text"),
-    ([pair(["q"])], "expected text"),
+    ([pair(["q"])], "expected text"), (['{"question": "q", "answer": "a", "answer": "b"}'], "line 1 .*'answer' stands twice"),
+    (['{"question": "q", "answer": NaN}'], "line 1 .*NaN is no JSON number"), (["[" * 100_000], "line 1 is not JSON"),
+    ([pair("q"), '{"question": "hi \\ud83d", "answer": "3"}'], r"line 2: field 'question' has the lone surrogate '\\ud83d' at"),
+    (['{"question": "q", "answer": "\\ude00"}'], "line 1: field 'answer' has the lone surrogate"),
 ])
 def test_what_cannot_be_read_names_its_place(tmp_path, lines, message):
     with pytest.raises(ValueError, match=message):
         text_data.read(written(tmp_path / "a.jsonl", *lines), FIELDS)
+
+
+@pytest.mark.parametrize("written_as", ["0.00001", "1e16", "10000000000000000.0", "1500", "-0.50", "1E+3", "1e400",
+                                        "123456789" * 40, "true", "false"])
+def test_numbers_keep_their_written_text(tmp_path, written_as):
+    source = written(tmp_path / "a.jsonl", f'{{"question": "q", "answer": {written_as}}}')
+    assert text_data.read(source, FIELDS) == [Problem("q", written_as, written_as)]
+
+
+def test_whole_emoji_are_no_lone_surrogates_and_a_byte_order_mark_is_none_of_the_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\ufeff{"question": "\\ud83d\\ude00", "answer": "3"}\n', encoding="utf-8")
+    assert text_data.read(str(tmp_path / "a.jsonl"), FIELDS) == [Problem("\U0001f600", "3", "3")]
 
 
 def test_a_file_that_is_not_there_names_those_beside_it_and_bytes_are_no_text(tmp_path):
@@ -92,6 +107,8 @@ def test_templates_and_special_tokens_frame_the_prompt():
     tokenizer = letters(start=(7,), chat=lambda message: f"u {message} a ")
     one = text_data.tokenise(problems(("ab", "1")), tokenizer, 12, 3, template="x {prompt}?")
     assert tokenizer.decode(one.prompt_NxP[0]) == "7x ab?"
+    own = text_data.tokenise(problems(("ab", "1")), tokenizer, 12, 3, template="7x {prompt}?")  # begins with the start token
+    np.testing.assert_array_equal(own.prompt_NxP, one.prompt_NxP)
     two = text_data.tokenise(problems(("ab", "1")), tokenizer, 12, 3, template="x {prompt}?", chat=True)
     assert tokenizer.decode(two.prompt_NxP[0]) == "u x ab? a "  # the chat template places the first token itself
     assert one.digest != two.digest
@@ -163,6 +180,18 @@ def test_rewards_are_of_the_text_before_the_end_token(task):
     assert got.dtype == np.float32
     with pytest.raises(ValueError):
         text.reward(found, letters().decode, asked[:-1], tokens)
+
+
+def test_any_of_several_end_tokens_ends_an_answer():
+    tokenizer = letters(ends=(5, 6))
+    data = text_data.tokenise(problems(("1+1", "2"), ("1+2", "56")), tokenizer, 4, 3)
+    assert data.dropped == {"end token inside the answer": 1}
+    np.testing.assert_array_equal(data.answer_NxT, [[2, EOS, PAD]])
+    found = text.make("sums", data, tokenizer, verifiers.get("exact"))
+    assert found.eos == EOS and found.ends == (EOS, 5, 6)
+    tokens = np.asarray([[2, 5, 1], [2, 6, 2], [2, EOS, 5], [2, 2, 5], [5, 2, EOS], [2, 2, 2]])
+    np.testing.assert_array_equal(text.reward(found, tokenizer.decode, [data.problems[0]] * 6, tokens), [1, 1, 1, 0, 0, 0])
+    np.testing.assert_array_equal(tasks.through(tokens, found.ends), [[1, 1, 0]] * 3 + [[1, 1, 1], [1, 0, 0], [1, 1, 1]])
 
 
 def test_a_verifier_beyond_its_range_is_held_to_it(task):

@@ -44,7 +44,9 @@ def test_text_makes_the_round_trip_whole(directory):
 @pytest.mark.parametrize(("files", "wanted"), [
     ({"tokenizer_config": {"eos_token": {"content": "</s>"}}}, (2, 2, ())),
     ({"tokenizer_config": {}, "config": {"eos_token_id": 1}}, (1, 1, ())),
-    ({"generation_config": {"eos_token_id": [1, 2]}}, (0, 1, ())),
+    ({"generation_config": {"eos_token_id": [1, 2]}}, (0, 2, ())),
+    ({"tokenizer_config": {}, "generation_config": {"eos_token_id": [1, 2]}}, (1, 1, ())),
+    ({"tokenizer_config": {}, "special_tokens_map": {"eos_token": {"content": "</s>"}, "pad_token": "<pad>"}}, (0, 2, ())),
     ({"tokenizer_config": {"eos_token": "</s>", "bos_token": "<s>", "add_bos_token": True}}, (2, 2, (1,))),
     ({"tokenizer_config": {"eos_token": "</s>", "bos_token": "<s>"}}, (2, 2, ())),
     ({"tokenizer_config": {"eos_token": "absent"}, "config": {"eos_token_id": None}}, None),
@@ -58,6 +60,23 @@ def test_special_tokens_are_those_that_the_files_name(directory, files, wanted):
     else:
         found = tokenizer.load(directory)
         assert (found.pad, found.eos, found.start) == wanted
+
+
+@pytest.mark.parametrize(("generation", "config", "ends"), [
+    ([1, 2], None, {1, 2}), (1, [2, 0], {0, 1, 2}), ([], 1, {1, 2}), ([1, 1, -1], None, {1, 2}), (None, None, {2}),
+])
+def test_any_end_token_ends_an_answer_and_a_demonstration_ends_with_the_tokenizers(directory, generation, config, ends):
+    about(directory, "generation_config", eos_token_id=generation)
+    about(directory, "config", eos_token_id=config)
+    found = tokenizer.load(directory)
+    assert found.eos == 2 and {found.eos, *found.ends} == ends and found.eos not in found.ends
+
+
+@pytest.mark.parametrize("wrong", ["</s>", [1, "2"], True, 1.0, {"id": 1}])
+def test_an_end_token_that_is_no_token_id_is_refused(directory, wrong):
+    about(directory, "generation_config", eos_token_id=wrong)
+    with pytest.raises(ValueError, match="generation_config.json: eos_token_id has .* expected a token id"):
+        tokenizer.load(directory)
 
 
 @pytest.mark.parametrize(("said", "start"), [({}, (1,)), ({"add_bos_token": False}, ()), ({"add_bos_token": True}, (1,))])
@@ -81,11 +100,34 @@ def test_the_chat_template_is_that_of_the_directory(directory):
     assert tokenizer.load(directory).chat("x") == "</s>"
     (directory / "chat_template.jinja").write_text("{{ strftime_now('%Y') }} {{ messages | tojson }}")
     assert tokenizer.load(directory).chat("\u00e9") == '2000 [{"role": "user", "content": "\u00e9"}]'
+    (directory / "chat_template.jinja").write_text("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}"
+                                                   "{{ tools is none }}{{ documents is none }}{{ pad_token is defined }}"
+                                                   "{% endfor %}")
+    assert tokenizer.load(directory).chat([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]) == (
+        "aTrueTrueFalsebTrueTrueFalse")
     for template, message in (("{{ raise_exception('no users') }}", "refuses a user's message: no users"),
                               ("{% for", "cannot be read"), ("{{ ''.__class__.__mro__[1] }}", "refuses")):
         (directory / "chat_template.jinja").write_text(template)
         with pytest.raises(ValueError, match=message):
             tokenizer.load(directory).chat("x")
+
+
+def test_templates_are_found_as_transformers_finds_them_and_compiled_when_used(directory):
+    (directory / "chat_template.json").write_text(json.dumps({"chat_template": "older"}))
+    assert tokenizer.load(directory).chat("x") == "older"
+    about(directory, eos_token="</s>", chat_template="config")
+    assert tokenizer.load(directory).chat("x") == "config"
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    broken = tokenizer.load(directory)  # loads: chat may be off
+    with pytest.raises(ValueError, match="has the chat templates tool_use and none is named 'default'"):
+        broken.chat("x")
+    (directory / "chat_template.jinja").write_text("beside")
+    assert tokenizer.load(directory).chat("x") == "beside"
+    system = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    (directory / "chat_template.jinja").write_text(system)
+    with pytest.raises(ValueError, match="refuses messages of the roles system, user: System role not supported"):
+        tokenizer.load(directory).chat([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}])
 
 
 def test_what_is_missing_is_named_with_the_command(directory, tmp_path, monkeypatch):

@@ -17,8 +17,12 @@ TABLE = [
     ("exact", "\u00e9", "e\u0301", 1), ("exact", "blue", "", 0), ("exact", " ", "", 0), ("exact", "1/2", "0.5", 0),
     ("math", "18", "so he pays 18 dollars", 1), ("math", "18", r"3 \cdot 6 = \boxed{18}", 1), ("math", "18", "18 or 19", 0),
     ("math", "3 * 6 = 18 eggs.\n#### 18", r"\boxed{\frac{36}{2}}", 1), ("math", "#### 1,234", "1234.0", 1),
-    ("math", r"Thus \boxed{x+1}", r"\boxed{1+x}", 1), ("math", r"Thus \boxed{x+1}", "x+1", 0), ("math", "no number", "", 0),
+    ("math", r"Thus \boxed{x+1}", r"\boxed{1+x}", 1), ("math", r"Thus \boxed{x+1}", "x+1", 1), ("math", "no number", "", 0),
     ("math", r"\frac{3}{4}", "the answer is 0.75", 1), ("math", "0.75", r"\boxed{3/4}", 1), ("math", "0", "0", 1),
+    ("math", "13 and 17", r"\boxed{17}", 0), ("math", "13 and 17", "they are 13 and 17", 0),
+    ("math", "13 and 17", "13 and 17", 1),
+    ("math", r"\frac 12", r"\boxed{12}", 0), ("math", r"\frac 12", "it is $0.5$", 1), ("math", "5 cm", "5 km", 0),
+    ("math", "He has 18.", "18", 0), ("math", "3 * 6 = 18", "18", 1),
     ("math", "The answer is 7.", "7", 1), ("math", "0", "", 0), ("math", "", "0", 0), ("math", "(1,2)", r"\boxed{(1, 2)}", 1),
     ("math", r"\text{Monday}", r"\boxed{Monday}", 1),
 ]
@@ -54,8 +58,10 @@ def test_an_unknown_verifier_names_the_nearest():
 
 def test_a_missing_package_names_the_command(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "math_verify", None)
-    with pytest.raises(ValueError, match=r"pip install 'jaxpost\[hf\]'.*the verifier 'math' needs nothing"):
-        verifiers.get("math_verify")
+    for name in ("math", "math_verify"):
+        with pytest.raises(ValueError, match=r"pip install 'jaxpost\[hf\]'.*the verifier 'exact' needs nothing"):
+            verifiers.get(name)
+    assert verifiers.get("exact").reward(problem("a"), "a") == 1
 
 
 def test_math_verify_agrees_with_our_reader_where_both_read():

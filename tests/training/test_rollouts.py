@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import models, tasks, training
+from jaxpost import models, objectives, tasks, training
 from jaxpost.models import Completions
 
 EOS = tasks.vocab.EOS
@@ -76,6 +76,16 @@ def test_rows_without_an_end_token_are_truncated(feed, wanting):
     made = Completions(jnp.asarray(tokens), -mask, mask)
     batch = run.source.rows_of(jnp.ones((16, 7), jnp.int32), made, jnp.zeros(16), run.member, run.state, None)
     np.testing.assert_array_equal(batch.truncated_N, ~ended)
+
+
+def test_any_of_several_end_tokens_is_an_end(feed, wanting):
+    run = feed(wanting("groups", "truncated"))
+    source = dataclasses.replace(run.source, task=dataclasses.replace(run.source.task, other_ends=(6, 7)))
+    tokens = np.tile(np.asarray([[3, EOS, 0, 0], [3, 6, 0, 0], [3, 3, 3, 7], [3, 3, 3, 3]], np.int32), (4, 1))
+    mask = jnp.asarray((tokens != 0).astype(np.float32))
+    made = Completions(jnp.asarray(tokens), -mask, mask)
+    batch = source.rows_of(jnp.ones((16, 7), jnp.int32), made, jnp.zeros(16), run.member, run.state, None)
+    np.testing.assert_array_equal(batch.truncated_N, [0, 0, 0, 1] * 4)
 
 
 def oversampled(times):
@@ -148,3 +158,14 @@ def test_the_greedy_baseline_is_the_reward_of_the_argmax_decode(feed):
         done |= tokens[:, t] == EOS
     expected = jax.vmap(run.task.verify)(first, jnp.asarray(tokens))
     np.testing.assert_array_equal(batch.outside_N, np.repeat(expected, 4))
+
+
+@pytest.mark.parametrize("whose, refused", [("behaviour", False), ("current", True)])
+def test_a_choice_over_the_rows_of_an_update_is_not_accumulated(whose, refused):
+    model = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, ff=16)
+    objective = objectives.get("clip_cov", guard_logp=whose)
+    if refused:
+        with pytest.raises(ValueError, match="microbatches=2 with objective 'clip_cov', which couples all rows of an update"):
+            training.StepSpec(model, objective, (("name", "adamw"),), group=4, microbatches=2)
+    else:
+        training.StepSpec(model, objective, (("name", "adamw"),), group=4, microbatches=2)
