@@ -11,7 +11,7 @@ Command:   python -m experiments.run --config=rlvr_intervention          (5 seed
            python -m experiments.run --config=rlvr_intervention:smoke    (2 seeds, tiny; under 90 seconds)
 Healthy:   the transform moves logits by less than 1e-6 of their norm and by about 1e-3 after the rounding to bf16; all three
            arms raise success alike (0.08 on the shipped seeds); untouched matrices overlap with the intervened run as with
-           the independent one. Claims end as supported, contradicted or inconclusive, whichever.
+           the independent one. Claims end as supported, practically equivalent, contradicted or inconclusive.
 Learning rate: frozen after a run at 1e-4 on seeds 100 to 104, in which 85 % of the entries changed visibly, so that blind
            updates already overlapped by 0.88 and the largest possible fall was of the size of the thresholds. `sweep()` has
            the overrides that repeat it. The claims are those written before that run.

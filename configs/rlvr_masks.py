@@ -29,7 +29,7 @@ def _claim(name, statement, metric, arms, at="final", primary=True, threshold=0.
 
 
 # Written before the run; their hash enters the manifest before the first arm. A threshold is also the equivalence margin:
-# "supported" needs the whole interval beyond it, "contradicted" the whole interval inside it or across zero.
+# "supported" needs the whole interval beyond it, "practically equivalent" inside the margin, "contradicted" across zero.
 CLAIMS = (
     _claim("complement-beats-principal", "Training the complement of the principal weights raises success more than "
            "training the principal weights.", "policy.success", ("complement", "principal"), split="id"),

@@ -9,7 +9,7 @@ Command:   python -m experiments.run --config=rlvr_sparsity          (5 seeds, 1
            python -m experiments.run --config=rlvr_sparsity:smoke    (2 seeds, tiny; under 90 seconds)
            python -m experiments.run --config=rlvr_sparsity:full     (3 bases x 5 seeds; about 30 minutes)
 Healthy:   the base starts between 0.3 and 0.6 success; the RLVR and SFT arms at the two larger learning rates raise
-           it; the permuted-reward arm does not; claims end as supported, contradicted or inconclusive, whichever.
+           it; the permuted-reward arm does not; claims end as supported, practically equivalent, contradicted or inconclusive.
 Learning rates: frozen after a pilot on seeds 0 to 2 (the test seeds are 100 and up) from another base: RLVR raised success
            at 3e-5, 1e-4 and 3e-4 and lost it at 1e-3; SGD raised it at 0.003 and 0.01 and lost it at 0.03. `sweep()`
            has the overrides that repeat it.
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 RUN_TIME = "10 min on two CPU cores (smoke 90 s, full 30 min)"
 
 # Written before the run; their hash enters the manifest before the first arm. A threshold is also the equivalence
-# margin: "supported" needs the whole interval beyond it, "contradicted" the whole interval inside it or across zero.
+# margin: "supported" needs the whole interval beyond it, "practically equivalent" inside it, "contradicted" across zero.
 CLAIMS = (
     {"id": "sparser-at-same-lr", "primary": True, "kind": "difference",
      "statement": "RLVR leaves more bf16 weights unchanged than SFT at the same learning rate.",

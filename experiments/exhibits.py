@@ -67,7 +67,7 @@ def print_claims(console: Console, results: Sequence[Mapping]) -> None:
     """The claims with their verdicts, a few lines each."""
     for r in results:
         value = f"{r['estimate']:+.4f} [{r['ci_lo']:+.4f}, {r['ci_hi']:+.4f}]" if np.isfinite(r["estimate"]) else "no value"
-        console.print(f"{r['verdict'].upper():12s} {r['statement']}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{r['verdict'].upper():22s} {r['statement']}", highlight=False, markup=False, soft_wrap=True)
         p = f"p (Holm) {r['p_holm']:.2g}" if r["primary"] else "exploratory"
         console.print(f"{'':12s} {value}, threshold {r['threshold']:+g}, {p}, n = {r['n_units']}; "
                       f"{r['note']}", highlight=False, markup=False, soft_wrap=True)

@@ -130,12 +130,13 @@ def hierarchical_interval(x_BxS, level: float = 0.95) -> Interval:
 def verdict(interval: Interval, direction: str, threshold: float, equivalence_margin: float = 0.0) -> str:
     """What an interval says about the claim "the statistic is `direction` than `threshold`".
 
-    supported: the interval lies wholly beyond the threshold. contradicted: wholly on the other side of zero, or inside
-    [-margin, margin]. Otherwise, and without an interval, inconclusive.
+    supported: the interval lies wholly beyond the threshold. practically equivalent: wholly inside [-margin, margin], on
+    whichever side of zero. contradicted: wholly on the other side of zero, and not inside the margin. Otherwise, and without an
+    interval, inconclusive.
 
     Args: direction "greater" or "less"; threshold on the claimed side of zero and not inside the margin (else one
     interval could be both); state a claim about a ratio as a difference from one, or as a logarithm.
-    Raises: ValueError for a claim that could be supported and contradicted at once, or an unknown direction.
+    Raises: ValueError for a claim that could be supported and equivalent at once, or an unknown direction.
     """
     _check_direction(direction)
     sign = 1.0 if direction == "greater" else -1.0
@@ -149,9 +150,9 @@ def verdict(interval: Interval, direction: str, threshold: float, equivalence_ma
         return "inconclusive"
     if lo > sign * threshold:
         return "supported"
-    if hi < 0 or (-equivalence_margin <= lo and hi <= equivalence_margin):
-        return "contradicted"
-    return "inconclusive"
+    if -equivalence_margin <= lo and hi <= equivalence_margin:
+        return "practically equivalent"
+    return "contradicted" if hi < 0 else "inconclusive"
 
 
 def log_interp(x_grid, x_T, y_T) -> np.ndarray:

@@ -110,7 +110,10 @@ def test_hierarchical_interval_generalises_over_bases():
         (0.3, 0.5, 0.1, 0.05, "supported"),
         (0.05, 0.5, 0.1, 0.05, "inconclusive"),
         (-0.5, -0.1, 0.1, 0.05, "contradicted"),
-        (-0.04, 0.04, 0.1, 0.05, "contradicted"),  # inside the margin
+        (-0.1, -0.01, 0.1, 0.05, "contradicted"),  # the other side of zero, and not inside the margin
+        (-0.04, 0.04, 0.1, 0.05, "practically equivalent"),
+        (0.01, 0.02, 0.1, 0.05, "practically equivalent"),
+        (-0.02, -0.01, 0.1, 0.05, "practically equivalent"),  # on the other side, and negligible
         (0.01, 0.06, 0.1, 0.05, "inconclusive"),
         (0.01, 0.02, 0.0, 0.0, "supported"),
         (-0.01, 0.02, 0.0, 0.0, "inconclusive"),

@@ -34,8 +34,8 @@ LEARNED = {"a": [0.6, 0.61, 0.62, 0.6, 0.59], "b": [0.7, 0.71, 0.7, 0.69, 0.7]}
 NOISE = np.asarray([-1, 0.5, 0.2, 0.9, -0.6]) * 1e-3
 
 
-@pytest.mark.parametrize("difference, verdict", [(0.1, "supported"), (0.0, "contradicted"), (-0.1, "contradicted"),
-                                                 (0.0205, "inconclusive")])
+@pytest.mark.parametrize("difference, verdict", [(0.1, "supported"), (0.0, "practically equivalent"),
+                                                 (-0.1, "contradicted"), (0.0205, "inconclusive")])
 def test_verdicts(difference, verdict):
     rows = table({"a": 0.5 + difference + NOISE, "b": 0.5 - NOISE}, LEARNED)
     result = claims.judge([CLAIM], rows, 9)[0]

@@ -73,13 +73,13 @@ def judged(name, table):
 @pytest.mark.parametrize(("name", "given", "verdict"), [
     ("restricted-before-test", {}, "supported"),
     ("excluded-before-test", {}, "supported"),
-    ("restricted-before-test", {"ratio": 1.0}, "contradicted"),
+    ("restricted-before-test", {"ratio": 1.0}, "practically equivalent"),
     ("restricted-before-test", {"ratio": 2.0}, "contradicted"),
     ("restricted-before-test", {"top": 0.9}, "inconclusive"),  # never generalised
     ("memorised-first", {}, "supported"),
-    ("memorised-first", {"turn": (3.0, 3.2, 3.1)}, "contradicted"),
+    ("memorised-first", {"turn": (3.0, 3.2, 3.1)}, "practically equivalent"),
     ("decay-is-needed", {}, "supported"),
-    ("decay-is-needed", {"control": 0.99}, "contradicted"),
+    ("decay-is-needed", {"control": 0.99}, "practically equivalent"),
 ])
 def test_verdicts_follow_the_planted_order(name, given, verdict):
     result = judged(name, trajectories(**given))

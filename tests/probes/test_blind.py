@@ -38,7 +38,8 @@ def test_moments_of_the_visible_update_against_draws(law, size):
     np.testing.assert_allclose(square * size**2, np.mean(seen**2), rtol=tail)
     own = blind_moments.of_sizes(blind_moments.sizes(jnp.asarray(d)), d.size, jnp.float32(size))
     for x, p in zip(own, (2, 4)):
-        np.testing.assert_allclose(float(visibility.expected_density(counts, x)), np.mean((seen / size) ** p), rtol=tail * p / 2)
+        found = float(visibility.expected_density(counts, x))
+        np.testing.assert_allclose(found, np.mean((seen / size) ** p), rtol=tail * p / 2)
     if law != "t3":
         np.testing.assert_allclose(fourth * size**4, np.mean(seen**4), rtol=0.04)
     sigma = blind_moments.calibrate(counts, jnp.float32(np.mean(np.abs(seen))))[visibility.LAWS.index(law)]
@@ -69,10 +70,11 @@ def test_the_table_of_a_base_off_the_grid_counts_what_a_shuffled_update_shows():
 
 def rows_of(panel, bases, tuned):
     infos = [TensorInfo(name, "q", i, w.shape) for i, (name, w) in enumerate(bases.items())]
-    refs = weights.prepare(panel, {n: jnp.asarray(w) for n, w in bases.items()}, jax.random.key(1))
-    vals = jax.device_get(jax.jit(lambda r, w: weights.measure(panel, r, w))(refs, {n: jnp.asarray(w) for n, w in tuned.items()}))
+    refs = weights.prepare(panel, jax.tree.map(jnp.asarray, bases), jax.random.key(1))
+    vals = jax.device_get(jax.jit(lambda r, w: weights.measure(panel, r, w))(refs, jax.tree.map(jnp.asarray, tuned)))
     vals = {name: np.asarray(x)[None] for name, x in vals.items() if name != "spectra"}
-    columns = weights.finalize(panel, infos, refs, vals, arm="a", step=1, seeds=[0], conditional_on="x", row_ids=records.row_ids)
+    columns = weights.finalize(panel, infos, refs, vals, arm="a", step=1, seeds=[0], conditional_on="x",
+                               row_ids=records.row_ids)
     return [row for row in records.measurement_table(columns).to_pylist() if row["role"] == "seed"]
 
 

@@ -300,7 +300,8 @@ def test_the_primary_panel_reads_the_full_panels_references(refs, rows):
         if row["role"] == "seed" and row["granularity"] == "global":
             key = {c: row[c] for c in ("granularity", "side", "k", "params", "dtype")}
             full = one(rows, row["metric"][len("weight.") :], seed=row["seed"], **key)
-            undrawn = row["metric"].startswith("weight.rank") and row["status"] != "degenerate"  # ranks are drawn for the full panel
+            # blind updates are drawn for the ranks of the full panel only
+            undrawn = row["metric"].startswith("weight.rank") and row["status"] != "degenerate"
             assert not undrawn or np.isnan(row["null_value"]) and "no calibrated null" in row["status_reason"]
             for name in ("value", "noise_floor") if undrawn else ("value", "null_value", "noise_floor"):
                 np.testing.assert_allclose(row[name], full[name], rtol=1e-4, err_msg=row["metric"])
