@@ -111,7 +111,7 @@ def test_ties_at_the_threshold_are_taken_in_our_order_and_counts_are_those_of_wh
     panel = Panel(ks=(7,), alphas=(0.1, 0.3), spectra="top")
     tall0, tall1 = (np.ascontiguousarray(w.T) if swap else w for w in (w0, w1))
     v = np.eye(tall0.shape[1])[:, :7]
-    frame = gram.Frame(np.eye(max(shape))[:, :7], np.ones(min(shape)), v, np.zeros(7))
+    frame = gram.Frame(np.eye(max(shape))[:, :7], np.ones(min(shape)), v, np.zeros(7), np.eye(min(shape)))
     score = np.abs(tall0.copy())
     score[:, 7:] = 0
     score = score.T if swap else score

@@ -104,7 +104,7 @@ DEGENERATE = {
     "constant": lambda w: np.full_like(w, 0.5),
     "two rows": lambda w: w[:2],
     "two columns": lambda w: w[:, :2],
-    "denormals": lambda w: w * np.float32(2.0**-130),
+    "tiny": lambda w: w * np.float32(2.0**-60),
 }
 
 

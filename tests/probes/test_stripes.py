@@ -108,10 +108,10 @@ def test_blind_cumulants_are_sums_over_entries():
     sign = np.sign(W0["l0/q"])
     flat = d.ravel().astype(np.float64)
     p = np.array([[np.mean((s * flat > o) | (-s * flat > i)) for s, o, i in zip(*row)] for row in zip(sign, outward, inward)])
-    np.testing.assert_allclose(values["blind_row"][0, 0], p.sum(1), rtol=1e-5)
-    np.testing.assert_allclose(values["blind_col"][0, 1], (p * (1 - p)).sum(0), rtol=1e-5)
+    np.testing.assert_allclose(values["blind_row"][0, 0, 0], p.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(values["blind_col"][0, 0, 1], (p * (1 - p)).sum(0), rtol=1e-5)
     q = p * (1 - p)
-    np.testing.assert_allclose(values["blind_row"][0, 3], (q * (1 - 6 * q)).sum(1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(values["blind_row"][0, 0, 3], (q * (1 - 6 * q)).sum(1), rtol=1e-4, atol=1e-4)
 
 
 def test_planted_stripes_stand_out_on_their_side_only(striped_rows):
