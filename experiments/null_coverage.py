@@ -1,8 +1,9 @@
 """How often the null bands of a comparison hold a truly blind update: coverage and bias, a metric, a view, a law and a base.
 
 Every replicate is one matrix of a checkpoint whose layers all start from the same base and move by independent blind
-updates, so that one call of `jaxpost.compare` reads them all. Coverage is the share of replicates whose value lies in the row's
-own band; bias is the mean null over the mean value, minus one.
+updates, so that one call of `jaxpost.compare` reads them all. Coverage is the share of replicates whose value lies in the
+row's own band; bias is the mean null over the mean value, minus one.
+"""
 
 import dataclasses
 import tempfile
