@@ -99,7 +99,8 @@ def _first_order(panel: Panel, view: Any, shown: Any) -> dict[str, np.ndarray]:
         square = square + block.T @ block
         images.append(image)
     image_MxR, norm = np.concatenate(images), float(np.sqrt(np.trace(square)))
-    (m, n), inverse = drawn.shape, 1 / np.maximum(s, 1e-300)
+    m, n = drawn.shape
+    inverse = np.where(s > 1e-12 * s[0], 1 / np.maximum(s, 1e-300), 0.0)  # what the base does not span has no left vector
     e_top, e_rest = left @ before.v_NxQ, (before.v_NxQ.T @ through * inverse[:, None]).T  # [R, Q] both
     out = {name: np.full((2, len(panel.ks)), np.nan) for name in ("mean_sin2", "max_angle")}
     for i, k in enumerate(panel.ks):

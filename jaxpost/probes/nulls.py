@@ -163,9 +163,15 @@ def rounding_ranks(before: spectra.Frame, w0: jax.Array, floor: dict, ks: tuple[
 
 
 def beta_quantiles(mean: np.ndarray, variance: np.ndarray, probabilities=(0.025, 0.975)) -> list[np.ndarray]:
-    """Quantiles of the Beta law with given moments: exact for a Gaussian update of one matrix, moment-matched otherwise."""
-    total = mean * (1 - mean) / variance - 1
-    return [scipy.stats.beta.ppf(p, mean * total, (1 - mean) * total) for p in probabilities]
+    """Quantiles of the Beta law with given moments: exact for a Gaussian update of one matrix, moment-matched otherwise.
+
+    Without variance, the mean.
+    """
+    spread = (variance > 0) & (mean > 0) & (mean < 1)
+    total = np.where(spread, mean * (1 - mean) / np.where(spread, variance, 1.0) - 1, 1.0)
+    law = [scipy.stats.beta.ppf(p, np.where(spread, mean, 0.5) * total, np.where(spread, 1 - mean, 0.5) * total)
+           for p in probabilities]
+    return [np.where(spread, quantile, mean) for quantile in law]
 
 
 def interpolate(norms: np.ndarray, curve_TxPxD: np.ndarray, at_SxT: np.ndarray) -> np.ndarray:

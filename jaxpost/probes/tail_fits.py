@@ -153,7 +153,8 @@ def errors(tail: Tail, bulk: Bulk, values: np.ndarray) -> tuple[Tail, Bulk]:
     """
     relative = linalg.ALONE * linalg.VALUE_ERROR
     off = 2 * relative * np.sqrt(np.max(values))  # of lambda, relative: off / sqrt(lambda)
-    at_xmin, at_middle = off / np.sqrt(tail.xmin), off / np.sqrt(np.median(values))
+    with np.errstate(divide="ignore"):  # half of the eigenvalues may be zero
+        at_xmin, at_middle = off / np.sqrt(tail.xmin), off / np.sqrt(np.median(values))
     slope = tail.alpha - 1
     alpha = 2 * slope**2 * at_xmin
     fit = Tail(alpha, alpha / np.sqrt(tail.count), at_xmin * tail.xmin, 0.0, alpha / (np.e * slope) + slope * at_xmin,

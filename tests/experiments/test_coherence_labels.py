@@ -46,7 +46,8 @@ def test_a_run_gives_a_verified_bundle_with_rows_nulls_and_claims(finished):
         assert set(layers["layer"].to_pylist()) == {0, 1, *([2] if arm.startswith("clusters") else [])}
     manifest = json.loads((path / "manifest.json").read_text())
     assert [c["id"] for c in manifest["claim_results"]] == [c["id"] for c in configs.module("coherence_labels").CLAIMS]
-    assert {c["verdict"] for c in manifest["claim_results"]} <= {"supported", "practically equivalent", "contradicted", "inconclusive"}
+    verdicts = {"supported", "practically equivalent", "contradicted", "inconclusive"}
+    assert {c["verdict"] for c in manifest["claim_results"]} <= verdicts
 
 
 def test_labels_reach_the_loss_and_the_gradients(finished):
