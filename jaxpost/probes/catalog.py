@@ -181,8 +181,8 @@ def _check(row: Entry) -> None:
 
 
 def _weight(ks: tuple[int, ...] = Panel.ks, alphas: tuple[float, ...] = Panel.alphas, spectra: str = "exact",
-            **settings: Any) -> weights.WeightGeometry:
-    return weights.WeightGeometry(Panel(ks=ks, alphas=alphas, spectra=spectra), **settings)
+            rank_draws: int = Panel.rank_draws, **settings: Any) -> weights.WeightGeometry:
+    return weights.WeightGeometry(Panel(ks=ks, alphas=alphas, spectra=spectra, rank_draws=rank_draws), **settings)
 
 
 _ROWS = (

@@ -22,7 +22,9 @@ class Preset:
 
 _SMALL = (("ks", (16,)), ("alphas", (0.5,)))
 _ECONOMY = (("loss_tokens", ()), ("weight", (("spectra", "none"), *_SMALL)))
-_STANDARD = (("loss_tokens", ()), ("weight", (("spectra", "top"), *_SMALL)), ("weight.stripes", ()), ("distance", ()))
+# without draws of blind updates, which would double the price of a measurement: ranks then have no null
+_STANDARD = (("loss_tokens", ()), ("weight", (("spectra", "top"), ("rank_draws", 0), *_SMALL)), ("weight.stripes", ()),
+             ("distance", ()))
 _FULL = (("loss_tokens", ()), *((row.id, ()) for row in catalog.CATALOG.values()
                                     if row.make and row.id != "loss_tokens" and not row.by_name))
 

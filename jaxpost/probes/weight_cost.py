@@ -14,7 +14,9 @@ from jaxpost.probes.base import Cost
 from jaxpost.probes.nulls import ANCHORS
 from jaxpost.probes.panel import VIEWS, Panel, masks_of
 
-_PASSES = 30  # element-wise reads and writes of one float32 matrix: codes, histogram, tolerances, casts, norms
+_PASSES = 40  # element-wise reads and writes of one float32 matrix: codes, histograms, tolerances, casts, norms
+_SORT = 100  # passes that a random order of the entries costs
+_LAWS = 8  # passes of a relative tolerance: four laws, each two survival functions
 
 
 def svd_flops(shape: tuple[int, int], vectors: bool = True) -> float:
@@ -40,8 +42,12 @@ def panel_cost(panel: Panel, shapes: Iterable[tuple[int, int]]) -> Cost:
     for shape in shapes:
         total += _elementwise(panel, shape)
         if panel.subspaces:
-            energy = Cost(products=4.0 * shape[0] * shape[1] * _kept(panel, shape))
+            entries = float(shape[0] * shape[1])
+            energy = Cost(products=4.0 * entries * _kept(panel, shape))
             total += _times(len(VIEWS), _end(panel, shape) + _update(panel, shape) + energy)
+            total += Cost(products=len(VIEWS) * 24.0 * entries * len(panel.ks), streamed=4.0 * 12 * entries)  # blind energies
+            drawn = _times(len(VIEWS), _update(panel, shape)) + Cost(streamed=4.0 * _SORT * entries)
+            total += _times(panel.rank_draws, drawn)
     return total
 
 
@@ -55,7 +61,7 @@ def references_cost(panel: Panel, shapes: Iterable[tuple[int, int]]) -> Cost:
         if panel.subspaces:
             exact = panel.reads("exact")
             ends = 1 + len(VIEWS) + (norms if exact else len(ANCHORS) * draws)
-            updates = len(VIEWS) + draws
+            updates = len(VIEWS)
             total += _times(ends, _end(panel, shape)) + _times(updates, _update(panel, shape))
     return total
 
@@ -66,7 +72,7 @@ def _times(count: int, one: Cost) -> Cost:
 
 def _elementwise(panel: Panel, shape: tuple[int, int]) -> Cost:
     entries = float(shape[0] * shape[1])
-    passes = _PASSES + len(panel.abs_tols) + 2 * len(panel.rel_etas) + 0.5 * len(masks_of(panel))
+    passes = _PASSES + len(panel.abs_tols) + _LAWS * len(panel.rel_etas) + 0.5 * len(masks_of(panel))
     return Cost(streamed=4.0 * entries * passes, held=entries * (24.0 + 2 * len(masks_of(panel))))
 
 

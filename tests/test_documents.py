@@ -1,0 +1,22 @@
+"""Every Python snippet of the README and the documentation runs as it stands."""
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+SNIPPETS = [(path.relative_to(ROOT), code) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+            for code in re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)]
+
+
+@pytest.mark.parametrize(("path", "code"), SNIPPETS, ids=[f"{path}-{i}" for i, (path, _) in enumerate(SNIPPETS)])
+def test_a_snippet_runs(path, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(path), "exec"), {"__name__": "snippet"})
+
+
+def test_the_readme_has_a_snippet_and_few_commands_before_its_first_table():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    \S.*$", text[:text.index("|---")], re.M)
+    assert SNIPPETS and len(commands) <= 5, commands
