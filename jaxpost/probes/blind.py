@@ -103,8 +103,7 @@ def energies(update: Described, ref: Mapping[str, Any], ks: tuple[int, ...]) -> 
     w0 = ref["w0"]
     classes = visibility.class_of(ref["codes"])
     own = blind_moments.of_sizes(update.counts_256x8, w0.size, update.sigma)
-    laws = [blind_moments.of_law(law, update.visible_L[i])[2:] for i, law in enumerate(visibility.LAWS)]
-    pairs = jnp.stack([jnp.stack(own), *(jnp.stack(law) for law in laws)])  # [1 + L, 2, C]
+    pairs = jnp.concatenate([jnp.stack(own)[None], blind_moments.of_laws(update.visible_L)[:, 2:]])  # [1 + L, 2, C]
     flat = jnp.stack([jnp.ones_like(w0), jnp.full_like(w0, update.kurtosis)])
 
     def read(moments):

@@ -25,6 +25,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
+from jaxpost import linalg
 from jaxpost.probes import visibility
 
 _LOG2 = np.linspace(-18.0, 22.0, 1281)  # h / sigma
@@ -85,41 +86,56 @@ def table(law: str) -> np.ndarray:
                      u**4 * ((r**4 - (r - 1) ** 4) * cut).sum(0) + rest[2]])
 
 
-def of_law(law: str, sigma: jax.Array) -> jax.Array:
-    """P(visible), E|visible|, E visible^2, E visible^4 of each class under a law of standard deviation sigma: f32[4, C],
+def of_laws(sigma_L: jax.Array, laws: tuple[str, ...] = visibility.LAWS) -> jax.Array:
+    """P(visible), E|visible|, E visible^2, E visible^4 of each class under laws of standard deviations sigma: f32[L, 4, C],
     the last three divided by sigma, sigma^2, sigma^4."""
-    found = table(law)
-    sides = [jnp.log2(h / sigma) for h in visibility.half_ulps(visibility.representatives())]
-    return 0.5 * sum(jnp.stack([jnp.interp(x, _LOG2, row) for row in found]) for x in sides)
+    tables_Lx4xX = jnp.asarray(np.stack([table(law) for law in laws]), jnp.float32)
+    law, moment = np.arange(len(laws))[:, None, None], np.arange(4)[None, :, None]
+    step, found = _LOG2[1] - _LOG2[0], 0.0
+    for h_C in visibility.half_ulps(visibility.representatives()):
+        place = (jnp.log2(h_C)[None] - jnp.log2(sigma_L)[:, None] - _LOG2[0]) / step  # straight lines between the points
+        place = jnp.clip(place, 0.0, len(_LOG2) - 1.001)[:, None]
+        left = place.astype(jnp.int32)
+        share = place - left
+        found += 0.5 * ((1 - share) * tables_Lx4xX[law, moment, left] + share * tables_Lx4xX[law, moment, left + 1])
+    return found
+
+
+def of_law(law: str, sigma: jax.Array) -> jax.Array:
+    """`of_laws` of one law: f32[4, C]."""
+    return of_laws(jnp.reshape(sigma, 1), (law,))[0]
 
 
 def calibrate_norm(counts_C: jax.Array, mean_square: jax.Array) -> jax.Array:
     """Standard deviation of the Gaussian update whose bf16-visible part has this mean square: f32, for bf16 masters."""
-    return visibility.bisect(lambda sigma: visibility.expected_density(counts_C, of_law("gaussian", sigma[0])[2])
+    return visibility.bisect(lambda sigma: visibility.expected_density(counts_C, of_laws(sigma, ("gaussian",))[0, 2])
                              < mean_square / sigma**2, 1)[0]
 
 
 def calibrate(counts_C: jax.Array, mean_visible: jax.Array) -> jax.Array:
     """Standard deviations at which each law has the given mean absolute visible update: f32[LAWS]."""
-    def below(sigma_L):
-        return jnp.stack([visibility.expected_density(counts_C, of_law(law, sigma_L[i])[1]) * sigma_L[i]
-                          for i, law in enumerate(visibility.LAWS)]) < mean_visible
-
-    return visibility.bisect(below, len(visibility.LAWS))
+    n_C = counts_C.astype(jnp.float32) / jnp.sum(counts_C)
+    return visibility.bisect(lambda sigma_L: linalg.matmul(of_laws(sigma_L)[:, 1], n_C[:, None])[:, 0] * sigma_L < mean_visible,
+                             len(visibility.LAWS))
 
 
-def density_at_size(counts_C: jax.Array, law: str, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(P(visible) f32[C], variance of the visible count) of a blind update whose mean absolute visible update was measured.
+def density_at_size(counts_C: jax.Array, sigma_L: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(P(visible) f32[L, C], variance of the visible count f32[L]) of blind updates whose mean absolute visible update was
+    measured.
 
     The size is estimated from the same entries, so of the count X and the size A only X - b A varies freely, with
     b = (dEX / d sigma) / (dEA / d sigma): Var = sum n_c [p(1-p) - 2 b (a - p a) + b^2 (v - a^2)].
     """
-    p, a, v, _ = of_law(law, sigma)
-    step = 1.02
-    up, down = of_law(law, sigma * step), of_law(law, sigma / step)
-    n = counts_C.astype(jnp.float32)
-    slope = jnp.vdot(n, up[0] - down[0]) / jnp.maximum(jnp.vdot(n, up[1] * step - down[1] / step), 1e-30)
-    return p, jnp.maximum(jnp.vdot(n, p * (1 - p) - 2 * slope * a * (1 - p) + slope**2 * (v - a**2)), 0.0)
+    step, n_C = 1.02, counts_C.astype(jnp.float32)
+
+    def total(x_LxC):
+        return linalg.matmul(x_LxC, n_C[:, None])[:, 0]
+
+    here, up, down = (of_laws(sigma_L * scale) for scale in (1.0, step, 1 / step))
+    p, a, v = here[:, 0], here[:, 1], here[:, 2]
+    slope = (total(up[:, 0]) - total(down[:, 0])) / jnp.maximum(total(up[:, 1]) * step - total(down[:, 1]) / step, 1e-30)
+    b = slope[:, None]
+    return p, jnp.maximum(total(p * (1 - p) - 2 * b * a * (1 - p) + b**2 * (v - a**2)), 0.0)
 
 
 def sizes(dw: jax.Array) -> jax.Array:

@@ -196,7 +196,8 @@ def _pick(read: dict, name: str | int) -> tuple[float, str, str | None, np.ndarr
 
 
 def _spread(x: np.ndarray) -> tuple[float, float, float]:
-    return prediction_band(x) if len(x) else (np.nan, np.nan, np.nan)
+    """(mean, smallest, largest) over the other sets of frequencies: often all there are, not draws of a law."""
+    return (x.mean(), x.min(), x.max()) if len(x) else (np.nan, np.nan, np.nan)
 
 
 def _add_frequencies(rows: RowTable, runs: Sequence[_Run], rule: Rule) -> None:

@@ -198,18 +198,17 @@ def expected_counts(panel: Panel, tensor: Mapping[str, jax.Array]) -> dict[str, 
         "gaussian": visibility.visibility_law("gaussian", tensor["sigma"]),
     }
     fitted = visibility.calibrate(once, tensor["density"])
-    sized = blind_moments.calibrate(once, tensor["visible_size"])
-    variances = {}
+    sized_LxC, sized_variance_L = blind_moments.density_at_size(once, blind_moments.calibrate(once, tensor["visible_size"]))
     for i, law in enumerate(visibility.LAWS):
         tables[f"calibrated_{law}"] = visibility.visibility_law(law, fitted[i])
-        tables[f"sized_{law}"], variances[f"sized_{law}"] = blind_moments.density_at_size(once, law, sized[i])
+        tables[f"sized_{law}"] = sized_LxC[i]
     matched = blind_moments.calibrate_norm(once, tensor["sigma"] ** 2)
     tables["rounded_gaussian"] = visibility.visibility_law("gaussian", matched)
     moved = tensor["sigma"] > 0  # without an update nothing is visible, not even of weights that are zero
     p_PxC = jnp.where(moved, jnp.stack([tables[name] for name in PREDICTIONS]), 0.0)
     variance = linalg.matmul(p_PxC * (1 - p_PxC), counts_CxM)
-    for name, found in variances.items():
-        variance = variance.at[PREDICTIONS.index(name), 0].set(jnp.where(moved, found, 0.0))
+    place = np.asarray([PREDICTIONS.index(f"sized_{law}") for law in visibility.LAWS])
+    variance = variance.at[place, 0].set(jnp.where(moved, sized_variance_L, 0.0))
     within = jnp.asarray([[visibility.rounded_within(law, fitted[i], tol) for tol in panel.abs_tols]
                           for i, law in enumerate(visibility.LAWS)])
     within = jnp.where(moved, within, 1.0)
