@@ -89,7 +89,7 @@ def of_law(law: str, sigma: jax.Array) -> jax.Array:
     """P(visible), E|visible|, E visible^2, E visible^4 of each class under a law of standard deviation sigma: f32[4, C],
     the last three divided by sigma, sigma^2, sigma^4."""
     found = table(law)
-    sides = [jnp.log2(h / sigma) for h in visibility.half_ulps(visibility.representatives())]
+    sides = [jnp.log2(h / sigma) for h in visibility.class_half_ulps()]
     return 0.5 * sum(jnp.stack([jnp.interp(x, _LOG2, row) for row in found]) for x in sides)
 
 
@@ -154,5 +154,5 @@ def of_sizes(counts_256x8: jax.Array, n: jax.Array, sigma: jax.Array) -> tuple[j
     steps = jnp.asarray(_STEPS, jnp.float32)[None]
     second = unit**2 * (jnp.sum(near * steps**2, (1, 2)) + seen / 3) + square
     fourth = unit**4 * jnp.sum(near * steps**4, (1, 2)) + fourth + 2 * unit**2 * square
-    outward, inward = (jnp.clip(x, 0, 255) for x in visibility.boundary_exponents(visibility.representatives()))
+    outward, inward = (np.clip(x, 0, 255) for x in visibility.class_boundary_exponents())
     return 0.5 * (second[outward] + second[inward]), 0.5 * (fourth[outward] + fourth[inward])
