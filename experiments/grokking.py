@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 from ml_collections import ConfigDict
@@ -80,14 +81,17 @@ def table_fit(task: Task, model: models.TransformerConfig, steps: Sequence[int])
     found = []
     for split in SPLITS:
         shown = tasks.table(task, split)
-        found.append(fit.Table(split, answer_logits(model, shown.prompt_NxP, task.pad), np.asarray(shown.answer_NxT[:, 0])))
+        found.append(fit.Table(split, answer_logits(model, task.pad), np.asarray(shown.answer_NxT[:, 0]),
+                               np.asarray(shown.prompt_NxP)))
     return fit.TableFit(tuple(found), schedule=schedules.At(tuple(steps)))
 
 
-def answer_logits(model: models.TransformerConfig, prompt_NxP, pad: int) -> Callable:
-    """params -> float32 logits of the token after each prompt, [N, V]."""
-    prompts = np.asarray(prompt_NxP)
-    return lambda params: models.token_logits(model, params, prompts, np.zeros((len(prompts), 1), np.int32), pad)[:, 0]
+def answer_logits(model: models.TransformerConfig, pad: int) -> Callable:
+    """(params, prompt_NxP) -> float32 logits of the token after each prompt, [N, V]."""
+    def logits(params, prompt_NxP):
+        return models.token_logits(model, params, prompt_NxP, jnp.zeros((len(prompt_NxP), 1), jnp.int32), pad)[:, 0]
+
+    return logits
 
 
 def steps_of(config: ConfigDict) -> tuple[int, ...]:

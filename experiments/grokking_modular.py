@@ -83,18 +83,20 @@ def _measured(name: str, problem: _Problem, config: ConfigDict, rule: fourier.Ru
     train, task, model = config.train, problem.task, problem.model
     decay = 0.0 if name == "no-decay" else train.weight_decay
     arm = grokking.arm(name, task, model, learning_rate=train.learning_rate, weight_decay=decay)
-    probe = fourier.Fourier(reader(task, model, problem.p), problem.known, rule, schedules.At(tuple(steps)))
+    read, prompts = reader(task, model, problem.p)
+    probe = fourier.Fourier(read, problem.known, rule, schedules.At(tuple(steps)),
+                            inputs=fourier.Inputs(prompts))
     return grokking.Measured(arm, (grokking.table_fit(task, model, steps), probe))
 
 
 def reader(task: Task, model: models.TransformerConfig, p: int):
-    """params -> `fourier.Reading` of a decoder on a + b modulo p."""
+    """((params, prompts) -> `fourier.Reading` of a decoder on a + b modulo p, prompts i32[p^2, P])."""
     grid = np.stack(np.meshgrid(np.arange(p), np.arange(p), indexing="ij")).reshape(2, -1).astype(np.int32)
     prompts = jax.vmap(task.prompt)(modular.Problem(np.full(p * p, list(modular.OPERATORS).index("add"), np.int32), *grid))
-    logits, numbers = grokking.answer_logits(model, prompts, task.pad), slice(modular.NUMBER, modular.NUMBER + p)
+    logits, numbers = grokking.answer_logits(model, task.pad), slice(modular.NUMBER, modular.NUMBER + p)
 
-    def read(params) -> fourier.Reading:
+    def read(params, prompt_NxP) -> fourier.Reading:
         head = params["embed"] if model.tied else params["head"].T
-        return fourier.Reading(logits(params)[:, numbers].reshape(p, p, p), params["embed"][numbers], head[numbers])
+        return fourier.Reading(logits(params, prompt_NxP)[:, numbers].reshape(p, p, p), params["embed"][numbers], head[numbers])
 
-    return read
+    return read, np.asarray(prompts)

@@ -1,6 +1,7 @@
 """The transformed base of an intervention: which layers, what it does to the function, which matrices it moves."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -83,8 +84,9 @@ def groups(infos: Sequence, found: Sequence[symmetries.HeadSymmetry]) -> dict[st
 def logit_rows(base: Base, twin: Transformed, suite: training.Suite, task: Task) -> dict:
     """`model.logit_change` of the transform in float32 and of the rounded one; the first is the second's floor."""
     shown = tasks.examples(task, "id", jnp.arange(suite.problems))
-    read = jax.jit(lambda params: models.token_logits(suite.model, params, shown.prompt_NxP, shown.answer_NxT))
-    before, *after = (np.asarray(read(params), np.float64) for params in (base.params, twin.exact, twin.rounded.params))
+    read = jax.jit(functools.partial(models.token_logits, suite.model))
+    before, *after = (np.asarray(read(params, shown.prompt_NxP, shown.answer_NxT), np.float64)
+                      for params in (base.params, twin.exact, twin.rounded.params))
     changes = [float(np.linalg.norm(x - before) / np.linalg.norm(before)) for x in after]
     return {"metric": [LOGIT_CHANGE.id] * 2, "arm": ["transformed", "rounded"], "role": ["estimate"] * 2, "step": [0, 0],
             "granularity": ["experiment"] * 2, "dtype": ["fp32"] * 2, "split": ["id"] * 2, "value": changes,

@@ -14,7 +14,9 @@ import re
 import sys
 from pathlib import Path
 
+from experiments import compiler_log
 from experiments import config as configs
+from experiments.compiler_log import CompilerLog
 from experiments.errors import EXIT_USER, UserError
 from experiments.session import StopSignals
 from jaxpost.checkpoint import CheckpointError
@@ -92,7 +94,8 @@ def _run(arguments: list[str], signals: StopSignals) -> None:
     reference = options.config.partition(":")[0]
     name, claims = Path(reference).stem, getattr(configs.module(reference), "CLAIMS", ())
     workdir = Path(options.workdir or Path("results") / name / config_hash(config.to_dict(), configs.EXCLUDED)[:12])
-    importlib.import_module(f"experiments.{config.experiment}").run(config, claims, workdir, name, signals)
+    with CompilerLog(workdir / compiler_log.NAME):
+        importlib.import_module(f"experiments.{config.experiment}").run(config, claims, workdir, name, signals)
 
 
 if __name__ == "__main__":

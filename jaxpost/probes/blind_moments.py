@@ -92,8 +92,9 @@ def of_laws(sigma_L: jax.Array, laws: tuple[str, ...] = visibility.LAWS) -> jax.
     tables_Lx4xX = jnp.asarray(np.stack([table(law) for law in laws]), jnp.float32)
     law, moment = np.arange(len(laws))[:, None, None], np.arange(4)[None, :, None]
     step, found = _LOG2[1] - _LOG2[0], 0.0
-    for h_C in visibility.half_ulps(visibility.representatives()):
-        place = (jnp.log2(h_C)[None] - jnp.log2(sigma_L)[:, None] - _LOG2[0]) / step  # straight lines between the points
+    for h_C in visibility.class_half_ulps():
+        log_h_C = np.log2(h_C, dtype=np.float64).astype(np.float32)
+        place = (log_h_C[None] - jnp.log2(sigma_L)[:, None] - _LOG2[0]) / step  # straight lines between the points
         place = jnp.clip(place, 0.0, len(_LOG2) - 1.001)[:, None]
         left = place.astype(jnp.int32)
         share = place - left
@@ -170,5 +171,5 @@ def of_sizes(counts_256x8: jax.Array, n: jax.Array, sigma: jax.Array) -> tuple[j
     steps = jnp.asarray(_STEPS, jnp.float32)[None]
     second = unit**2 * (jnp.sum(near * steps**2, (1, 2)) + seen / 3) + square
     fourth = unit**4 * jnp.sum(near * steps**4, (1, 2)) + fourth + 2 * unit**2 * square
-    outward, inward = (jnp.clip(x, 0, 255) for x in visibility.boundary_exponents(visibility.representatives()))
+    outward, inward = (np.clip(x, 0, 255) for x in visibility.class_boundary_exponents())
     return 0.5 * (second[outward] + second[inward]), 0.5 * (fourth[outward] + fourth[inward])

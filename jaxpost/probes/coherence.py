@@ -57,6 +57,7 @@ class GradientCoherence:
     held: tuple[str, ...] = ()
     intervals: bool = True  # of what |sum g|^2 enters, and of GSNR
     gsnr: bool = True
+    gsnr_eps: float = gradient_sums.GSNR_EPS  # added to the variances of `gradient.gsnr_eps`: a squared gradient
     schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
     lane: str = "sidecar"
     id: str = "gradient"
@@ -68,8 +69,9 @@ class GradientCoherence:
     def __post_init__(self):
         if self.lane != "sidecar":
             raise ValueError(f"GradientCoherence runs in lane sidecar (it needs a probe batch); found {self.lane!r}")
-        if self.microbatch < 1 or self.draws < 0:
-            raise ValueError(f"GradientCoherence needs microbatch >= 1 and draws >= 0; found {self.microbatch}, {self.draws}")
+        if self.microbatch < 1 or self.draws < 0 or not self.gsnr_eps > 0:
+            raise ValueError(f"GradientCoherence needs microbatch >= 1, draws >= 0 and gsnr_eps > 0; found {self.microbatch}, "
+                             f"{self.draws}, {self.gsnr_eps}")
 
     def init(self, ctx: base.Context, key: jax.Array) -> dict:
         """No state. Refuses, before any run, a probe batch that the microbatch or the targets do not fit."""
@@ -94,7 +96,8 @@ class GradientCoherence:
         total, square_mxT = self._first_pass(params, batch)
         values = {"s1_T": gradient_sums.dots(total, total), "square_mxT": square_mxT}
         if self.gsnr or (self.intervals and self.rows is None):
-            values |= gradient_sums.further(self.loss, params, batch, self.microbatch, total, self.intervals, self.gsnr)
+            values |= gradient_sums.further(self.loss, params, batch, self.microbatch, total, self.intervals, self.gsnr,
+                                            self.gsnr_eps)
         elif self.intervals:
             values["dot_mxT"] = gradient_ghost.Ghost(self.rows).second_pass(params, batch, self.microbatch, total)
 
@@ -133,4 +136,6 @@ class GradientCoherence:
         if "gsnr_T" in v and square.shape[-1] > 1:
             without = (last["gsnr_mxT"], last["gsnr_count_mxT"]) if "gsnr_mxT" in v else None
             gradient_rows.gsnr(rows, v["gsnr_T"], v["gsnr_count_T"], square.shape[-1], params, without)
+            gradient_rows.gsnr_eps(rows, v["gsnr_eps_T"], v["gsnr_eps_null_T"], square.shape[-1], self.gsnr_eps, params,
+                                   last.get("gsnr_eps_mxT"))
         return rows.columns(row_ids)

@@ -56,8 +56,8 @@ def standard_error(x_SxM: np.ndarray) -> np.ndarray:
 
 
 def add(table: RowTable, metric: str, found: Interval, m: int, *, null=None, floor=None, broken: str = "not finite",
-        status: np.ndarray | None = None, reason: np.ndarray | None = None, **key) -> int:
-    """Append one statistic with an interval over m examples; returns its number, for `add_null`.
+        status: np.ndarray | None = None, reason: np.ndarray | None = None, unit: str = "example", **key) -> int:
+    """Append one statistic with an interval over m units (examples, prompts); returns its number, for `add_null`.
 
     Args:
       found: fields [S].
@@ -73,4 +73,4 @@ def add(table: RowTable, metric: str, found: Interval, m: int, *, null=None, flo
     reason = np.where(finite, None, broken).astype(object) if reason is None else reason
     null = None if null is None else (null[0], *map(column, null[1:]))
     return table.add(metric, column(found.value), column(status), column(reason), null=null, floor=column(floor),
-                     ci_lo=column(found.lo), ci_hi=column(found.hi), unit="example", n_units=m, **key)
+                     ci_lo=column(found.lo), ci_hi=column(found.hi), unit=unit, n_units=m, **key)

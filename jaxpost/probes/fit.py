@@ -28,14 +28,16 @@ _EPS = 2.0**-24
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """All problems of a split: what a policy says (params -> logits f32[N, V]) and what is right (i32[N]).
+    """All problems of a split: what a policy says ((params, inputs) -> logits f32[N, V]) and what is right (i32[N]).
 
-    Compared and hashed by identity.
+    `inputs` is a pytree of arrays, an argument of the measuring program and never one of its constants. Compared and hashed
+    by identity.
     """
 
     split: str
-    logits: Callable[[Any], jax.Array]
+    logits: Callable[[Any, Any], jax.Array]
     answer_N: np.ndarray
+    inputs: Any = ()
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,16 @@ class TableFit:
 
     def cost(self, ctx: base.Context) -> base.Cost:
         """Counted from the programs themselves."""
-        return sum((price.traced(table.logits, ctx[base.PARAMS]) for table in self.tables), base.Cost())
+        return sum((price.traced(table.logits, ctx[base.PARAMS], table.inputs) for table in self.tables), base.Cost())
 
     def init(self, ctx: base.Context, key: jax.Array) -> dict:
-        """No state."""
-        return {}
+        """{split: inputs of its table}."""
+        return {table.split: table.inputs for table in self.tables}
 
     def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
         """(state, {split: logits f32[N, V]})."""
-        return state, {table.split: table.logits(ctx[base.PARAMS]).astype(jnp.float32) for table in self.tables}
+        return state, {table.split: table.logits(ctx[base.PARAMS], state[table.split]).astype(jnp.float32)
+                       for table in self.tables}
 
     def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str | None, **meta: Any) -> dict[str, list]:

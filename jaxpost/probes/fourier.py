@@ -59,6 +59,13 @@ class Problems:
         return np.add.outer(np.arange(self.modulus), np.arange(self.modulus)) % self.modulus
 
 
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A pytree of arrays, compared and hashed by identity."""
+
+    values: Any
+
+
 @dataclass(frozen=True)
 class Fourier:
     """Restricted and excluded loss, share of the logits' variance, Gini of (un)embedding, sum of squares.
@@ -66,7 +73,7 @@ class Fourier:
     Raises: ValueError for an even modulus, or settings out of range.
     """
 
-    read: Callable[[Any], Reading]  # params -> Reading
+    read: Callable[[Any, Any], Reading]  # (params, inputs) -> Reading
     problems: Problems
     rule: Rule = Rule()
     schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
@@ -76,22 +83,24 @@ class Fourier:
     definition: str = "arXiv:2301.05217, key frequencies frozen from the last step"
     metrics: tuple[str, ...] = tuple(metric.id for metric in METRICS)
     needs: frozenset[base.Need] = frozenset({base.PARAMS})
+    inputs: Inputs | None = None  # of `read`: arguments of the measuring program, never its constants
 
     def cost(self, ctx: base.Context) -> base.Cost:
         """Counted from the program itself: a forward pass over p^2 problems."""
-        return price.traced(self._measured, ctx[base.PARAMS])
+        return price.traced(self._measured, ctx[base.PARAMS], self.init(ctx, None))
 
     def init(self, ctx: base.Context, key: jax.Array) -> dict:
-        """No state."""
-        return {}
+        """The inputs of `read`."""
+        return {} if self.inputs is None else {"inputs": self.inputs.values}
 
     def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
         """(state, the reading and the sum of squares of all parameters)."""
-        return state, self._measured(ctx[base.PARAMS])
+        return state, self._measured(ctx[base.PARAMS], state)
 
-    def _measured(self, params) -> dict[str, jax.Array]:
+    def _measured(self, params, state) -> dict[str, jax.Array]:
         squares = sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(params))
-        return {**{name: x.astype(jnp.float32) for name, x in self.read(params)._asdict().items()}, "sum_squares": squares}
+        read = self.read(params, state.get("inputs"))._asdict()
+        return {**{name: x.astype(jnp.float32) for name, x in read.items()}, "sum_squares": squares}
 
     def arrays(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What `across` reads, leading axis S: coefficients and mean in float64, logits of training problems in float32.

@@ -24,7 +24,7 @@ MCOH = "arXiv:2008.01217, arXiv:2203.10036"
 GNS = "McCandlish et al., arXiv:1812.06162"
 QUANTILES = (0.1, 0.5, 0.9)
 PERMUTED = "label_permuted"
-OF_SUMS = (*statistics.NAMES, "sum_norm2", "norm2_sum", "example_norm", "gsnr")  # what one batch of one loss gives
+OF_SUMS = (*statistics.NAMES, "sum_norm2", "norm2_sum", "example_norm", "gsnr", "gsnr_eps")  # what one batch of one loss gives
 _SUMS = "float32 sums over per-example gradients, two-level dots; the error bound counts these sums, not the gradients' own"
 _JACKKNIFE = "delete-one jackknife over the row's units (examples; steps, of accumulation chunks), t with one less"
 _HALVES = "delete-one-example jackknife of this one split, each half a sample of its own"
@@ -52,6 +52,9 @@ register(
     _metric("gsnr", "mean over coordinates of mean(g)^2 / var(g), var with divisor m - 1; coordinates without variance left "
             "out (no constant in the denominator)", "arXiv:2001.07384", "zero_mean: (m - 1) / ((m - 3) m), Gaussian "
             "coordinates of mean 0"),
+    _metric("gsnr_eps", "mean over all coordinates of mean(g)^2 / (mean(g^2) - mean(g)^2 + eps), population variance; params "
+            "eps", "Cockpit, arXiv:2102.06604 (mean GSNR), arXiv:2001.07384", "zero_mean: Gaussian coordinates of mean 0 with "
+            "the coordinates' own spreads and the same eps (1 / (m - 3) where eps is nothing beside them)"),
     _metric("example_norm", "|g_i|: params statistic=mean or a quantile over examples", "arXiv:1510.01799",
             "none: a scale", "t over examples (mean), binomial order statistics (quantiles)", "quadrature"),
     _metric("conflict.cosine", "<mean g^a, mean g^b> / (|mean g^a| |mean g^b|) of two losses on the same parameters",
@@ -231,3 +234,14 @@ def gsnr(rows: Rows, total_SxT, count_SxT, m: int, params=None, without=None) ->
     none = count == 0
     found.status[none], found.reason[none] = "absent", "no coordinate varies over the examples"
     rows.add("gsnr", found, m, {**(params or {}), "chunk": 1}, ("zero_mean", statistics.gsnr_at_zero_mean(m), None, None))
+
+
+def gsnr_eps(rows: Rows, total_SxT, null_SxT, m: int, eps: float, params=None, without_SxTxm=None) -> None:
+    """Append the mean over all coordinates of mean^2 / (population variance + eps), its null and delete-one interval."""
+    count = rows.entries_SxC
+    value, null = pooling.divide(rows.pooled(total_SxT), count), pooling.divide(rows.pooled(null_SxT), count)
+    found = bare(value, reason=statistics.FEW if m < 4 else "no interval")
+    if without_SxTxm is not None and m > 3:
+        lo, hi = statistics.jackknife(rows.pooled(without_SxTxm) / count[..., None], value)
+        found = found._replace(lo=lo, hi=hi, reason=np.where(np.isfinite(lo), None, found.reason))
+    rows.add("gsnr_eps", found, m, {**(params or {}), "chunk": 1, "eps": f"{eps:g}"}, ("zero_mean", null, None, None))

@@ -21,9 +21,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.special
 
 from jaxpost.probes.panel import TensorInfo
 
+GSNR_EPS = 1e-5
 Loss = Callable[[Any, Any], jax.Array]  # (params, one example) -> scalar
 STACK = "layers"  # params["layers"][name] holds a leading axis of layers: one tensor a layer
 
@@ -38,6 +41,9 @@ class Sums(NamedTuple):
     gsnr_count_T: jax.Array | None = None  # coordinates with var > 0
     gsnr_mxT: jax.Array | None = None  # both without each example in turn
     gsnr_count_mxT: jax.Array | None = None
+    gsnr_eps_T: jax.Array | None = None  # sum over coordinates of mean(g)^2 / (population variance + eps)
+    gsnr_eps_null_T: jax.Array | None = None  # its expectation at mean zero
+    gsnr_eps_mxT: jax.Array | None = None  # without each example in turn
 
 
 def _keys(path) -> tuple:
@@ -156,7 +162,7 @@ def second_pass(loss: Loss, params: Any, examples: Any, microbatch: int, directi
 
 
 def per_example(loss: Loss, params: Any, examples: Any, microbatch: int, intervals: bool = True,
-                gsnr: bool = True) -> Sums:
+                gsnr: bool = True, eps: float = GSNR_EPS) -> Sums:
     """Every sum of a batch of examples; jit-pure.
 
     Args:
@@ -167,6 +173,7 @@ def per_example(loss: Loss, params: Any, examples: Any, microbatch: int, interva
       microbatch: b, divides m.
       intervals: d_i, for intervals of what S1 enters, in a second pass over the examples, as dear as the first.
       gsnr: GSNR, in the same second pass; with `intervals` its delete-one values as well, in a third.
+      eps: added to the variances of the damped GSNR.
 
     Raises: ValueError when it does not.
     """
@@ -174,24 +181,28 @@ def per_example(loss: Loss, params: Any, examples: Any, microbatch: int, interva
     found = Sums(dots(total, total), square_mxT)
     if not (intervals or gsnr):
         return found
-    return found._replace(**further(loss, params, examples, microbatch, total, intervals, gsnr))
+    return found._replace(**further(loss, params, examples, microbatch, total, intervals, gsnr, eps))
 
 
 def further(loss: Loss, params: Any, examples: Any, microbatch: int, total: Any, intervals: bool,
-            gsnr: bool) -> dict[str, jax.Array]:
+            gsnr: bool, eps: float = GSNR_EPS) -> dict[str, jax.Array]:
     """The fields of `Sums` that take more passes, given G: d_i, GSNR, and with both GSNR without each example in turn."""
     (dot_mxT,), spread = second_pass(loss, params, examples, microbatch, (total,))
     found, m = {"dot_mxT": dot_mxT} if intervals else {}, len(dot_mxT)
     if not gsnr:
         return found
     found["gsnr_T"], found["gsnr_count_T"] = _signal_to_noise(total, spread, m)
+    found["gsnr_eps_T"], found["gsnr_eps_null_T"] = _damped(total, spread, m, eps), _damped_null(spread, m, eps)
     if intervals:
         def one(_, rows):
-            grads = _gradients(loss, params, rows)
-            return None, jax.vmap(lambda g: _without(total, spread, g, m))(grads)
+            def without(g):
+                rest, left = _without(total, spread, g, m)
+                return *_signal_to_noise(rest, left, m - 1), _damped(rest, left, m - 1, eps)
+
+            return None, jax.vmap(without)(_gradients(loss, params, rows))
 
         _, each = jax.lax.scan(one, None, microbatches(examples, microbatch))
-        found["gsnr_mxT"], found["gsnr_count_mxT"] = map(in_order, each)
+        found["gsnr_mxT"], found["gsnr_count_mxT"], found["gsnr_eps_mxT"] = map(in_order, each)
     return found
 
 
@@ -215,8 +226,8 @@ def _signal_to_noise(total: Any, spread: Any, m: int) -> tuple[jax.Array, jax.Ar
             per_tensor(jax.tree.map(lambda s: (s != 0).astype(s.dtype), spread)))
 
 
-def _without(total: Any, spread: Any, grads: Any, m: int) -> tuple[jax.Array, jax.Array]:
-    """`_signal_to_noise` without one example: its G - g and sum of squares s - (g - mean)^2 m / (m - 1).
+def _without(total: Any, spread: Any, grads: Any, m: int) -> tuple[Any, Any]:
+    """(G, spread) without one example: G - g and s - (g - mean)^2 m / (m - 1).
 
     What the subtraction cannot tell from 0, 4 m u (s + |mean| sqrt(s)) with u the unit roundoff, is 0: the coordinates that
     only this example moves.
@@ -226,8 +237,34 @@ def _without(total: Any, spread: Any, grads: Any, m: int) -> tuple[jax.Array, ja
         return jnp.where(left <= 4 * m * jnp.finfo(s.dtype).eps / 2 * (s + jnp.abs(t / m) * jnp.sqrt(s)), 0.0, left)
 
     rest = jax.tree.map(jnp.subtract, total, grads)
-    left = jax.tree.map(without, spread, total, grads)
-    return _signal_to_noise(rest, left, m - 1)
+    return rest, jax.tree.map(without, spread, total, grads)
+
+
+def _damped(total: Any, spread: Any, m: int, eps: float) -> jax.Array:
+    """Sum over coordinates of mean^2 / (spread / m + eps) of every tensor, [T]; m >= 1."""
+    m = max(m, 1)
+    return per_tensor(jax.tree.map(lambda g, s: (g / m) ** 2 / (s / m + eps), total, spread))
+
+
+def _damped_null(spread: Any, m: int, eps: float) -> jax.Array:
+    """Expectation of `_damped` for Gaussian gradients of mean zero, estimated without bias from their spreads, [T].
+
+    Mean and spread s are independent and E mean^2 = sigma^2 / m, so that E[f(s)] sigma^2 / m is wanted, f(s) = 1 / (s/m + eps).
+    With s / sigma^2 chi-square of v = m - 1 degrees, partial integration gives
+    sigma^2 E f(s) = E[s/2 int_0^1 u^(v/2-1) f(u s) du], integrated at Gauss-Jacobi nodes of that weight (8; 1 above m = 1024).
+    Between 1 / (m - 1) and 1 / (m - 3) of s f(s); NaN for m <= 3.
+    """
+    if m <= 3:
+        return per_tensor(jax.tree.map(lambda s: jnp.full_like(s, jnp.nan), spread))
+    power = (m - 1) / 2 - 2  # u^(v/2 - 2): u f(us) is smooth also where s >> eps
+    node, weight = scipy.special.roots_jacobi(8, 0.0, power) if m <= 1024 else (
+        np.asarray([2 * (power + 1) / (power + 2) - 1]), np.ones(1))
+    node, weight = (1 + node) / 2, weight / weight.sum() / (power + 1)
+
+    def one(s):
+        return sum(w * s / 2 * u / (u * s / m + eps) for u, w in zip(map(float, node), map(float, weight), strict=True)) / m
+
+    return per_tensor(jax.tree.map(one, spread))
 
 
 def gram(loss: Loss, params: Any, examples: Any) -> jax.Array:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxpost.probes import base, price, schedules
+from jaxpost import stats
+from jaxpost.probes import base, example_rows, price, schedules
 from jaxpost.probes.base import Metric, register
 
 _METRICS = (
@@ -30,7 +31,12 @@ _WORK = (
     Metric("policy.loss_tokens", "tokens that entered the loss, mean over the steps since the last measurement", "token",
            "jaxpost", "none: a control of equal work between arms", "none", "sum of the loss mask"),
 )
-register(*_METRICS, *_WORK)
+_COVARIANCE = Metric(
+    "policy.advantage_covariance", "mean over sampled tokens of (l - mean l)(A - mean A), divisor N, l the log-probability "
+    "before the update and A the advantage as the loss used it; mean over the steps since the last measurement", "nat",
+    "arXiv:2505.22617", "independence: 0, advantages that know nothing of the log-probabilities", "mean over tokens",
+    "float32 sums in the train step, A centred first", "t over steps (neighbouring steps are not independent)")
+register(*_METRICS, *_WORK, _COVARIANCE)
 
 # value name of training.Suite.measure -> (metric, params)
 _DIVERGENCES = {
@@ -139,3 +145,51 @@ class LossTokens:
         """Rows of the mean over the steps; `values["loss_tokens"]` is [S, steps]."""
         found = {"loss_tokens": values["loss_tokens"].mean(axis=1)}
         return finalize(found, arm=arm, step=step, seeds=seeds, conditional_on=conditional_on, guesses={})
+
+
+@dataclass(frozen=True)
+class AdvantageCovariance:
+    """Covariance of log-probability and advantage over the tokens of a step, from the history at no cost.
+
+    Positive: the loss raises tokens that are likely already, and entropy falls (arXiv:2505.22617). Absent where an objective
+    has no advantages, and where no token of a step counted.
+    """
+
+    schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
+    lane: str = "inline"
+    id: str = "advantage_covariance"
+    version: str = "1"
+    definition: str = "arXiv:2505.22617, population covariance over tokens"
+    metrics: tuple[str, ...] = (_COVARIANCE.id,)
+    needs: frozenset[base.Need] = frozenset({base.HISTORY})
+
+    def cost(self, ctx: base.Context) -> base.Cost:
+        """Nothing: the train step has it."""
+        return base.Cost()
+
+    def init(self, ctx: base.Context, key: jax.Array) -> dict:
+        """No state."""
+        return {}
+
+    def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
+        """(state, history): what the steps since the last measurement reported."""
+        return state, ctx[base.HISTORY]
+
+    def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
+                 conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]], **meta: Any) -> dict[str, np.ndarray]:
+        """Rows of the mean over the steps; `values["advantage_covariance"]` is [S, steps], NaN where no token counted."""
+        del state, meta
+        table = example_rows.policy_table(arm=arm, step=step, seeds=seeds, conditional_on=conditional_on)
+        steps_S = values.get("advantage_covariance", np.empty((len(seeds), 0)))
+        each = [np.asarray(x, np.float64)[~np.isnan(x)] for x in steps_S]
+        found = [stats.t_interval(x) if x.size else stats.Interval(*(np.asarray(np.nan),) * 3) for x in each]
+        interval = stats.Interval(*(np.asarray([getattr(one, end) for one in found]) for end in ("value", "lo", "hi")))
+        known = np.isfinite(interval.value)
+        status = np.asarray([["ok" if ok else "nan" if x.size else "absent"]
+                             for ok, x in zip(known, each, strict=True)], object)
+        reason = np.asarray([[None if x.size > 1 else "one step: no interval" if x.size else
+                              "the objective has no advantages, or no token counted"] for x in each], object)
+        example_rows.add(table, _COVARIANCE.id, interval, np.asarray([[x.size] for x in each]), unit="step",
+                         null=("independence", 0.0, None, None), status=status, reason=reason,
+                         floor=np.asarray([x.std(ddof=1) / np.sqrt(x.size) if x.size > 1 else np.nan for x in each]))
+        return table.columns(row_ids)

@@ -181,10 +181,12 @@ STATISTICS = (
         "output bias makes gradients agree about nothing. Compare with permuted labels.",
         "plug-in and unbiased alpha at planted coherence"),
     Statistic(
-        "noise", "Gradient noise", ("gradient.mean_norm2", "gradient.noise_trace", "gradient.noise_scale", "gradient.gsnr"),
+        "noise", "Gradient noise", ("gradient.mean_norm2", "gradient.noise_trace", "gradient.noise_scale", "gradient.gsnr",
+                                    "gradient.gsnr_eps"),
         "The noise scale is the batch, in examples, at which signal and noise of the mean gradient are equal.",
         "It is a ratio with a denominator that may be noise: unresolved rows are not large noise scales. GSNR is a mean of "
-        "ratios and is dominated by coordinates that hardly vary.",
+        "ratios and is dominated by coordinates that hardly vary; gsnr_eps bounds them by eps, which has the units of a "
+        "squared gradient: where variances are below it, it measures the scale of the loss.",
         "noise scale against the number of examples"),
     Statistic(
         "example_norm", "Norms of single examples' gradients", ("gradient.example_norm",),
@@ -243,12 +245,12 @@ STATISTICS = (
     Statistic(
         "router_load", "Load of experts", ("router.load", "router.dead_experts"),
         "How unequally the top-k choices fall: cv and the largest share beside what as many tokens choosing at random read; "
-        "dead experts are those that no token of the batch chose.",
+        "load_entropy is ln E at equal loads; dead experts are those that no token of the batch chose.",
         "A small batch leaves experts empty and shares unequal by chance: read the null. Tokens of one sample are no "
         "independent choices. With tied logits the lower experts win.",
         "load CV of balanced routing against the number of tokens"),
     Statistic(
-        "coactivation", "Experts that are active together", ("router.coactivation",),
+        "coactivation", "Experts that are active together", ("router.coactivation", "router.coactivation_count"),
         "The share of co-active pairs that would have to change partners for experts to be chosen independently at their "
         "loads.",
         "Raw counts of pairs follow the loads; other tools count only pairs of adjacent ranks, 7 of the 28 of a top 8. Few "
@@ -276,8 +278,11 @@ STATISTICS = (
     Statistic(
         "policy", "What the policy does", ("policy",),
         "Success against the best guess that does not solve the problem; KL to the base in both directions; entropy of own "
-        "samples. All arms of a seed share prompts and noise, so differences are paired.",
-        "KL per sequence grows with length, per token it does not; entropy falls with every kind of training. Success of the "
+        "samples. pass@k is what the best of k samples solves, EAD how varied the words of one text are; the covariance of "
+        "log-probability and advantage says whether a step raises what is likely already (entropy falls). All "
+        "arms of a seed share prompts and noise, so differences are paired.",
+        "KL per sequence grows with length, per token it does not; entropy falls with every kind of training. pass@k grows "
+        "with k for guessers too: read it over its null. EAD falls with the length of a text. Success of the "
         "base is itself a noisy number: compare with the rows of arm base.",
         "KL in both directions between two categorical policies"),
     Statistic(

@@ -55,12 +55,28 @@ def load_max(count_E: np.ndarray) -> np.ndarray:
 
 
 def load_max_null(experts: int, k: int, tokens: float) -> np.ndarray:
-    """Largest shares under independent uniform choices, float64[D]: Gaussian counts with their exact covariance."""
+    """Largest shares under independent uniform choices, float64[D]; see `_blind_shares`."""
+    return _blind_shares(experts, k, tokens).max(1)
+
+
+def load_entropy(count_E: np.ndarray) -> np.ndarray:
+    """-sum_e f_e ln f_e of the shares f of counts on the last axis, nats; NaN where there is no choice."""
+    share = divide(count_E, count_E.sum(-1, keepdims=True))
+    return 0.0 - (share * np.log(np.where(share > 0, share, 1.0))).sum(-1)
+
+
+def load_entropy_null(experts: int, k: int, tokens: float) -> np.ndarray:
+    """Entropies of the shares under independent uniform choices, float64[D]; see `_blind_shares`."""
+    return load_entropy(np.maximum(_blind_shares(experts, k, tokens), 0.0))
+
+
+def _blind_shares(experts: int, k: int, tokens: float) -> np.ndarray:
+    """Shares under independent uniform choices, float64[D, E]: Gaussian counts with their exact covariance (fixed draws)."""
     if experts == 1 or not tokens:
-        return np.full(_LOAD_DRAWS, 1.0 if tokens else np.nan)
+        return np.full((_LOAD_DRAWS, experts), 1.0 if tokens else np.nan)
     noise = np.random.default_rng(0).standard_normal((_LOAD_DRAWS, experts))
     noise = (noise - noise.mean(1, keepdims=True)) * np.sqrt(experts / (experts - 1))
-    return (1 + load_cv_null(experts, k, tokens) * noise).max(1) / experts
+    return (1 + load_cv_null(experts, k, tokens) * noise) / experts
 
 
 def dead_null(experts: int, k: int, tokens: float) -> float:
@@ -113,15 +129,25 @@ def coactivation_null(both_ExE: np.ndarray, draws: int) -> np.ndarray:
 
     Pairs of one token count as independent draws; with k > 2 they are not quite.
     """
+    return coactivation(independent_pairs(both_ExE, draws))
+
+
+def most_together(both_ExE: np.ndarray) -> np.ndarray:
+    """Largest count of an unordered pair of experts, last two axes."""
+    return both_ExE.max((-2, -1))
+
+
+def independent_pairs(both_ExE: np.ndarray, draws: int) -> np.ndarray:
+    """Counts of as many unordered pairs drawn from the quasi-independence of the counts, symmetric float64[D, E, E]."""
     a, b = np.triu_indices(len(both_ExE), 1)
     pairs = int(both_ExE[a, b].sum())
     if not pairs:
-        return np.full(draws, np.nan)
+        return np.full((draws, *both_ExE.shape), np.nan)
     r = quasi_independence(both_ExE.sum(-1) / both_ExE.sum())
     share = r[a, b] / r[a, b].sum()
     drawn = np.zeros((draws, *both_ExE.shape))
     drawn[:, a, b] = np.random.default_rng(0).multinomial(pairs, share, size=draws)
-    return coactivation(drawn + drawn.swapaxes(1, 2))
+    return drawn + drawn.swapaxes(1, 2)
 
 
 def information_terms(joint_YxE: np.ndarray) -> np.ndarray:

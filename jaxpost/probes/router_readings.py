@@ -43,7 +43,7 @@ def entropy_readings(entropy_NxL: np.ndarray, probs_NxLxE: np.ndarray, tokens_N:
 
 
 def load_readings(top_NxLxTxk: np.ndarray, tied_NxL: np.ndarray, experts: int) -> list[Reading]:
-    """`router.load_cv`, `router.load_max` and `router.dead_experts`."""
+    """`router.load_cv`, `router.load_max`, `router.load_entropy` and `router.dead_experts`."""
     k = top_NxLxTxk.shape[-1]
     count_NxLxE = np.stack([router_load.chosen(top, experts) for top in _layers(top_NxLxTxk)], axis=1)
     left = router_load.without_one(count_NxLxE)
@@ -51,7 +51,8 @@ def load_readings(top_NxLxTxk: np.ndarray, tied_NxL: np.ndarray, experts: int) -
     ties = np.asarray(tied_NxL, np.float64).sum(0)
     layers = count_NxLxE.shape[1]
     note = f"{int(ties.sum())} of {int(tokens * layers)} tokens have tied logits at the top-k cut" if ties.any() else None
-    largest = np.repeat(router_load.load_max_null(experts, k, tokens)[:, None], layers + 1, axis=1)
+    largest, even = (np.repeat(null(experts, k, tokens)[:, None], layers + 1, axis=1)
+                     for null in (router_load.load_max_null, router_load.load_entropy_null))
     cv_null = router_load.load_cv_null(experts, k, tokens)
     dead = (total == 0).sum(-1)
     return [
@@ -61,24 +62,37 @@ def load_readings(top_NxLxTxk: np.ndarray, tied_NxL: np.ndarray, experts: int) -
         Reading("router.load_max", **jackknifed(pooled(router_load.load_max(total)), pooled(router_load.load_max(left)).T),
                 nulls=(drawn("equal_load", largest, quantiles=True),), num_err=pooled(ties / (k * tokens)),
                 params={"top": k}, note=note),
+        Reading("router.load_entropy", **jackknifed(pooled(router_load.load_entropy(total)),
+                                                    pooled(router_load.load_entropy(left)).T),
+                nulls=(drawn("equal_load", even, quantiles=True),),
+                num_err=pooled(ties / (k * tokens) * np.log(max(k * tokens, 2))), params={"top": k}, note=note),
         Reading("router.dead_experts", pooled(dead, "sum"), params={"top": k}, note=note,
                 num_err=pooled(np.minimum(ties, experts), "sum"),
                 nulls=(Null("equal_load", pooled(np.full(layers, router_load.dead_null(experts, k, tokens)), "sum")),)),
     ]
 
 
-def coactivation_reading(top_NxLxTxk: np.ndarray, experts: int, draws: int) -> Reading:
-    """`router.coactivation`."""
+def coactivation_readings(top_NxLxTxk: np.ndarray, experts: int, draws: int) -> list[Reading]:
+    """`router.coactivation`, and its raw counts `router.coactivation_count`: of the commonest pair and of all pairs."""
     k, layers = top_NxLxTxk.shape[-1], top_NxLxTxk.shape[1]
     if k == 1:
-        return Reading("router.coactivation", np.full(layers + 1, np.nan), missing=NO_PAIR, params={"top": k},
-                       nulls=(Null("independence", np.nan),))
+        nothing = {"value": np.full(layers + 1, np.nan), "missing": NO_PAIR}
+        return [Reading("router.coactivation", params={"top": k}, nulls=(Null("independence", np.nan),), **nothing),
+                *(Reading("router.coactivation_count", params={"pair": pair, "top": k}, **nothing, nulls=nulls)
+                  for pair, nulls in (("commonest", (Null("independence", np.nan),)), ("all", ())))]
     both = [router_load.together(top, experts) for top in _layers(top_NxLxTxk)]
     value = [router_load.coactivation(x.sum(0)) for x in both]
     without = [router_load.coactivation(router_load.without_one(x)) for x in both]
-    null = np.stack([router_load.coactivation_null(x.sum(0), draws) for x in both], axis=1)
-    return Reading("router.coactivation", **jackknifed(pooled(np.stack(value)), pooled(np.stack(without, 1)).T),
-                   nulls=(drawn("independence", pooled(null)),), params={"top": k})
+    pairs = [router_load.independent_pairs(x.sum(0), draws) for x in both]
+    null, most_null = (np.stack([of(x) for x in pairs], axis=1) for of in (router_load.coactivation, router_load.most_together))
+    counts = np.stack([x.sum(0) for x in both])
+    return [
+        Reading("router.coactivation", **jackknifed(pooled(np.stack(value)), pooled(np.stack(without, 1)).T),
+                nulls=(drawn("independence", pooled(null)),), params={"top": k}),
+        Reading("router.coactivation_count", pooled(router_load.most_together(counts), "sum"),
+                nulls=(drawn("independence", pooled(most_null, "sum")),), params={"pair": "commonest", "top": k}),
+        Reading("router.coactivation_count", pooled(counts.sum((1, 2)) / 2, "sum"), params={"pair": "all", "top": k}),
+    ]
 
 
 def specialisation_reading(label_N: np.ndarray | None, probs_NxLxE: np.ndarray, relative: float) -> Reading:

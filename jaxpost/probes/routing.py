@@ -21,6 +21,7 @@ from jaxpost.probes import (
     base,
     gradient_sums,
     pathways,
+    router_load,
     router_taps,
     routing_metrics,
     routing_rows,
@@ -136,9 +137,12 @@ class Routing:
         return found if vectors is None else found | inner_products(vectors)
 
     def arrays(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """What trajectories need, leading axis seeds: mean probabilities, top-k experts, loss, correct, and the router."""
+        """What trajectories need, leading axis seeds: mean probabilities, top-k experts, loss, correct, and the router;
+        beside them the raw co-activation counts `together_LxExE`, over all pairs and samples."""
         kept = {name: np.asarray(x) for name, x in values.items() if name not in ("suspect_NxL", "entropy_NxL")}
-        return kept | {"top_NxLxTxk": kept["top_NxLxTxk"].astype(np.int16)}
+        experts = kept["probs_NxLxE"].shape[-1]
+        together = [[router_load.together(top, experts).sum(0) for top in own.swapaxes(0, 1)] for own in kept["top_NxLxTxk"]]
+        return kept | {"top_NxLxTxk": kept["top_NxLxTxk"].astype(np.int16), "together_LxExE": np.asarray(together, np.int32)}
 
     def finalize(self, values: Mapping[str, Any], state: dict, *, infos: Any = None, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]]) -> dict[str, np.ndarray]:

@@ -60,6 +60,9 @@ ROUTER = (
     _metric("router.load_max", "largest expert's share of top-k choices", "1", OLMOE,
             "equal_load: mean and 95 % range under independent uniform choices, Gaussian with their exact covariance (fixed "
             "draws)", "mean over matrices", _TOPK),
+    _metric("router.load_entropy", "-sum_e f_e ln f_e, f_e the experts' shares of top-k choices: ln E when equal", "nat", OLMOE,
+            "equal_load: mean and 95 % range under independent uniform choices, Gaussian with their exact covariance (fixed "
+            "draws)", "mean over matrices", _TOPK),
     _metric("router.dead_experts", "experts that no counted token of the batch chose", "expert", OLMOE,
             "equal_load: E (1 - k/E)^tokens", "sum over matrices", _TOPK, "none: a count of this batch"),
     _metric("router.coactivation", "half the sum over ALL expert pairs of |q_ab - r_ab|: q the pair's share of co-active "
@@ -67,6 +70,11 @@ ROUTER = (
             "paper draws the matrix, its code counts pairs of adjacent ranks)",
             "independence: mean and range of as many pairs drawn from r (fixed draws)", "mean over matrices",
             f"{_TOPK}; r by proportional fitting"),
+    _metric("router.coactivation_count", "tokens that chose both experts, raw, over ALL pairs: of the commonest pair (params "
+            "pair=commonest) and summed over unordered pairs (pair=all); the matrix of each layer is array together_LxExE", "1",
+            OLMOE, "independence: largest count of as many pairs drawn from r (mean and range of fixed draws); none for "
+            "pair=all, which is tokens k (k - 1) / 2 by definition", "sum over matrices", _TOPK,
+            "none: a count of this batch"),
     _metric("router.specialisation", "mutual information of the sample's label and the expert: joint P(y, k) = mean over "
             "samples of 1[y] g_k", "nat", OLMOE, "label_permutation: mean and 95 % range of permuted labels (fixed draws)",
             "mean over matrices", f"{_SUMS}; labels by the caller"),

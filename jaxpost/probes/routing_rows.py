@@ -71,7 +71,7 @@ def _readings(probe: Any, v: Mapping[str, Any]) -> list[Reading]:
         pathway_readings.complexity_reading(probs, longest, probe.ridge, probe.draws),
         *router_readings.entropy_readings(np.nan_to_num(v["entropy_NxL"]), probs, v["tokens_N"]),
         *router_readings.load_readings(v["top_NxLxTxk"], v["tied_NxL"], experts),
-        router_readings.coactivation_reading(v["top_NxLxTxk"], experts, probe.draws),
+        *router_readings.coactivation_readings(v["top_NxLxTxk"], experts, probe.draws),
         router_readings.specialisation_reading(v.get("label_N"), probs, pathway_readings.tolerance(longest, experts)),
     ]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxpost.probes import base, ever_changed, fisher, routing
+from jaxpost.probes import base, ever_changed, fisher, policy_samples, routing
 
 V, D, F, E, L, T, ROWS = 512, 256, 512, 8, 4, 32, 64
 TARGETS = ("label",)
@@ -82,3 +82,16 @@ class Suite:
         tokens = jax.random.randint(key, (ROWS, T), 0, V)
         ours, theirs = (jax.vmap(lambda t, p=p: logits(p, t).argmax(-1))(tokens) for p in (params, base_params))
         return {"success/id": (ours == theirs).mean()}
+
+    def samples(self, params: dict, key: jax.Array, count: int) -> dict[str, policy_samples.Sampled]:
+        """Greedy tokens of `count` random prompts a row; a sample is solved if its first token is even."""
+        def one(key):
+            said = jax.vmap(lambda t: logits(params, t).argmax(-1))(jax.random.randint(key, (ROWS, T), 0, V))
+            return policy_samples.Sampled((said[:, 0] % 2 == 0).astype(jnp.float32), said, jnp.ones((ROWS, T), bool))
+
+        drawn = jax.lax.map(one, jax.random.split(key, count))
+        return {"id": jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), drawn)}
+
+    def vocabularies(self) -> dict[str, int]:
+        """{split: number of words}."""
+        return {"id": V}

@@ -13,6 +13,7 @@ Legend: C = 1,536 classes, E exponents.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -102,6 +103,20 @@ def representatives() -> jax.Array:
     return jnp.asarray((c // 768) << 15 | (c % 768 // 3) << 7 | (c % 3), jnp.uint16)  # mantissa 0, 1 or 2
 
 
+@functools.cache
+def class_half_ulps() -> tuple[np.ndarray, np.ndarray]:
+    """`half_ulps` of the representatives, f32[C] twice: computed once, never by the compiler of every program."""
+    with jax.ensure_compile_time_eval():
+        return tuple(np.asarray(h) for h in half_ulps(representatives()))
+
+
+@functools.cache
+def class_boundary_exponents() -> tuple[np.ndarray, np.ndarray]:
+    """`boundary_exponents` of the representatives, likewise."""
+    with jax.ensure_compile_time_eval():
+        return tuple(np.asarray(e) for e in boundary_exponents(representatives()))
+
+
 def class_counts(codes: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """How many entries (inside `mask`) fall in each class: i32[C]."""
     weight = jnp.ones(codes.shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
@@ -133,16 +148,17 @@ def visibility_empirical(histogram: jax.Array, n: int, dtype: str = "bf16") -> j
     odd one. `n` entries made the histogram. dtype="fp32" asks whether float32 sees it, for w0 on the bf16 grid (its
     float32 mantissa is even). Rounding of w0 + d to float32 before the cast is neglected.
     """
-    codes = representatives()
-    outward, inward = boundary_exponents(codes)
+    with jax.ensure_compile_time_eval():
+        codes = np.asarray(representatives())
+    outward, inward = class_boundary_exponents()
     odd = ((codes & 1) == 1) & (dtype == "bf16")
     drop = {"bf16": 0, "fp32": 16}[dtype]
     at_least_2xE = jnp.cumsum(histogram.sum(2)[:, ::-1], axis=1)[:, ::-1]  # |d| >= 2^e, by sign
     beyond_2xE = at_least_2xE - histogram[:, :, 1]
-    negative = ((codes >> 15) == 1).astype(jnp.int32)
+    negative = ((codes >> 15) == 1).astype(np.int32)
 
     def count(d_sign, exponent):
-        e = jnp.maximum(exponent - drop - LOWEST, 0)
+        e = np.maximum(exponent - drop - LOWEST, 0)
         return jnp.where(odd, at_least_2xE[d_sign, e], beyond_2xE[d_sign, e])
 
     visible = count(negative, outward) + count(1 - negative, inward)  # outward: d has the sign of w
@@ -168,7 +184,7 @@ def visibility_law(law: str, sigma: jax.Array, dtype: str = "bf16") -> jax.Array
 
     dtype="fp32" asks whether float32 sees it, for w0 on the bf16 grid (boundaries nearer by 2^16).
     """
-    h_plus, h_minus = half_ulps(representatives())
+    h_plus, h_minus = class_half_ulps()
     sigma = sigma * {"bf16": 1.0, "fp32": 2.0**16}[dtype]
     return jnp.clip(law_survival(law, h_plus / sigma) + law_survival(law, h_minus / sigma), 0.0, 1.0)
 
@@ -203,10 +219,11 @@ def rounded_within(law: str, sigma: jax.Array, tol: float) -> jax.Array:
     change where the update crosses a power of two.
     """
     within = 1.0
-    for h_C in half_ulps(representatives()):
-        fine = tol > 2**10 * h_C  # rounding moves the boundary by less than a thousandth
-        steps_C = jnp.floor(jnp.where(fine, 1.0, tol / (2 * h_C)))
-        within -= law_survival(law, jnp.where(fine, tol, (2 * steps_C + 1) * h_C) / sigma)
+    for h_C in class_half_ulps():
+        fine = tol / 2**10 > h_C  # rounding moves the boundary by less than a thousandth
+        with np.errstate(over="ignore"):
+            steps_C = np.floor(np.where(fine, np.float32(1), np.float32(tol) / (2 * h_C)))
+        within -= law_survival(law, np.where(fine, np.float32(tol), (2 * steps_C + 1) * h_C) / sigma)
     return within
 
 

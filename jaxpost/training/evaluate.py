@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxpost import models, tasks
 from jaxpost.objectives import kl
+from jaxpost.probes import policy_samples
 from jaxpost.tasks import Task
 
 
@@ -28,7 +29,33 @@ class Suite:
         Args:
           only: a single label to sample, or all. Splits of one task are sampled as one batch.
         """
-        reward, drawn = {}, {}
+        found = self._drawn(params, key, only)
+        return ({label: score_N.mean() for label, (score_N, _, _) in found.items()},
+                {label: (prompt_NxP, made) for label, (_, prompt_NxP, made) in found.items()})
+
+    def samples(self, params: dict, key: jax.Array, count: int) -> dict[str, policy_samples.Sampled]:
+        """`count` samples a problem at temperature 1: {label: rewards, tokens and which of them are words}.
+
+        Sample g of every problem uses `fold_in(key, g)`. Words are the tokens of an answer but its end and
+        padding.
+        """
+        def one(g):
+            out = {}
+            for label, (score_N, _, made) in self._drawn(params, jax.random.fold_in(key, g)).items():
+                task = next(task for name, task, _ in self.splits if name == label)
+                word_NxT = (made.mask_NxT > 0) & (made.tokens_NxT != task.eos) & (made.tokens_NxT != task.pad)
+                out[label] = policy_samples.Sampled(score_N, made.tokens_NxT, word_NxT)
+            return out
+
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), jax.lax.map(one, jnp.arange(count)))
+
+    def vocabularies(self) -> dict[str, int]:
+        """{label: number of words of the split's task}."""
+        return {label: task.vocab_size for label, task, _ in self.splits}
+
+    def _drawn(self, params: dict, key: jax.Array, only: str | None = None) -> dict[str, tuple]:
+        """{label: (score_N, prompt_NxP, completions)} of one sample a problem."""
+        found = {}
         chosen = [s for s in self.splits if only in (None, s[0])]
         for task in dict.fromkeys(task for _, task, _ in chosen):
             labels = [(label, split) for label, t, split in chosen if t is task]
@@ -40,9 +67,8 @@ class Suite:
             score_N = jax.vmap(task.verify)(problems_N, made.tokens_NxT)
             for i, (label, _) in enumerate(labels):
                 rows = slice(i * self.problems, (i + 1) * self.problems)
-                reward[label] = score_N[rows].mean()
-                drawn[label] = prompt_NxP[rows], models.Completions(*(x[rows] for x in made))
-        return reward, drawn
+                found[label] = score_N[rows], prompt_NxP[rows], models.Completions(*(x[rows] for x in made))
+        return found
 
     def measure(self, params: dict, base: dict, key: jax.Array) -> dict[str, jax.Array]:
         """Success of every split, and on the KL split's prompts, with pi the policy and pi0 the base:

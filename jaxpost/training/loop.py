@@ -4,7 +4,9 @@ The trip count is an argument, so any split of a run into segments executes the 
 and kills fall between segments and cannot change a bit of the trajectory.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,23 +59,48 @@ def learn(spec: StepSpec, member: Member, state: TrainState, reference: dict | N
 def segment_program(source, spec: StepSpec, capacity: int, mesh=None):
     """jit of (states_S, members_S, steps, reference) -> (states_S, history_SxC) with `steps` <= capacity C an argument.
 
-    The history holds each step's metrics; entries from `steps` on are zero. States are donated.
+    The history holds each step's metrics; entries from `steps` on are zero. States are donated. Rows that the source reads
+    at every step (it has `table` and `given`) are an argument that the program passes by itself.
     """
-    def run(entry, steps, reference):
+    def run(entry, steps, reference, rows):
         state, member = entry
-        shapes = jax.eval_shape(lambda s: one_step(source, spec, member, s, reference)[1], state)
+        fed = source if rows is None else source.given(rows)
+        shapes = jax.eval_shape(lambda s: one_step(fed, spec, member, s, reference)[1], state)
         history = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
 
         def body(i, carry):
             state, history = carry
-            state, measured = one_step(source, spec, member, state, reference)
+            state, measured = one_step(fed, spec, member, state, reference)
             return state, jax.tree.map(lambda h, x: h.at[i].set(x), history, measured)
 
         return jax.lax.fori_loop(0, steps, body, (state, history))
 
     mapped = sharding.map_members(run, mesh)
-    return jax.jit(lambda states, members, steps, reference: mapped((states, members), steps, reference),
-                   donate_argnums=0)
+    program = jax.jit(lambda states, members, steps, reference, rows=None: mapped((states, members), steps, reference, rows),
+                      donate_argnums=0)
+    return _Fed(program, source.table()) if hasattr(source, "given") else program
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fed:
+    """A program whose last argument is the rows that its source trains on at every step, lowered and compiled alike.
+
+    Rows that were constants of the program would be folded through masks and embeddings while it compiles.
+    """
+
+    program: Any
+    rows: Batch
+
+    def __call__(self, *arguments):
+        return self.program(*arguments, self.rows)
+
+    def lower(self, *arguments):
+        """As `jax.jit(...).lower`."""
+        return _Fed(self.program.lower(*arguments, self.rows), self.rows)
+
+    def compile(self, *options):
+        """As `jax.jit(...).lower(...).compile`."""
+        return _Fed(self.program.compile(*options), self.rows)
 
 
 def run_segment(program, states: TrainState, members: Member, steps: int, reference: dict | None):

@@ -195,15 +195,18 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
     The routers' losses are in the gradient and beside the loss: `loss` is the objective's alone.
     """
     several = len(spec.objective.terms) > 1
+    mean_advantage = _mean_advantage(batch)
 
     def loss(params, rows):
         out = output(spec, params, rows)
         seen = view_of(spec, out, rows, reference)
         total, count, aux = spec.objective.loss(seen, rows, state.objective_state, scalars.kl_coef)
         if rows.behaviour_NxT is not None:
-            sampled = rows.mask_NxT if rows.demonstration_NxT is None else rows.mask_NxT * (1 - rows.demonstration_NxT)
+            sampled = _sampled(rows)
             gap = jnp.abs(seen.logp_NxT - rows.behaviour_NxT) * sampled
             aux["sampler_gap"] = (gap.sum(), sampled.sum())
+            if rows.advantage_NxT is not None:
+                aux["advantage_covariance"] = advantage_covariance(seen.logp_NxT, rows, mean_advantage)
         if not spec.model.experts:
             return total, (total, count, aux)
         counts_NxS = models.real_tokens(rows.prompt_NxP, rows.mask_NxT, spec.pad)
@@ -242,6 +245,32 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
                **{name: (value, jnp.ones_like(value)) for name, value in probed.items()}}
     seen = ever_changed.mark(state.probe_state, state.params, params)
     return state._replace(params=params, opt_state=opt_state, probe_state=seen, trainable=trainable), metrics
+
+
+def advantage_covariance(logp_NxT: jax.Array, rows: Batch, mean: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    """(sum, count) of l (A - mean A) over sampled tokens under the mask: the population covariance of l and A.
+
+    With the mean over the whole update, the sums of its parts add up, and E[l (A - mean A)] = E[l A] - E[l] E[A] without the
+    cancellation. Demonstrated tokens do not count.
+
+    Args:
+      logp_NxT: l, before the update; rows: with A as the loss uses it; mean: of A over the sampled tokens of all rows.
+
+    Source: arXiv:2505.22617.
+    """
+    counted = _sampled(rows) > 0
+    return jnp.where(counted, logp_NxT * (rows.advantage_NxT - mean), 0.0).sum(), counted.sum(dtype=logp_NxT.dtype)
+
+
+def _sampled(rows: Batch) -> jax.Array:
+    return rows.mask_NxT if rows.demonstration_NxT is None else rows.mask_NxT * (1 - rows.demonstration_NxT)
+
+
+def _mean_advantage(batch: Batch) -> jax.Array | None:
+    if batch.advantage_NxT is None:
+        return None
+    counted = _sampled(batch) > 0
+    return jnp.where(counted, batch.advantage_NxT, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
 
 def _mixed(objective: Objective, objective_state: dict, grads_K: dict, total_K: jax.Array, count_K: jax.Array, batch: Batch):

@@ -65,7 +65,21 @@ class WholeTable:
 
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
         """(rows, metrics, curriculum state): the same rows at every step and for every seed."""
-        batch = self.table()
-        if self.spec is not None:
-            batch = needs.fill(self.spec, batch, member, state, reference)
-        return batch, {}, state.curriculum_state
+        return self.given(self.table()).batch(member, state, reference)
+
+    def given(self, rows: Batch) -> "GivenRows":
+        """The same source with `table()` as an argument of the program that it is part of."""
+        return GivenRows(self.spec, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenRows:
+    """A source inside a program: rows that are traced, the same at every step."""
+
+    spec: StepSpec | None
+    rows: Batch
+
+    def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
+        """As `WholeTable.batch`."""
+        rows = self.rows if self.spec is None else needs.fill(self.spec, self.rows, member, state, reference)
+        return rows, {}, state.curriculum_state

@@ -75,7 +75,7 @@ def test_what_was_measured_is_what_the_parameters_say(finished):
     config = configs.load("grokking_modular:smoke", dict(word.removeprefix("--config.").split("=", 1) for word in TINY))
     one = grokking_modular.design(config, ()).arms[0]
     state = one.arm.fresh(None, 200)
-    logits = np.asarray(one.probes[1].read(state.params).logits_PxPxC, np.float64)
+    logits = np.asarray(one.probes[1].read(state.params, one.probes[1].inputs.values).logits_PxPxC, np.float64)
     batch = training.WholeTable(one.arm.source.task, "train", tokens=1).table()
     numbers = 8  # tokens before the numbers
     a, b, c = (np.asarray(x) - numbers for x in (batch.prompt_NxP[:, 0], batch.prompt_NxP[:, 2], batch.completion_NxT[:, 0]))

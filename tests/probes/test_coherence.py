@@ -89,6 +89,12 @@ def test_rows_hold_sums_that_add_up_over_tensors_and_layers():
     left = np.asarray([np.mean(x.mean(0) ** 2 / x.var(0, ddof=1)) for x in rest])
     half = 2.2009851600916384 * np.sqrt(11 / 12 * np.sum((left - left.mean()) ** 2))
     assert gsnr["ci_lo"] == pytest.approx(gsnr["value"] - half, rel=1e-9)
+    damped = one(rows, "gsnr_eps", params="chunk=1;eps=1e-05;held=advantage")
+    assert damped["value"] == pytest.approx(np.mean(whole.mean(0) ** 2 / (whole.var(0) + 1e-5)), rel=1e-12)
+    left = np.asarray([np.mean(x.mean(0) ** 2 / (x.var(0) + 1e-5)) for x in rest])
+    half = 2.2009851600916384 * np.sqrt(11 / 12 * np.sum((left - left.mean()) ** 2))
+    assert damped["ci_hi"] == pytest.approx(damped["value"] + half, rel=1e-9)
+    assert damped["null_kind"] == "zero_mean" and damped["null_value"] == pytest.approx(1 / 9, rel=0.2)
 
 
 def test_ghosts_give_the_rows_of_materialised_gradients():
@@ -102,7 +108,7 @@ def test_ghosts_give_the_rows_of_materialised_gradients():
             found.append(rows_of(probe, params, stacked(measured(probe, params, examples)), dtype=None))
     direct, ghost, cheap = found
     assert [r["row_id"] for r in direct] == [r["row_id"] for r in ghost]
-    assert {r["metric"] for r in direct} - {r["metric"] for r in cheap} == {"gradient.gsnr"}
+    assert {r["metric"] for r in direct} - {r["metric"] for r in cheap} == {"gradient.gsnr", "gradient.gsnr_eps"}
     by_id = {r["row_id"]: r for r in direct}
     for row in ghost + cheap:
         for name in ("value", "ci_lo", "ci_hi", "null_lo"):

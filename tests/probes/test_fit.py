@@ -12,7 +12,8 @@ ANSWERS = {"train": np.array([0, 2, 2, 1]), "id": np.array([1, 1, 0])}
 
 
 def probe():
-    tables = tuple(fit.Table(split, lambda params, split=split: params[split], answer) for split, answer in ANSWERS.items())
+    tables = tuple(fit.Table(split, lambda params, inputs, split=split: params[split], answer)
+                   for split, answer in ANSWERS.items())
     return fit.TableFit(tables, schedules.At((0, 4)))
 
 
@@ -23,7 +24,8 @@ def logits(seed):
 
 def rows_of(*given):
     made = probe()
-    run = jax.jit(lambda p: jax.lax.map(lambda q: made.measure(base.Context({base.PARAMS: q}), {}, None)[1], p))
+    state = made.init(None, None)
+    run = jax.jit(lambda p: jax.lax.map(lambda q: made.measure(base.Context({base.PARAMS: q}), state, None)[1], p))
     values = jax.device_get(run(jax.tree.map(lambda *x: jnp.stack(x), *given)))
     return as_rows(made.finalize(values, {}, arm="a", step=4, seeds=list(range(len(given))), conditional_on=None, row_ids=ids))
 

@@ -16,7 +16,7 @@ RULE = fourier.Rule(sets=6)
 
 
 def probe(problems=PROBLEMS, rule=RULE):
-    def read(params):
+    def read(params, inputs):
         return fourier.Reading(params["logits"], params["embed"], params["head"])
 
     return fourier.Fourier(read, problems, rule, schedules.At((0, 1)))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from jaxpost.probes import gradient_sums as sums
 from jaxpost.probes import inline
@@ -25,6 +26,9 @@ def by_hand(grads):
         "dot_mxT": np.stack([g @ t for g, t in zip(grads, total, strict=True)], 1),
         "gsnr_T": [np.sum(g.mean(0) ** 2 / g.var(0, ddof=1)) for g in grads],
         "gsnr_count_T": [g.shape[1] for g in grads],
+        "gsnr_eps_T": [np.sum(g.mean(0) ** 2 / (g.var(0) + sums.GSNR_EPS)) for g in grads],
+        "gsnr_eps_mxT": np.stack([[np.sum(x.mean(0) ** 2 / (x.var(0) + sums.GSNR_EPS))
+                                   for x in (np.delete(g, i, 0) for i in range(len(g)))] for g in grads], 1),
     }
 
 
@@ -138,3 +142,24 @@ def test_the_cosine_of_a_step_survives_small_norms():
     tree = {"w": jnp.asarray([3e-11, 4e-11])}
     found = inline.measure(tree, jax.tree.map(lambda x: -x, tree), tree, tree)
     assert float(found["descent_cosine"]) == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("m", [5, 8, 2000])
+@pytest.mark.parametrize("eps", [1e-9, 0.3, 1e4])
+def test_the_null_of_the_damped_gsnr_is_its_expectation_at_mean_zero(m, eps):
+    """Against the integral over the chi-square law of the spread, for one sigma; unbiased, so averaged over drawn spreads."""
+    sigma = 0.7
+    law = scipy.stats.chi2(m - 1)
+    x = law.ppf((np.arange(200_000) + 0.5) / 200_000)  # equal shares
+    wanted = np.mean(sigma**2 / m / (sigma**2 * x / m + eps))
+    with jax.enable_x64(True):
+        found = sums._damped_null({"w": jnp.asarray(sigma**2 * x)}, m, eps)[0] / len(x)
+    np.testing.assert_allclose(found, wanted, rtol=2e-3)
+    if eps < 1e-6 and m < 100:
+        np.testing.assert_allclose(found, 1 / (m - 3), rtol=5e-3)
+
+
+def test_the_damped_gsnr_counts_coordinates_that_do_not_vary():
+    found = sums.per_example(linear, {"w": jnp.zeros(3)}, jnp.full((6, 3), 0.1), 2, eps=1e-2)
+    np.testing.assert_allclose(found.gsnr_eps_T, [3 * 0.01 / 1e-2], rtol=1e-5)
+    assert float(found.gsnr_count_T[0]) == 0 and np.isnan(float(sums._damped_null({"w": jnp.ones(3)}, 3, 1e-2)[0]))

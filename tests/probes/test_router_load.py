@@ -123,3 +123,34 @@ def test_overlap_and_its_null_are_enumerated():
     every = np.mean([len(set(a) & set(b)) / 2 for a in now for b in then])  # any of one with any of the other
     load = lambda choices: np.bincount(np.concatenate(choices), minlength=4)  # noqa: E731
     np.testing.assert_allclose(router_load.overlap_null(load(now), load(then), 3, 2), every)
+
+
+def test_load_entropy_is_that_of_the_shares_and_its_null_that_of_drawn_tokens():
+    count = np.asarray([[4.0, 0, 2, 2], [2, 2, 2, 2], [8, 0, 0, 0], [0, 0, 0, 0]])
+    wanted = [scipy.stats.entropy(x) if x.sum() else np.nan for x in count]
+    np.testing.assert_allclose(router_load.load_entropy(count), wanted, atol=1e-15)
+    np.testing.assert_allclose(router_load.load_entropy(count[:, [2, 0, 3, 1]]), wanted, atol=1e-15)
+    rng = np.random.default_rng(1)
+    drawn = np.argsort(rng.random((2000, 100, 6)), axis=-1)[..., :2]
+    blind = router_load.load_entropy((drawn[..., None] == np.arange(6)).sum((1, 2)).astype(float))
+    found = router_load.load_entropy_null(6, 2, 100)
+    np.testing.assert_allclose(np.log(6) - found.mean(), np.log(6) - blind.mean(), rtol=0.05)
+    np.testing.assert_allclose(np.log(6) - np.quantile(found, 0.025), np.log(6) - np.quantile(blind, 0.025), rtol=0.1)
+    np.testing.assert_array_equal(router_load.load_entropy_null(1, 1, 10), 0)
+    assert np.isnan(router_load.load_entropy_null(4, 2, 0)).all()
+
+
+def test_raw_counts_of_pairs_are_those_of_sets_and_of_their_null():
+    rng = np.random.default_rng(3)
+    top = np.argsort(rng.random((5, 40, 6)), axis=-1)[..., :3]
+    both = router_load.together(top, 6).sum(0)
+    by_hand = {pair: sum(set(pair) <= set(token) for token in top.reshape(-1, 3).tolist())
+               for pair in itertools.combinations(range(6), 2)}
+    assert router_load.most_together(both) == max(by_hand.values())
+    assert both.sum() / 2 == sum(by_hand.values()) == 200 * 3
+    drawn = router_load.independent_pairs(both, 200)
+    np.testing.assert_array_equal(drawn, drawn.swapaxes(1, 2))
+    np.testing.assert_array_equal(drawn.sum((1, 2)) / 2, 600)
+    np.testing.assert_array_equal(router_load.coactivation(drawn), router_load.coactivation_null(both, 200))
+    most = router_load.most_together(drawn)
+    assert most.min() <= router_load.most_together(both) <= most.max() + 9

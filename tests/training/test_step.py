@@ -83,6 +83,7 @@ def test_inline_probes_change_no_bit_in_50_steps(make, monkeypatch, kind, object
     with_probes = final()
     monkeypatch.setattr(step_module.inline, "measure", lambda *a: {})
     monkeypatch.setattr(step_module.inline, "chunk_sums", lambda *a: {})
+    monkeypatch.setattr(step_module, "advantage_covariance", lambda *a: (jnp.zeros(()), jnp.ones(())))
     monkeypatch.setattr(step_module.ever_changed, "mark", lambda state, before, after: state)
     without = final()
     jax.tree.map(np.testing.assert_array_equal, with_probes, without)

@@ -1,6 +1,7 @@
 """The full batch: every problem of a split at every step, and gradient descent on it without sampling noise."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -62,3 +63,19 @@ def test_what_it_cannot_do_is_said_before_anything_is_traced():
     spec = dataclasses.replace(SPEC, objective=objectives.get("dpo"))
     with pytest.raises(ValueError, match="'dpo' trains on pairs"):
         training.WholeTable(TASK, spec=spec)
+
+
+def test_the_rows_are_an_argument_of_the_program_and_no_constant_of_it():
+    """What the compiler could fold through masks and embeddings; the same numbers as a step that holds them as constants."""
+    source = training.WholeTable(TASK, tokens=1)
+    member = training.Member(jnp.uint32(3), training.Scalars(1e-3))
+    program, states = training.segment_program(source, SPEC, 2), training.stack([state()])
+    lowered = program.lower(states, training.stack([member]), 2, None)
+    shape = rf"tensor<(?:\d+x)*{source.rows}(?:x\d+)*x[a-z]+\d+>"
+    held = re.findall(rf"stablehlo.constant dense<[^>]*> : {shape}", lowered.program.as_text())
+    assert not [text for text in held if '"0x' in text or "[" in text]  # splats are no data
+    plain = jax.jit(lambda s: training.one_step(source, SPEC, member, s, None)[0])(state())
+    for run in (program, lowered.compile()):
+        found, history = training.run_segment(run, training.stack([state()]), training.stack([member]), 1, None)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-5, atol=1e-7), found.params, plain.params)
+        assert history["loss"].shape == (1, 1)
