@@ -2,6 +2,7 @@
 
 The same command resumes a run that was killed or stopped, says so when it is finished, and with a larger
 `--config.seeds.count` adds seeds to it. What a user can cause is one line on stderr, `error: ...`.
+Alarms of XLA about slow folding or compilation are in `compiler.log` of the run's directory.
 
 Exit codes: 0 done (or already finished), 2 bad input, directory or checkpoint, 3 a loss was not finite, 75 stopped by
 SIGTERM or SIGINT after saving (run the same command again; a second signal ends the process at once).

@@ -73,25 +73,25 @@ def load_readings(top_NxLxTxk: np.ndarray, tied_NxL: np.ndarray, experts: int) -
 
 
 def coactivation_readings(top_NxLxTxk: np.ndarray, experts: int, draws: int) -> list[Reading]:
-    """`router.coactivation`, and its raw counts `router.coactivation_count`: of the commonest pair and of all pairs."""
+    """`router.coactivation`, and the raw count of the commonest pair, `router.coactivation_count`."""
     k, layers = top_NxLxTxk.shape[-1], top_NxLxTxk.shape[1]
     if k == 1:
-        nothing = {"value": np.full(layers + 1, np.nan), "missing": NO_PAIR}
-        return [Reading("router.coactivation", params={"top": k}, nulls=(Null("independence", np.nan),), **nothing),
-                *(Reading("router.coactivation_count", params={"pair": pair, "top": k}, **nothing, nulls=nulls)
-                  for pair, nulls in (("commonest", (Null("independence", np.nan),)), ("all", ())))]
+        return [Reading(name, np.full(layers + 1, np.nan), missing=NO_PAIR, params={"top": k},
+                        nulls=(Null("independence", np.nan),))
+                for name in ("router.coactivation", "router.coactivation_count")]
     both = [router_load.together(top, experts) for top in _layers(top_NxLxTxk)]
     value = [router_load.coactivation(x.sum(0)) for x in both]
     without = [router_load.coactivation(router_load.without_one(x)) for x in both]
     pairs = [router_load.independent_pairs(x.sum(0), draws) for x in both]
     null, most_null = (np.stack([of(x) for x in pairs], axis=1) for of in (router_load.coactivation, router_load.most_together))
-    counts = np.stack([x.sum(0) for x in both])
+    N = len(top_NxLxTxk)
+    most = [router_load.most_together(x.sum(0)) for x in both]
+    most_left = [router_load.most_together(router_load.without_one(x)) * N / max(N - 1, 1) for x in both]
     return [
         Reading("router.coactivation", **jackknifed(pooled(np.stack(value)), pooled(np.stack(without, 1)).T),
                 nulls=(drawn("independence", pooled(null)),), params={"top": k}),
-        Reading("router.coactivation_count", pooled(router_load.most_together(counts), "sum"),
-                nulls=(drawn("independence", pooled(most_null, "sum")),), params={"pair": "commonest", "top": k}),
-        Reading("router.coactivation_count", pooled(counts.sum((1, 2)) / 2, "sum"), params={"pair": "all", "top": k}),
+        Reading("router.coactivation_count", **jackknifed(pooled(np.stack(most)), pooled(np.stack(most_left, 1)).T),
+                nulls=(drawn("independence", pooled(most_null)),), params={"top": k}),
     ]
 
 

@@ -70,11 +70,9 @@ ROUTER = (
             "paper draws the matrix, its code counts pairs of adjacent ranks)",
             "independence: mean and range of as many pairs drawn from r (fixed draws)", "mean over matrices",
             f"{_TOPK}; r by proportional fitting"),
-    _metric("router.coactivation_count", "tokens that chose both experts, raw, over ALL pairs: of the commonest pair (params "
-            "pair=commonest) and summed over unordered pairs (pair=all); the matrix of each layer is array together_LxExE", "1",
-            OLMOE, "independence: largest count of as many pairs drawn from r (mean and range of fixed draws); none for "
-            "pair=all, which is tokens k (k - 1) / 2 by definition", "sum over matrices", _TOPK,
-            "none: a count of this batch"),
+    _metric("router.coactivation_count", "tokens that chose both experts of the commonest of ALL pairs, raw; the counts of "
+            "every pair are array together_LxExE", "token", OLMOE, "independence: largest count of as many pairs drawn from r "
+            "(mean and range of fixed draws)", "mean over matrices", f"{_TOPK}; delete-one counts scaled to all samples"),
     _metric("router.specialisation", "mutual information of the sample's label and the expert: joint P(y, k) = mean over "
             "samples of 1[y] g_k", "nat", OLMOE, "label_permutation: mean and 95 % range of permuted labels (fixed draws)",
             "mean over matrices", f"{_SUMS}; labels by the caller"),

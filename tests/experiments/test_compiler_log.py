@@ -6,7 +6,7 @@ import sys
 
 from experiments import compiler_log
 
-ALARM = b"""2026-01-02 03:04:05.678901: E external/xla/slow_operation_alarm.cc:73] Constant folding an instruction is taking > 1s:
+ALARM = b"""2026-01-02 03:04:05.678901: E xla/slow_operation_alarm.cc:73] Constant folding an instruction is taking > 1s:
 
   %reduce-window.4 = s32[9409,4]{1,0} reduce-window(%convert.1, %constant.2), window={size=1x4}, to_apply=%r
 
