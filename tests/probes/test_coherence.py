@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpost import probes, records, sharding
@@ -134,7 +135,8 @@ def test_permuted_null_is_the_statistic_of_permuted_examples():
     parent = one(rows, "m_coherence.plug_in")
     assert null["of"] == parent["row_id"] and null["null_kind"] == "label_permuted"
     assert null["value"] == pytest.approx(np.mean(drawn), rel=1e-12)
-    assert null["null_lo"] == pytest.approx(min(drawn), rel=1e-12) and null["null_hi"] == pytest.approx(max(drawn), rel=1e-12)
+    half = scipy.stats.t.ppf(0.975, 2) * np.std(drawn, ddof=1) * np.sqrt(1 + 1 / 3)  # where a fourth draw would fall
+    assert [null["null_lo"], null["null_hi"]] == pytest.approx([np.mean(drawn) - half, np.mean(drawn) + half], rel=1e-9)
 
 
 def test_chunk_rows_say_their_chunk_and_read_the_noise_of_single_examples():
