@@ -125,8 +125,8 @@ def test_a_level_gives_its_metrics_and_no_others(rows, level):
     probe = weights.WeightGeometry(panel(level))
     assert {row["metric"] for row in rows[level]} == set(probe.metrics) <= set(METRICS)
     assert isinstance(probe, base.Probe)
-    assert all(row["null_kind"] or METRICS[row["metric"]].null.startswith(("none: ", "isotropic (bf16 view)"))
-               for row in rows[level])
+    without = ("none: ", "permuted (bf16 view)", "as weight.update_norm")
+    assert all(row["null_kind"] or METRICS[row["metric"]].null.startswith(without) for row in rows[level])
 
 
 @pytest.mark.parametrize("level", ["top", "exact"])
@@ -139,8 +139,8 @@ def test_every_spectral_row_is_within_its_error_of_float64(rows, level):
         miss = abs(row["value"] - value)
         assert np.isfinite(row["num_err"]) and miss <= row["num_err"], (row, value)
         if row["metric"] != "weight.rank.energy":
-            ratios.append(row["num_err"] / max(miss, 1e-12))
-    assert len(ratios) > 60 and np.median(ratios) < 500  # worst cases add up in a bound; typical errors do not
+            ratios.append(row["num_err"] / max(abs(value), 1e-12))
+    assert len(ratios) > 60 and np.median(ratios) < 1e-2  # a bound of use: small beside the value, whatever the machine misses
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -274,7 +274,10 @@ def shapes_of(shape):
 
 
 def test_prices_grow_with_the_level_and_ranks_above_every_matrix_are_refused():
-    costs = [weights.WeightGeometry(weights.Panel(spectra=level)).cost(shapes_of((4096, 4096))) for level in LEVELS]
+    panels = [weights.Panel(spectra=level, rank_draws=0) for level in LEVELS]
+    costs = [weights.WeightGeometry(panel).cost(shapes_of((4096, 4096))) for panel in panels]
+    drawn = weights.WeightGeometry(weights.Panel(rank_draws=4)).cost(shapes_of((4096, 4096)))
+    assert drawn.factorisations > 1.2 * costs[2].factorisations and drawn.streamed > costs[2].streamed
     assert costs[0].products == costs[0].factorisations == 0 < costs[0].streamed
     assert costs[1].factorisations * 10 < costs[2].factorisations
     once = [weights.WeightGeometry(weights.Panel(spectra=level)).cost_of_init(shapes_of((4096, 4096))) for level in LEVELS]
