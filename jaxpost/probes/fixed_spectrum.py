@@ -38,7 +38,8 @@ FAMILIES = ("iso", "keep_left", "keep_right")
 UNEXPLAINED = base.Metric(
     "weight.fixed_spectrum.unexplained", "dist_F(W1, family) / ||W1 - W0||_F: params family = iso {U S0 V'}, keep_left "
     "{U0 S0 V'}, keep_right {U S0 V0'}", "1", ISO + " (reconstructed; its family mix is not defined there and is absent)",
-    "isotropic: drawn updates of the same norm (range of draws); isotropic_first_order a further row: the share of dimensions "
+    "isotropic: drawn updates of the same norm (95 % prediction interval); isotropic_first_order a further row: the share of "
+    "dimensions "
     "normal to the family, Beta law of its square", "mean over matrices",
     "iso: difference of LAPACK spectra; others: orthogonal Procrustes by SVD, residual formed explicitly; float32")
 base.register(UNEXPLAINED)
@@ -100,7 +101,7 @@ def spectrum_only(weights0: Mapping[str, jax.Array], weights1: Mapping[str, jax.
 class FixedSpectrum:
     """Unexplained-update ratios of the three families, with drawn isotropic updates of the same norm."""
 
-    draws: int = 2  # isotropic updates a matrix; each costs as much as the measurement
+    draws: int = 4  # isotropic updates a matrix; each costs as much as the measurement
     schedule: schedules.Schedule = schedules.LogSpaced(per_decade=1)
     lane: str = "sidecar"
     id: str = "weight.fixed_spectrum"

@@ -200,7 +200,7 @@ def stripes(table: pa.Table, arrays: dict) -> Drawn:
         raise Missing("no matrix of a layer has stripes")
     figure, axes = panels(len(shown), 3, 2.5)
     for axis, (name, side) in zip(axes, shown, strict=True):
-        ratio, (mean, variance) = found[f"{side}_ratio/{name}"], found[f"blind_{side}/{name}"]
+        ratio, (mean, variance) = found[f"{side}_ratio/{name}"], found[f"blind_{side}/{name}"][0]  # of the primary law
         order = np.argsort(mean)
         half = 1.959964 * np.sqrt(variance)
         x = np.arange(len(ratio))

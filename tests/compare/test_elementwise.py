@@ -75,7 +75,8 @@ def test_the_drawn_null_of_the_norm_agrees_as_far_as_draws_do(both):
     found, wanted = both
     for key, row in wanted.items():
         if row["metric"] == "weight.relative_norm" and row["dtype"] == "bf16":
-            assert found[key]["null_value"] == pytest.approx(row["null_value"], rel=0.03)
+            known = row["null_value"] is not None  # a bf16 run's blind law is matched to its size
+            assert found[key]["null_value"] == (pytest.approx(row["null_value"], rel=0.03) if known else None)
             assert found[key]["noise_floor"] == pytest.approx(row["noise_floor"], rel=0.05)
 
 
