@@ -66,15 +66,10 @@ def _judge(claim: Mapping, table: pa.Table, steps: int) -> dict:
     sides = [values_of(table, claim["metric"], tuple(pair), group, claim["excess"]) for _, pair, group in claim["terms"]]
     paired = sorted(set(sides[0]).intersection(*sides))
     gates = [claim_rules.learned(table, arm, steps) for arm in claim["arms"]]
-    result = {**claim, "contrast": contrast(claim), "p": np.nan, "p_holm": np.nan, "estimate": np.nan, "ci_lo": np.nan,
-              "ci_hi": np.nan, "n_units": len(paired), "verdict": "inconclusive",
-              "note": "; ".join(text for _, text in gates)}
+    result = claim_rules.unjudged(claim, contrast(claim), len(paired), gates)
     if not paired:
         return result | {"note": "no seed has the value in every term; " + result["note"]}
     x_S = np.asarray([sum(sign * side[run] for (sign, _, _), side in zip(claim["terms"], sides)) for run in paired])
     interval = stats.t_interval(x_S)
-    result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
-               "p": float(stats.t_pvalue(x_S, claim["threshold"], claim["direction"]))}
-    if not all(ok for ok, _ in gates):
-        return result | {"note": "an arm did not learn, so it supports nothing; " + result["note"]}
-    return result | {"verdict": stats.verdict(interval, claim["direction"], claim["threshold"], claim["equivalence_margin"])}
+    result |= claim_rules.estimated(interval, stats.t_pvalue(x_S, claim["threshold"], claim["direction"]))
+    return claim_rules.gated(result, interval, gates)

@@ -25,24 +25,25 @@ from jaxpost.compare.matrices import ROWS
 from jaxpost.probes import blind_energy, visibility
 from jaxpost.probes.blind import DRAWN
 from jaxpost.probes.panel import VIEWS, Panel
+from jaxpost.probes.spectra import LEADING_RANKS, RANKS
 
 LINEAR = 0.05  # mean sin^2 above which first order says nothing
 ENERGIES = ("blind_energy", "blind_energy_variance")
 _POWER = {"mean_sin2": 2, "max_angle": 1, "spectral_shift": 1, "ranks": 0, "above_edge": 0}
 
 
-def read(panel: Panel, views: Sequence[Any], law: Blind, exact: bool, seed: int, edge_V: np.ndarray,
+def read(panel: Panel, views: Sequence[Any], norms: Sequence[float], law: Blind, exact: bool, seed: int, edge_V: np.ndarray,
          decomposed: Callable) -> dict[str, np.ndarray]:
     """Null draws of one matrix: "blind_<statistic>" f64[V, D, ...], and moments of energies f64[2 + laws, 4, K].
 
     Args:
       views: as stored, and as bf16 shows it where that is another; of each the base's frame, the base and the tuned side.
+      norms: of the update in each of them.
       decomposed: `spectra._view` of a frame, a base, an end and whether it is exact.
     """
     found = [[] for _ in views]
     stored = views[0]
     own = matrices.difference(stored.w1_MxN, stored.w0_MxN)
-    norms = [np.sqrt(sum(np.vdot(x, x) for x in rows_of(matrices.difference(view.w1_MxN, view.w0_MxN)))) for view in views]
     for number in range(panel.rank_draws):
         place = [seed, number]
         if law.stored_bf16:
@@ -72,7 +73,7 @@ def read(panel: Panel, views: Sequence[Any], law: Blind, exact: bool, seed: int,
 def _nothing(panel: Panel, exact: bool) -> dict[str, np.ndarray]:
     """No update: no rotation, no shift, no rank."""
     still = {"mean_sin2": np.zeros((2, len(panel.ks))), "max_angle": np.zeros((2, len(panel.ks)))}
-    still["ranks"] = np.full(6 if exact else 2, np.nan)
+    still["ranks"] = np.full(len(RANKS if exact else LEADING_RANKS), np.nan)
     return still | ({"spectral_shift": np.zeros(()), "above_edge": np.zeros(())} if exact else {})
 
 

@@ -134,8 +134,7 @@ def blind_law(tally: Tally) -> Blind:
     square = tally.update2 / n
     kurtosis = tally.update4 / n / square**2 if square else 0.0
     if stored:
-        moments = [tuple(np.asarray(x, np.float64) for x in blind_moments.of_law(law, jnp.float32(max(sigma, 1e-30)))[2:])
-                   for law, sigma in zip(visibility.LAWS, fitted)]
+        moments = [tuple(law) for law in np.asarray(_moments(fitted.astype(np.float32)), np.float64)[:, 2:]]
     elif tally.off_grid_base and square:
         second, fourth = offsets.moments(tally.sizes_F, n)
         moments = [(second / square, fourth / square**2)]
@@ -207,6 +206,7 @@ def code_ulp2() -> np.ndarray:
 
 _expected = jax.jit(weight_measurement.expected_counts, static_argnums=0)
 _sized = jax.jit(blind_moments.calibrate)
+_moments = jax.jit(blind_moments.of_laws)
 
 
 def _within_relative(panel: Panel, tally: Tally) -> dict[str, np.ndarray]:

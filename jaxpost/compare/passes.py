@@ -148,7 +148,7 @@ def _measure(job: Job, pair: Pair, reader: Reader, budget: Budget) -> dict:
     began, (new, algorithm) = time.monotonic(), digester()
     record = {"digest": algorithm, "base": None, "arrays": {}, "skipped": None, "beside": None}
     element = Panel(ks=job.panel.ks, alphas=job.panel.alphas, null_draws=job.panel.null_draws, spectra="none")
-    tallies, cuts = {}, {}
+    tallies, cuts, laws = {}, {}, {}
     for side in job.tuned:
         tally, digests = Tally(element), (new(), new())
         stream, _ = pieces(job.base, side, pair, reader)
@@ -168,11 +168,11 @@ def _measure(job: Job, pair: Pair, reader: Reader, budget: Budget) -> dict:
         for side in job.tuned:
             label, tally = side.label, tallies[side.label]
             cuts[label] = elementwise.ties(limits, lambda side=side: pieces(job.base, side, pair, reader), pair.shape)
-            low, law = elementwise.low_masks(tally, limits, cuts[label]), elementwise.blind_law(tally)
-            _put(record, f"{label}/element/vals", elementwise.values(element, tally, low, law))
+            low, laws[label] = elementwise.low_masks(tally, limits, cuts[label]), elementwise.blind_law(tally)
+            _put(record, f"{label}/element/vals", elementwise.values(element, tally, low, laws[label]))
             _put(record, f"{label}/element/refs", elementwise.references(tally))
         if job.panel.subspaces:
-            record["skipped"] = _spectral(job, pair, tallies, limits, cuts, record, budget)
+            record["skipped"] = _spectral(job, pair, tallies, laws, limits, cuts, record, budget)
     record["seconds"] = time.monotonic() - began
     return record
 
@@ -203,7 +203,7 @@ def _put(record: dict, prefix: str, tree: Mapping) -> None:
             record["arrays"][f"{prefix}/{key}"] = np.asarray(x)
 
 
-def _spectral(job: Job, pair: Pair, tallies, limits, cuts, record, budget: Budget) -> str | None:
+def _spectral(job: Job, pair: Pair, tallies, laws, limits, cuts, record, budget: Budget) -> str | None:
     """The part that reads a matrix several times; returns why it was left out, or None."""
     need = working_set(job, pair)
     if need > budget.total:
@@ -216,7 +216,7 @@ def _spectral(job: Job, pair: Pair, tallies, limits, cuts, record, budget: Budge
         for side in job.tuned:
             tally = tallies[side.label]
             seen = matrices.rounded(w0) if tally.rounded_base else w0
-            _one_run(job, pair, side, seen, tally, limits, cuts[side.label], record)
+            _one_run(job, pair, side, seen, tally, laws[side.label], limits, cuts[side.label], record)
         del w0
     finally:
         budget.give(need)
@@ -236,10 +236,10 @@ def _too_large(need: int, budget: Budget) -> str:
     return f"needs about {need / 2**30:.1f} GiB of memory, {budget.total / 2**30:.1f} are allowed"
 
 
-def _one_run(job: Job, pair: Pair, side: Checkpoint, w0, tally: Tally, limits, cut, record) -> None:
+def _one_run(job: Job, pair: Pair, side: Checkpoint, w0, tally: Tally, law: elementwise.Blind, limits, cut, record) -> None:
     """Spectra and principal masks of one tuned side."""
     refs, turned, label = elementwise.references(tally), is_wide(pair.shape), side.label
-    w1, law = matrices.tall(side, pair), elementwise.blind_law(tally)
+    w1 = matrices.tall(side, pair)
     found = spectra.measure(job.panel, pair.name, w0, w1, turned, refs, law, np.sqrt(elementwise.rounding_variance(tally)))
     low = elementwise.low_masks(tally, limits, cut)
     masks, ambiguous = principal.counts(job.panel, found.frame, matrices.rounded(w0), w1, turned, limits, cut, low)

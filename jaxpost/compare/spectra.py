@@ -95,13 +95,13 @@ def measure(panel: Panel, name: str, w0_MxN: Any, w1_MxN: Any, swap: bool, refs:
             cast = frame(matrices.rounded(w0_MxN), kept), matrices.rounded(w0_MxN)
         views.append(View(*cast, matrices.rounded(w1_MxN)))
     read = [_view(panel, *view, exact) for view in views]
-    nulls = blind.read(panel, views, law, exact, zlib.crc32(name.encode()) + 1, q_rms * (np.sqrt(m) + np.sqrt(n)),
-                       functools.partial(_view, panel))
+    norms, edge = [float(view["norm"]) for view in read], q_rms * (np.sqrt(m) + np.sqrt(n))
+    nulls = blind.read(panel, views, norms, law, exact, zlib.crc32(name.encode()) + 1, edge, functools.partial(_view, panel))
     read, before = read * (len(VIEWS) // len(read)), views[-1].before
     arrays = {key: read[0][key] for key in ("spectrum", "tuned", "angles")} | {"base": views[0].before.s_Q}
     spectrum = [view["spectrum"] for view in read]
     vals = {key: np.stack([view[key] for view in read]) for key in read[0] if key not in (*arrays, "norm")}
-    vals["edge"] = edge = q_rms * (np.sqrt(m) + np.sqrt(n))
+    vals["edge"] = edge
     if exact:
         above = [[np.sum(s + sign * value_errors(s) > e) for sign in (-1, 0, 1)] for s, e in zip(spectrum, edge)]
         low, at, high = np.asarray(above).T

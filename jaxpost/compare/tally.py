@@ -82,7 +82,12 @@ class Tally:
             self.rounded_base, full = self.rounded_base + off_grid, bf16_values(codes0)
         else:
             self.off_grid_base += off_grid
-        self._general(full, codes0, as_float32(w1), *tolerances)
+        tuned = as_float32(w1)
+        self._general(full, codes0, tuned, *tolerances)
+        if w1.dtype != BF16:
+            self._masters(tuned - full)
+            if w0.dtype != BF16:  # what is stored in bf16 lies in the middle of its cells
+                self._place(full, codes0, tuned - full)
 
     def _take(self, sums: np.ndarray) -> None:
         update2, tuned2, largest, nonfinite, nonfinite_base, same, ulp2, update1 = sums
@@ -146,18 +151,21 @@ class Tally:
             shown = (bf16_values(codes1) - bf16_values(codes0)).astype(np.float64)
             self.update1, self.visible1 = self.update1 + _sum(np.abs(d)), self.visible1 + _sum(np.abs(shown))
             self.update2, self.visible2 = self.update2 + _sum(d**2), self.visible2 + _sum(shown**2)
-            self.update4 += _sum(d**4)
             self.tuned2 += _sum(np.square(w1, dtype=np.float64))
             self.base2 += _sum(np.square(w0, dtype=np.float64))
         self.largest = max(self.largest, float(np.max(np.abs(w1[finite]), initial=0.0)))
         exponents = np.bincount((codes1 >> 7) & 0xFF, minlength=256)
         self.ulp2 += float(exponents @ _ulp2())
-        self.histogram += update_histogram(w1 - w0)
-        self.sizes += np.bincount((np.abs(w1 - w0).view(np.uint32) >> 20)[d != 0], minlength=2048)[:2048].reshape(256, 8)
-        self._place(w0, codes0, w1 - w0)
+
+    def _masters(self, d: np.ndarray) -> None:
+        """The update's own law, where the tuned side is stored in more than bf16."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            self.update4 += _sum(d.astype(np.float64) ** 4)
+        self.histogram += update_histogram(d)
+        self.sizes += np.bincount((np.abs(d).view(np.uint32) >> 20)[d != 0], minlength=2048)[:2048].reshape(256, 8)
 
     def _place(self, w0: np.ndarray, codes0: np.ndarray, d: np.ndarray) -> None:
-        """Count where in their bf16 cells the entries of the base lie, from the first piece on that bf16 does not hold."""
+        """Count where in their bf16 cells the entries of the base lie, and the update's sizes finely."""
         if self.offset_CxB is None:
             self.offset_CxB, self.sizes_F = np.zeros((CODES, offsets.BINS), np.int64), np.zeros(offsets.FINE, np.int64)
         self.offset_CxB += np.bincount(offsets.place(w0, codes0), minlength=CODES * offsets.BINS).reshape(CODES, offsets.BINS)

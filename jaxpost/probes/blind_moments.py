@@ -102,11 +102,6 @@ def of_laws(sigma_L: jax.Array, laws: tuple[str, ...] = visibility.LAWS) -> jax.
     return found
 
 
-def of_law(law: str, sigma: jax.Array) -> jax.Array:
-    """`of_laws` of one law: f32[4, C]."""
-    return of_laws(jnp.reshape(sigma, 1), (law,))[0]
-
-
 def calibrate_norm(counts_C: jax.Array, mean_square: jax.Array) -> jax.Array:
     """Standard deviation of the Gaussian update whose bf16-visible part has this mean square: f32, for bf16 masters."""
     return visibility.bisect(lambda sigma: visibility.expected_density(counts_C, of_laws(sigma, ("gaussian",))[0, 2])

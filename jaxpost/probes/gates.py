@@ -324,8 +324,7 @@ class HalfULP:
             over = total(n, used, scopes)
             count, expected, variance = (total(v[x][:, :, i], used, scopes) for x in ("count", "expected", "variance"))
             deviation = divide(np.sqrt(np.maximum(variance, 0.0)), over[..., None])
-            band = pooling.around(divide(expected, over[..., None]), deviation)
-            null = pooling.union([tuple(end[..., law] for end in band) for law in range(len(visibility.LAWS))])
+            null = pooling.over_laws(pooling.around(divide(expected, over[..., None]), deviation))
             table.add(metric, divide(count, over), status, reason, null=(kind, *null), floor=0.0, num_err=0.0, dtype=dtypes,
                       params=params)
         status, reason = _said(sized, scopes)

@@ -122,9 +122,8 @@ def finalize(found: Mapping[str, Mapping], infos: Sequence[TensorInfo], groups: 
     kind = by_matrix.kinds("magnitude_conditioned", "law_range", stacked["bf16"], scopes)
     table = pooling.RowTable(scopes, seeds, {"arm": arm, "step": step, "conditional_on": conditional_on})
     for metric, (size, blind_size, independent) in statistics.items():
-        null = pooling.union([tuple(end[..., law] for end in pooling.around(
-            divide(x["expected_both"], blind_size), divide(np.sqrt(x["variance_both"]), blind_size)))
-            for law in range(len(visibility.LAWS))])
+        null = pooling.over_laws(pooling.around(divide(x["expected_both"], blind_size),
+                                                divide(np.sqrt(x["variance_both"]), blind_size)))
         value = np.where(status == "nan", np.nan, divide(x["both"], size))
         number = table.add(metric, value, status, reason, null=(kind, *null),
                            floor=np.zeros(status.shape), dtype="bf16", params=params)

@@ -116,17 +116,8 @@ class PolicyStatistics:
         return finalize(values, arm=arm, step=step, seeds=seeds, conditional_on=conditional_on, guesses=dict(self.guesses))
 
 
-@dataclass(frozen=True)
-class LossTokens:
-    """How much work an arm's loss did: read from the history that every train step reports, at no cost."""
-
-    schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
-    lane: str = "inline"
-    id: str = "loss_tokens"
-    version: str = "1"
-    definition: str = "sum of the loss mask of a step"
-    metrics: tuple[str, ...] = tuple(metric.id for metric in _WORK)
-    needs: frozenset[base.Need] = frozenset({base.HISTORY})
+class OfHistory:
+    """What probes share that read the history that every train step reports."""
 
     def cost(self, ctx: base.Context) -> base.Cost:
         """Nothing: the train step has it."""
@@ -140,6 +131,19 @@ class LossTokens:
         """(state, history): what the steps since the last measurement reported."""
         return state, ctx[base.HISTORY]
 
+
+@dataclass(frozen=True)
+class LossTokens(OfHistory):
+    """How much work an arm's loss did: read from the history that every train step reports, at no cost."""
+
+    schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
+    lane: str = "inline"
+    id: str = "loss_tokens"
+    version: str = "1"
+    definition: str = "sum of the loss mask of a step"
+    metrics: tuple[str, ...] = tuple(metric.id for metric in _WORK)
+    needs: frozenset[base.Need] = frozenset({base.HISTORY})
+
     def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str, **meta: Any) -> dict[str, list]:
         """Rows of the mean over the steps; `values["loss_tokens"]` is [S, steps]."""
@@ -148,7 +152,7 @@ class LossTokens:
 
 
 @dataclass(frozen=True)
-class AdvantageCovariance:
+class AdvantageCovariance(OfHistory):
     """Covariance of log-probability and advantage over the tokens of a step, from the history at no cost.
 
     Positive: the loss raises tokens that are likely already, and entropy falls (arXiv:2505.22617). Absent where an objective
@@ -162,18 +166,6 @@ class AdvantageCovariance:
     definition: str = "arXiv:2505.22617, population covariance over tokens"
     metrics: tuple[str, ...] = (_COVARIANCE.id,)
     needs: frozenset[base.Need] = frozenset({base.HISTORY})
-
-    def cost(self, ctx: base.Context) -> base.Cost:
-        """Nothing: the train step has it."""
-        return base.Cost()
-
-    def init(self, ctx: base.Context, key: jax.Array) -> dict:
-        """No state."""
-        return {}
-
-    def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
-        """(state, history): what the steps since the last measurement reported."""
-        return state, ctx[base.HISTORY]
 
     def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]], **meta: Any) -> dict[str, np.ndarray]:

@@ -100,6 +100,12 @@ def around(value: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.nda
     return value, np.clip(value - half, 0.0, 1.0), np.clip(value + half, 0.0, 1.0)
 
 
+def over_laws(band: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`union` of bands that have the laws on their last axis."""
+    value, lo, hi = band
+    return value[..., 0], lo.min(-1), hi.max(-1)
+
+
 def statuses(state_SxT: np.ndarray, scopes: Scopes, absent_reason: str) -> tuple[np.ndarray, np.ndarray]:
     """Status and reason of each scope: nan if any matrix is, ok if any has a value, else degenerate or absent.
 

@@ -51,8 +51,6 @@ def _finish(
         status[low] = "unresolved"
         reason[low] = [_join(text, why) for text in reason[low]]
     usable = np.isin(status, ("ok", "unresolved"))
-    if null is None:
-        uncalibrated = uncalibrated if metric.startswith("weight.rank") else None
     lost = usable & (uncalibrated is not None if null is None else ~np.isfinite(null[1]))
     reason[lost] = [_join(text, uncalibrated or OUTSIDE_GRID) for text in reason[lost]]
     if fell_back is not None:
@@ -76,7 +74,8 @@ def _norms(r: Readings, table: RowTable, view: int) -> None:
         value, floor = (divide(x, scale) for x in absolute)
         error = value * linalg.SPECTRUM_ERROR * (1 if metric == "weight.update_norm" else 2)
         null = ("permuted", *(divide(x, scale) for x in _visible_norm(r, table, used))) if VIEWS[view] == "bf16" else None
-        _finish(table, metric, value, state, "", null, floor, num_err=error, dtype=VIEWS[view], uncalibrated=GIVEN)
+        _finish(table, metric, value, state, "", null, floor, num_err=error, dtype=VIEWS[view],
+                uncalibrated=GIVEN if null is not None else None)
 
 
 def _visible_norm(r: Readings, table: RowTable, used: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
