@@ -59,7 +59,8 @@ ARCHITECTURE = {  # of every family
 MIXTURE = {"num_experts": _count(4096), "num_local_experts": _count(4096), "num_experts_per_tok": _count(4096),
            "norm_topk_prob": FLAG}
 FAMILY = {"llama": {"num_key_value_heads": _count(4096, null=True), "head_dim": _count(4096, null=True)},
-          "mistral": {"sliding_window": _only(None), "head_dim": _count(4096, null=True)},
+          # transformers reads a Mistral that lists layer_types as Ministral, which is another model
+          "mistral": {"sliding_window": _only(None), "head_dim": _count(4096, null=True), "layer_types": _only(None)},
           "olmoe": MIXTURE,
           "qwen3_moe": {**MIXTURE, "moe_intermediate_size": _count(2**22), "layer_types": _only(None)}}
 ROPE = ("rope_parameters", "rope_scaling")
