@@ -35,7 +35,7 @@ Caution:   most problems are in the training table at so small a modulus, so tha
 
 from ml_collections import ConfigDict
 
-from experiments.grokking_claims import claim
+from experiments.grokking_shared.claims import claim
 
 RUN_TIME = "10 min on two CPU cores (smoke 1 min)"
 

@@ -30,7 +30,7 @@ Healthy:   every arm memorises within 100 steps; moe and dense generalise betwee
 
 from ml_collections import ConfigDict
 
-from experiments.pathway_trends import claim
+from experiments.grokking_shared.trends import claim
 
 RUN_TIME = "25 min on two CPU cores (smoke 1 min)"
 

@@ -17,7 +17,7 @@ Healthy:   most rows of the families rl and sft improve; none diverges. Preferen
 
 from ml_collections import ConfigDict
 
-from experiments import config as configs
+from experiments.harness import config as configs
 
 RUN_TIME = "30 s a row on two CPU cores (smoke 3 min)"
 

@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from experiments.bench_probes import Target
-from experiments.errors import UserError
-from experiments.opening import Stated, opened
-from experiments.session import Session, StopSignals
+from experiments.harness.errors import UserError
+from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.session import Session, StopSignals
 from jaxpost import formats, records
 from jaxpost.formats import safetensors
 

@@ -12,16 +12,17 @@ import scipy.linalg
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from experiments import arms as arm_table
-from experiments import checks, probing
-from experiments.base_model import Base
-from experiments.config import nearest
-from experiments.errors import UserError
-from experiments.measure import Measurement
-from experiments.opening import Stated, opened
-from experiments.session import Session, StopSignals
+from experiments.harness import arms as arm_table
+from experiments.harness import checks, probing
+from experiments.harness.base_model import Base
+from experiments.harness.config import nearest
+from experiments.harness.errors import UserError
+from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.measure import Measurement
+from experiments.harness.session import Session, StopSignals
 from jaxpost import linalg, models, objectives, probes, records, training
-from jaxpost.probes import coherence, presets, schedules
+from jaxpost.probes import presets, schedules
+from jaxpost.probes.gradients import coherence
 
 TITLE = "What probes cost"
 QUESTION = "Is measuring cheap enough to leave on?"

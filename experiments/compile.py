@@ -13,9 +13,9 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from experiments import arms as arm_table
-from experiments import config as configs
-from experiments.errors import UserError
+from experiments.harness import arms as arm_table
+from experiments.harness import config as configs
+from experiments.harness.errors import UserError
 from experiments.run import parse
 from jaxpost import aot, models, sharding, tasks
 

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import arms as arm_table
-from experiments import checks, grokking, grokking_claims
-from experiments.config import nearest
-from experiments.errors import UserError
-from experiments.session import StopSignals
+from experiments.grokking_shared import claims as grokking_claims
+from experiments.grokking_shared import design as grokking
+from experiments.harness import arms as arm_table
+from experiments.harness import checks
+from experiments.harness.config import nearest
+from experiments.harness.errors import UserError
+from experiments.harness.session import StopSignals
 from jaxpost import models, tasks
 from jaxpost.probes import fourier, schedules
 from jaxpost.tasks import Task, modular

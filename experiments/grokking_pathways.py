@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 from ml_collections import ConfigDict
 
-from experiments import arms as arm_table
-from experiments import checks, grokking, pathway_trends
-from experiments.config import nearest
-from experiments.errors import UserError
-from experiments.measure import grid
-from experiments.session import StopSignals
+from experiments.grokking_shared import design as grokking
+from experiments.grokking_shared import trends as pathway_trends
+from experiments.harness import arms as arm_table
+from experiments.harness import checks
+from experiments.harness.config import nearest
+from experiments.harness.errors import UserError
+from experiments.harness.measure import grid
+from experiments.harness.session import StopSignals
 from jaxpost import models, probes, tasks
 from jaxpost.models import declare
 from jaxpost.probes import routing, schedules

@@ -16,10 +16,10 @@ import pyarrow as pa
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from experiments.config import nearest
-from experiments.errors import UserError
-from experiments.opening import Stated, opened
-from experiments.session import StopSignals
+from experiments.harness.config import nearest
+from experiments.harness.errors import UserError
+from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.session import StopSignals
 from jaxpost.compare import compare
 from jaxpost.formats import safetensors
 from jaxpost.records import storage

@@ -8,13 +8,14 @@ from types import MappingProxyType
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import arms as arm_table
-from experiments import checks, ensemble, exhibits, matched, probing, razor
-from experiments import claims as claim_rules
-from experiments.base_model import Base, Pretraining
-from experiments.measure import Measurement, concatenate, grid, write_base_rows
-from experiments.opening import Stated, opened
-from experiments.session import Session, StopSignals
+from experiments.harness import arms as arm_table
+from experiments.harness import checks, ensemble, exhibits, matched, probing
+from experiments.harness import claims as claim_rules
+from experiments.harness import forgetting as razor
+from experiments.harness.base_model import Base, Pretraining
+from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.measure import Measurement, concatenate, grid, write_base_rows
+from experiments.harness.session import Session, StopSignals
 from jaxpost import probes, records, training
 from jaxpost.probes import weights
 

@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 
 from experiments import compiler_log
-from experiments import config as configs
 from experiments.compiler_log import CompilerLog
-from experiments.errors import EXIT_USER, UserError
-from experiments.session import StopSignals
+from experiments.harness import config as configs
+from experiments.harness.errors import EXIT_USER, UserError
+from experiments.harness.session import StopSignals
 from jaxpost.checkpoint import CheckpointError
 from jaxpost.records import BundleError, config_hash
 from jaxpost.records.plain_text import visible

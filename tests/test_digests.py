@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import base_model
+from experiments.harness import base_model
 from jaxpost import training
 from jaxpost.checkpoint import CheckpointError, Checkpoints
 from jaxpost.formats import digests

@@ -1,6 +1,6 @@
 """The example figures of docs/probes.md, from planted data: `python docs/figures/draw_probes.py [NAME ...]`.
 
-One function a statistic of `jaxpost.probes.reading`, named like it; each draws on one axis.
+One function a statistic of `jaxpost.probes.guide`, named like it; each draws on one axis.
 """
 
 import io
@@ -24,8 +24,10 @@ from palette import BLIND, FOUND, INK, WRONG  # noqa: E402
 from trend_figures import trend  # noqa: E402, F401
 
 from jaxpost import linalg  # noqa: E402
-from jaxpost.probes import blind_energy, gradient_gram, reading, visibility  # noqa: E402
-from jaxpost.records import style  # noqa: E402
+from jaxpost.probes import guide as reading  # noqa: E402
+from jaxpost.probes.gradients import gram as gradient_gram  # noqa: E402
+from jaxpost.probes.weights import blind_energy, visibility  # noqa: E402
+from jaxpost.records.drawing import style  # noqa: E402
 
 FOLDER = Path(__file__).parent / "probes"
 

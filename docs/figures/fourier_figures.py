@@ -3,8 +3,8 @@
 import numpy as np
 from palette import BLIND, FOUND, WRONG
 
-from jaxpost.probes import fourier_basis
-from jaxpost.probes.fit import fit as fitted
+from jaxpost.probes.fourier import basis as fourier_basis
+from jaxpost.probes.policy.table_fit import fit as fitted
 
 P, KEYS = 29, (2, 5, 6, 9, 13)
 

@@ -1,5 +1,5 @@
 """Colours of the example figures: what was planted, the null, what misleads, text."""
 
-from jaxpost.records import style
+from jaxpost.records.drawing import style
 
 FOUND, BLIND, WRONG, INK = "#0072b2", "#8a939c", "#d55e00", style.INK

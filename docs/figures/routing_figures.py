@@ -1,15 +1,15 @@
 """Example figures of the routing statistics, from planted routers; drawn by draw_probes.py.
 
-One function a statistic of `jaxpost.probes.reading`, named like it; each draws on one axis.
+One function a statistic of `jaxpost.probes.guide`, named like it; each draws on one axis.
 """
 
 import numpy as np
 import scipy.special
 from palette import BLIND, FOUND, INK, WRONG
 
-from jaxpost.probes import events as event_shares
-from jaxpost.probes import pathway_readings
-from jaxpost.probes import router_load as loads
+from jaxpost.probes.routing import events as event_shares
+from jaxpost.probes.routing import load as loads
+from jaxpost.probes.routing import pathway_estimates as pathway_readings
 
 
 def _rng(seed=0):

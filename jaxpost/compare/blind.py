@@ -22,10 +22,10 @@ from jaxpost.compare import matrices
 from jaxpost.compare.elementwise import Blind, classes
 from jaxpost.compare.gram import Frame, ranks, rows_of, values_of
 from jaxpost.compare.matrices import ROWS
-from jaxpost.probes import blind_energy, visibility
-from jaxpost.probes.blind import DRAWN
-from jaxpost.probes.panel import VIEWS, Panel
-from jaxpost.probes.spectra import LEADING_RANKS, RANKS
+from jaxpost.probes.weights import blind_energy, visibility
+from jaxpost.probes.weights.blind import DRAWN
+from jaxpost.probes.weights.panel import VIEWS, Panel
+from jaxpost.probes.weights.spectra import LEADING_RANKS, RANKS
 
 LINEAR = 0.05  # mean sin^2 above which first order says nothing
 ENERGIES = ("blind_energy", "blind_energy_variance")
@@ -122,7 +122,7 @@ def _first_order(panel: Panel, view: Any, shown: Any) -> dict[str, np.ndarray]:
 
 
 def energies(panel: Panel, views: Sequence[Any], law: Blind) -> dict[str, np.ndarray]:
-    """Moments of the share of a blind update's energy in every region, as `probes.blind.energies` orders them."""
+    """Moments of the share of a blind update's energy in every region, as `probes.weights.blind.energies` orders them."""
     laws = len(visibility.LAWS)
     out = np.full((2, 2 + laws, len(blind_energy.REGIONS), len(panel.ks)), np.nan)
     view = views[-1]

@@ -23,7 +23,7 @@ from jaxpost.compare.errors import CompareError
 from jaxpost.compare.pairing import Checkpoint, Pairing, labels, open_side, pair
 from jaxpost.formats.names import read_rules
 from jaxpost.probes import catalog
-from jaxpost.probes.panel import Panel
+from jaxpost.probes.weights.panel import Panel
 from jaxpost.records.provenance import canonical_json
 
 LEVELS = {"element": "none", "top": "top", "exact": "exact"}

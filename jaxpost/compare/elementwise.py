@@ -1,6 +1,6 @@
 """From the tally of a matrix to the values and references of a weight panel without spectra (`Panel(spectra="none")`).
 
-The rows are those of `weight_rows.finalize`, fed with what `WeightGeometry` would have measured; counts are equal, norms
+The rows are those of `weights.rows.finalize`, fed with what `WeightGeometry` would have measured; counts are equal, norms
 agree to float32 rounding. The rounding floor is its expectation. A base that bf16 does not hold is compared as stored; its
 cells and masks are those of its cast, and where its entries lie in them is counted (`offsets`).
 
@@ -20,8 +20,9 @@ import numpy as np
 from jaxpost.compare import offsets
 from jaxpost.compare.reading import BF16, as_float32, bf16_codes, bf16_values
 from jaxpost.compare.tally import CODES, Tally
-from jaxpost.probes import blind_moments, visibility, weight_measurement
-from jaxpost.probes.panel import PREDICTIONS, Panel
+from jaxpost.probes.weights import blind_moments, visibility
+from jaxpost.probes.weights import measurement as weight_measurement
+from jaxpost.probes.weights.panel import PREDICTIONS, Panel
 
 MAGNITUDE = 0x7FFF
 
@@ -117,7 +118,7 @@ def low_masks(tally: Tally, limits: list[Threshold], cut: list) -> Masks:
 
 
 class Blind(NamedTuple):
-    """The law of a blind update of one matrix, as `probes.blind` has it."""
+    """The law of a blind update of one matrix, as `probes.weights.blind` has it."""
 
     stored_bf16: bool  # the tuned side holds bf16 values: the law is unknown
     visible_L: np.ndarray  # standard deviation of each law of `visibility.LAWS` at the visible size
@@ -145,7 +146,7 @@ def blind_law(tally: Tally) -> Blind:
 
 
 def values(panel: Panel, tally: Tally, masks: Masks, blind: Blind) -> dict[str, np.ndarray]:
-    """Element-wise statistics of one matrix, named and shaped as in `weight_measurement.measure` (without its axis T)."""
+    """Element-wise statistics of one matrix, named and shaped as in `weights.measurement.measure` (without its axis T)."""
     n, visible = tally.size, int(tally.seen_C.sum())
     square = tally.update2 / n if np.isfinite(tally.update2) else np.nan
     class_counts = np.concatenate([by_class(tally.count_C)[None], masks.class_counts])
@@ -210,7 +211,7 @@ _moments = jax.jit(blind_moments.of_laws)
 
 
 def _within_relative(panel: Panel, tally: Tally) -> dict[str, np.ndarray]:
-    """`weight_measurement.within_relative` by code: f64[LAWS, E] twice."""
+    """`weights.measurement.within_relative` by code: f64[LAWS, E] twice."""
     w, out = np.sqrt(_squares()), np.zeros((2, len(visibility.LAWS), len(panel.rel_etas)))
     for i, law in enumerate(visibility.LAWS):
         sigma = tally.update1 / tally.size / blind_moments.mean_size(law)

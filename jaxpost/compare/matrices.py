@@ -17,8 +17,8 @@ import numpy as np
 from jaxpost.compare.pairing import Checkpoint, Pair
 from jaxpost.compare.reading import BF16, as_float32, bf16_codes, whole
 from jaxpost.formats.names import Part
-from jaxpost.probes.panel import is_wide
-from jaxpost.probes.visibility import LOG_SD
+from jaxpost.probes.rows.inventory import is_wide
+from jaxpost.probes.weights.visibility import LOG_SD
 
 ROWS = 2048  # of a block
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpost.compare.reading import bf16_values
-from jaxpost.probes import visibility
+from jaxpost.probes.weights import visibility
 
 BINS = 16
 _SUB = 16  # intervals an octave of |d|

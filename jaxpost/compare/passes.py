@@ -28,8 +28,9 @@ from jaxpost.compare import elementwise, matrices, principal, spectra
 from jaxpost.compare.pairing import Checkpoint, Pair
 from jaxpost.compare.reading import Reader, as_float32, bf16_codes, bf16_values, byte_range, pieces, whole
 from jaxpost.compare.tally import Tally
-from jaxpost.probes import cross_seed
-from jaxpost.probes.panel import Panel, is_wide
+from jaxpost.probes.rows.inventory import is_wide
+from jaxpost.probes.weights import cross_seed
+from jaxpost.probes.weights.panel import Panel
 from jaxpost.records import digests
 
 FOLDER = "progress"

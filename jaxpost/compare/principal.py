@@ -17,7 +17,7 @@ from jaxpost.compare import elementwise, matrices
 from jaxpost.compare.elementwise import MAGNITUDE, Masks, Threshold
 from jaxpost.compare.gram import Frame
 from jaxpost.compare.matrices import ROWS
-from jaxpost.probes.panel import Panel
+from jaxpost.probes.weights.panel import Panel
 
 _LOWER = 15
 

@@ -13,10 +13,12 @@ import numpy as np
 from jaxpost import probes, records
 from jaxpost.compare import spectra
 from jaxpost.compare.pairing import Pair
-from jaxpost.probes import consensus, cross_seed, tails
-from jaxpost.probes.panel import Panel, TensorInfo, shape_groups
-from jaxpost.probes.weight_metrics import metrics_of
-from jaxpost.probes.weight_rows import finalize
+from jaxpost.probes.rows.inventory import TensorInfo, shape_groups
+from jaxpost.probes.updates import consensus, tails
+from jaxpost.probes.weights import cross_seed
+from jaxpost.probes.weights.metrics import metrics_of
+from jaxpost.probes.weights.panel import Panel
+from jaxpost.probes.weights.rows import finalize
 
 
 def infos_of(pairs: Sequence[Pair]) -> list[TensorInfo]:

@@ -2,10 +2,10 @@
 
 `WeightGeometry` certifies its subspaces by block Krylov iteration, falls back to the dense SVD where spectra are flat (most
 pretrained matrices at k = 64), and draws its nulls with a decomposition each: minutes a matrix on two cores; here
-(`compare.gram`) it is seconds. Values are those of `weight_measurement.measure` (agreement: tests), each with its error.
+(`compare.gram`) it is seconds. Values are those of `weights.measurement.measure` (agreement: tests), each with its error.
 
 Nulls are drawn by `compare.blind`; floors are those of a Gaussian rounding error, its ranks from the bidiagonal form of a
-Gaussian matrix (`probes.gaussian_spectra`).
+Gaussian matrix (`probes.weights.gaussian_spectra`).
 
 Legend: M rows >= N columns (wide matrices transposed, sides swapped back), K dimensions `ks`, R leading vectors, D draws.
 """
@@ -34,8 +34,8 @@ from jaxpost.compare.gram import (
     value_errors,
     values_of,
 )
-from jaxpost.probes import gaussian_spectra
-from jaxpost.probes.panel import VIEWS, Panel
+from jaxpost.probes.weights import gaussian_spectra
+from jaxpost.probes.weights.panel import VIEWS, Panel
 
 
 def captured(before: Frame, dw: Any, norm: float, ks: tuple[int, ...], q: int) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxpost.compare import kernel, offsets
 from jaxpost.compare.reading import BF16, as_float32, bf16_codes, bf16_values
-from jaxpost.probes.panel import Panel
+from jaxpost.probes.weights.panel import Panel
 
 CODES = 65536
 LOWEST = -24  # as `visibility.update_histogram`

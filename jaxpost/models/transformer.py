@@ -178,7 +178,7 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
       cache: keys and values to extend, or None.
       first: logits are returned for query positions `first ..` only (static; saves the head on prompt tokens).
       reader: how parameters are used; another than the plain one sees inputs and output cotangents of every use, which is
-        what per-example gradient norms are made of (`probes.gradient_ghost`).
+        what per-example gradient norms are made of (`probes.gradients.ghost`).
       counts_BxT: bool, the tokens that take room in an expert of bounded capacity; None is `valid_BxS`. Read by nothing else,
         and not with a cache: decoding is dropless, as the tokens of one step know nothing of the others' queue.
 

@@ -9,7 +9,8 @@ import sys
 
 from rich.console import Console
 
-from jaxpost.probes import catalog, document, price, toy
+from jaxpost.probes import catalog, price, toy
+from jaxpost.probes import page as document
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +46,7 @@ def _of_toy(console: Console) -> None:
 
 def _of_config(console: Console, reference: str) -> None:
     try:
-        from experiments import probing  # optional: runs from a clone, not packaged
+        from experiments.harness import probing  # optional: runs from a clone, not packaged
     except ImportError as error:
         raise ValueError(f"--config needs a clone of the repository ({error}); run it in its root") from None
     try:

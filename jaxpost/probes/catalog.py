@@ -13,36 +13,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jaxpost.probes import (
-    base,
-    coherence,
+from jaxpost.probes import base, fourier, policy, policy_samples, routing, schedules, toy, weights
+from jaxpost.probes.gradients import chunks as gradient_chunks
+from jaxpost.probes.gradients import coherence
+from jaxpost.probes.gradients import gram as gradient_gram
+from jaxpost.probes.policy import fisher, forgetting_fit, interpolation, kl_leash
+from jaxpost.probes.policy import table_fit as fit
+from jaxpost.probes.trends import rows as trend_rows
+from jaxpost.probes.updates import (
     consensus,
     drift,
     ever_changed,
-    fisher,
-    fit,
     fixed_spectrum,
-    forgetting,
-    forgetting_fit,
-    fourier,
-    gates,
-    gradient_chunks,
-    gradient_gram,
-    interpolation,
+    half_ulp,
     mask_pairs,
-    policy,
-    policy_samples,
     predictability,
     rank_one,
-    routing,
-    schedules,
     stripes,
     tails,
-    toy,
-    trend_rows,
-    weights,
 )
-from jaxpost.probes.panel import Panel
+from jaxpost.probes.updates import distances as forgetting
+from jaxpost.probes.weights.panel import Panel
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ class Entry:
     lane: str = ""
     needs: frozenset[base.Need] = frozenset()
     metrics: tuple[str, ...] = ()
-    read: str = ""  # of a user's own; the package's statistics are explained in `reading`
+    read: str = ""  # of a user's own; the package's statistics are explained in `guide`
     misleads: str = ""
 
 
@@ -195,8 +186,8 @@ _ROWS = (
           fixed_spectrum.FixedSpectrum),
     Entry("tails", "power law of the spectrum's tail and Marchenko-Pastur law of its bulk (exploratory)", tails.SpectrumTails),
     Entry("ever_changed", "which entries training changed and brought back", ever_changed.EverChanged),
-    Entry("gate.ulp", "how far updates lie from what bf16 can see", gates.HalfULP),
-    Entry("gate.leash", "how the KL that was spent compares with the update's length in the Fisher metric", gates.KLLeash,
+    Entry("gate.ulp", "how far updates lie from what bf16 can see", half_ulp.HalfULP),
+    Entry("gate.leash", "how the KL that was spent compares with the update's length in the Fisher metric", kl_leash.KLLeash,
           ("predict",)),
     Entry("weight.drift", "how the distance grows with training time: logarithm, power, random walk", drift.Drift),
     Entry("distance", "L1 and spectral norm of the update, against its Frobenius norm alone", forgetting.WeightDistances),

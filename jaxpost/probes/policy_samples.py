@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import stats
-from jaxpost.probes import base, example_rows, price, samples, schedules
+from jaxpost.probes import base, price, samples, schedules
 from jaxpost.probes.base import Metric, register
+from jaxpost.probes.policy import example_rows
 
 PASS = Metric(
     "policy.pass_at_k", "1 - C(n - c, k) / C(n, k), c of n samples of a prompt with reward >= solved, averaged over prompts; "

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxpost.probes import base, ever_changed, fisher, policy_samples, routing
+from jaxpost.probes import base, policy_samples, routing
+from jaxpost.probes.policy import fisher
+from jaxpost.probes.updates import ever_changed
 
 V, D, F, E, L, T, ROWS = 512, 256, 512, 8, 4, 32, 64
 TARGETS = ("label",)

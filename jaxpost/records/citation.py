@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from jaxpost.records.latex import tex_escape
+from jaxpost.records.tabulating.latex import tex_escape
 
 _ARXIV = re.compile(r"(?:arXiv[:\s]*)(\d{4}\.\d{4,5})", re.IGNORECASE)
 _FIELDS = ("title", "author", "year", "journal", "booktitle", "eprint", "doi", "url", "note")

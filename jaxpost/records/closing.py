@@ -8,7 +8,7 @@ from jaxpost.records.bundle import Bundle
 from jaxpost.records.report import render
 from jaxpost.records.storage import BundleError
 from jaxpost.records.summary import summarise
-from jaxpost.records.tables import claim_rows
+from jaxpost.records.tabulating.tables import claim_rows
 
 
 def _checked_claims(bundle: Bundle, claims: Sequence[Mapping]) -> list[dict]:

@@ -11,18 +11,18 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from jaxpost.records import digests, storage
-from jaxpost.records.cells import Table, format_number
 from jaxpost.records.citation import bibtex
 from jaxpost.records.contents import digest_files, read_measurements, read_metrics
-from jaxpost.records.figures import Rendered, write_figures
-from jaxpost.records.latex import tex_figure, tex_table
-from jaxpost.records.pairs import of_pairs
+from jaxpost.records.drawing.figures import Rendered, write_figures
+from jaxpost.records.drawing.pairs import of_pairs
+from jaxpost.records.drawing.style import arm_styles
 from jaxpost.records.plain_text import visible
-from jaxpost.records.readings import arm_order, claim_numbers
 from jaxpost.records.rows import select
 from jaxpost.records.storage import BundleError
-from jaxpost.records.style import arm_styles
-from jaxpost.records.tables import write_tables
+from jaxpost.records.tabulating.cells import Table, format_number
+from jaxpost.records.tabulating.latex import tex_figure, tex_table
+from jaxpost.records.tabulating.readings import arm_order, claim_numbers
+from jaxpost.records.tabulating.tables import write_tables
 
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
 _MEASURED = ("measurements", "metrics", "costs", "tensors", "events", "arrays/")  # files that drawing only reads

@@ -7,7 +7,7 @@ from jaxpost.records import provenance, storage
 from jaxpost.records.contents import compute_bundle_id, digest_files, read_measurements
 from jaxpost.records.rows import row_ids
 from jaxpost.records.storage import BundleError
-from jaxpost.records.tables import build_tables, table_files
+from jaxpost.records.tabulating.tables import build_tables, table_files
 
 
 def _files(path: Path, manifest: Mapping) -> tuple[str, list[str]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpost import sharding
 from jaxpost.objectives import Batch
-from jaxpost.probes import ever_changed
+from jaxpost.probes.updates import ever_changed
 from jaxpost.training import metrics
 from jaxpost.training.state import Member, TrainState
 from jaxpost.training.step import StepSpec, train_step

@@ -20,7 +20,9 @@ import numpy as np
 import optax
 
 from jaxpost import models
-from jaxpost.probes import panel, spectra, weight_references
+from jaxpost.probes.rows import inventory
+from jaxpost.probes.weights import panel, spectra
+from jaxpost.probes.weights import references as weight_references
 from jaxpost.training import optimizers, state
 
 # matrices that a mask chooses from; a router is none of them
@@ -81,7 +83,7 @@ def references(config: models.TransformerConfig, params: Mapping, k: int, alpha:
     settings, found = settings_of(config, k, alpha), {}
     matrices = {name: w for name, w in models.matrices(params, config).items() if name.split("/")[-1] in LINEAR}
     for name, w in state.bf16_grid(matrices).items():
-        wide = panel.is_wide(w.shape)  # measured transposed, as the weight probes do
+        wide = inventory.is_wide(w.shape)  # measured transposed, as the weight probes do
         masks = _reference_masks(settings, (w.T if wide else w).astype(jnp.float32), wide)
         found[name] = {mask: np.asarray(x.T if wide else x) for mask, x in masks.items()}
     return found

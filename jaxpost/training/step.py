@@ -12,7 +12,9 @@ import optax
 
 from jaxpost import models, sharding
 from jaxpost.objectives import Batch, Objective, View
-from jaxpost.probes import ever_changed, gradient_sums, inline
+from jaxpost.probes.gradients import inline
+from jaxpost.probes.gradients import sums as gradient_sums
+from jaxpost.probes.updates import ever_changed
 from jaxpost.training import optimizers, router_losses
 from jaxpost.training.state import Scalars, TrainState
 

@@ -9,8 +9,9 @@ import pytest
 from jaxpost import records
 from jaxpost.compare import compare, comparison, elementwise, kernel, rows
 from jaxpost.compare.tally import Tally
-from jaxpost.probes import visibility, weights
-from jaxpost.probes.panel import Panel
+from jaxpost.probes import weights
+from jaxpost.probes.weights import visibility
+from jaxpost.probes.weights.panel import Panel
 from tests.compare import checkpoints
 
 PANEL = Panel(ks=(16,), alphas=(0.5, 0.3), spectra="none")

@@ -6,7 +6,7 @@ import pytest
 from jaxpost import records
 from jaxpost.compare import compare, comparison, gram, rows
 from jaxpost.compare.pairing import Pair
-from jaxpost.probes import tail_fits, tails
+from jaxpost.probes.updates import tail_fits, tails
 from jaxpost.records.rows import select
 from tests.compare import checkpoints
 from tests.compare.test_elementwise import probe_rows

@@ -6,7 +6,7 @@ import scipy.linalg
 
 from jaxpost.compare import elementwise, gram, principal, spectra
 from jaxpost.compare.tally import Tally
-from jaxpost.probes.panel import Panel
+from jaxpost.probes.weights.panel import Panel
 from tests.compare import checkpoints
 
 K = 8

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import checks, run
+from experiments import run
+from experiments.harness import checks
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).resolve().parent / "tiny.py"

@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import coherence_labels, label_problems, run
-from experiments import config as configs
+from experiments import run
+from experiments.coherence_labels import experiment as coherence_labels
+from experiments.coherence_labels import problems as label_problems
+from experiments.harness import config as configs
 from jaxpost import records
 from jaxpost.records.verify import verify
 

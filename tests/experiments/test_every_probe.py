@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import measure as measuring
-from experiments import probing
-from experiments.base_model import Base
+from experiments.harness import measure as measuring
+from experiments.harness import probing
+from experiments.harness.base_model import Base
 from jaxpost import models, probes, records, tasks, training
-from jaxpost.probes import catalog, ever_changed, gradient_sums, schedules
+from jaxpost.probes import catalog, schedules
+from jaxpost.probes.gradients import sums as gradient_sums
+from jaxpost.probes.updates import ever_changed
 
 from .shelf import Shelf
 

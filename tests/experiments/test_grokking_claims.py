@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments import config as configs
-from experiments import grokking_claims as claims
-from experiments.errors import UserError
+from experiments.grokking_shared import claims
+from experiments.harness import config as configs
+from experiments.harness.errors import UserError
 from jaxpost import records
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)

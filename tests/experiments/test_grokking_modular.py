@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import config as configs
-from experiments import grokking, grokking_modular, run
+from experiments import grokking_modular, run
+from experiments.grokking_shared import design as grokking
+from experiments.harness import config as configs
 from jaxpost import records, training
-from jaxpost.probes import catalog, fourier_basis
+from jaxpost.probes import catalog
+from jaxpost.probes.fourier import basis as fourier_basis
 from jaxpost.records.verify import verify
 
 from .conftest import record_reads

@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from experiments import config as configs
-from experiments import grokking, grokking_pathways, pathway_trends, run
-from experiments.pathway_trends import CONTROL, LEADER
+from experiments import grokking_pathways, run
+from experiments.grokking_shared import design as grokking
+from experiments.grokking_shared import trends as pathway_trends
+from experiments.grokking_shared.trends import CONTROL, LEADER
+from experiments.harness import config as configs
 from jaxpost import models, records, tasks, training
 from jaxpost.probes import trends
 from jaxpost.records.verify import verify

@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from experiments import ahead, compile, objectives_tour, run, tour_rows, tour_verdicts
-from experiments import config as configs
+from experiments import compile, run
+from experiments.harness import config as configs
+from experiments.harness import precompile as ahead
+from experiments.objectives_tour import experiment as objectives_tour
+from experiments.objectives_tour import rows as tour_rows
+from experiments.objectives_tour import verdicts as tour_verdicts
 from jaxpost import models, objectives, records, stats, training
 from jaxpost.objectives.recipes import RECIPES
 from jaxpost.records import storage

@@ -5,7 +5,8 @@ import hashlib
 import jax.numpy as jnp
 import pytest
 
-from experiments import config, rlvr_sparsity
+from experiments import rlvr_sparsity
+from experiments.harness import config
 from jaxpost import models, training
 
 PRESETS = {

@@ -9,8 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import config as configs
-from experiments import hf_runs, post_train_hf, run, tiny_hf
+from experiments import run, tiny_hf
+from experiments.harness import config as configs
+from experiments.post_train_hf import experiment as post_train_hf
+from experiments.post_train_hf import runs as hf_runs
 from jaxpost import formats, models, records, tasks
 from jaxpost.models import hf
 from jaxpost.records import storage

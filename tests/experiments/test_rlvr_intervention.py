@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import config as configs
-from experiments import intervention_claims, interventions, run
-from experiments.rlvr_intervention import PAIRS, Setup
+from experiments import run
+from experiments.harness import config as configs
+from experiments.rlvr_intervention import claims as intervention_claims
+from experiments.rlvr_intervention import transforms as interventions
+from experiments.rlvr_intervention.experiment import PAIRS, Setup
 from jaxpost import records
 from jaxpost.models import symmetries
-from jaxpost.probes import mask_pairs
+from jaxpost.probes.updates import mask_pairs
 from jaxpost.records import storage
 from jaxpost.records.verify import verify
 

@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import config as configs
-from experiments import ensemble, run, tuning
-from experiments.base_model import Pretraining
-from experiments.rlvr_masks import Setup
-from experiments.session import Session, StopSignals
+from experiments import run
+from experiments.harness import config as configs
+from experiments.harness import ensemble
+from experiments.harness.base_model import Pretraining
+from experiments.harness.session import Session, StopSignals
+from experiments.rlvr_masks import arms as tuning
+from experiments.rlvr_masks.experiment import Setup
 from jaxpost import models, records
 from jaxpost.records import storage
 from jaxpost.records.verify import verify

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import measure as measuring
-from experiments import probing
-from experiments.base_model import Base
+from experiments.harness import measure as measuring
+from experiments.harness import probing
+from experiments.harness.base_model import Base
 from jaxpost import models, probes, records, tasks, training
 from jaxpost.probes import catalog, presets, schedules
 

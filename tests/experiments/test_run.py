@@ -8,14 +8,15 @@ import types
 import pytest
 from rich.console import Console
 
-from experiments import config as configs
-from experiments import ensemble, run
-from experiments.errors import UserError
-from experiments.measure import infos
+from experiments import run
+from experiments.harness import config as configs
+from experiments.harness import ensemble
+from experiments.harness.errors import UserError
+from experiments.harness.measure import infos
+from experiments.harness.session import Session, StopSignals
 from experiments.rlvr_sparsity import Setup
-from experiments.session import Session, StopSignals
 from jaxpost import checkpoint, probes, records
-from jaxpost.probes import forgetting_fit
+from jaxpost.probes.policy import forgetting_fit
 from jaxpost.records import storage
 from jaxpost.records.verify import verify
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from experiments import errors
+from experiments.harness import errors
 from jaxpost import records
 from jaxpost.records import storage
 

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from experiments import config as configs
+from experiments.harness import config as configs
 
 _SHIPPED = configs.module("rlvr_intervention")
 RUN_TIME = "seconds"

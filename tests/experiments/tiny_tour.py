@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from experiments import config as configs
+from experiments.harness import config as configs
 
 _SPEC = importlib.util.spec_from_file_location("tiny_for_the_tour", Path(__file__).with_name("tiny.py"))
 _TINY = importlib.util.module_from_spec(_SPEC)

@@ -6,7 +6,7 @@ Legend: m rows, T positions, D features, V classes.
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes.fisher import Predictions
+from jaxpost.probes.policy.fisher import Predictions
 
 
 def predict(params, row):

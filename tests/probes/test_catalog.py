@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from jaxpost import probes
-from jaxpost.probes import catalog, presets, reading, schedules, toy
+from jaxpost.probes import catalog, presets, schedules, toy
+from jaxpost.probes import guide as reading
 
 from . import tiny_probe
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxpost import probes
 from jaxpost.probes import schedules
-from jaxpost.probes.pooling import RowTable, scopes_of
+from jaxpost.probes.rows.pooling import RowTable, scopes_of
 
 MEAN = probes.Metric("mine.mean_abs", "mean of |dW|", "1", "a user's", "none: a test", "none", "float32 mean")
 CLIMB = probes.Metric("mine.climb", "largest step of mine.mean_abs between measurements, over all matrices", "1", "a user's",

@@ -5,10 +5,10 @@ import io
 
 import pytest
 
-from jaxpost.records.cells import Cell, Table, to_csv
-from jaxpost.records.latex import tex_escape
 from jaxpost.records.plain_text import spreadsheet_cell, visible
 from jaxpost.records.report import _shown
+from jaxpost.records.tabulating.cells import Cell, Table, to_csv
+from jaxpost.records.tabulating.latex import tex_escape
 
 ACTING = ("\x1b[31m", "\x00", "\x07", "\x7f", "\x9b", "\u202e", "\u2066", "\u200f", "\u061c", "\u2028", "\ufeff", "\ud800",
           "\r")

@@ -12,14 +12,14 @@ import pytest
 from jaxpost import records
 from jaxpost.records import closing, report
 from jaxpost.records.__main__ import main
-from jaxpost.records.cells import format_number
 from jaxpost.records.citation import bibtex
-from jaxpost.records.figures import FIGURES
-from jaxpost.records.latex import tex_escape, tex_number, tex_table
+from jaxpost.records.drawing.figures import FIGURES
+from jaxpost.records.drawing.style import arm_styles
 from jaxpost.records.report import caveat, interval_drawing
 from jaxpost.records.storage import read_json
-from jaxpost.records.style import arm_styles
-from jaxpost.records.tables import main_table
+from jaxpost.records.tabulating.cells import format_number
+from jaxpost.records.tabulating.latex import tex_escape, tex_number, tex_table
+from jaxpost.records.tabulating.tables import main_table
 from jaxpost.records.verify import verify
 
 # Of bundles of many arms, of gradients, and of runs on whole tables.

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxpost import models, objectives, sharding, tasks, training
-from jaxpost.probes import gradient_ghost, gradient_sums
+from jaxpost.probes.gradients import ghost as gradient_ghost
+from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.training import adapters, masking, router_losses
 
 TASK = tasks.get("addition", digits=1)

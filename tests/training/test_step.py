@@ -10,7 +10,8 @@ import pytest
 
 from jaxpost import objectives, training
 from jaxpost.checkpoint import Checkpoints
-from jaxpost.probes import ever_changed, inline
+from jaxpost.probes.gradients import inline
+from jaxpost.probes.updates import ever_changed
 from jaxpost.training import optimizers
 from jaxpost.training import step as step_module
 

@@ -1,0 +1,208 @@
+"""Gradient coherence of training on real and on random labels: arms x seeds, measured on a grid, judged by fixed claims."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pyarrow as pa
+from ml_collections import ConfigDict
+
+from experiments.coherence_labels import problems as label_problems
+from experiments.harness.claims import check_strength, corrected, estimated, gated, judgeable, unjudged
+from experiments.harness.config import nearest
+from experiments.harness.errors import Diverged, UserError
+from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.measure import concatenate, grid
+from experiments.harness.session import Session, StopSignals
+from jaxpost import probes, records, stats, training
+from jaxpost.probes.gradients import coherence
+from jaxpost.probes.gradients import sums as gradient_sums
+
+TITLE = "Gradient coherence on real and on random labels"
+QUESTION = "Do per-example gradients agree more on real labels than on random ones, in every layer?"
+ARMS = tuple(f"{problem}-{labels}" for problem in label_problems.MAKERS for labels in ("real", "random"))
+LOSS = probes.Metric("fit.loss", "mean cross-entropy per target token on the training set", "nat", "jaxpost",
+                     "none in the row: compare with step 0", "mean over tokens", "float32, all examples")
+
+
+class Setup:
+    """Everything a config determines before any compute; building it finds what a user got wrong.
+
+    Raises:
+      UserError: a value or a claim that cannot run; the message names the fix.
+    """
+
+    def __init__(self, config: ConfigDict, claims: Sequence[Mapping]):
+        self.config, train, probe = config, config.train, config.probe
+        for arm in config.arms:
+            if arm not in ARMS:
+                raise UserError(f"arms: {arm!r} is not known{nearest(arm, ARMS)}")
+        for key, value in (("seeds.count", config.seeds.count), ("train.batch", train.batch), ("train.steps", train.steps),
+                           ("probe.microbatch", probe.microbatch), ("probe.examples", probe.examples - 2)):
+            if value < 1:
+                raise UserError(f"{key} is too small: an interval over examples needs three of them, the rest at least one")
+        if config.mesh.ensemble != 1:
+            raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+        if probe.examples > train.examples:
+            raise UserError(f"probe.examples={probe.examples} is more than the train.examples={train.examples} that it is "
+                            "taken from")
+        if probe.examples % probe.microbatch:
+            near = min((b for b in range(1, probe.examples + 1) if probe.examples % b == 0),
+                       key=lambda b: abs(b - probe.microbatch))
+            raise UserError(f"probe.microbatch={probe.microbatch} does not divide probe.examples={probe.examples}; "
+                            f"nearest valid: {near}")
+        self.claims = judgeable(claims, config.arms)
+        check_strength(self.claims)
+        self.grid = (0, *grid(train.steps, probe.grid_points))
+        self.programs = {name: Program(make(config[name], train.examples), config)
+                         for name, make in label_problems.MAKERS.items() if any(a.startswith(name) for a in config.arms)}
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, the same for every arm."""
+        return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
+
+
+class Program:
+    """One problem's compiled programs; labels and seeds are arguments, so its arms share them."""
+
+    def __init__(self, problem: label_problems.Problem, config: ConfigDict):
+        self.problem, self.batch = problem, config.train.batch
+        self.optimizer = optax.adam(problem.learning_rate)
+        self.probe = coherence.GradientCoherence(problem.loss, rows=problem.rows, microbatch=config.probe.microbatch,
+                                                 targets=problem.targets, draws=config.probe.draws)
+        self.probed = config.probe.examples
+        self.advance = jax.jit(self._advance)
+        self.measure = jax.jit(self._measure)
+        self.draw = jax.jit(problem.examples, static_argnums=1)
+
+    def start(self, seed: int) -> tuple:
+        """(params, optimizer state) of a seed, the same for both kinds of label."""
+        params = self.problem.init(training.stream(seed, "init", 0))
+        return params, self.optimizer.init(params)
+
+    def _mean_loss(self, params, rows):
+        losses = jax.vmap(self.problem.loss, (None, 0))(params, rows)
+        return losses.sum() / self.problem.tokens(rows).sum()
+
+    def _advance(self, params, opt_state, examples, seed, first, last):
+        """Steps first .. last - 1; a traced range, so that every stretch of the grid is one program."""
+        count = jax.tree.leaves(examples)[0].shape[0]
+
+        def step(t, carry):
+            params, opt_state = carry
+            index = jax.random.randint(training.stream(seed, "batch", t), (self.batch,), 0, count)
+            grads = jax.grad(self._mean_loss)(params, jax.tree.map(lambda x: x[index], examples))
+            updates, opt_state = self.optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
+        return jax.lax.fori_loop(first, last, step, (params, opt_state))
+
+    def _measure(self, params, examples, seed, step):
+        """(training loss, the probe's values)."""
+        batch = jax.tree.map(lambda x: x[:self.probed], examples)
+        ctx = probes.Context({probes.PARAMS: params, probes.PROBE_BATCH: batch})
+        key = training.stream(seed, f"probe/{self.probe.id}", step)
+        return self._mean_loss(params, examples), self.probe.measure(ctx, {}, key)[1]
+
+
+def run(config: ConfigDict, claims: Sequence[Mapping], workdir: Path, name: str, signals: StopSignals) -> None:
+    """Run, resume (an arm of a seed is a unit), add seeds to a finished run, or report that it is finished.
+
+    Raises:
+      UserError, BundleError: one clear line; nothing that was written is lost.
+    """
+    setup = Setup(config, claims)
+    stated = Stated(TITLE, QUESTION, setup.claims, config.arms, setup.seeds, bases=0)
+    with opened(config, stated, workdir, name, signals) as found:
+        if found is None:
+            return
+        bundle, session = found
+        for arm in config.arms:
+            _train(setup, arm, bundle, session)
+        results = judge(setup.claims, bundle.read_rows(), setup.grid, config.learned)
+        for result in results:
+            session.say(f"{result['id']}: {result['verdict']}, {result['estimate']:+.2f} "
+                        f"[{result['ci_lo']:+.2f}, {result['ci_hi']:+.2f}]")
+        bundle_id = records.finish(bundle, metrics={**probes.METRICS, LOSS.id: LOSS}, claims=results,
+                                   extra={"n_seeds": config.seeds.count})
+        session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
+
+
+def _train(setup: Setup, arm: str, bundle: records.Bundle, session: Session) -> None:
+    """Every seed of an arm that has no rows yet."""
+    problem, labels = arm.split("-")
+    program, began = setup.programs[problem], time.monotonic()
+    for seed in setup.seeds:
+        shard = f"{arm}-seed-{seed}"
+        if bundle.has_rows(shard):
+            continue
+        examples = program.draw(training.stream(seed, f"examples/{problem}", 0), labels == "random")
+        (params, opt_state), parts = program.start(seed), []
+        for before, step in zip((0, *setup.grid), setup.grid, strict=False):
+            params, opt_state = program.advance(params, opt_state, examples, seed, before, step)
+            parts.append(_columns(program, arm, seed, step, params, *program.measure(params, examples, seed, step)))
+        bundle.write_rows(shard, concatenate(*parts))
+        session.boundary(f"{arm}, seed {seed} is finished")
+    bundle.cost("arm", arm=arm, wall_s=time.monotonic() - began)
+    session.say(f"{arm}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.1f} s")
+
+
+def _columns(program: Program, arm: str, seed: int, step: int, params, loss, values) -> dict:
+    """Rows of one measurement. Raises: Diverged when the loss is not finite."""
+    if not np.isfinite(loss):
+        raise Diverged(f"{arm}: the training loss of seed {seed} is not finite at step {step}; lower the learning rate")
+    columns = program.probe.finalize(jax.tree.map(lambda x: np.asarray(x)[None], values), {},
+                                     infos=gradient_sums.inventory(params), arm=arm, step=step, seeds=[seed],
+                                     conditional_on=None, row_ids=records.row_ids, split="train")
+    fit = {"metric": LOSS.id, "arm": arm, "role": "seed", "step": step, "seed": seed, "granularity": "experiment",
+           "split": "train", "dtype": "fp32", "value": float(loss)}
+    return concatenate(columns, {name: [x] for name, x in fit.items()})
+
+
+def judge(claims: Sequence[Mapping], table: pa.Table, steps: Sequence[int], share: float) -> list[dict]:
+    """Results for `records.finish`: paired over seeds, primary ones Holm-corrected, gated on arms that learned.
+
+    Args:
+      table: all rows of role "seed"; steps: the measured ones, 0 first.
+      share: by which the training loss must have fallen, relative to its first value.
+    """
+    return corrected([_judge(claim, table, steps, share) for claim in claims])
+
+
+def values_of(table: pa.Table, metric: str, arm: str, layer: int | None = None) -> dict[int, dict[int, float]]:
+    """{seed: {step: value}} of the whole model (or the experiment), or of one layer."""
+    wanted = {"granularity": ["global", "experiment"]} if layer is None else {"granularity": "layer", "layer": layer}
+    found: dict[int, dict[int, float]] = {}
+    for row in records.select(table, role="seed", metric=metric, arm=arm, **wanted).to_pylist():
+        if row["value"] is not None:
+            found.setdefault(row["seed"], {})[row["step"]] = row["value"]
+    return found
+
+
+def learned(table: pa.Table, arm: str, steps: Sequence[int], share: float) -> tuple[bool, str]:
+    """Whether the interval of an arm's relative fall of training loss lies above `share`, and the numbers."""
+    loss = values_of(table, LOSS.id, arm)
+    fall = stats.t_interval([1 - x[steps[-1]] / x[steps[0]] for _, x in sorted(loss.items())])
+    text = f"{arm}: training loss fell by {fall.value:.2f} of its first value [{fall.lo:.2f}, {fall.hi:.2f}]"
+    return bool(fall.lo > share), text
+
+
+def _judge(claim: Mapping, table: pa.Table, steps: Sequence[int], share: float) -> dict:
+    sides = []
+    for arm in claim["arms"]:
+        values = values_of(table, claim["metric"], arm, claim["layer"])
+        sides.append({seed: np.mean([x[t] for t in steps[1:]]) for seed, x in values.items() if set(steps[1:]) <= set(x)})
+    paired = sorted(set(sides[0]) & set(sides[1]))
+    where = "whole model" if claim["layer"] is None else f"layer {claim['layer']}"
+    gates = [learned(table, arm, steps, share) for arm in claim["arms"]]
+    result = unjudged(claim, f"{claim['metric']} ({where}), {' - '.join(claim['arms'])}, {claim['at']}", len(paired), gates)
+    if not paired:
+        return result | {"note": "no seed has the value in both arms; " + result["note"]}
+    difference_S = np.asarray([sides[0][seed] - sides[1][seed] for seed in paired])
+    interval = stats.t_interval(difference_S)
+    result |= estimated(interval, stats.t_pvalue(difference_S, claim["threshold"], claim["direction"]))
+    return gated(result, interval, gates)

@@ -1,0 +1,1 @@
+"""What the two grokking experiments share: the design, its claims, trends of pathways."""

@@ -1,0 +1,1 @@
+"""What experiments share: config, arms, bases, training, probes, claims and session."""

@@ -1,0 +1,127 @@
+"""What a config's values must satisfy, checked before any compute: each violation is one line that names the fix."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from experiments.harness.config import leaves, nearest
+from experiments.harness.errors import UserError
+from experiments.harness.session import WANDB_MODES
+from jaxpost import models, probes, sharding, tasks
+from jaxpost.tasks import Task
+
+# key -> (smallest, largest) value; of each element where the value is a tuple. Open ends are None.
+RANGES = {
+    "seeds.first": (0, None), "seeds.count": (1, None), "seeds.bases": (1, None), "seeds.base": (0, None),
+    "pretrain.rows": (2, None), "pretrain.second_steps": (0, None), "pretrain.max_steps": (1, None),
+    "pretrain.check_every": (1, None), "pretrain.problems": (1, None), "pretrain.success_low": (0.0, 1.0),
+    "pretrain.success_high": (0.0, 1.0), "pretrain.second_min": (0.0, 1.0),
+    "train.steps": (1, None), "train.prompts": (1, None), "train.group": (2, None), "train.microbatches": (1, None),
+    "train.steps_per_call": (1, None), "measure.grid_points": (2, None), "measure.problems": (1, None),
+    "measure.budget": (0.0, None),
+    "mesh.ensemble": (1, None), "mesh.data": (1, None), "mesh.fsdp": (1, None), "mesh.tensor": (1, None),
+    "checkpoint.every_seconds": (0.0, None), "train.minibatches": (1, None), "train.optimization_level": (0, 3),
+    "margins.improved": (0.0, 1.0), "margins.held": (0.0, 1.0), "measure.reevaluations": (2, None),
+    **{f"model.{name}": (1, None) for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "ff")},
+}
+POSITIVE = ("pretrain.learning_rate", "train.learning_rate", "train.learning_rates", "train.sgd_learning_rate",
+            "tune.adapter_learning_rate",
+            *(f"train.learning_rates.{family}" for family in ("sft", "preference", "rl", "hybrid")))
+FILLED = ("train.learning_rates", "measure.ks", "measure.alphas", "measure.probes", "arms",
+          "rows")  # tuples that may not be empty or repeat
+LARGEST_SEED = 2**31 - 1
+
+
+def values(config: ConfigDict) -> None:
+    """Refuse numbers out of their range, empty or repeating lists, and modes that do not exist.
+
+    Raises:
+      UserError: the first violation.
+    """
+    found = leaves(config)
+    for key, value in found.items():
+        for x in value if isinstance(value, tuple) else (value,):
+            low, high = RANGES.get(key, (None, None))
+            if (low is not None and x < low) or (high is not None and x > high):
+                raise UserError(f"{key}={value!r}: must be " + (f"between {low} and {high}" if high is not None
+                                                               else f"at least {low}"))
+            if key in POSITIVE and not x > 0:
+                raise UserError(f"{key}={value!r}: a learning rate must be greater than 0")
+        if key in FILLED and (not value or len(set(value)) < len(value)):
+            raise UserError(f"{key}={value!r}: needs at least one entry and none twice")
+    p = config.get("pretrain")
+    if p is not None and p.success_low > p.success_high:
+        raise UserError(f"pretrain.success_low={p.success_low} is greater than "
+                        f"pretrain.success_high={p.success_high}; swap them")
+    for name, count in (("first", config.seeds.count), ("base", config.seeds.get("bases", 1))):
+        if config.seeds.get(name, 0) + count - 1 > LARGEST_SEED:
+            raise UserError(f"seeds.{name}={config.seeds[name]}: the last seed must be at most {LARGEST_SEED}")
+    if config.wandb.mode not in WANDB_MODES:
+        raise UserError(f"wandb.mode={config.wandb.mode!r} is not known{nearest(config.wandb.mode, WANDB_MODES)}")
+
+
+def model(section: ConfigDict, used: Sequence[Task]) -> models.TransformerConfig:
+    """The transformer of a config section; `vocab` may be given and must cover every task.
+
+    Raises:
+      UserError: an unknown field, sizes that do not fit, or a vocabulary that is too small.
+    """
+    fields = {"vocab": tasks.vocab.SIZE, **section.to_dict()}
+    known = list(models.TransformerConfig.__dataclass_fields__)
+    for name in fields:
+        if name not in known:
+            raise UserError(f"config key 'model.{name}' is not known{nearest(name, known)}")
+    try:
+        made = models.TransformerConfig(**fields)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    for task in used:
+        try:
+            tasks.require_vocab(task, made.vocab)
+        except ValueError as error:
+            raise UserError(f"model.vocab={made.vocab}: {error}") from error
+    return made
+
+
+def mesh(section: ConfigDict, rows: int):
+    """The mesh of a config section on the first devices, or None where every axis is 1.
+
+    Args:
+      section: axis -> size.
+      rows: of one training step; the axes data and fsdp must divide them.
+
+    Raises:
+      UserError: an unknown axis, more devices than there are, or rows that do not divide.
+    """
+    sizes = section.to_dict()
+    if unknown := [axis for axis in sizes if axis not in sharding.MESH_AXES]:
+        raise UserError(f"config key 'mesh.{unknown[0]}' is not known{nearest(unknown[0], sharding.MESH_AXES)}")
+    wanted, devices = math.prod(sizes.values()), jax.devices()
+    if wanted == 1:
+        return None
+    if wanted > len(devices):
+        text = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items() if size > 1)
+        raise UserError(f"{text} needs {wanted} devices, found {len(devices)}; set it to at most {len(devices)}, or on a CPU "
+                        f"run with XLA_FLAGS=--xla_force_host_platform_device_count={wanted}")
+    made = sharding.make_mesh(sizes, devices[:wanted])
+    try:
+        sharding.check_divisible(rows, made, "a training step (train.prompts * train.group)")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return made
+
+
+_CLAIM_FIELDS = ("id", "primary", "kind", "statement", "metric", "arms", "at", "direction", "threshold", "equivalence_margin")
+
+
+def claim_fields(claims: Sequence[Mapping]) -> None:
+    """Refuse a claim that lacks a field or names a metric that nobody measures. Raises: UserError."""
+    for position, claim in enumerate(claims):
+        name = claim.get("id", f"number {position}")
+        if missing := [field for field in _CLAIM_FIELDS if field not in claim]:
+            raise UserError(f"claim {name!r} lacks {missing[0]!r}; a claim has {', '.join(_CLAIM_FIELDS)}")
+        if claim["metric"] not in probes.METRICS:
+            raise UserError(f"claim {name!r}: metric {claim['metric']!r} is not known"
+                            f"{nearest(claim['metric'], probes.METRICS)}")

@@ -1,0 +1,154 @@
+"""Claims written before the run, judged after it: paired over seeds, Holm-corrected, gated on arms that learned."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import pyarrow as pa
+
+from experiments.harness.config import nearest
+from experiments.harness.errors import UserError
+from jaxpost import stats
+from jaxpost.records import parse_params, select
+
+LEARNED = 0.05  # an arm whose new-task success moved by less supports nothing
+KINDS = ("difference", "excess_over_null")
+PLACES = ("final", "matched_norm", "matched_success")
+_MAX_PRIMARY = 4
+
+
+def check(claims: Sequence[Mapping]) -> None:
+    """Refuse claims that could not be judged, before any compute.
+
+    Raises:
+      UserError: unknown kind or place, or as `check_strength`.
+    """
+    for claim in claims:
+        for field, valid in (("kind", KINDS), ("at", PLACES)):
+            if claim[field] not in valid:
+                raise UserError(f"claim {claim['id']!r}: {field}={claim[field]!r}{nearest(claim[field], valid)}")
+    check_strength(claims)
+
+
+def check_strength(claims: Sequence[Mapping]) -> None:
+    """Refuse a threshold inside its margin, or too many primary claims. Raises: UserError."""
+    for claim in claims:
+        try:
+            stats.verdict(stats.Interval(0.0, np.nan, np.nan), claim["direction"], claim["threshold"],
+                          claim["equivalence_margin"])
+        except ValueError as error:
+            raise UserError(f"claim {claim['id']!r}: {error}") from error
+    if sum(claim["primary"] for claim in claims) > _MAX_PRIMARY:
+        raise UserError(f"{sum(c['primary'] for c in claims)} primary claims; at most {_MAX_PRIMARY}, mark the rest "
+                        "primary=False")
+
+
+def judgeable(claims: Sequence[Mapping], arms: Sequence[str]) -> list[Mapping]:
+    """The claims whose arms all run."""
+    return [claim for claim in claims if set(claim["arms"]) <= set(arms)]
+
+
+def judge(claims: Sequence[Mapping], table: pa.Table, steps: int) -> list[dict]:
+    """Results for `records.finish`, in the order of the claims.
+
+    Args:
+      claims: as stated in the config.
+      table: all rows of role "seed".
+      steps: the last step.
+    """
+    return corrected([_judge(claim, table, steps) for claim in claims])
+
+
+def corrected(results: list[dict]) -> list[dict]:
+    """The results, the primary ones with Holm's p-value."""
+    tested = [r for r in results if r["primary"] and np.isfinite(r["p"])]
+    for result, p in zip(tested, stats.holm([r["p"] for r in tested]) if tested else []):
+        result["p_holm"] = float(p)
+    return results
+
+
+def learned(table: pa.Table, arm: str, steps: int) -> tuple[bool, str]:
+    """Whether an arm's success on `id` moved by at least LEARNED with an interval that leaves out 0, and the numbers."""
+    success = values_of(table, "policy.success", arm, step=steps, split="id")
+    start = values_of(table, "policy.success", "base", step=0, split="id")
+    moved = _stack({run: value - start[run] for run, value in success.items()})
+    interval = _interval(moved)
+    text = f"{arm}: success moved by {interval.value:+.3f} [{interval.lo:+.3f}, {interval.hi:+.3f}]"
+    return bool(abs(interval.value) >= LEARNED and not interval.lo <= 0 <= interval.hi), text
+
+
+def values_of(table: pa.Table, metric: str, arm: str, *, step: int | None, split: str | None = None,
+            dtype: str | None = None, k: int | None = None, params: Mapping = MappingProxyType({}),
+            excess: bool = False) -> dict:
+    """{(base, seed): value, or value minus its null} of exactly one variant of a metric, global or of the policy."""
+    found = {}
+    for row in select(table, role="seed", metric=metric, arm=arm).to_pylist():
+        variant = (row["split"], row["dtype"], row["k"], parse_params(row["params"]))
+        if (row["granularity"] in ("global", "policy") and variant == (split, dtype, k, dict(params))
+                and row["step"] == step and row["value"] is not None):
+            found[row["conditional_on"], row["seed"]] = row["value"] - (row["null_value"] if excess else 0.0)
+    return found
+
+
+def unjudged(claim: Mapping, what: str, units: int, gates: Sequence[tuple[object, str]]) -> dict:
+    """The result of a claim before its statistic is known: inconclusive, its contrast `what`, the gates' words as its note."""
+    missing = dict.fromkeys(("p", "p_holm", "estimate", "ci_lo", "ci_hi"), np.nan)
+    return {**claim, "contrast": what, **missing, "n_units": units, "verdict": "inconclusive",
+            "note": "; ".join(text for _, text in gates)}
+
+
+def estimated(interval: stats.Interval, p: float) -> dict:
+    """Estimate, interval and p-value of a result."""
+    return {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi), "p": float(p)}
+
+
+def gated(result: dict, interval: stats.Interval, gates: Sequence[tuple[bool, str]]) -> dict:
+    """The result with its verdict, or why it supports nothing: an arm did not learn."""
+    if not all(ok for ok, _ in gates):
+        return result | {"note": "an arm did not learn, so it supports nothing; " + result["note"]}
+    return result | {"verdict": stats.verdict(interval, result["direction"], result["threshold"], result["equivalence_margin"])}
+
+
+def _stack(values: Mapping) -> np.ndarray:
+    """[bases, seeds] of {(base, seed): value}."""
+    bases = sorted({base for base, _ in values})
+    return np.asarray([[v for (b, _), v in sorted(values.items()) if b == base] for base in bases])
+
+
+def _interval(x_BxS: np.ndarray) -> stats.Interval:
+    return stats.hierarchical_interval(x_BxS) if len(x_BxS) > 1 else stats.t_interval(x_BxS[0])
+
+
+def _judge(claim: Mapping, table: pa.Table, steps: int) -> dict:
+    matched = claim["at"] != "final"
+    params = {"alpha": str(claim["alpha"])} if "alpha" in claim else {}
+    params |= {"at": claim["at"], "among": among(claim)} if matched else {}
+    sides = [values_of(table, claim["metric"], arm, step=None if matched else steps, split=claim.get("split"),
+                     dtype=claim.get("dtype"), k=claim.get("k"), params=params,
+                     excess=claim["kind"] == "excess_over_null") for arm in claim["arms"]]
+    paired = set(sides[0]).intersection(*sides)
+    gates = [learned(table, arm, steps) for arm in claim["arms"]]
+    result = unjudged(claim, contrast(claim), len(paired), gates)
+    if not paired:
+        return result | {"note": "no seed has the value in every arm (outside its range); " + result["note"]}
+    x_BxS = _stack({run: sides[0][run] - (sides[1][run] if len(sides) > 1 else 0.0) for run in paired})
+    interval = _interval(x_BxS)
+    unit = x_BxS.mean(axis=1) if len(x_BxS) > 1 else x_BxS[0]
+    if len(x_BxS) > 1:
+        result |= {"n_units": len(x_BxS), "unit": "base"}
+    result |= estimated(interval, stats.t_pvalue(unit, claim["threshold"], claim["direction"]))
+    return gated(result, interval, gates)
+
+
+def among(claim: Mapping) -> str:
+    """The name of the comparison set of a claim's arms."""
+    return "+".join(claim["arms"])
+
+
+def contrast(claim: Mapping) -> str:
+    """The statistic in words."""
+    where = {"final": "at the last step", "matched_norm": "at matched ||dW||_F",
+             "matched_success": "at matched new-task success"}[claim["at"]]
+    variant = " ".join(f"{n}={claim[n]}" for n in ("split", "k", "alpha", "dtype") if n in claim)
+    return f"{claim['metric']} ({variant}), {' - '.join(claim['arms'])}" + (
+        " minus its null" if claim["kind"] == "excess_over_null" else "") + f", {where}"

@@ -1,0 +1,152 @@
+"""Configs: `name`, `name:argument` or `path/to/mine.py`, with typed overrides `--config.a.b=value`; unknown is an error."""
+
+import ast
+import difflib
+import functools
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from experiments.harness.errors import UserError
+
+DIRECTORY = Path(__file__).resolve().parent.parent.parent / "configs"
+OPEN = ("model", "task", "second", "mesh")  # sections whose reader refuses unknown keys itself, and has defaults
+EXCLUDED = ("wandb", "checkpoint", "seeds.count", "measure.budget")  # cannot change a row: the config hash leaves them out
+
+
+def nearest(word: str, valid) -> str:
+    """`; did you mean 'x'?` when something is close, and the list of what is valid."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(word, valid, 1, 0.4)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (valid: {', '.join(valid)})"
+
+
+def names() -> list[str]:
+    """The shipped configs."""
+    return sorted(p.stem for p in DIRECTORY.glob("*.py") if not p.stem.startswith("_"))
+
+
+@functools.cache
+def module(reference: str):
+    """The module of a shipped config or of the user's file, executed once.
+
+    Raises:
+      UserError: no such config, or a file that does not load.
+    """
+    path = Path(reference) if reference.endswith(".py") else DIRECTORY / f"{reference}.py"
+    if not path.is_file():
+        raise UserError(f"config {reference!r} is not known: there is no such file" if reference.endswith(".py") else
+                        f"config {reference!r} is not known{nearest(reference, names())}; a file of your own ends in .py")
+    spec = importlib.util.spec_from_file_location(f"jaxpost_config_{path.stem}", path)
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded  # dataclasses of a user's task look their module up
+    try:
+        spec.loader.exec_module(loaded)
+    except Exception as error:
+        raise UserError(f"config {path} does not load: {type(error).__name__}: {_one_line(error)}"
+                        f"{_where(error, path)}") from error
+    if not callable(getattr(loaded, "get_config", None)):
+        raise UserError(f"config {path} has no get_config(argument) function")
+    return loaded
+
+
+def load(reference: str, overrides: dict[str, str]) -> ConfigDict:
+    """The locked config of `name[:argument]` with `overrides` ({"a.b": text}) applied.
+
+    A user's config has the keys and types of the shipped config that it names as its `experiment`.
+
+    Raises:
+      UserError: unknown name, argument or key, or a value of another type.
+    """
+    name, _, argument = reference.partition(":")
+    loaded = module(name)
+    try:
+        config = loaded.get_config(argument or "default")
+    except Exception as error:
+        raise UserError(f"config {name!r}: {_one_line(error)}{_where(error, loaded.__file__)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config {name!r}: get_config returned {type(config).__name__}, expected an ml_collections.ConfigDict")
+    _like_the_shipped(config, name)
+    config.lock()
+    for key, text in overrides.items():
+        _override(config, key, text)
+    return config
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _where(error: Exception, path) -> str:
+    """` (mine.py line 12)`, the last line of the user's file that the error went through."""
+    lines, trace = [], error.__traceback__
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename) == Path(path):
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return f" ({Path(path).name} line {lines[-1]})" if lines else ""
+
+
+def _like_the_shipped(config: ConfigDict, name: str) -> None:
+    found = leaves(config)
+    shipped = found.get("experiment")
+    if shipped not in names():
+        raise UserError(f"config {name!r}: experiment={shipped!r} is not known{nearest(str(shipped), names())}")
+    wanted = leaves(module(shipped).get_config("default"))
+    for key, value in found.items():
+        if key in wanted:
+            _set(config, key, _typed(key, value, wanted[key], f"config {name!r}: "))
+        elif key.partition(".")[0] not in OPEN:
+            raise UserError(f"config {name!r}: key {key!r} is not known{nearest(key, wanted)}")
+    for key in wanted:
+        if key not in found and (key.partition(".")[0] not in OPEN or key.endswith(".name")):
+            raise UserError(f"config {name!r}: key {key!r} is missing; start from configs/{shipped}.py: "
+                            f"c = {shipped}.get_config() and change what differs")
+
+
+def leaves(config, prefix: str = "") -> dict:
+    """{dotted key: value} of every leaf."""
+    out = {}
+    for key, value in config.items():
+        out |= leaves(value, f"{prefix}{key}.") if hasattr(value, "items") else {f"{prefix}{key}": value}
+    return out
+
+
+def _override(config: ConfigDict, key: str, text: str) -> None:
+    known = leaves(config)
+    if key not in known:
+        raise UserError(f"config key {key!r} is not known{nearest(key, known)}")
+    old = known[key]
+    try:
+        new = text if isinstance(old, str) else ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        new = text
+    _set(config, key, _typed(key, new, old, ""))
+
+
+def _set(config: ConfigDict, key: str, value) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        config = config[part]
+    with config.ignore_type():  # checked by _typed
+        config[last] = value
+
+
+def _typed(key: str, new, old, where: str):
+    """`new` as the type of `old` (an int where a float is wanted, a list where a tuple is). Raises: UserError."""
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        new = float(new)
+    if isinstance(old, tuple) and isinstance(new, list):
+        new = tuple(new)
+    if type(new) is not type(old):
+        example = f" such as {old!r}" if isinstance(old, tuple) else f" (now {old!r})"
+        raise UserError(f"{where}config key {key!r} takes {type(old).__name__}{example}, found {type(new).__name__} {new!r}")
+    if isinstance(new, tuple) and old:
+        return tuple(_typed(f"{key}[{i}]", x, old[0], where) for i, x in enumerate(new))
+    if isinstance(new, float) and not math.isfinite(new):
+        raise UserError(f"{where}config key {key!r} is {new!r}; a finite number is needed")
+    return new

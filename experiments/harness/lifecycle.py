@@ -1,0 +1,64 @@
+"""From a config to an open bundle: claim the directory, resume it, add seeds to it, or say that it is finished."""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from experiments.harness import ensemble
+from experiments.harness.config import EXCLUDED
+from experiments.harness.session import Session, StopSignals
+from jaxpost import records
+
+
+@dataclasses.dataclass(frozen=True)
+class Stated:
+    """What a run says of itself before it begins."""
+
+    title: str
+    question: str
+    claims: Sequence[dict]
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    bases: int = 1
+
+
+@contextlib.contextmanager
+def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals: StopSignals
+           ) -> Iterator[tuple[records.Bundle, Session] | None]:
+    """(bundle, session) of a run that has something left to do; None, said in one line, when it is finished.
+
+    Args:
+      config: the run's; its hash leaves out `config.EXCLUDED`.
+
+    Raises:
+      UserError, BundleError: seeds that cannot be added, another config or other claims in the directory.
+    """
+    text = config.to_dict()
+    devices = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "count": jax.device_count(),
+               "processes": jax.process_count()}
+
+    def claim() -> records.Bundle:
+        return records.Bundle.open(workdir, text, records.config_hash(text, EXCLUDED), stated.claims, config_exclude=EXCLUDED,
+                                   title=stated.title, question=stated.question, devices=devices)
+
+    bundle = claim()
+    done = bundle.manifest["n_seeds"] if bundle.state == "finished" else 0
+    if done >= len(stated.seeds):
+        print(f"{workdir} is finished ({done} seeds, bundle {bundle.manifest['bundle_id'][:12]}) and is not overwritten: "
+              f"report {workdir / 'report.html'}")
+        yield None
+        return
+    with bundle, Session(signals, config.wandb, text, name) as session:
+        for index, arm in itertools.product(range(stated.bases), stated.arms):
+            ensemble.require(workdir / f"base-{index}" / "arms", arm, stated.seeds, stated.seeds[:done], config.mesh.ensemble)
+        if done:
+            session.say(f"adding seeds: {done} are finished, {len(stated.seeds)} are asked for")
+            records.reopen(bundle)
+            bundle = claim()
+        session.say(f"{bundle.state} run in {workdir}")
+        yield bundle, session

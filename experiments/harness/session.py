@@ -1,0 +1,130 @@
+"""What surrounds a run: progress for people, stop signals, an optional W&B mirror. None of it can change a row."""
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.harness.errors import Stopped
+
+WANDB_MODES = ("disabled", "offline", "online")
+
+
+class StopSignals:
+    """Remembers a SIGTERM or SIGINT until the run asks at its next boundary; a second one ends the process at once."""
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self.received: str | None = None
+        self._before = {}
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.signal(number, self._remember) for number in self.NUMBERS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number, frame):
+        del frame
+        if self.received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.received = signal.Signals(number).name
+
+
+class Session:
+    """Progress bar on a terminal, one line a phase elsewhere; knows whether a signal asked to stop.
+
+    Args:
+      signals: what was asked from outside.
+      section: `mode` and `project` of the W&B mirror.
+      config, name: what the mirror shows.
+    """
+
+    def __init__(self, signals: StopSignals, section, config: Mapping, name: str):
+        self.console = Console()
+        self._started = time.monotonic()
+        self._signals = signals
+        self._bar = self._task = None
+        self._mirror = _mirror(section, config, name, self.say)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end_bar()
+        if self._mirror is not None:
+            self._guarded(lambda: self._mirror.finish(exit_code=0 if exception[0] is None else 1, quiet=True))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal asked to stop."""
+        return self._signals.received is not None
+
+    def boundary(self, saved: str) -> None:
+        """End the run here if a signal asked for it; `saved` says what is safe. Raises: Stopped."""
+        if self.stopping:
+            raise Stopped(f"stopped by {self._signals.received}; {saved}; run the same command again to go on")
+
+    def say(self, text: str) -> None:
+        """One line, with the time since the start."""
+        self.console.print(f"[{time.monotonic() - self._started:6.1f} s] {text}", highlight=False, markup=False,
+                           soft_wrap=True)
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        """Begin a phase of `total` steps of which `done` were done before."""
+        self._end_bar()
+        if not self.console.is_terminal:
+            return
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                             TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                             console=self.console, transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task(name, total=total, completed=done, note="")
+
+    def advance(self, steps: int, note: str = "") -> None:
+        """`steps` of the phase are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=steps, note=note)
+
+    def mirror(self, **scalars: float) -> None:
+        """Send scalars to W&B when it is on; a failure there ends the mirror, never the run."""
+        if self._mirror is not None:
+            self._guarded(lambda: self._mirror.log(scalars))
+
+    def _guarded(self, call) -> None:
+        try:
+            call()
+        except Exception as error:  # whatever a tracking service does
+            self.say(f"W&B mirror ended: {type(error).__name__}: {_one_line(error)}")
+            self._mirror = None
+
+    def _end_bar(self):
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+def _mirror(section, config: Mapping, name: str, say):
+    if section.mode == "disabled":
+        return None
+    try:
+        import wandb  # optional: starts helper processes
+
+        return wandb.init(project=section.project, name=name, mode=section.mode, config=dict(config),
+                          settings=wandb.Settings(silent=True, init_timeout=15))
+    except ImportError:
+        say("W&B mirror is off: wandb is not installed (pip install wandb)")
+    except Exception as error:  # no network, no login: never a reason to stop
+        say(f"W&B mirror is off: {type(error).__name__}: {_one_line(error)}")
+    return None

@@ -1,0 +1,207 @@
+"""SFT and RLVR with probes on a Hugging Face directory and text data: load, train arm by arm and seed by seed, export."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from experiments.harness import arms as arm_table
+from experiments.harness import checks, exhibits, probing
+from experiments.harness import claims as claim_rules
+from experiments.harness.base_model import digest
+from experiments.harness.config import nearest
+from experiments.harness.errors import UserError
+from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.measure import grid, write_base_rows
+from experiments.harness.session import Session, StopSignals
+from experiments.post_train_hf import runs as hf_runs
+from jaxpost import models, probes, records, tasks, training
+from jaxpost.formats import FormatError
+from jaxpost.formats.directory import read_object
+from jaxpost.models import hf
+from jaxpost.probes import policy
+from jaxpost.records import storage
+from jaxpost.tasks import text, text_data, tokenizer, verifiers
+from jaxpost.training import split
+from jaxpost.training.text_suite import TextSuite
+
+TITLE = "Post-training of a Hugging Face model on text"
+QUESTION = "Do SFT and RL with verifiable rewards move the weights of a pretrained model differently on the same problems?"
+_MODEL_KEYS = ("directory", "compute_dtype")
+_MESH = ("ensemble", "data", "fsdp", "tensor")
+
+
+class Setup:
+    """Everything a config determines before weights are read; building it finds what a user got wrong.
+
+    Raises:
+      UserError: a value that cannot run; the message names the fix.
+    """
+
+    def __init__(self, config: ConfigDict, claims: Sequence[dict]):
+        self.config = config
+        _check_sections(config)
+        checks.values(config)
+        checks.claim_fields(claims)
+        self.claims = claim_rules.judgeable(claims, config.arms)
+        claim_rules.check(self.claims)
+        try:
+            self.model = dataclasses.replace(_architecture(config.model.directory), compute_dtype=config.model.compute_dtype)
+            self.tokenizer = tokenizer.load(config.model.directory)
+            self.verifier = verifiers.get(config.data.verifier)
+            self.train, held, self.overlap = _data(config, self.tokenizer)
+            self.task = text.make("text", held, self.tokenizer, self.verifier)
+            tasks.require_vocab(self.task, self.model.vocab)
+        except (ValueError, FormatError) as error:
+            raise UserError(str(error)) from error
+        self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group)
+        self.arms = arm_table.build(config, self.model, self.task)
+        self.grid = grid(config.train.steps, config.measure.grid_points)
+        self.suite, self.held = _suite(config, self, held), held
+        self.probes = _probes(config.measure, self.grid, self.model, self.task)
+        probing.require((*self.probes, policy.PolicyStatistics(None, ())), (), self.claims)
+        needed = probes.PROBE_BATCH in probes.merge_needs(self.probes)
+        self.probe_batch = split.demonstrated(self.task, self.suite.rows_N) if needed else None
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, the same for every arm."""
+        return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
+
+
+def _check_sections(config: ConfigDict) -> None:
+    """Refuse what the open sections do not have, and what this experiment cannot do. Raises: UserError."""
+    for section, known in (("model", _MODEL_KEYS), ("mesh", _MESH)):
+        for key in config[section]:
+            if key not in known:
+                raise UserError(f"config key '{section}.{key}' is not known{nearest(key, known)}")
+    if config.mesh.ensemble != 1:
+        raise UserError(f"mesh.ensemble={config.mesh.ensemble}: seeds run one after another here; set it to 1")
+    if jax.process_count() > 1:
+        raise UserError(f"{jax.process_count()} processes: this experiment's records are written by one; run it on one host")
+    for key, known in (("model.compute_dtype", ("bfloat16", "float32")), ("export.dtype", ("float32", "bfloat16", "float16"))):
+        section, _, name = key.partition(".")
+        if config[section][name] not in known:
+            raise UserError(f"{key}={config[section][name]!r}{nearest(config[section][name], known)}")
+    for key in ("data.prompt_tokens", "data.answer_tokens", "measure.rows"):
+        section, _, name = key.partition(".")
+        if config[section][name] < 1:
+            raise UserError(f"{key}={config[section][name]}: must be at least 1")
+    for key, what in (("model.directory", "a Hugging Face directory"), ("data.train", "a JSONL file or tfds:NAME:SPLIT"),
+                      ("data.evaluate", "a JSONL file or tfds:NAME:SPLIT")):
+        section, _, name = key.partition(".")
+        if not config[section][name]:
+            raise UserError(f"{key} is empty; give {what}: --config.{key}=... (python -m experiments.tiny_hf DIR makes a tiny "
+                            "one)")
+
+
+def _architecture(directory: str) -> models.TransformerConfig:
+    """That of config.json, before any weight is read."""
+    path = Path(directory)
+    if not path.is_dir():
+        beside = sorted(p.name for p in path.parent.iterdir() if p.is_dir())[:8] if path.parent.is_dir() else []
+        raise UserError(f"model.directory={directory}: no such directory{nearest(path.name, beside) if beside else ''}")
+    if not (path / "config.json").is_file():
+        raise UserError(f"model.directory={directory} has no config.json; a Hugging Face directory has one, beside safetensors")
+    return hf.config_of(read_object(path / "config.json"), str(path / "config.json"))
+
+
+def _data(config: ConfigDict, known: tokenizer.Tokenizer) -> tuple[text_data.TextData, text_data.TextData, int]:
+    """(training data, evaluation data, training problems left out because they are evaluated).
+
+    Raises: ValueError as `text_data.read` and `.tokenise`; UserError for too few problems.
+    """
+    c = config.data
+    fields = {role: c[role] for role in ("prompt", "answer", "target")}
+    held, found = (text_data.read(source, fields, c.tfds_directory) for source in (c.evaluate, c.train))
+    fresh = text_data.without(found, held)
+    if not fresh:
+        raise UserError(f"every problem of data.train={c.train} is in data.evaluate={c.evaluate} too; give disjoint sets")
+    made = [text_data.tokenise(part, known, c.prompt_tokens, c.answer_tokens, c.template, c.chat) for part in (fresh, held)]
+    if len(made[1]) < config.measure.problems:
+        raise UserError(f"measure.problems={config.measure.problems}: data.evaluate has {len(made[1])} problems that fit "
+                        f"({text_data.said(made[1].dropped)} dropped); set it to at most {len(made[1])}")
+    return *made, len(found) - len(fresh)
+
+
+def _suite(config: ConfigDict, setup: Setup, held: text_data.TextData) -> TextSuite:
+    count, at_once = config.measure.problems, config.measure.rows
+    if count % at_once:
+        near = min((r for r in range(1, count + 1) if count % r == 0), key=lambda r: abs(r - at_once))
+        raise UserError(f"measure.rows={at_once} does not divide measure.problems={count}; nearest valid: {near}")
+    if setup.mesh is not None and at_once % (ways := setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]):
+        raise UserError(f"measure.rows={at_once} is not divisible by mesh.data * mesh.fsdp = {ways}")
+    return TextSuite(setup.model, setup.task, held.problems[:count], text.rows(held, range(count)), setup.tokenizer.decode,
+                     at_once, setup.mesh)
+
+
+def _probes(section: ConfigDict, steps: Sequence[int], model: models.TransformerConfig, task) -> tuple[probes.Probe, ...]:
+    """The probes of `measure.probes`; the probe batch is the demonstrations of the evaluated problems. Raises: UserError."""
+    if "policy" in section.probes:
+        raise UserError("measure.probes has 'policy', which is always measured here, its verifier on the host; leave it out")
+    panel = {"ks": section.ks, "alphas": section.alphas, "spectra": section.spectra}
+    return probing.chosen_for(section.probes, probing.on_demonstrations(model, task.pad), model, steps, {"weight": panel})
+
+
+def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
+    """Run, resume, add seeds to a finished run, or report that it is finished.
+
+    Raises:
+      UserError, BundleError, CheckpointError: one clear line; nothing that was written is lost.
+    """
+    setup = Setup(config, claims)
+    stated = Stated(TITLE, QUESTION, setup.claims, config.arms, setup.seeds)
+    with opened(config, stated, workdir, name, signals) as found:
+        if found is None:
+            return
+        bundle, session = found
+        base, inputs = _load(setup, bundle, session)
+        measure = hf_runs.TextMeasurement(base, setup, bundle)
+        write_base_rows(bundle, "", measure, setup.seeds)
+        for arm in setup.arms:
+            began = time.monotonic()
+            for seed in setup.seeds:
+                hf_runs.carry_out(hf_runs.Run(arm, seed, bundle.path), setup, base, measure, bundle, session)
+            measure.finish(arm.name, setup.seeds)
+            session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
+        results = claim_rules.judge(setup.claims, bundle.read_rows(), setup.grid[-1])
+        bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, papers=exhibits.PAPERS,
+                                   extra={"n_seeds": config.seeds.count, "inputs": inputs})
+        exhibits.print_claims(session.console, results)
+        session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
+
+
+def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_runs.Loaded, dict]:
+    """(base, what the run is about): weights on the mesh and on the bf16 grid; digests of everything that was read.
+
+    Raises:
+      UserError: something differs from what this run began with, or the weights do not fit config.json.
+    """
+    directory = setup.config.model.directory
+    try:
+        _, read = hf.load(directory, mesh=setup.mesh)
+    except FormatError as error:
+        raise UserError(str(error)) from error
+    params = training.bf16_grid(read)
+    if digest(read) != digest(params):
+        session.say(f"{directory}: weights are not on the bf16 grid; they were rounded once, all arms start there")
+    inputs = {"base": digest(params), "train": setup.train.digest, "evaluate": setup.held.digest,
+              "tokenizer": setup.tokenizer.digest, "verifier": setup.verifier.name, "train_problems": len(setup.train),
+              "train_dropped": dict(setup.train.dropped), "train_also_evaluated": setup.overlap,
+              "evaluate_problems": len(setup.held), "evaluate_dropped": dict(setup.held.dropped),
+              "guess": setup.task.guess("id")}
+    path = bundle.path / "inputs.json"
+    if path.exists():
+        before = storage.read_json(path)
+        if changed := [key for key in inputs if before.get(key) != inputs[key]]:
+            raise UserError(f"{changed[0]} is not what this run began with ({before.get(changed[0])}, now "
+                            f"{inputs[changed[0]]}): put it back, or choose another --workdir")
+    storage.write_json(path, inputs)
+    session.say(f"base {inputs['base']}: {models.count_parameters(setup.model):,} parameters")
+    for key, data, also in (("train", setup.train, f", {setup.overlap} left out because they are evaluated"),
+                            ("evaluate", setup.held, "")):
+        session.say(f"{key} {data.digest[:16]}: {len(data)} problems; dropped: {text_data.said(data.dropped)}{also}")
+    return hf_runs.Loaded(params, inputs["base"]), inputs

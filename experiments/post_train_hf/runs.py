@@ -1,0 +1,181 @@
+"""One run of a text arm: trained in the split loop, measured on the grid, saved, resumed, exported as a directory."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.harness import ensemble
+from experiments.harness.arms import Arm
+from experiments.harness.errors import Diverged
+from experiments.harness.measure import Measurement, concatenate
+from experiments.harness.session import Session
+from jaxpost import training
+from jaxpost.checkpoint import Checkpoints
+from jaxpost.models import hf
+from jaxpost.probes import policy
+from jaxpost.records import Bundle
+from jaxpost.tasks import text, text_data
+from jaxpost.training import metrics, split
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """The base of all arms."""
+
+    params: dict
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One seed of an arm."""
+
+    arm: Arm
+    seed: int
+    directory: Path  # of the bundle
+
+    @property
+    def block(self) -> ensemble.Block:
+        """Where its checkpoints are, and how its shards are named."""
+        return ensemble.Block(self.arm.name, self.seed, 1, self.directory / "base-0" / "arms" / self.arm.name
+                              / f"seeds-{self.seed}-{self.seed}")
+
+    @property
+    def export(self) -> Path:
+        """The tuned policy as a Hugging Face directory; it exists when the run is finished."""
+        return self.directory / "policies" / f"{self.arm.name}-seed-{self.seed}"
+
+
+class TextMeasurement(Measurement):
+    """The weight probes, and policy statistics with a verifier on the host."""
+
+    def __init__(self, base: Loaded, setup, bundle: Bundle):
+        super().__init__(base, setup.model, setup.probes, batch=setup.probe_batch, mesh=setup.mesh, bundle=bundle,
+                         directory=bundle.path / "series")
+        self.suite, self._guesses, self._drawn = setup.suite, {setup.suite.label: setup.task.guess("id")}, {}
+
+    def __call__(self, arm: Arm, step: int, seeds: Sequence[int], params_S: dict, history, carried_S=None) -> dict:
+        """Columns of one seed."""
+        found = super().__call__(arm, step, seeds, params_S, history, carried_S)
+        params = jax.tree.map(lambda x: x[0], params_S)
+        return concatenate(found, self._policy(arm.name, step, seeds[0], params))
+
+    def base_rows(self, seeds: Sequence[int]) -> dict:
+        """What the base does with each seed's sampling noise."""
+        return concatenate(*(self._policy("base", 0, seed, self.base.params) for seed in seeds))
+
+    def _policy(self, arm: str, step: int, seed: int, params: dict) -> dict:
+        began, key = time.monotonic(), training.stream(seed, "evaluate", 0)
+        if seed not in self._drawn:
+            self._drawn = {seed: self.suite.samples(self.base.params, key)}
+        values = self.suite.measure(params, self.base.params, self._drawn[seed], key)
+        self._cost(_NAMED, arm, step, wall_s=time.monotonic() - began)
+        return policy.finalize({name: [x] for name, x in values.items()}, arm=arm, step=step, seeds=[seed],
+                               conditional_on=self.base.digest, guesses=self._guesses)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    id: str = "policy"
+
+
+_NAMED = _Named()
+
+
+def carry_out(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: Bundle, session: Session) -> None:
+    """Train a run to its end and export it, unless it was; checkpoints go when the export is there.
+
+    Raises:
+      Diverged: a loss that is not finite; the last checkpoint and all rows before stay.
+      Stopped: a signal came; saved at this boundary.
+    """
+    if not run.export.is_dir():
+        state = _trained(run, setup, base, measure, bundle, session)
+        hf.save(run.export, setup.model, state.params, like=setup.config.model.directory, dtype=setup.config.export.dtype)
+    for path in run.block.directory.iterdir():  # the directory itself says that the seed was run
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _trained(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: Bundle, session: Session):
+    """The state at the last step. Raises: as `carry_out`."""
+    arm, fresh = run.arm, run.arm.source.curriculum.init()
+    with Checkpoints(run.block.directory, say=ensemble.telling(session, bundle, arm.name)) as saves:
+        plan = ensemble.Plan(base, "", setup.grid, 0, 0.0, setup.mesh, measure)
+        if (found := ensemble.resumable(saves, arm.name, run.block, plan, bundle, session)) is not None:
+            state = saves.restore(found[0], split.abstract(arm.spec, base.params, fresh, setup.mesh))
+            session.say(f"{arm.name}, seed {run.seed}: resuming at step {found[0]}")
+        else:
+            state = split.start(arm.spec, base.params, fresh, setup.mesh)
+        return _segments(run, setup, base, state, measure, bundle, session, saves)
+
+
+def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> training.TrainState:
+    arm, block, last = run.arm, run.block, setup.grid[-1]
+    advance, step, saved = stepper(run, setup, base), int(state.step), time.monotonic()
+    session.phase(f"{arm.name}, seed {run.seed}", last, step)
+    for target in [b for b in ensemble.boundaries(setup.grid, setup.config.train.steps_per_call) if b > step]:
+        began, told = time.monotonic(), []
+        for t in range(step, target):
+            state, seen = advance(state, t)
+            told.append(seen)
+        history = metrics.compute(jax.tree.map(lambda *x: np.stack(x)[None], *jax.device_get(told)))
+        _require_finite(run, step, history, saves)
+        seconds, steps, step = time.monotonic() - began, target - step, target
+        shown = {name: float(x[0, -1]) for name, x in history.items() if x.ndim == 2}  # others: a value a tensor
+        bundle.event(arm.name, step, seed=run.seed, **shown)
+        session.mirror(step=step, **{f"{arm.name}/{run.seed}/{name}": x for name, x in shown.items()})
+        bundle.cost("train", arm=f"{arm.name}-seed-{run.seed}", step=step, wall_s=seconds)
+        if step in setup.grid and not bundle.sealed_rows(block.shard("", step)):
+            params_S = jax.tree.map(lambda x: x[None], state.params)
+            carried_S = jax.tree.map(lambda x: x[None], state.probe_state)
+            bundle.write_rows(block.shard("", step), measure(arm, step, [run.seed], params_S, history, carried_S))
+        if step == last or session.stopping or time.monotonic() - saved > setup.config.checkpoint.every_seconds:
+            saves.save(step, state, {"seeds": [run.seed], "arm": arm.name})
+            saved = time.monotonic()
+        session.advance(steps, note=f"{history['loss_tokens'].sum() / seconds:,.0f} tokens/s")
+        if session.stopping:
+            saves.wait()
+            session.boundary(f"{arm.name}, seed {run.seed} is saved at step {step}")
+    return state
+
+
+def stepper(run: Run, setup, base: Loaded):
+    """(state, step) -> (state, metrics of the step): the arm's split step on the step's own range of the data."""
+    arm, data, task = run.arm, setup.train, setup.task
+    rows, group = arm.source.rows, arm.spec.group
+    rl = isinstance(arm.source, training.Rollouts)
+    programs = split.programs(task, arm.spec, arm.source if rl else None, setup.mesh)
+    member = training.Member(jnp.uint32(run.seed + arm.offset), arm.scalars)
+    order, own = text_data.Order(len(data), run.seed + arm.offset), split.local(rows, setup.mesh)
+    reference = base.params if arm.source.needs_reference else None
+
+    def verify(rows_N, tokens_NxT):
+        return text.reward(task, setup.tokenizer.decode, [data.problems[i] for i in rows_N.index], tokens_NxT)
+
+    def advance(state, step):
+        index_N = np.repeat(order.take(step, rows // group), group)[own]
+        problems_N = text.rows(data, index_N)
+        if not rl:
+            return split.supervised_step(programs, member, state, reference, problems_N)
+        return split.rl_step(programs, member, state, reference, problems_N, verify)
+
+    return advance
+
+
+def _require_finite(run: Run, before: int, history: dict, saves: Checkpoints) -> None:
+    """Raises: Diverged at the first step whose gradient is not finite."""
+    bad = np.flatnonzero(~np.isfinite(history["grad_norm"][0]))
+    if not len(bad):
+        return
+    saves.wait()
+    found = saves.latest()
+    kept = f"the checkpoint of step {found[0]}" if found else "no checkpoint of this run (none was due yet)"
+    raise Diverged(f"arm {run.arm.name}, seed {run.seed}: the loss is not finite at step {before + int(bad[0]) + 1} (learning "
+                   f"rate {run.arm.scalars.learning_rate:g}); kept: {kept} and all rows before; lower "
+                   f"--config.{run.arm.rate_key} and start a new run")

@@ -1,0 +1,1 @@
+"""What every probe's rows share: the inventory of matrices, pooling over them, estimates."""

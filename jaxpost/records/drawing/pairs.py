@@ -1,0 +1,275 @@
+"""Figures and the table of a comparison of checkpoints: matrices by layer and module, one pair and no interval.
+
+Legend: L layers, K angles.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.ticker import MaxNLocator
+
+from jaxpost.records.drawing.curves import Drawn, Missing, band
+from jaxpost.records.drawing.style import ABSENT, INK, MUTED, arm_styles, legend_below, panels
+from jaxpost.records.rows import parse_params, select
+from jaxpost.records.tabulating.cells import Cell, Table
+from jaxpost.records.tabulating.readings import arm_order, reading, variant
+
+MODULES = ("q", "k", "v", "o", "gate", "up", "down", "router")
+SHOWN_RUNS = 2  # whose maps one figure has room for
+MAPS = (  # title, metric, what must hold, minus its null, factor, unit
+    ("update sparsity", "weight.sparsity.bf16", {"dtype": "bf16"}, False, 100, "%"),
+    ("relative update norm", "weight.relative_norm", {"dtype": "bf16"}, False, 100, "%"),
+    ("low overlap − null", "weight.overlap.low_magnitude", {}, True, 100, "points"),
+    ("principal overlap − null", "weight.overlap.principal", {}, True, 100, "points"),
+    ("largest angle, left", "weight.rotation.max_angle", {"dtype": "bf16", "side": "left"}, False, 180 / np.pi, "degrees"),
+    ("excess row stripes", "weight.stripes.excess", {"side": "left"}, False, 1, "cv² excess"),
+)
+
+
+def of_pairs(table: pa.Table) -> bool:
+    """Whether rows compare pairs of checkpoints."""
+    return pc.any(pc.equal(table["unit"], "pair")).as_py() is True
+
+
+def _arms(table: pa.Table) -> list[str]:
+    return arm_order(select(table, role="estimate", unit="pair")["arm"].unique().to_pylist())
+
+
+def _tensors(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
+    """The rows of single matrices in the reading that tables prefer; Missing where there are none."""
+    rows = select(table, metric=metric, role="estimate", granularity="tensor", unit="pair", **wanted)
+    rows = rows.filter(pc.is_valid(rows["value"]))
+    readings = sorted(rows.group_by(["k", "params"]).aggregate([]).to_pylist(), key=_usual)
+    if not readings:
+        raise Missing(f"no rows of {metric} of single matrices")
+    return select(rows, **readings[0])
+
+
+def _usual(row: dict) -> tuple:
+    params = parse_params(row["params"])
+    return "weighting" in params, params.get("alpha", "0.5") != "0.5", -(row["k"] or 0), row["params"] or ""
+
+
+def layer_maps(table: pa.Table, arrays: dict) -> Drawn:
+    """Layer x module heat maps of what was measured."""
+    found = []
+    for title, metric, wanted, minus, factor, unit in MAPS:
+        try:
+            found.append((title, _tensors(table, metric, **wanted), minus, factor, unit))
+        except Missing:
+            continue
+    arms = _arms(table)[:SHOWN_RUNS]
+    grids = [(title if len(arms) == 1 else f"{title}\n{arm}", *_grid(select(rows, arm=arm), minus, factor), minus, unit, rows)
+             for title, rows, minus, factor, unit in found for arm in arms]
+    grids = [grid for grid in grids if grid[1] is not None]
+    if not grids:
+        raise Missing("no matrix belongs to a layer")
+    layers = max(len(grid[2]) for grid in grids)
+    figure, axes = panels(len(grids), 3, min(1.5 + 0.09 * layers, 4.2))
+    for axis, (title, values, rows_of, columns, minus, unit, _) in zip(axes, grids, strict=True):
+        _map(axis, figure, title, values, rows_of, columns, minus, unit)
+    axes[0].set_ylabel("layer")
+    more = f" Shown: {', '.join(arms)}; the others are in the rows." if len(_arms(table)) > len(arms) else ""
+    readings = "; ".join(f"{title} ({reading(rows.slice(0, 1).to_pylist()[0])})" for title, rows, *_ in found)
+    return Drawn(figure, "Every matrix by layer and module (mean over the experts of a layer), one pair, no interval. "
+                 f"White is zero where a null was subtracted; grey is absent. Readings: {readings}.{more}",
+                 [rows for _, rows, *_ in found])
+
+
+def _grid(rows: pa.Table, minus: bool, factor: float) -> tuple:
+    """(values [L, modules], layers, modules), None where no row has a layer."""
+    points: dict[tuple, list[float]] = {}
+    for row in rows.to_pylist():
+        if row["layer"] is None or row["module_kind"] not in MODULES:
+            continue
+        null = row["null_value"] if minus else 0.0
+        points.setdefault((row["layer"], row["module_kind"]), []).append(
+            np.nan if null is None else (row["value"] - null) * factor)
+    if np.isnan([x for several in points.values() for x in several]).all():
+        return None, [], []
+    layers = sorted({layer for layer, _ in points})
+    modules = [module for module in MODULES if any(kind == module for _, kind in points)]
+    values = np.full((len(layers), len(modules)), np.nan)
+    for (layer, module), several in points.items():
+        values[layers.index(layer), modules.index(module)] = np.mean(several)
+    return values, layers, modules
+
+
+def _map(axis: Axes, figure, title, values, layers, modules, minus, unit) -> None:
+    largest = np.nanmax(np.abs(values)) or 1.0
+    style = {"cmap": "RdBu_r", "norm": TwoSlopeNorm(0.0, -largest, largest)} if minus else {"cmap": "viridis"}
+    image = axis.imshow(values, aspect="auto", interpolation="nearest", **style)
+    axis.set_facecolor(ABSENT)
+    axis.grid(False)
+    step = max(1, len(layers) // 8)
+    axis.set(xticks=range(len(modules)), xticklabels=modules, yticks=range(0, len(layers), step),
+             yticklabels=layers[::step], title=title)
+    axis.title.set_fontsize(7.5)
+    axis.tick_params(axis="x", rotation=45)
+    bar = figure.colorbar(image, ax=axis, shrink=0.85, aspect=22, pad=0.02)
+    bar.set_label(unit, fontsize=7)
+    bar.outline.set_visible(False)
+
+
+def tolerance(table: pa.Table, arrays: dict) -> Drawn:
+    """Sparsity against tolerance with the band of blind updates, and bf16 equality beside it."""
+    rows = select(table, metric="weight.sparsity.abs", role="estimate", granularity="global", unit="pair")
+    points = [(row, parse_params(row["params"])) for row in rows.to_pylist() if row["value"] is not None]
+    points = [(row, float(params["tol"])) for row, params in points if "weighting" not in params]
+    if not points:
+        raise Missing("no rows of weight.sparsity.abs")
+    arms = _arms(table)
+    styles = arm_styles(arms)
+    equal = variant(table, "weight.sparsity.bf16", granularity="global")
+    figure, axes = panels(len(arms), 3, 2.6, sharey=True)
+    for axis, arm in zip(axes, arms, strict=True):
+        mine = sorted(((tol, row) for row, tol in points if row["arm"] == arm), key=lambda point: point[0])
+        x = np.asarray([tol for tol, _ in mine])
+        value, lo, hi = (np.asarray([row[key] for _, row in mine], float) for key in ("value", "null_lo", "null_hi"))
+        band(axis, x, lo, hi, MUTED, 0.25)
+        axis.plot(x, value, **styles[arm])
+        for row in select(equal, arm=arm).to_pylist():
+            axis.axhline(row["value"], color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+        axis.set(xscale="log", ylim=(-0.02, 1.02), xlabel="absolute tolerance", title=arm)
+    axes[0].set_ylabel("share of entries unchanged")
+    legend_below(figure, styles, [("blind updates of equal norm", {"color": MUTED, "alpha": 0.35, "linewidth": 6}),
+                                  ("equal in bf16", {"color": INK, "linewidth": 0.9, "linestyle": (0, (4, 2))})])
+    return Drawn(figure, "Share of all compared entries that changed by at most a tolerance, one pair, no interval. Grey: "
+                 "range of Gaussian, Laplace and t3 updates of equal norm. Dashed: entries equal as bf16 values.",
+                 [rows, equal])
+
+
+def _middle(names: list[str], module: str) -> str | None:
+    """The matrix of a module in the middle layer among names layers/<i>/<module>."""
+    found = sorted((int(name.split("/")[1]), name) for name in names
+                   if name.startswith("layers/") and name.count("/") == 2 and name.endswith(f"/{module}"))
+    return found[len(found) // 2][1] if found else None
+
+
+def _files(arrays: dict, what: str, arms: list[str]) -> dict[str, dict]:
+    return {arm: arrays[f"{what}-{arm}"] for arm in arms if f"{what}-{arm}" in arrays}
+
+
+def angles(table: pa.Table, arrays: dict) -> Drawn:
+    """Largest angle by layer with floor and null, and the whole curve of angles of one matrix."""
+    arms = _arms(table)
+    rows = _tensors(table, "weight.rotation.max_angle", dtype="bf16", side="left")
+    files = _files(arrays, "spectra", arms)
+    styles = arm_styles(arms)
+    figure, (by_layer, curve) = panels(2, 2, 2.9)
+    for arm in arms:
+        points = sorted(((row["layer"], row) for row in select(rows, arm=arm, module_kind="o").to_pylist()
+                         if row["layer"] is not None), key=lambda point: point[0])
+        x = [layer for layer, _ in points]
+        for key, style in (("value", styles[arm]), ("null_value", {"color": styles[arm]["color"], "linestyle": ":"})):
+            by_layer.plot(x, np.degrees(np.asarray([row[key] for _, row in points], float)), **style)
+        floor = np.degrees(np.asarray([row["noise_floor"] for _, row in points], float))
+        by_layer.fill_between(x, 0, floor, color=MUTED, alpha=0.15, linewidth=0)
+    read = []
+    for arm, found in files.items():
+        name = _middle([key.removeprefix("angles/") for key in found if key.startswith("angles/")], "o")
+        if name is not None:
+            left_K = np.degrees(np.sort(found[f"angles/{name}"][0]))
+            curve.plot(np.arange(1, len(left_K) + 1), left_K, **styles[arm] | {"marker": ""})
+            curve.set_title(name)
+            read.append(f"spectra-{arm}")
+    by_layer.xaxis.set_major_locator(MaxNLocator(integer=True))
+    by_layer.set(xlabel="layer", ylabel="largest angle (degrees)", title="output projection", yscale="log")
+    curve.set(xlabel="index", ylabel="principal angle (degrees)", yscale="log")
+    legend_below(figure, styles, [("isotropic null", {"color": MUTED, "linestyle": ":"}),
+                                  ("rounding floor", {"color": MUTED, "alpha": 0.3, "linewidth": 6})])
+    return Drawn(figure, "Rotation of the leading left singular subspaces "
+                 f"({reading(rows.slice(0, 1).to_pylist()[0])}), one pair, no interval: the largest angle of every output "
+                 "projection, and all angles of the one in the middle layer. An angle below the floor is what storing the base "
+                 "in bf16 could make.", [rows], read)
+
+
+def stripes(table: pa.Table, arrays: dict) -> Drawn:
+    """Row and column ratios of the visible mask in the middle layer, with the band of a blind update."""
+    arms = _arms(table)
+    files = _files(arrays, "stripes", arms)
+    if not files:
+        raise Missing("no arrays/stripes-*.safetensors (level element reads no stripes)")
+    arm, found = next(iter(files.items()))
+    tensors = sorted({key.partition("/")[2] for key in found})
+    shown = [(name, axis) for module, axis in (("q", "col"), ("o", "row"), ("down", "row"))
+             if (name := _middle(tensors, module)) is not None]
+    if not shown:
+        raise Missing("no matrix of a layer has stripes")
+    figure, axes = panels(len(shown), 3, 2.5)
+    for axis, (name, side) in zip(axes, shown, strict=True):
+        ratio, (mean, variance) = found[f"{side}_ratio/{name}"], found[f"blind_{side}/{name}"][0]  # of the primary law
+        order = np.argsort(mean)
+        half = 1.959964 * np.sqrt(variance)
+        x = np.arange(len(ratio))
+        axis.fill_between(x, (mean - half)[order], (mean + half)[order], color=MUTED, alpha=0.35, linewidth=0)
+        axis.plot(x, ratio[order], ".", color=arm_styles(arms)[arm]["color"], markersize=1.6)
+        axis.set(title=name, xlabel="outputs (sorted by the null)" if side == "col" else "inputs (sorted by the null)",
+                 ylim=(0, None))
+    axes[0].set_ylabel("share of entries changed")
+    return Drawn(figure, f"Mask stripes of {arm}, middle layer: the share of visibly changed entries of every output of q and "
+                 "every input of o and down. Grey: 95 % band of a blind update of these magnitudes; points outside it are "
+                 "stripes beyond what small weights explain.", [], [f"stripes-{arm}"])
+
+
+def spectra(table: pa.Table, arrays: dict) -> Drawn:
+    """Singular values of base and update in the middle layer with the rounding edge."""
+    arms = _arms(table)
+    files = _files(arrays, "spectra", arms)
+    if not files:
+        raise Missing("no arrays/spectra-*.safetensors (level element reads no spectra)")
+    styles = {arm: style | {"marker": "", "linewidth": 1.2} for arm, style in arm_styles(arms).items()}
+    names = [key.removeprefix("base/") for key in next(iter(files.values())) if key.startswith("base/")]
+    shown = [name for module in ("q", "o", "down") if (name := _middle(names, module)) is not None]
+    if not shown:
+        raise Missing("no matrix of a layer has spectra")
+    figure, axes = panels(len(shown), 3, 2.7)
+    for axis, name in zip(axes, shown, strict=True):
+        for arm, found in files.items():
+            s = found[f"spectrum/{name}"]
+            axis.plot(np.arange(1, len(s) + 1), np.where(s > 0, s, np.nan), **styles[arm])
+            axis.axhline(found[f"edge/{name}"][1], color=styles[arm]["color"], linewidth=0.8, linestyle=(0, (1, 2)))
+        s = next(iter(files.values()))[f"base/{name}"]
+        axis.plot(np.arange(1, len(s) + 1), np.where(s > 0, s, np.nan), color=INK, linewidth=0.9)
+        axis.set(xscale="log", yscale="log", xlabel="index", title=name)
+    axes[0].set_ylabel("singular value")
+    legend_below(figure, styles, [("base weights", {"color": INK, "linewidth": 0.9}),
+                                  ("rounding edge", {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (1, 2))})])
+    return Drawn(figure, "Singular values of base and update, middle layer. Dotted: below this, singular values of the update "
+                 "are those of rounding both ends to bf16.", [], [f"spectra-{arm}" for arm in files])
+
+
+PRINTED = (  # heading, metric, what must hold, factor, digits: as the papers print them
+    ("sparsity %", "weight.sparsity.bf16", {"granularity": "global", "dtype": "bf16"}, 100, 1),
+    ("||dW|| / ||W|| %", "weight.relative_norm", {"granularity": "global", "dtype": "bf16"}, 100, 4),
+    ("low overlap %", "weight.overlap.low_magnitude", {"granularity": "global"}, 100, 1),
+    ("principal overlap %", "weight.overlap.principal", {"granularity": "global"}, 100, 1),
+    ("largest angle, left, degrees", "weight.rotation.max_angle", {"granularity": "global", "side": "left", "dtype": "bf16"},
+     180 / np.pi, 3),
+    ("NSS", "weight.spectral_shift", {"granularity": "global", "dtype": "bf16"}, 1, 7),
+)
+
+
+def pair_table(table: pa.Table) -> Table:
+    """Tuned checkpoints x what papers print, in their units, each with its null in parentheses."""
+    found = [(heading, variant(table, metric, **wanted), factor, digits) for heading, metric, wanted, factor, digits in PRINTED]
+    found = [(heading, select(rows, unit="pair"), factor, digits) for heading, rows, factor, digits in found if of_pairs(table)]
+    found = [entry for entry in found if len(entry[1])]
+    result = Table("pair", "As the papers print them: percentages of all compared parameters, angles in degrees (mean over "
+                   "matrices of the largest); in parentheses what a blind update would show. One pair each, no interval.",
+                   ["tuned", *(heading for heading, *_ in found)],
+                   ["", *(reading(rows.slice(0, 1).to_pylist()[0]) for _, rows, *_ in found)])
+    for arm in _arms(table) if found else []:
+        line = [Cell(arm)]
+        for _, rows, factor, digits in found:
+            row = next(iter(select(rows, arm=arm).to_pylist()), None)
+            line.append(Cell() if row is None else Cell(_text(row["value"], factor, digits), "",
+                                                        _text(row["null_value"], factor, digits), (row["row_id"],)))
+        result.body.append(line)
+    return result
+
+
+def _text(value: float | None, factor: float, digits: int) -> str:
+    return "" if value is None else f"{value * factor:.{digits}f}"

@@ -1,0 +1,79 @@
+"""Claims: verdicts on synthetic rows with known answers, the learning gate, Holm, refusals."""
+
+import numpy as np
+import pytest
+
+from experiments.harness import claims
+from experiments.harness.errors import UserError
+from jaxpost.records import measurement_table
+
+BASE = "b" * 16
+CLAIM = {"id": "c", "primary": True, "kind": "difference", "statement": "a beats b", "metric": "weight.sparsity.bf16",
+         "dtype": "bf16", "arms": ("a", "b"), "at": "final", "direction": "greater", "threshold": 0.02,
+         "equivalence_margin": 0.02}
+
+
+def table(sparsity, success, base=0.4, nulls=None, bases=(BASE,)):
+    """sparsity, success: arm -> value of each seed."""
+    flat = []
+    for b in bases:
+        for arm, values in sparsity.items():
+            for seed, v in enumerate(values):
+                flat.append({"metric": "weight.sparsity.bf16", "arm": arm, "step": 9, "seed": seed, "granularity": "global",
+                             "dtype": "bf16", "value": v, "conditional_on": b,
+                             "null_value": None if nulls is None else nulls[arm][seed]})
+                for name, at, value in ((arm, 9, success[arm][seed]), ("base", 0, base)):
+                    if name != "base" or arm == next(iter(sparsity)):
+                        flat.append({"metric": "policy.success", "arm": name, "step": at, "seed": seed,
+                                     "granularity": "policy", "split": "id", "value": value, "conditional_on": b})
+    names = dict.fromkeys(n for row in flat for n in row)
+    return measurement_table({n: [row.get(n) for row in flat] for n in names} | {"role": "seed"})
+
+
+LEARNED = {"a": [0.6, 0.61, 0.62, 0.6, 0.59], "b": [0.7, 0.71, 0.7, 0.69, 0.7]}
+NOISE = np.asarray([-1, 0.5, 0.2, 0.9, -0.6]) * 1e-3
+
+
+@pytest.mark.parametrize("difference, verdict", [(0.1, "supported"), (0.0, "practically equivalent"),
+                                                 (-0.1, "contradicted"), (0.0205, "inconclusive")])
+def test_verdicts(difference, verdict):
+    rows = table({"a": 0.5 + difference + NOISE, "b": 0.5 - NOISE}, LEARNED)
+    result = claims.judge([CLAIM], rows, 9)[0]
+    assert result["verdict"] == verdict
+    assert result["estimate"] == pytest.approx(difference, abs=1e-3) and result["n_units"] == 5
+    assert result["ci_lo"] < result["estimate"] < result["ci_hi"]
+
+
+def test_an_arm_that_did_not_learn_supports_nothing():
+    success = LEARNED | {"a": [0.4, 0.41, 0.39, 0.4, 0.4]}
+    result = claims.judge([CLAIM], table({"a": 0.9 + NOISE, "b": 0.5 - NOISE}, success), 9)[0]
+    assert result["verdict"] == "inconclusive" and "did not learn" in result["note"]
+
+
+def test_the_excess_is_taken_over_each_seeds_own_null():
+    claim = CLAIM | {"kind": "excess_over_null", "arms": ("a",), "direction": "less", "threshold": -0.01,
+                     "equivalence_margin": 0.01}
+    rows = table({"a": 0.4 + NOISE}, {"a": LEARNED["a"]}, nulls={"a": 0.5 - NOISE})
+    result = claims.judge([claim], rows, 9)[0]
+    assert result["verdict"] == "supported" and result["estimate"] == pytest.approx(-0.1, abs=1e-3)
+
+
+def test_holm_over_primary_claims_only():
+    rows = table({"a": 0.6 + NOISE, "b": 0.5 - NOISE}, LEARNED)
+    two = claims.judge([CLAIM, CLAIM | {"id": "d"}, CLAIM | {"id": "e", "primary": False}], rows, 9)
+    assert two[0]["p_holm"] == pytest.approx(2 * two[0]["p"]) and np.isnan(two[2]["p_holm"])
+
+
+def test_several_bases_are_the_unit():
+    rows = table({"a": 0.6 + NOISE, "b": 0.5 - NOISE}, LEARNED, bases=(BASE, "c" * 16, "d" * 16))
+    result = claims.judge([CLAIM], rows, 9)[0]
+    assert result["n_units"] == 3 and result["unit"] == "base"
+
+
+def test_bad_claims_are_refused_before_any_compute():
+    with pytest.raises(UserError, match="did you mean 'difference'"):
+        claims.check([CLAIM | {"kind": "diference"}])
+    with pytest.raises(UserError, match="threshold"):
+        claims.check([CLAIM | {"threshold": 0.0}])
+    with pytest.raises(UserError, match="at most 4"):
+        claims.check([CLAIM] * 5)

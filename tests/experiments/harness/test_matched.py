@@ -1,0 +1,96 @@
+"""Comparisons at equal footing on synthetic trajectories whose answers are known."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from experiments.harness import matched
+from jaxpost.records import measurement_table, parse_params
+
+BASE = "b" * 16
+
+
+def rows(arm, seed, steps, norms, sparsity, new, old):
+    out = []
+    shared = {"arm": arm, "role": "seed", "seed": seed, "conditional_on": BASE}
+    for step, norm, sparse in zip(steps, norms, sparsity):
+        for dtype in ("fp32", "bf16"):
+            out.append({**shared, "metric": "weight.update_norm", "step": step, "granularity": "global", "dtype": dtype,
+                        "value": norm})
+        out.append({**shared, "metric": "weight.sparsity.bf16", "step": step, "granularity": "global", "dtype": "bf16",
+                    "value": sparse, "null_kind": "halfulp_permuted", "null_value": sparse - 0.1})
+    for step, n, o in zip(steps, new, old):
+        out += [{**shared, "metric": "policy.success", "step": step, "granularity": "policy", "split": split, "value": value}
+                for split, value in (("id", n), ("second", o))]
+    return out
+
+
+def table(*parts):
+    flat = [row for part in parts for row in part]
+    names = dict.fromkeys(name for row in flat for name in row)
+    return measurement_table({name: [row.get(name) for row in flat] for name in names})
+
+
+@pytest.fixture
+def two_arms():
+    base = [r for r in rows("base", 1, [0], [1.0], [1.0], [0.4], [0.9]) if r["metric"] == "policy.success"]
+    a = rows("a", 1, [1, 2, 4], [1.0, 2.0, 4.0], [0.9, 0.8, 0.7], [0.5, 0.6, 0.8], [0.9, 0.85, 0.8])
+    b = rows("b", 1, [1, 2, 4], [2.0, 4.0, 16.0], [0.6, 0.4, 0.2], [0.4, 0.5, 0.6], [0.8, 0.7, 0.6])
+    return table(base, a, b)
+
+
+def values(columns, metric, split=None):
+    found = {}
+    for i, name in enumerate(columns["metric"]):
+        if name == metric and columns["split"][i] == split and columns["dtype"][i] in (None, "bf16"):
+            found[columns["arm"][i]] = (columns["value"][i], columns["null_value"][i], columns["status"][i])
+    return found
+
+
+def test_matched_norm_is_log_linear_and_targets_the_smallest_final_norm(two_arms):
+    columns, target = matched.at_matched_norm(two_arms, ("a", "b"), BASE, "a+b")
+    assert target == 4.0
+    got = values(columns, "weight.sparsity.bf16")
+    assert got["a"][:2] == pytest.approx((0.7, 0.6))
+    assert got["b"][:2] == pytest.approx((0.4, 0.3))
+    assert {tuple(sorted(parse_params(p).items())) for p in columns["params"]} == {(("among", "a+b"), ("at", "matched_norm"))}
+
+
+def test_outside_the_range_of_a_run_the_value_is_absent(two_arms):
+    small = table([r for r in rows("c", 1, [1, 2, 4], [0.1, 0.2, 0.5], [1, 1, 1], [0.4] * 3, [0.9] * 3)])
+    columns, target = matched.at_matched_norm(pa.concat_tables([two_arms, small]), ("a", "b", "c"), BASE, "all")
+    assert target == 0.5
+    got = values(columns, "weight.sparsity.bf16")
+    assert got["a"] == (None, None, "absent") and got["b"][2] == "absent" and got["c"][2] == "ok"
+
+
+def test_between_points_the_norm_is_interpolated_in_its_logarithm(two_arms):
+    third = table(rows("c", 1, [1, 2], [1.0, 2.0 * np.sqrt(2)], [0.5, 0.5], [0.4] * 2, [0.9] * 2))
+    columns, target = matched.at_matched_norm(pa.concat_tables([two_arms, third]), ("a", "b", "c"), BASE, "all")
+    assert target == pytest.approx(2 * np.sqrt(2))
+    got = values(columns, "weight.sparsity.bf16")
+    assert got["a"][0] == pytest.approx(0.75) and got["b"][0] == pytest.approx(0.5)
+
+
+def test_matched_success_reads_the_old_task_where_the_new_one_was_first_reached(two_arms):
+    columns, target = matched.at_matched_success(two_arms, ("a", "b"), BASE, "a+b")
+    assert target == 0.6
+    got = values(columns, "policy.success", "second")
+    assert got["a"][0] == pytest.approx(0.85) and got["b"][0] == pytest.approx(0.6)
+
+
+def test_rescaling_has_the_target_norm_and_keeps_the_direction():
+    w0, w1 = {"w": np.ones((2, 3), np.float32)}, {"w": np.ones((2, 2, 3), np.float32)}
+    w1["w"][0] += 2.0
+    w1["w"][1, 0, 0] += 3.0
+    norm_S = np.asarray([np.linalg.norm(w - w0["w"]) for w in w1["w"]])
+    seen = {}
+
+    def rows_of(params):
+        seen.update(params)
+        return {"granularity": ["global", "tensor", "global"], "role": ["seed", "seed", "null"], "params": [None, None, None],
+                "metric": ["m", "m", "m"], "seed": [1, 1, 1]}
+
+    columns = matched.at_rescaled_norm(rows_of, w0, w1, [1, 2], norm_S, 0.5, "a")
+    np.testing.assert_allclose([np.linalg.norm(w - w0["w"]) for w in seen["w"]], 0.5, rtol=1e-6)
+    assert columns["params"] == ["among=a;at=rescaled_norm"] and columns["metric"] == ["m"]
