@@ -23,6 +23,8 @@ Healthy:   success of the base is that of its model card or below it (temperatur
 
 from ml_collections import ConfigDict
 
+from experiments.harness import defaults
+
 RUN_TIME = "3 to 5 hours on 8 TPU v5e chips for Qwen2.5-0.5B (an estimate); smoke one minute on two CPU cores"
 
 # Written before any run; a threshold is also the equivalence margin.
@@ -69,6 +71,7 @@ def get_config(argument: str = "default") -> ConfigDict:
         "microbatches": 16,  # exact accumulation: logits and activations of rows / microbatches are held at once
         "steps_per_call": 10,  # between looks of the host: a loss that is not finite is seen there, checkpoints are due there
     })
+    c.arm = ConfigDict(defaults.RLVR_AND_SFT)
     c.arms = ("rlvr-lr0", "rlvr-lr1", "sft-lr0", "sft-lr1", "permuted")
     c.measure = ConfigDict({
         "grid_points": 6,  # measured steps, log-spaced from 1 to the last

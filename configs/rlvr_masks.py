@@ -20,7 +20,12 @@ Reconstructed: k of the principal mask and LoRA's alpha are not in the paper; em
 
 from ml_collections import ConfigDict
 
+from experiments.harness import defaults, trainable
+
 RUN_TIME = "12 min on two CPU cores (smoke 2 min)"
+TITLE = "RLVR under masks and adapters"
+QUESTION = ("Does RLVR need the principal weights: how do success, drift and forgetting differ between masks of the base, "
+            "random masks of equal density, LoRA and PiSSA, at one learning rate and at one update norm?")
 
 
 def _claim(name, statement, metric, arms, at="final", primary=True, threshold=0.02, **variant):
@@ -52,62 +57,17 @@ def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     if argument not in ("default", "smoke"):
         raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
-    c = ConfigDict()
-    c.experiment = "rlvr_masks"
-    c.seeds = ConfigDict({
-        "first": 100,  # test seeds are first, first + 1, ...
-        "count": 5,  # more may be added later: finished ones are reused
-        "bases": 1,  # independently pretrained bases; 1 makes every row conditional on it
-        "base": 7,  # seed of the first base
-    })
-    c.model = ConfigDict({
-        "width": 128, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 32, "ff": 256,
-    })
-    c.task = ConfigDict({"name": "addition", "digits": 2})  # the new task: learned by the arms
-    c.second = ConfigDict({"name": "chains", "nodes": (2, 3), "ood_nodes": (4, 4)})  # the old task: forgetting
-    c.pretrain = ConfigDict({
-        "rows": 128,  # a step
-        "learning_rate": 1e-3,  # AdamW
-        "second_steps": 1500,  # of the second task alone, before the mixture
-        "max_steps": 3000,  # of the mixture, before giving up
-        "check_every": 5,  # steps between checks: competence comes suddenly
-        "problems": 512,  # a check
-        "success_low": 0.3, "success_high": 0.6,  # of the new task, at temperature 1: partly competent
-        "second_min": 0.9,  # success on the second task
-    })
-    c.train = ConfigDict({
-        "steps": 150,
-        "prompts": 16, "group": 8,  # rows = prompts * group
-        "objective": "grpo",
-        "learning_rate": 1e-4,  # AdamW, every arm but those that end in -high
-        "microbatches": 1,  # exact accumulation
-        "steps_per_call": 64,  # at most, between host decisions
-    })
-    c.tune = ConfigDict({
-        "k": 16, "alpha": 0.5,  # of the masks: rank of the reconstruction, share of the entries
-        "outside": False,  # whether embeddings, head and gains are trained under masks
-        "rank": 8, "lora_alpha": 16.0,  # of adapters; LoRA's scale is lora_alpha / rank, PiSSA's 1
-        "modules": ("q", "k", "v", "o", "gate", "up", "down"),  # that are adapted
-        "adapter_learning_rate": 1e-3,  # of the arms that end in -high
-    })
+    c = defaults.study()
+    c.title, c.question = TITLE, QUESTION
+    c.train.learning_rate = 1e-4  # AdamW, every arm but those that end in -high
+    c.train.adapter_learning_rate = 1e-3  # of the arms that end in -high
+    c.tune = ConfigDict(dict(trainable.DEFAULTS))
+    masks = {name: {"objective": "train.objective", "trainable": name} for name in trainable.NAMES}
+    c.arm = ConfigDict(masks | {
+        f"{name}-high": {"like": name, "learning_rate": "train.adapter_learning_rate"} for name in ("lora", "pissa")})
     c.arms = ("dense", "principal", "complement", "low_magnitude", "safe", "random", "lora", "pissa", "lora-high",
               "pissa-high")
-    c.measure = ConfigDict({
-        "grid_points": 6,  # measured steps, log-spaced from 1 to the last
-        "ks": (16, 8), "alphas": (0.5,),  # first is primary
-        "problems": 256,  # a split and measurement
-        "probes": ("weight", "policy", "loss_tokens"),  # ids, or the presets economy, standard and full
-        "budget": 0.0,  # share of the training time that they may take; 0: what a preset allows, and no limit for ids
-    })
-    c.mesh = ConfigDict({"ensemble": 1})  # devices that share the seeds
-    c.checkpoint = ConfigDict({"every_seconds": 20.0})
-    c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
     if argument == "smoke":
-        c.seeds.count = 2
-        c.model.update({"width": 64, "heads": 2, "kv_heads": 1, "ff": 128})
-        c.second.update({"nodes": (2, 2), "ood_nodes": (3, 3)})
-        c.pretrain.update({"learning_rate": 3e-3, "second_steps": 400, "problems": 256})
-        c.train.update({"steps": 8, "prompts": 4, "group": 8})
+        c = defaults.smaller(c)
         c.tune.update({"k": 8, "rank": 4})
-        c.measure.update({"grid_points": 3, "problems": 64, "ks": (8,)})
     return c

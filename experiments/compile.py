@@ -13,8 +13,10 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from experiments import study
 from experiments.harness import arms as arm_table
 from experiments.harness import config as configs
+from experiments.harness import trainable
 from experiments.harness.errors import UserError
 from experiments.run import parse
 from jaxpost import aot, models, sharding, tasks
@@ -41,7 +43,8 @@ def compile_arm(config, arm_name: str, topology: str, sizes: dict[str, int]) -> 
     try:
         model = models.TransformerConfig(vocab=tasks.vocab.SIZE, **config.model.to_dict())
         mesh = sharding.make_mesh(sizes, devices=aot.devices(topology))
-        arms = {arm.name: arm for arm in arm_table.build(config, model, arm_table.make_task(config.task))}
+        arms = {arm.name: arm for arm in arm_table.build(config, model, study.tasks_of(config),
+                                                         trainable.of_stage(config, model))}
         if arm_name not in arms:
             raise UserError(f"arm {arm_name!r} is not known{configs.nearest(arm_name, arms)}")
         arm, members = arms[arm_name], mesh.shape["ensemble"]

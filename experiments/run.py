@@ -47,7 +47,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     overrides = {}
     while rest:
         word = rest.pop(0)
-        match = re.fullmatch(r"--config\.([\w.]+)(?:=(.*))?", word, re.DOTALL)
+        match = re.fullmatch(r"--config\.([\w.{}-]+)(?:=(.*))?", word, re.DOTALL)
         if not match or (match[2] is None and not rest):
             raise UserError(f"argument {word!r} is not known; overrides are written --config.section.key=value")
         overrides[match[1]] = match[2] if match[2] is not None else rest.pop(0)

@@ -1,21 +1,19 @@
-"""The arms: which objective, optimizer, learning rate, storage dtype and reward each one trains with."""
+"""The arms: each one's source, step and scalars, built from its stage."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
-from jaxpost import models, objectives, tasks, training
+from experiments.harness.stages import BASE, Stage, stages
+from jaxpost import curricula, models, objectives, tasks, training
 from jaxpost.tasks import Task
+from jaxpost.training import needs
 
-_NOT_HERE = {"value", "demonstrations", "token_weight"}  # needs that an RLVR arm's model and rollouts do not meet
-
-
-def rl_objectives() -> list[str]:
-    """The recipes that an RLVR arm may train with: over groups, with a baseline (RAFT has an arm of its own), samples alone."""
-    return [name for name, o in objectives.RECIPES.items() if o.batch == "groups" and not o.needs & _NOT_HERE
-            and getattr(o, "baseline", "accepted") != "accepted"]
+OFFSET = 1_000_003  # of the seeds of an independent arm
+MOST_PROGRAMS = 24  # that a study compiles for its arms
+_NEVER = 2**30  # a refresh of the reference that no run reaches, but for the one at step 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,73 +27,92 @@ class Arm:
     offset: int = 0  # added to a member's seed: arms that differ in it share no batch and no sample
     rate_key: str = "train.learning_rates"  # of the config: where its learning rate is set
     trainable: Callable[[dict, int], NamedTuple] | None = None  # (base parameters, seed) -> what is trained; None: all
+    start: tuple[str, ...] = (BASE,)  # the base, another arm's end, or the average of several
+    steps: int = 0
 
     def fresh(self, params: dict, seed: int) -> training.TrainState:
-        """The state of a member at step 0."""
+        """The state of a member at step 0; a critic that the objective does not train is left behind."""
+        if not self.spec.model.value_head:
+            params = {name: x for name, x in params.items() if name != "value"}
         trainable = None if self.trainable is None else self.trainable(params, seed)
         return training.create(self.spec, params, self.source.curriculum.init(), trainable)
 
 
-def _optimizer(name: str) -> tuple:
-    return (("name", name), ("b2", 0.98)) if name == "adamw" else (("name", name),)
-
-
-def build(config, model: models.TransformerConfig, task: Task) -> list[Arm]:
-    """The arms named in `config.arms`, in that order.
-
-    Raises:
-      UserError: an unknown arm or objective.
-    """
-    train = config.train
-    rates = train.learning_rates
-    known = {}
-    for i, rate in enumerate(rates):
-        known[f"rlvr-lr{i}"] = ("rl", "adamw", rate, "float32", False)
-        known[f"sft-lr{i}"] = ("sft", "adamw", rate, "float32", False)
-    middle = rates[len(rates) // 2]
-    known |= {"raft": ("raft", "adamw", middle, "float32", False), "permuted": ("rl", "adamw", middle, "float32", True),
-              "rlvr-sgd": ("rl", "sgd", train.sgd_learning_rate, "float32", False),
-              "sft-sgd": ("sft", "sgd", train.sgd_learning_rate, "float32", False),
-              "rlvr-bf16": ("rl", "adamw", middle, "bfloat16", False),
-              "sft-bf16": ("sft", "adamw", middle, "bfloat16", False)}
-    arms = []
-    for name in config.arms:
-        if name not in known:
-            raise UserError(f"arm {name!r} is not known{nearest(name, known)}")
-        arms.append(one(name, *known[name], train, model, task))
-    return arms
-
-
-def one(name: str, kind: str, optimizer: str, rate: float, storage: str, permute: bool, train, model, task: Task) -> Arm:
-    """One arm of a config's `train` section.
+def build(config, model: models.TransformerConfig, used: Mapping[str, Task],
+          trainable: Callable[[Stage], Callable] | None = None) -> list[Arm]:
+    """The arms named in `config.arms` and those they start from, in an order in which each start comes first.
 
     Args:
-      kind: rl (with `train.objective`), raft or sft.
-      optimizer, rate, storage: its optimizer, learning rate and the dtype of its masters.
-      permute: shuffle rewards within each group.
+      used: name -> task, of the fields `task`.
+      trainable: stage -> what it trains, for stages that do not train everything.
 
     Raises:
-      UserError: microbatches that do not divide the rows, or an objective that is not one of RL.
+      UserError: an unknown arm, task or objective, values that do not fit, or more than MOST_PROGRAMS programs.
     """
-    rows = train.prompts * train.group
-    if rows % train.microbatches:
-        divisors = [m for m in range(1, rows + 1) if rows % m == 0]
-        near = min(divisors, key=lambda m: abs(m - train.microbatches))
-        raise UserError(f"train.microbatches={train.microbatches} does not divide the train.prompts * train.group = {rows} "
-                        f"rows of a step; nearest valid: {near}")
-    if train.objective not in rl_objectives():
-        raise UserError(f"train.objective={train.objective!r} is not an RL objective"
-                        f"{nearest(train.objective, rl_objectives())}")
-    objective = {"rl": train.objective, "raft": "raft", "sft": "cross_entropy"}[kind]
-    constant = objectives.RECIPES[objective].aggregation == "constant"
-    overrides = {"aggregation_length": task.completion_len} if constant else {}
-    spec = training.StepSpec(model, objectives.get(objective, **overrides), _optimizer(optimizer),
-                             group=1 if kind == "sft" else train.group, microbatches=train.microbatches,
-                             storage_dtype=storage, pad=task.pad)
-    source = (training.Demonstrations(((task, rows),)) if kind == "sft"
-              else training.Rollouts(task, train.prompts, spec))
-    key = "train.learning_rates" if optimizer == "adamw" else "train.sgd_learning_rate"
-    return Arm(name, source, spec, training.Scalars(rate, permute_rewards=permute), rate_key=key)
+    made = [make(name, stage, model, used, trainable) for name, stage in stages(config).items()]
+    programs = {(arm.source, arm.spec) for arm in made if arm.steps}
+    if len(programs) > MOST_PROGRAMS:
+        raise UserError(f"the {len(made)} arms compile {len(programs)} programs, and at most {MOST_PROGRAMS} are allowed; arms "
+                        "that differ in learning rate, kl_coef, permuted rewards or start share one: run fewer in `arms`")
+    return made
+
+
+def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping[str, Task],
+         trainable: Callable[[Stage], Callable] | None = None) -> Arm:
+    """One arm. Raises: UserError: a task or objective that is not known, or rows that do not divide."""
+    keys = dict(stage.keys)
+
+    def said(field: str) -> str:
+        return f"{keys.get(field, f'arm.{name}.{field}')}={getattr(stage, field)!r}"
+
+    if stage.task not in used:
+        raise UserError(f"{said('task')} is not known{nearest(stage.task, used)}")
+    task, rows = used[stage.task], stage.prompts * stage.group
+    for value, where in ((stage.microbatches, "microbatches"), (stage.minibatches, "minibatches")):
+        if value < 1 or rows % value:
+            near = min((m for m in range(1, rows + 1) if rows % m == 0), key=lambda m, v=value: abs(m - v))
+            raise UserError(f"{said(where)} does not divide the train.prompts * train.group = {rows} rows of a step; nearest "
+                            f"valid: {near}")
+    if not stage.learning_rate > 0:
+        raise UserError(f"{said('learning_rate')}: a learning rate must be greater than 0")
+    if stage.objective not in objectives.RECIPES:
+        raise UserError(f"{said('objective')} is not known{nearest(stage.objective, objectives.RECIPES)}")
+    try:
+        objective = objectives.get(stage.objective, **lengths(stage.objective, task.completion_len) | dict(stage.settings))
+        if "value" in objective.needs:
+            model = dataclasses.replace(model, value_head=True)
+        demonstrated = needs.source_of(objective) == "Demonstrations"
+        spec = training.StepSpec(model, objective, _optimizer(stage.optimizer), group=1 if demonstrated else stage.group,
+                                 microbatches=stage.microbatches, minibatches=stage.minibatches,
+                                 storage_dtype=stage.storage_dtype, pad=task.pad,
+                                 reference_refresh=_NEVER if stage.reference == "start" else 0)
+        source = training.source(task, spec, rows if demonstrated else stage.prompts)
+        spec.transform()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"arm {name!r}: {error}") from error
+    if stage.pool:
+        source = dataclasses.replace(source, curriculum=curricula.Uniform(pool=stage.pool))
+    scalars = training.Scalars(stage.learning_rate, stage.kl_coef, permute_rewards=stage.permute_rewards)
+    return Arm(name, source, spec, scalars, offset=OFFSET if stage.independent else 0,
+               rate_key=keys.get("learning_rate", f"arm.{name}.learning_rate"),
+               trainable=trainable(stage) if trainable and stage.trainable else None, start=stage.start, steps=stage.steps)
+
+
+def lengths(name: str, length: int) -> dict:
+    """Parts of a recipe that are lengths in tokens, which its paper states for other tasks: here the completion length T.
+
+      aggregation_length = T; overlong_limit = T with a cache of T / 5 (the paper's 4096 of 20480), at least one token
+    """
+    objective, parts = objectives.RECIPES[name], {}
+    if objective.aggregation_length is not None:
+        parts["aggregation_length"] = length
+    if getattr(objective, "overlong_limit", None) is not None:
+        parts |= {"overlong_limit": length, "overlong_cache": max(1, length // 5)}
+    return parts
+
+
+def _optimizer(name: str) -> tuple:
+    return (("name", name), ("b2", 0.98)) if name == "adamw" else (("name", name),)
 
 
 def make_task(section) -> Task:

@@ -27,7 +27,7 @@ RANGES = {
     **{f"model.{name}": (1, None) for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "ff")},
 }
 POSITIVE = ("pretrain.learning_rate", "train.learning_rate", "train.learning_rates", "train.sgd_learning_rate",
-            "tune.adapter_learning_rate",
+            "train.adapter_learning_rate",
             *(f"train.learning_rates.{family}" for family in ("sft", "preference", "rl", "hybrid")))
 FILLED = ("train.learning_rates", "measure.ks", "measure.alphas", "measure.probes", "arms",
           "rows")  # tuples that may not be empty or repeat

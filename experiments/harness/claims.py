@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,16 +18,30 @@ PLACES = ("final", "matched_norm", "matched_success")
 _MAX_PRIMARY = 4
 
 
-def check(claims: Sequence[Mapping]) -> None:
+class End(NamedTuple):
+    """Where an arm ends, and what it had to learn."""
+
+    step: int
+    split: str = "id"  # on which its success has to move
+
+
+def check(claims: Sequence[Mapping], splits: Sequence[str]) -> None:
     """Refuse claims that could not be judged, before any compute.
 
+    Args:
+      splits: that are measured.
+
     Raises:
-      UserError: unknown kind or place, or as `check_strength`.
+      UserError: unknown kind, place or split, a number of arms that the kind does not compare, or as `check_strength`.
     """
     for claim in claims:
-        for field, valid in (("kind", KINDS), ("at", PLACES)):
+        checked = {"kind": KINDS, "at": PLACES} | {name: splits for name in ("split", "matched_on") if name in claim}
+        for field, valid in checked.items():
             if claim[field] not in valid:
                 raise UserError(f"claim {claim['id']!r}: {field}={claim[field]!r}{nearest(claim[field], valid)}")
+        if len(claim["arms"]) not in (1, 2) or (claim["kind"] == "difference" and len(claim["arms"]) == 1):
+            raise UserError(f"claim {claim['id']!r}: {len(claim['arms'])} arms; a difference takes 2, an excess over the null "
+                            "1 or 2")
     check_strength(claims)
 
 
@@ -43,20 +58,30 @@ def check_strength(claims: Sequence[Mapping]) -> None:
                         "primary=False")
 
 
-def judgeable(claims: Sequence[Mapping], arms: Sequence[str]) -> list[Mapping]:
-    """The claims whose arms all run."""
+def judgeable(claims: Sequence[Mapping], arms: Sequence[str], known: Sequence[str]) -> list[Mapping]:
+    """The claims whose arms all run.
+
+    Args:
+      arms: that run; known: every arm of the config.
+
+    Raises:
+      UserError: a claim on an arm that the config does not have.
+    """
+    for claim in claims:
+        if unknown := [arm for arm in claim["arms"] if arm not in known]:
+            raise UserError(f"claim {claim['id']!r}: arm {unknown[0]!r} is not known{nearest(unknown[0], known)}")
     return [claim for claim in claims if set(claim["arms"]) <= set(arms)]
 
 
-def judge(claims: Sequence[Mapping], table: pa.Table, steps: int) -> list[dict]:
+def judge(claims: Sequence[Mapping], table: pa.Table, ends: Mapping[str, End]) -> list[dict]:
     """Results for `records.finish`, in the order of the claims.
 
     Args:
       claims: as stated in the config.
       table: all rows of role "seed".
-      steps: the last step.
+      ends: of every arm of the claims.
     """
-    return corrected([_judge(claim, table, steps) for claim in claims])
+    return corrected([_judge(claim, table, ends) for claim in claims])
 
 
 def corrected(results: list[dict]) -> list[dict]:
@@ -67,10 +92,10 @@ def corrected(results: list[dict]) -> list[dict]:
     return results
 
 
-def learned(table: pa.Table, arm: str, steps: int) -> tuple[bool, str]:
-    """Whether an arm's success on `id` moved by at least LEARNED with an interval that leaves out 0, and the numbers."""
-    success = values_of(table, "policy.success", arm, step=steps, split="id")
-    start = values_of(table, "policy.success", "base", step=0, split="id")
+def learned(table: pa.Table, arm: str, end: End) -> tuple[bool, str]:
+    """Whether an arm's success on its split moved by at least LEARNED with an interval that leaves out 0, and the numbers."""
+    success = values_of(table, "policy.success", arm, step=end.step, split=end.split)
+    start = values_of(table, "policy.success", "base", step=0, split=end.split)
     moved = _stack({run: value - start[run] for run, value in success.items()})
     interval = _interval(moved)
     text = f"{arm}: success moved by {interval.value:+.3f} [{interval.lo:+.3f}, {interval.hi:+.3f}]"
@@ -119,15 +144,16 @@ def _interval(x_BxS: np.ndarray) -> stats.Interval:
     return stats.hierarchical_interval(x_BxS) if len(x_BxS) > 1 else stats.t_interval(x_BxS[0])
 
 
-def _judge(claim: Mapping, table: pa.Table, steps: int) -> dict:
+def _judge(claim: Mapping, table: pa.Table, ends: Mapping[str, End]) -> dict:
     matched = claim["at"] != "final"
     params = {"alpha": str(claim["alpha"])} if "alpha" in claim else {}
     params |= {"at": claim["at"], "among": among(claim)} if matched else {}
-    sides = [values_of(table, claim["metric"], arm, step=None if matched else steps, split=claim.get("split"),
+    params |= {"on": target(claim)} if matched and target(claim) != "id" else {}
+    sides = [values_of(table, claim["metric"], arm, step=None if matched else ends[arm].step, split=claim.get("split"),
                      dtype=claim.get("dtype"), k=claim.get("k"), params=params,
                      excess=claim["kind"] == "excess_over_null") for arm in claim["arms"]]
     paired = set(sides[0]).intersection(*sides)
-    gates = [learned(table, arm, steps) for arm in claim["arms"]]
+    gates = [learned(table, arm, ends[arm]) for arm in claim["arms"]]
     result = unjudged(claim, contrast(claim), len(paired), gates)
     if not paired:
         return result | {"note": "no seed has the value in every arm (outside its range); " + result["note"]}
@@ -145,10 +171,16 @@ def among(claim: Mapping) -> str:
     return "+".join(claim["arms"])
 
 
+def target(claim: Mapping) -> str:
+    """The split on which the arms of a claim have equal success, where it is at matched success."""
+    return claim.get("matched_on", "id")
+
+
 def contrast(claim: Mapping) -> str:
     """The statistic in words."""
     where = {"final": "at the last step", "matched_norm": "at matched ||dW||_F",
-             "matched_success": "at matched new-task success"}[claim["at"]]
+             "matched_success": "at matched " + ("new-task success" if target(claim) == "id" else
+                                                 f"success on {target(claim)}")}[claim["at"]]
     variant = " ".join(f"{n}={claim[n]}" for n in ("split", "k", "alpha", "dtype") if n in claim)
     return f"{claim['metric']} ({variant}), {' - '.join(claim['arms'])}" + (
         " minus its null" if claim["kind"] == "excess_over_null" else "") + f", {where}"

@@ -10,11 +10,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from experiments.harness import defaults
 from experiments.harness.errors import UserError
 
 DIRECTORY = Path(__file__).resolve().parent.parent.parent / "configs"
-OPEN = ("model", "task", "second", "mesh")  # sections whose reader refuses unknown keys itself, and has defaults
-EXCLUDED = ("wandb", "checkpoint", "seeds.count", "measure.budget")  # cannot change a row: the config hash leaves them out
+STUDY = "study"  # the experiment whose arms, stages and claims are data
+# Sections whose reader refuses unknown keys itself, and has defaults.
+OPEN = ("model", "task", "second", "mesh", "arm", "tasks", "tune")
+# Cannot change a row: the config hash leaves them out.
+EXCLUDED = ("title", "question", "papers", "wandb", "checkpoint", "seeds.count", "measure.budget")
 
 
 def nearest(word: str, valid) -> str:
@@ -94,18 +98,22 @@ def _where(error: Exception, path) -> str:
 def _like_the_shipped(config: ConfigDict, name: str) -> None:
     found = leaves(config)
     shipped = found.get("experiment")
-    if shipped not in names():
-        raise UserError(f"config {name!r}: experiment={shipped!r} is not known{nearest(str(shipped), names())}")
-    wanted = leaves(module(shipped).get_config("default"))
+    if shipped not in (STUDY, *names()):
+        raise UserError(f"config {name!r}: experiment={shipped!r} is not known{nearest(str(shipped), (STUDY, *names()))}")
+    wanted = leaves(defaults.study() if shipped == STUDY else module(shipped).get_config("default"))
+    named = {value for key, value in found.items() if key.startswith("arm.") and isinstance(value, str)}
+    if "arm" in config:  # what a study's arms may take from the section train
+        named |= {f"train.{field}" for field in defaults.TRAIN_FIELDS}
     for key, value in found.items():
         if key in wanted:
             _set(config, key, _typed(key, value, wanted[key], f"config {name!r}: "))
-        elif key.partition(".")[0] not in OPEN:
+        elif key.partition(".")[0] not in OPEN and key not in named:
             raise UserError(f"config {name!r}: key {key!r} is not known{nearest(key, wanted)}")
     for key in wanted:
         if key not in found and (key.partition(".")[0] not in OPEN or key.endswith(".name")):
-            raise UserError(f"config {name!r}: key {key!r} is missing; start from configs/{shipped}.py: "
-                            f"c = {shipped}.get_config() and change what differs")
+            start = "defaults.study()" if shipped == STUDY else f"configs.module({shipped!r}).get_config()"
+            raise UserError(f"config {name!r}: key {key!r} is missing; start from c = {start} (experiments.harness) and change "
+                            "what differs")
 
 
 def leaves(config, prefix: str = "") -> dict:

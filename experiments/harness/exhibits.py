@@ -20,7 +20,20 @@ PAPERS = (
      "author": "Mukherjee, Sagnik and others", "year": "2025", "eprint": "2505.11711"},
     {"key": "shenfeld2025razor", "title": "RL's Razor: Why Online Reinforcement Learning Forgets Less",
      "author": "Shenfeld, Idan and others", "year": "2025", "eprint": "2509.04259"},
+    {"key": "luong2024reft", "title": "ReFT: Reasoning with Reinforced Fine-Tuning", "author": "Luong, Trung Quoc and others",
+     "year": "2024", "eprint": "2401.08967"},
+    {"key": "lai2025reinforcement", "title": "Reinforcement Fine-Tuning Naturally Mitigates Forgetting in Continual "
+     "Post-Training", "author": "Lai, Song and others", "year": "2025", "eprint": "2507.05386"},
+    {"key": "lin2023spurious", "title": "Spurious Feature Diversification Improves Out-of-distribution Generalization",
+     "author": "Lin, Yong and others", "year": "2023", "eprint": "2309.17230"},
 )
+
+
+def papers(wanted: Sequence[str]) -> list[Mapping]:
+    """The entries of `CITATION.bib` for arXiv numbers; one that is not in PAPERS is cited by its number alone."""
+    known = {paper["eprint"]: paper for paper in PAPERS}
+    return [known.get(number, {"key": f"arxiv{number}", "title": f"arXiv:{number}", "author": "see arXiv", "year": "n.d.",
+                               "eprint": number}) for number in wanted]
 
 
 def _shown(measure) -> list[str]:

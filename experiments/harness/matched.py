@@ -6,6 +6,7 @@ summarised later like any others. Outside an arm's range a value is absent, neve
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -105,28 +106,36 @@ def at_matched_norm(table: pa.Table, arms: Sequence[str], base: str, among: str)
     return _columns(rows), target
 
 
-def at_matched_success(table: pa.Table, arms: Sequence[str], base: str, among: str) -> tuple[dict, float]:
-    """Second-task success where each run first had the target new-task success, linear between measured steps.
+def at_matched_success(table: pa.Table, arms: Sequence[str], base: str, among: str, *, on: str = "id",
+                       read: Sequence[str] = ("second",), before: Mapping[str, str] = MappingProxyType({})
+                       ) -> tuple[dict, float]:
+    """Success on other splits where each run first had the target success on one split, linear between measured steps.
+
+    Args:
+      on: the split on which the runs are matched; read: the splits whose success is read there.
+      before: arm -> the arm whose end it starts from; those that are not there start from the base.
 
     Returns:
-      (columns, target): the target is the smallest final new-task success over the runs of `arms`.
+      (columns, target): the target is the smallest final success on `on` over the runs of `arms`.
     """
     collected = Trajectories(table)
     runs = collected.of(arms, base)
-    start = {seed: series for (_, seed), series in collected.of(["base"], base).items()}
+    start = collected.of([*{before.get(arm, "base") for arm in arms}], base)
 
-    def success(seed, series, split):
-        return np.concatenate([path(s, metric="policy.success", split=split)[1] for s in (start[seed], series)])
+    def success(arm, seed, series, split):
+        first = path(start[before.get(arm, "base"), seed], metric="policy.success", split=split)[1][-1:]
+        return np.concatenate([first, path(series, metric="policy.success", split=split)[1]])
 
-    target = min(float(success(seed, series, "id")[-1]) for (_, seed), series in runs.items())
+    target = min(float(success(*run, series, on)[-1]) for run, series in runs.items())
+    place = {"at": "matched_success", "among": among} | ({"on": on} if on != "id" else {})
     rows = []
-    for (_, seed), series in runs.items():
-        new, old = success(seed, series, "id"), success(seed, series, "second")
-        value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear in success: the logarithm undoes the exp
-        key = next(k for k in series if k[0] == "policy.success" and dict(zip(_KEY, k))["split"] == "second")
-        last = series[key][-1]
-        rows.append(_row(last, {"at": "matched_success", "among": among},
-                         {"value": value, "null_value": _number(last["null_value"])}))
+    for run, series in runs.items():
+        for split in read:
+            new, old = success(*run, series, on), success(*run, series, split)
+            value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear in success: the logarithm undoes the exp
+            key = next(k for k in series if k[0] == "policy.success" and dict(zip(_KEY, k))["split"] == split)
+            last = series[key][-1]
+            rows.append(_row(last, place, {"value": value, "null_value": _number(last["null_value"])}))
     return _columns(rows), target
 
 

@@ -82,13 +82,20 @@ class Measurement:
           carried_S: the train state's `probe_state`, item -> pytree.
         """
         due = [probe for probe in self.probes if probe.schedule(step)]
-        given = self._given(due, params_S, carried_S)
+        policy_S = {name: x for name, x in params_S.items() if name in self.base.params}  # without a critic's head
+        given = self._given(due, policy_S, carried_S)
         parts = []
         for probe in due:
             values = self._values(probe, given, seeds, step, history, arm.name)
             self._keep(probe, values, arm.name, step, seeds)
             parts.append(self._rows(probe, values, arm.name, step, seeds))
         return concatenate(*parts)
+
+    def standing(self, arm: str, seeds: Sequence[int], params_S: dict) -> list[dict]:
+        """Columns at step 0 of what can be read from parameters [S, ...] that no step has led to, such as an average."""
+        alone = [self.named(name) for name in dict.fromkeys(probe.id for probe in self.probes)]
+        return [self.rows(probe, arm, 0, seeds, params_S) for probe in alone
+                if probe.lane != "inline" and all(need.kind != "probe_state" for need in probe.needs)]
 
     def rows(self, probe: probes.Probe, arm: str, step: int, seeds: Sequence[int], params_S: dict) -> dict:
         """Columns of one probe on any parameters [S, ...]."""

@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from experiments.harness.arms import Arm
+from experiments.harness.arms import Arm, lengths
 from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from jaxpost import models, objectives, training
@@ -66,19 +66,6 @@ def parse_overrides(texts: Sequence[str], names: Sequence[str]) -> dict[str, dic
     return found
 
 
-def for_the_task(name: str, length: int) -> dict:
-    """Parts of a recipe that are lengths in tokens, which its paper states for other tasks: here the completion length T.
-
-      aggregation_length = T; overlong_limit = T with a cache of T / 5 (the paper's 4096 of 20480), at least one token
-    """
-    objective, parts = objectives.RECIPES[name], {}
-    if objective.aggregation_length is not None:
-        parts["aggregation_length"] = length
-    if getattr(objective, "overlong_limit", None) is not None:
-        parts |= {"overlong_limit": length, "overlong_cache": max(1, length // 5)}
-    return parts
-
-
 def _row(name: str, changed: dict, rates: dict, train, model, task) -> Row:
     objective = _objective(name, {k: v for k, v in changed.items() if k != RATE}, task.completion_len)
     if objective.family not in rates:
@@ -100,6 +87,6 @@ def _row(name: str, changed: dict, rates: dict, train, model, task) -> Row:
 
 def _objective(name: str, changed: dict, length: int) -> objectives.Objective:
     try:
-        return objectives.get(name, **for_the_task(name, length) | changed)
+        return objectives.get(name, **lengths(name, length) | changed)
     except (ValueError, TypeError) as error:  # TypeError: a word where a part compares numbers
         raise UserError(f"overrides of row {name!r}: {error}") from error

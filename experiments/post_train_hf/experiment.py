@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, exhibits, probing
+from experiments.harness import checks, exhibits, probing, stages
 from experiments.harness import claims as claim_rules
 from experiments.harness.base_model import digest
 from experiments.harness.config import nearest
@@ -46,8 +46,8 @@ class Setup:
         _check_sections(config)
         checks.values(config)
         checks.claim_fields(claims)
-        self.claims = claim_rules.judgeable(claims, config.arms)
-        claim_rules.check(self.claims)
+        self.claims = claim_rules.judgeable(claims, config.arms, stages.names(config))
+        claim_rules.check(self.claims, ("id",))
         try:
             self.model = dataclasses.replace(_architecture(config.model.directory), compute_dtype=config.model.compute_dtype)
             self.tokenizer = tokenizer.load(config.model.directory)
@@ -58,7 +58,11 @@ class Setup:
         except (ValueError, FormatError) as error:
             raise UserError(str(error)) from error
         self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group)
-        self.arms = arm_table.build(config, self.model, self.task)
+        self.arms = arm_table.build(config, self.model, {"task": self.task})
+        for arm in self.arms:
+            if arm.start != (stages.BASE,) or arm.steps != config.train.steps:
+                raise UserError(f"arm {arm.name!r}: every arm of this experiment starts from the base and takes train.steps="
+                                f"{config.train.steps} steps; chains of stages run in the experiment 'study'")
         self.grid = grid(config.train.steps, config.measure.grid_points)
         self.suite, self.held = _suite(config, self, held), held
         self.probes = _probes(config.measure, self.grid, self.model, self.task)
@@ -167,8 +171,9 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
                 hf_runs.carry_out(hf_runs.Run(arm, seed, bundle.path), setup, base, measure, bundle, session)
             measure.finish(arm.name, setup.seeds)
             session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
-        results = claim_rules.judge(setup.claims, bundle.read_rows(), setup.grid[-1])
-        bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, papers=exhibits.PAPERS,
+        ends = dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1]))
+        results = claim_rules.judge(setup.claims, bundle.read_rows(), ends)
+        bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, papers=exhibits.PAPERS[:3],
                                    extra={"n_seeds": config.seeds.count, "inputs": inputs})
         exhibits.print_claims(session.console, results)
         session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")

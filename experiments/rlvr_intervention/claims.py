@@ -65,7 +65,7 @@ def contrast(claim: Mapping) -> str:
 def _judge(claim: Mapping, table: pa.Table, steps: int) -> dict:
     sides = [values_of(table, claim["metric"], tuple(pair), group, claim["excess"]) for _, pair, group in claim["terms"]]
     paired = sorted(set(sides[0]).intersection(*sides))
-    gates = [claim_rules.learned(table, arm, steps) for arm in claim["arms"]]
+    gates = [claim_rules.learned(table, arm, claim_rules.End(steps)) for arm in claim["arms"]]
     result = claim_rules.unjudged(claim, contrast(claim), len(paired), gates)
     if not paired:
         return result | {"note": "no seed has the value in every term; " + result["note"]}

@@ -16,6 +16,7 @@ from experiments.harness.base_model import Base, Pretraining
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.measure import Measurement, concatenate, grid, infos, write_base_rows
 from experiments.harness.session import Session, StopSignals
+from experiments.harness.stages import Stage
 from experiments.rlvr_intervention import claims as intervention_claims
 from experiments.rlvr_intervention import transforms as interventions
 from jaxpost import models, probes, records, training
@@ -26,7 +27,6 @@ TITLE = "Rotating and permuting attention before RLVR"
 QUESTION = ("Do the entries that RLVR changes follow the coordinates of the weights: does a transform that keeps the "
             "function move them, beyond what it does to magnitudes?")
 ARMS = ("plain", "independent", "intervened")
-OFFSET = 1_000_003  # of the seeds of the second and third arm: independent of the plain runs, paired with each other
 # (against, arm, mapping): `against` is run 1. The last two share every batch and every sampling key.
 PAIRS = (("plain", "independent", "raw"), ("plain", "intervened", "raw"), ("plain", "intervened", "back"),
          ("independent", "intervened", "raw"), ("independent", "intervened", "back"))
@@ -58,8 +58,11 @@ class Setup:
 
     def _arm(self, name: str) -> arm_table.Arm:
         rate = self.config.train.learning_rate
-        made = arm_table.one(name, "rl", "adamw", rate, "float32", False, self.config.train, self.model, self.task)
-        return dataclasses.replace(made, offset=0 if name == "plain" else OFFSET, rate_key="train.learning_rate")
+        train = self.config.train
+        stage = Stage(objective=train.objective, learning_rate=rate, steps=train.steps, prompts=train.prompts,
+                      group=train.group, microbatches=train.microbatches, independent=name != "plain",
+                      keys=tuple((key, f"train.{key}") for key in ("objective", "learning_rate", "microbatches")))
+        return arm_table.make(name, stage, self.model, {"task": self.task})
 
     @property
     def seeds(self) -> list[int]:
@@ -88,7 +91,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         session.phase("report", 1)
         results = intervention_claims.judge(setup.claims, bundle.read_rows(), setup.grid[-1])
         metrics = {**probes.METRICS, **mask_pairs.METRICS, interventions.LOGIT_CHANGE.id: interventions.LOGIT_CHANGE}
-        bundle_id = records.finish(bundle, metrics=metrics, claims=results, tensors=inventory, papers=exhibits.PAPERS,
+        bundle_id = records.finish(bundle, metrics=metrics, claims=results, tensors=inventory, papers=exhibits.PAPERS[:3],
                                    extra={"n_seeds": config.seeds.count})
         exhibits.print_claims(session.console, results)
         session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")

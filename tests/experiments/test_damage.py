@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from experiments import rlvr_sparsity
+from experiments import study
 from jaxpost import records
 from tests.flips import flip
 
@@ -19,7 +19,7 @@ def test_damaged_measurements_checkpoints_and_series_are_made_again(finished, ti
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(rlvr_sparsity, "_compare", killed)
+        patch.setattr(study, "_compare", killed)
         with pytest.raises(Killed):
             tiny(path)
     first = next((path / "rows").glob("rlvr-lr1-00001-*.parquet"))

@@ -134,10 +134,10 @@ def test_the_ahead_of_time_report_refuses_a_config_without_arms(capsys):
 
 
 def test_lengths_in_tokens_become_the_completion_length():
-    assert tour_rows.for_the_task("dr_grpo", 5) == {"aggregation_length": 5}
-    assert tour_rows.for_the_task("dapo", 40) == {"overlong_limit": 40, "overlong_cache": 8}
-    assert tour_rows.for_the_task("dapo", 3)["overlong_cache"] == 1
-    assert tour_rows.for_the_task("grpo", 5) == {}
+    assert tour_rows.lengths("dr_grpo", 5) == {"aggregation_length": 5}
+    assert tour_rows.lengths("dapo", 40) == {"overlong_limit": 40, "overlong_cache": 8}
+    assert tour_rows.lengths("dapo", 3)["overlong_cache"] == 1
+    assert tour_rows.lengths("grpo", 5) == {}
     setup = tiny(overrides="('dr_grpo.aggregation_length=7','rloo.clip_high=0.5','rloo.learning_rate=1e-4')")
     _, dr_grpo, rloo, _ = setup.rows
     assert dr_grpo.objective.aggregation_length == 7 and rloo.objective.clip_high == 0.5

@@ -5,7 +5,7 @@ import hashlib
 import jax.numpy as jnp
 import pytest
 
-from experiments import rlvr_sparsity
+from experiments import study
 from experiments.harness import config
 from jaxpost import models, training
 
@@ -20,7 +20,7 @@ PRESETS = {
 
 
 def lowered(overrides, arm_name):
-    setup = rlvr_sparsity.Setup(config.load("rlvr_sparsity:smoke", overrides), ())
+    setup = study.Setup(config.load("rlvr_sparsity:smoke", overrides), ())
     arm = next(a for a in setup.arms if a.name == arm_name)
     params = models.init(setup.model, training.stream(0, "init", 0))
     states = training.stack([training.create(arm.spec, params, {})])

@@ -8,11 +8,10 @@ import pytest
 
 from experiments import run
 from experiments.harness import config as configs
-from experiments.harness import ensemble
+from experiments.harness import ensemble, trainable
 from experiments.harness.base_model import Pretraining
 from experiments.harness.session import Session, StopSignals
-from experiments.rlvr_masks import arms as tuning
-from experiments.rlvr_masks.experiment import Setup
+from experiments.study import Setup
 from jaxpost import models, records
 from jaxpost.records import storage
 from jaxpost.records.verify import verify
@@ -99,13 +98,13 @@ def test_only_what_an_arm_may_train_has_changed(setup, trained):
 
 def test_budgets_are_reported(done, setup, trained):
     base, _ = trained
-    found = {(r["arm"], r["params"]): r["value"] for r in rows(done, metric=tuning.TRAINED.id).to_pylist()}
+    found = {(r["arm"], r["params"]): r["value"] for r in rows(done, metric=trainable.TRAINED.id).to_pylist()}
     linear = sum(x.size for k, x in base["layers"].items() if k in LINEAR)
     assert found["principal", "of=linear"] == pytest.approx(0.5) and found["principal", None] == linear / 2
     assert found["safe", None] == found["random", None] > linear / 2
     assert found["lora-high", None] == found["pissa-high", None] == 2 * sum(
         sum(base["layers"][k].shape[1:]) for k in LINEAR)
-    start = {r["arm"]: r["value"] for r in rows(done, metric=tuning.START.id).to_pylist()}
+    start = {r["arm"]: r["value"] for r in rows(done, metric=trainable.START.id).to_pylist()}
     assert start["lora-high"] == 0.0 < start["pissa-high"] < 1e-6
 
 
@@ -122,7 +121,7 @@ def test_arms_of_a_kind_share_a_program(setup):
     ("tune.alpha=1.5", "alphas must lie in (0, 1)"),
     ("tune.modules=('q','qq')", "module 'qq' is no matrix of this model"),
     ("arms=('safe','saef')", "arm 'saef' is not known; did you mean 'safe'?"),
-    ("tune.adapter_learning_rate=0.0", "a learning rate must be greater than 0"),
+    ("train.adapter_learning_rate=0.0", "a learning rate must be greater than 0"),
 ])
 def test_what_cannot_run_is_one_line(override, message, tmp_path, capsys):
     assert run.main([f"--config={TINY}", f"--workdir={tmp_path}/run", f"--config.{override}"]) == 2
@@ -137,4 +136,4 @@ def test_adding_a_seed_keeps_the_finished_ones(done):
     assert run.main([f"--config={TINY}", f"--workdir={done}", "--config.seeds.count=3"]) == 0
     after = {r["row_id"]: r for r in rows(done, role="seed").to_pylist()}
     assert all(after[i] == r for i, r in before.items()) and {r["seed"] for r in after.values()} == {100, 101, 102}
-    assert not verify(done)[1] and len(rows(done, metric=tuning.START.id)) == 2
+    assert not verify(done)[1] and len(rows(done, metric=trainable.START.id)) == 2

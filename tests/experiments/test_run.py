@@ -10,11 +10,11 @@ from rich.console import Console
 
 from experiments import run
 from experiments.harness import config as configs
-from experiments.harness import ensemble
+from experiments.harness import ensemble, work
 from experiments.harness.errors import UserError
 from experiments.harness.measure import infos
 from experiments.harness.session import Session, StopSignals
-from experiments.rlvr_sparsity import Setup
+from experiments.study import Setup
 from jaxpost import checkpoint, probes, records
 from jaxpost.probes.policy import forgetting_fit
 from jaxpost.records import storage
@@ -52,8 +52,8 @@ def test_measured_metrics_are_exactly_the_registered_ones(finished):
     measured = set(rows(finished)["metric"].unique().to_pylist())
     setup = Setup(configs.load(str(TINY), {}), ())
     assert measured == {name for probe in setup.probes for name in probe.metrics} | {
-        "weight.jaccard", *(metric.id for metric in forgetting_fit.FITS)}
-    assert measured <= set(probes.METRICS)
+        "weight.jaccard", *(metric.id for metric in forgetting_fit.FITS), *work.METRICS}
+    assert measured <= {*probes.METRICS, *work.METRICS}
     assert set(records.read_metrics(finished)["metric"].to_pylist()) == measured
 
 
@@ -71,7 +71,8 @@ def test_every_matrix_has_a_row_of_every_weight_metric(finished):
 def test_every_config_key_is_read_by_something(finished):
     read = set((finished.parent / "reads.txt").read_text().split())
     keys = set(configs.leaves(configs.load(str(TINY), {})))
-    conditional = {"train.sgd_learning_rate", "wandb.project"}  # read where an arm or a mode asks for them
+    # Read where an arm or a mode asks for them, or as a whole.
+    conditional = {"train.sgd_learning_rate", "wandb.project"} | {key for key in keys if key.startswith("arm.")}
     assert keys - read <= conditional
     assert not read - keys
 
@@ -200,7 +201,7 @@ def test_an_os_error_anywhere_is_one_line(refused, monkeypatch):
     def full(*given, **named):
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("experiments.rlvr_sparsity._one_base", full)
+    monkeypatch.setattr("experiments.study._one_base", full)
     assert refused().startswith("error: No space left on device: somewhere; what was written before is intact")
 
 

@@ -215,7 +215,7 @@ def test_gradients_of_examples_are_mapped_and_ghosts_refused(params, batch):
     def loss(p, row):
         return of_rows(p, jax.tree.map(lambda x: x[None], row))[0]
 
-    with pytest.raises(ValueError, match="mixture of experts has none; take gradient_sums.per_example"):
+    with pytest.raises(ValueError, match="mixture of experts has none; take gradients.sums.per_example"):
         gradient_ghost.Ghost(of_rows).per_example(params, batch, 2)
     found = jax.jit(lambda p, b: gradient_sums.per_example(loss, p, b, 2, intervals=False, gsnr=False))(params, batch)
     grads = jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batch)

@@ -8,6 +8,7 @@ from experiments.harness.errors import UserError
 from jaxpost.records import measurement_table
 
 BASE = "b" * 16
+ENDS = dict.fromkeys("ab", claims.End(9))
 CLAIM = {"id": "c", "primary": True, "kind": "difference", "statement": "a beats b", "metric": "weight.sparsity.bf16",
          "dtype": "bf16", "arms": ("a", "b"), "at": "final", "direction": "greater", "threshold": 0.02,
          "equivalence_margin": 0.02}
@@ -38,7 +39,7 @@ NOISE = np.asarray([-1, 0.5, 0.2, 0.9, -0.6]) * 1e-3
                                                  (-0.1, "contradicted"), (0.0205, "inconclusive")])
 def test_verdicts(difference, verdict):
     rows = table({"a": 0.5 + difference + NOISE, "b": 0.5 - NOISE}, LEARNED)
-    result = claims.judge([CLAIM], rows, 9)[0]
+    result = claims.judge([CLAIM], rows, ENDS)[0]
     assert result["verdict"] == verdict
     assert result["estimate"] == pytest.approx(difference, abs=1e-3) and result["n_units"] == 5
     assert result["ci_lo"] < result["estimate"] < result["ci_hi"]
@@ -46,7 +47,7 @@ def test_verdicts(difference, verdict):
 
 def test_an_arm_that_did_not_learn_supports_nothing():
     success = LEARNED | {"a": [0.4, 0.41, 0.39, 0.4, 0.4]}
-    result = claims.judge([CLAIM], table({"a": 0.9 + NOISE, "b": 0.5 - NOISE}, success), 9)[0]
+    result = claims.judge([CLAIM], table({"a": 0.9 + NOISE, "b": 0.5 - NOISE}, success), ENDS)[0]
     assert result["verdict"] == "inconclusive" and "did not learn" in result["note"]
 
 
@@ -54,26 +55,26 @@ def test_the_excess_is_taken_over_each_seeds_own_null():
     claim = CLAIM | {"kind": "excess_over_null", "arms": ("a",), "direction": "less", "threshold": -0.01,
                      "equivalence_margin": 0.01}
     rows = table({"a": 0.4 + NOISE}, {"a": LEARNED["a"]}, nulls={"a": 0.5 - NOISE})
-    result = claims.judge([claim], rows, 9)[0]
+    result = claims.judge([claim], rows, ENDS)[0]
     assert result["verdict"] == "supported" and result["estimate"] == pytest.approx(-0.1, abs=1e-3)
 
 
 def test_holm_over_primary_claims_only():
     rows = table({"a": 0.6 + NOISE, "b": 0.5 - NOISE}, LEARNED)
-    two = claims.judge([CLAIM, CLAIM | {"id": "d"}, CLAIM | {"id": "e", "primary": False}], rows, 9)
+    two = claims.judge([CLAIM, CLAIM | {"id": "d"}, CLAIM | {"id": "e", "primary": False}], rows, ENDS)
     assert two[0]["p_holm"] == pytest.approx(2 * two[0]["p"]) and np.isnan(two[2]["p_holm"])
 
 
 def test_several_bases_are_the_unit():
     rows = table({"a": 0.6 + NOISE, "b": 0.5 - NOISE}, LEARNED, bases=(BASE, "c" * 16, "d" * 16))
-    result = claims.judge([CLAIM], rows, 9)[0]
+    result = claims.judge([CLAIM], rows, ENDS)[0]
     assert result["n_units"] == 3 and result["unit"] == "base"
 
 
 def test_bad_claims_are_refused_before_any_compute():
     with pytest.raises(UserError, match="did you mean 'difference'"):
-        claims.check([CLAIM | {"kind": "diference"}])
+        claims.check([CLAIM | {"kind": "diference"}], ["id"])
     with pytest.raises(UserError, match="threshold"):
-        claims.check([CLAIM | {"threshold": 0.0}])
+        claims.check([CLAIM | {"threshold": 0.0}], ["id"])
     with pytest.raises(UserError, match="at most 4"):
-        claims.check([CLAIM] * 5)
+        claims.check([CLAIM] * 5, ["id"])

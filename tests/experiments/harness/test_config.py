@@ -5,7 +5,7 @@ import pytest
 
 from experiments import run
 from experiments.harness import config as configs
-from experiments.rlvr_sparsity import Setup
+from experiments.study import Setup
 from jaxpost import objectives, tasks
 from tests.experiments.conftest import TINY
 
@@ -15,7 +15,7 @@ def nothing_is_computed(monkeypatch):
     def compute(*given):
         raise AssertionError("a mistake must be found before anything is trained")
 
-    monkeypatch.setattr("experiments.rlvr_sparsity._one_base", compute)
+    monkeypatch.setattr("experiments.study._one_base", compute)
 
 
 @pytest.mark.parametrize(("override", "expected"), [
@@ -31,7 +31,7 @@ def nothing_is_computed(monkeypatch):
     ("--config.train.group=1", "train.group=1: must be at least 2"),
     ("--config.train.microbatches=3", "train.microbatches=3 does not divide the train.prompts * train.group = 16 rows of a "
      "step; nearest valid: 2"),
-    ("--config.train.objective=grp", "train.objective='grp' is not an RL objective; did you mean 'grpo'?"),
+    ("--config.train.objective=grp", "train.objective='grp' is not known; did you mean 'grpo'?"),
     ("--config.train.steps_per_call=0", "at least 1"),
     ("--config.arms=('rlvr-lr1','sft-lr7')", "arm 'sft-lr7' is not known; did you mean 'sft-lr"),
     ("--config.arms=('rlvr-lr1','rlvr-lr1')", "none twice"),

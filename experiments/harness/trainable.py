@@ -1,22 +1,28 @@
 """Arms that train a part of the parameters: under masks of the base, or through low-rank adapters."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from experiments.harness import arms as arm_table
+from experiments.harness.arms import Arm
 from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
+from experiments.harness.stages import Stage
 from jaxpost import models, probes, training
-from jaxpost.tasks import Task
 from jaxpost.training import adapters, masking
 
-RANDOM, ADAPTERS = "random", ("lora", "pissa")
-HIGH = "-high"  # of an adapter's name: at the adapters' own learning rate
-ARMS = (*masking.PATTERNS, RANDOM, *ADAPTERS, *(name + HIGH for name in ADAPTERS))
+RANDOM = "random"
+NAMES = (*masking.PATTERNS, RANDOM, "lora", "pissa")
+DEFAULTS = MappingProxyType({  # the section `tune`
+    "k": 16, "alpha": 0.5,  # of the masks: rank of the reconstruction, share of the entries
+    "outside": False,  # whether embeddings, head and gains are trained under masks
+    "rank": 8, "lora_alpha": 16.0,  # of adapters; LoRA's scale is lora_alpha / rank, PiSSA's 1
+    "modules": ("q", "k", "v", "o", "gate", "up", "down"),  # that are adapted
+})
 
 TRAINED = probes.Metric(
     "train.trained_parameters", "numbers that the optimizer moves; params of=linear: divided by the entries of all linear "
@@ -33,7 +39,7 @@ class Tuned:
     """What an arm trains: (base parameters, seed) -> mask or adapter. Random masks and LoRA's A differ between seeds."""
 
     model: models.TransformerConfig
-    name: str  # one of ARMS
+    name: str  # one of NAMES
     k: int
     alpha: float
     outside: bool
@@ -51,7 +57,7 @@ class Tuned:
             raise UserError(f"tune: {error}") from error
 
     def __call__(self, params: dict, seed: int) -> NamedTuple:
-        name = self.name.removesuffix(HIGH)
+        name = self.name
         if name == "lora":
             return adapters.lora(params, self.modules, self.rank, training.stream(seed, "adapter", 0), alpha=self.lora_alpha)
         if name == "pissa":
@@ -63,30 +69,34 @@ class Tuned:
         return masking.on_linear(params, masks, outside=self.outside)
 
 
-def build(config: ConfigDict, model: models.TransformerConfig, task: Task) -> list[arm_table.Arm]:
-    """The arms named in `config.arms`, in that order; those of one kind share one compiled program.
+def of_stage(config: ConfigDict, model: models.TransformerConfig) -> Callable[[Stage], Tuned]:
+    """stage -> what it trains, with the settings of the config's section `tune` (DEFAULTS where it says nothing).
 
     Raises:
-      UserError: an unknown arm, or a value of `config.tune` that the model does not have.
+      UserError: a name or key that is not known, or a value that the model does not have.
     """
-    tune, made = config.tune, []
-    for name in config.arms:
-        if name not in ARMS:
-            raise UserError(f"arm {name!r} is not known{nearest(name, ARMS)}")
-        tuned = Tuned(model, name, tune.k, tune.alpha, tune.outside, tune.rank, tune.lora_alpha, tuple(tune.modules))
+    given = config.get("tune", ConfigDict()).to_dict()
+    for key in given:
+        if key not in DEFAULTS:
+            raise UserError(f"config key 'tune.{key}' is not known{nearest(key, DEFAULTS)}")
+    tune = {**DEFAULTS, **given}
+
+    def made(stage: Stage) -> Tuned:
+        if stage.trainable not in NAMES:
+            raise UserError(f"trainable={stage.trainable!r} is not known{nearest(stage.trainable, NAMES)}")
+        tuned = Tuned(model, stage.trainable, tune["k"], tune["alpha"], tune["outside"], tune["rank"], tune["lora_alpha"],
+                      tuple(tune["modules"]))
         tuned.check()
-        rate, key = ((tune.adapter_learning_rate, "tune.adapter_learning_rate") if name.endswith(HIGH)
-                     else (config.train.learning_rate, "train.learning_rate"))
-        arm = arm_table.one(name, "rl", "adamw", rate, "float32", False, config.train, model, task)
-        made.append(dataclasses.replace(arm, trainable=tuned, rate_key=key))
+        return tuned
+
     return made
 
 
-def budget_rows(arms: Sequence[arm_table.Arm], params: dict, digest: str, seed: int) -> dict:
-    """`train.trained_parameters` of every arm, as a number and as a share, and `train.start_error` of adapters."""
+def budget_rows(arms: Sequence[Arm], params: dict, digest: str, seed: int) -> dict:
+    """`train.trained_parameters` of the arms that train a part, as number and share; `train.start_error` of adapters."""
     linear = sum(p.size for name, p in params["layers"].items() if name in masking.LINEAR)
     rows = []
-    for arm in arms:
+    for arm in (arm for arm in arms if arm.trainable):
         trainable = arm.trainable(params, seed)
         found = [{"metric": TRAINED.id, "value": float(trainable.size())},
                  {"metric": TRAINED.id, "value": trainable.size() / linear, "params": "of=linear"}]
@@ -94,5 +104,5 @@ def budget_rows(arms: Sequence[arm_table.Arm], params: dict, digest: str, seed: 
             found.append({"metric": START.id, "value": adapters.start_error(params, trainable), "dtype": "fp32"})
         rows += [{"arm": arm.name, "role": "estimate", "step": 0, "granularity": "experiment", "n_units": 1, "unit": "base",
                   "conditional_on": digest, **row} for row in found]
-    names = dict.fromkeys(name for row in rows for name in row)
+    names = dict.fromkeys(name for row in rows for name in row)  # none where every arm trains everything
     return {name: [row.get(name) for row in rows] for name in names}

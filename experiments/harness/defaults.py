@@ -1,0 +1,81 @@
+"""What a study's config starts from; a config of one's own changes what differs: `c = defaults.study()`."""
+
+from ml_collections import ConfigDict
+
+# Fields of an arm that it takes from the section train when its own table does not have them.
+TRAIN_FIELDS = ("steps", "prompts", "group", "microbatches", "minibatches", "objective", "learning_rate")
+
+# The arms that RLVR and SFT are compared with: equal learning rates, and the controls. See experiments/harness/stages.py.
+RLVR_AND_SFT = {
+    "rlvr": {"objective": "train.objective"},
+    "sft": {"objective": "cross_entropy"},
+    "rlvr-lr{}": {"like": "rlvr", "over": {"learning_rate": "train.learning_rates"}},
+    "sft-lr{}": {"like": "sft", "over": {"learning_rate": "train.learning_rates"}},
+    "raft": {"like": "rlvr-lr1", "objective": "raft"},
+    "permuted": {"like": "rlvr-lr1", "permute_rewards": True},
+    "rlvr-bf16": {"like": "rlvr-lr1", "storage_dtype": "bfloat16"},
+    "sft-bf16": {"like": "sft-lr1", "storage_dtype": "bfloat16"},
+    "rlvr-sgd": {"like": "rlvr", "optimizer": "sgd", "learning_rate": "train.sgd_learning_rate"},
+    "sft-sgd": {"like": "sft", "optimizer": "sgd", "learning_rate": "train.sgd_learning_rate"},
+}
+
+
+def study() -> ConfigDict:
+    """A study on one small transformer: a base that is partly competent at a new task and holds a second one."""
+    c = ConfigDict()
+    c.experiment = "study"
+    c.title, c.question = "A study", ""  # of the report
+    c.papers = ("2511.08567", "2505.11711", "2509.04259")  # arXiv numbers, cited by the bundle
+    c.seeds = ConfigDict({
+        "first": 100,  # test seeds are first, first + 1, ...
+        "count": 5,  # more may be added later: finished ones are reused
+        "bases": 1,  # independently pretrained bases; 1 makes every row conditional on it
+        "base": 7,  # seed of the first base
+    })
+    c.model = ConfigDict({
+        "width": 128, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 32, "ff": 256,
+    })
+    c.task = ConfigDict({"name": "addition", "digits": 2})  # the new task, of which the base is partly competent
+    c.second = ConfigDict({"name": "chains", "nodes": (2, 3), "ood_nodes": (4, 4)})  # the old task: forgetting
+    c.tasks = ConfigDict()  # name -> further tasks {name, options}, each a split of its name in the measurements
+    c.pretrain = ConfigDict({
+        "rows": 128,  # a step
+        "learning_rate": 1e-3,  # AdamW
+        "second_steps": 1500,  # of the second task alone, before the mixture
+        "max_steps": 3000,  # of the mixture, before giving up
+        "check_every": 5,  # steps between checks: competence comes suddenly
+        "problems": 512,  # a check
+        "success_low": 0.3, "success_high": 0.6,  # of the new task, at temperature 1: partly competent
+        "second_min": 0.9,  # success on the second task
+    })
+    c.train = ConfigDict({  # of every arm that does not say otherwise
+        "steps": 150,
+        "prompts": 16, "group": 8,  # RL rows = prompts * group; SFT takes as many demonstrations
+        "objective": "grpo",
+        "microbatches": 1,  # exact accumulation
+        "steps_per_call": 64,  # at most, between host decisions
+    })
+    c.arm = ConfigDict()  # name -> table of an arm
+    c.arms = ()  # the arms that run, in this order
+    c.measure = ConfigDict({
+        "grid_points": 6,  # measured steps, log-spaced from 1 to the last
+        "ks": (16, 8), "alphas": (0.5,),  # first is primary
+        "problems": 256,  # a split and measurement; as many demonstrations are the probe batch
+        "probes": ("weight", "policy", "loss_tokens"),  # ids, or the presets economy, standard and full
+        "budget": 0.0,  # share of the training time that they may take; 0: what a preset allows, and no limit for ids
+    })
+    c.mesh = ConfigDict({"ensemble": 1})  # devices that share the seeds
+    c.checkpoint = ConfigDict({"every_seconds": 20.0})
+    c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
+    return c
+
+
+def smaller(c: ConfigDict) -> ConfigDict:
+    """The same study in its smoke form: two seeds, a narrow model, eight steps an arm; it shows that everything runs."""
+    c.seeds.count = 2
+    c.model.update({"width": 64, "heads": 2, "kv_heads": 1, "ff": 128})
+    c.second.update({"nodes": (2, 2), "ood_nodes": (3, 3)})
+    c.pretrain.update({"learning_rate": 3e-3, "second_steps": 400, "problems": 256})
+    c.train.update({"steps": 8, "prompts": 4, "group": 8})
+    c.measure.update({"grid_points": 3, "problems": 64, "ks": (8,), "alphas": (0.5,)})
+    return c

@@ -1,0 +1,172 @@
+"""Arms as data: tables with inheritance, grids and references to other keys, resolved to one stage an arm.
+
+An arm is one stage of training and the place it starts from: the base, another arm's end, or the average of several ends.
+So an arm of several stages is a chain of arms, and a stage that two chains share is trained once. In a config:
+
+    c.arm = ConfigDict({
+        "grpo": {"objective": "grpo"},                                   # what is not said is in the section train
+        "grpo-lr{}": {"like": "grpo", "over": {"learning_rate": (1e-5, 1e-4)}},   # grpo-lr0 and grpo-lr1
+        "sft": {"objective": "cross_entropy", "learning_rate": "train.learning_rate"},   # another key of the config
+        "sft-then-ppo": {"objective": "ppo", "start": "sft"},
+        "soup": {"start": ("sft", "grpo-lr0")}})                         # the average, not trained further
+    c.arms = ("sft", "sft-then-ppo")                                     # those that run, in this order
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+from experiments.harness import config as configs
+from experiments.harness.config import nearest
+from experiments.harness.defaults import TRAIN_FIELDS
+from experiments.harness.errors import UserError
+
+BASE = "base"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What an arm trains on and how: the fields of its table."""
+
+    task: str = "task"  # or second, or a name of the section tasks
+    pool: int = 0  # distinct training problems; 0: without end
+    objective: str = "cross_entropy"  # a row of the recipe table
+    settings: tuple = ()  # ((part, value), ...) that differ from the recipe's
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-4
+    kl_coef: float | None = None  # None: the objective's own
+    reference: str = BASE  # of a KL or a ratio: base, or start (the parameters that the stage starts from)
+    steps: int = 0
+    prompts: int = 1
+    group: int = 1  # rows of a step are prompts * group for every objective
+    microbatches: int = 1
+    minibatches: int = 1
+    storage_dtype: str = "float32"
+    permute_rewards: bool = False  # control: shuffled within each group
+    independent: bool = False  # whether batches and samples differ from those of other arms with the same seed
+    trainable: str = ""  # a mask, lora or pissa (section tune); empty: all
+    start: tuple[str, ...] = (BASE,)
+    keys: tuple = ()  # ((field, key of the config), ...) for messages: what was taken from another key
+
+
+_FIELDS = {field.name: field.default for field in dataclasses.fields(Stage) if field.name != "keys"}
+
+
+def stages(config) -> dict[str, Stage]:
+    """{arm: stage} of the arms named in `config.arms`, those they start from, in an order in which each start comes first.
+
+    Raises:
+      UserError: an arm, field or start that is not known, a circle, or a value of another type.
+    """
+    tables = _grids(config)
+    out: dict[str, Stage] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise UserError(f"arm {name!r} starts from itself: {' -> '.join((*path[path.index(name):], name))}")
+        if name not in tables:
+            place = f"arm {path[-1]!r} starts from {name!r}, which" if path else f"arm {name!r}"
+            raise UserError(f"{place} is not known{nearest(name, (*tables, *((BASE,) if path else ())))}")
+        if name not in out:
+            stage = _stage(name, _inherited(name, tables, ()), config)
+            for start in stage.start:
+                if start != BASE:
+                    visit(start, (*path, name))
+            out[name] = stage
+
+    for name in config.arms:
+        visit(name, ())
+    return out
+
+
+def names(config) -> list[str]:
+    """Every arm that the config's tables name, grids expanded. Raises: UserError, as `stages`."""
+    return list(_grids(config))
+
+
+def chain(name: str, found: Mapping[str, Stage]) -> list[str]:
+    """The arms that an arm's parameters have passed through, itself last; every branch of an average."""
+    parts = [part for start in found[name].start if start != BASE for part in chain(start, found)]
+    return [*dict.fromkeys(parts), name]
+
+
+def _grids(config) -> dict[str, dict]:
+    """Tables with every `over` expanded; the braces of the name are filled with the positions in the grid."""
+    tables = {}
+    for name, table in config.arm.to_dict().items():
+        over = dict(table.pop("over", {}))
+        if not over:
+            if "{}" in name:
+                raise UserError(f"arm {name!r} has braces in its name and no 'over' that fills them")
+            tables[name] = table
+            continue
+        if name.count("{}") != len(over):
+            raise UserError(f"arm {name!r} is a grid over {', '.join(over)}; its name needs {len(over)} pairs of braces, "
+                            f"found {name.count('{}')}")
+        origin = {field: value for field, value in over.items() if isinstance(value, str)}
+        axes = [[*enumerate(_value(f"arm.{name}.over.{field}", value, config))] for field, value in over.items()]
+        for point in itertools.product(*axes):
+            made = name.format(*(i for i, _ in point))
+            tables[made] = table | {field: value for field, (_, value) in zip(over, point)}
+            tables[made]["keys"] = tuple(origin.items())
+    if taken := [name for name in tables if name == BASE or "/" in name]:
+        raise UserError(f"arm {taken[0]!r}: {BASE!r} is the base's name, and a name holds no slash; choose another")
+    return tables
+
+
+def _inherited(name: str, tables: Mapping[str, dict], path: tuple[str, ...]) -> dict:
+    table = dict(tables[name])
+    like = table.pop("like", None)
+    if like is None:
+        return table
+    if like in (*path, name):
+        raise UserError(f"arm {(*path, name)[0]!r} is like itself: {' -> '.join((*path, name, like))}")
+    if like not in tables:
+        raise UserError(f"arm {name!r} is like {like!r}, which is not known{nearest(like, tables)}")
+    inherited = _inherited(like, tables, (*path, name))
+    keys = {**dict(inherited.pop("keys", ())), **dict(table.pop("keys", ()))}
+    keys = {field: key for field, key in keys.items() if field not in table or field in dict(tables[name].get("keys", ()))}
+    return inherited | table | {"keys": tuple(keys.items())}
+
+
+def _value(where: str, value, config):
+    """A value, or that of the key of the config that it names, such as "train.learning_rate"."""
+    if not (isinstance(value, str) and "." in value):
+        return value
+    leaves = configs.leaves(config)
+    if value not in leaves:
+        raise UserError(f"{where}={value!r} names no key of the config{nearest(value, leaves)}")
+    section, _, key = value.rpartition(".")
+    for part in section.split("."):
+        config = config[part]
+    return config[key]
+
+
+def _stage(name: str, table: dict, config) -> Stage:
+    keys = dict(table.pop("keys", ()))
+    for field in table:
+        if field not in _FIELDS:
+            raise UserError(f"arm {name!r}: field {field!r} is not known{nearest(field, (*_FIELDS, 'like', 'over'))}")
+    keys |= {field: value for field, value in table.items() if isinstance(value, str) and "." in value}
+    values = {field: _value(f"arm.{name}.{field}", value, config) for field, value in table.items()}
+    start = values.get("start", BASE)
+    values["start"] = (start,) if isinstance(start, str) else tuple(start)
+    for field in TRAIN_FIELDS:
+        if field not in values and field in config.train:
+            values[field], keys[field] = config.train[field], f"train.{field}"
+    if len(values["start"]) > 1:
+        values["steps"] = values["steps"] if "steps" in table else 0
+    settings = values.get("settings", {})
+    values["settings"] = tuple(sorted(settings.items())) if hasattr(settings, "items") else settings
+    for field, value in values.items():
+        default = _FIELDS[field]
+        kind = float if field == "kl_coef" else type(default)
+        good = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+        if not (good or value is default or (kind is float and type(value) is int)):
+            raise UserError(f"arm {name!r}: {field}={value!r} takes {kind.__name__}, found {type(value).__name__}")
+    if values.get("reference", BASE) not in (BASE, "start"):
+        raise UserError(f"arm {name!r}: reference={values['reference']!r}{nearest(values['reference'], (BASE, 'start'))}")
+    if values.get("steps", 0) < (0 if len(values["start"]) > 1 else 1) or values.get("pool", 0) < 0:
+        raise UserError(f"arm {name!r}: steps={values.get('steps', 0)} and pool={values.get('pool', 0)}; an arm that starts "
+                        "from one place takes at least one step, and a pool is a number of problems or 0 (without end)")
+    return Stage(**values, keys=tuple(keys.items()))

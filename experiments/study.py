@@ -1,0 +1,224 @@
+"""A study: pretrain a base, train every arm over seeds, measure, match, judge, publish. What it trains is in the config."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.harness import arms as arm_table
+from experiments.harness import checks, ensemble, exhibits, forgetting, matched, probing, stages, trainable, work
+from experiments.harness import claims as claim_rules
+from experiments.harness.arms import Arm
+from experiments.harness.base_model import Base, Pretraining
+from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.measure import Measurement, concatenate, grid, write_base_rows
+from experiments.harness.session import Session, StopSignals
+from jaxpost import probes, records, training
+from jaxpost.probes import weights
+from jaxpost.tasks import Task
+
+COMPARED = ("weight", "policy")  # probes that the comparisons at matched norm and matched success are made of
+METRICS = {**probes.METRICS, **trainable.METRICS, **work.METRICS}
+
+
+def tasks_of(config: ConfigDict) -> dict[str, Task]:
+    """{"task", "second", name of section tasks: task}. Raises: UserError, as `arms.make_task`."""
+    return {name: arm_table.make_task(section)
+            for name, section in {"task": config.task, "second": config.second, **config.tasks}.items()}
+
+
+class Setup:
+    """Everything a config determines before any compute; building it finds what a user got wrong.
+
+    Raises:
+      UserError: a value that cannot run; the message names the fix.
+    """
+
+    def __init__(self, config: ConfigDict, claims: Sequence[dict]):
+        self.config = config
+        checks.values(config)
+        self.tasks = tasks_of(config)
+        self.task, self.second = self.tasks["task"], self.tasks["second"]
+        self.model = checks.model(config.model, tuple(self.tasks.values()))
+        self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group)
+        self.stages = stages.stages(config)
+        self.arms = arm_table.build(config, self.model, self.tasks, trainable.of_stage(config, self.model))
+        trained = [arm for arm in self.arms if arm.steps]
+        self.grid = tuple(sorted({step for arm in trained for step in grid(arm.steps, config.measure.grid_points)}))
+        others = [(name, task, "id") for name, task in self.tasks.items() if name != "task"]
+        splits = ["id", *(split for split in self.task.splits if split.startswith("ood/"))]
+        self.suite = training.Suite(self.model, (*((split, self.task, split) for split in splits), *others),
+                                    config.measure.problems, "id")
+        checks.claim_fields(claims)
+        self.claims = claim_rules.judgeable(claims, [arm.name for arm in self.arms], stages.names(config))
+        claim_rules.check(self.claims, [label for label, _, _ in self.suite.splits])
+        panel = {"ks": config.measure.ks, "alphas": config.measure.alphas}
+        self.probes = probing.chosen(config.measure.probes, self.suite, self.grid, {"weight": panel})
+        probing.require(self.probes, COMPARED, self.claims)
+        needs = probes.merge_needs(self.probes)
+        self.batch = probing.demonstration_batch(self.task, config.measure.problems) if probes.PROBE_BATCH in needs else None
+        probing.require_batch(self.probes, self.batch, self.model)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The test seeds."""
+        return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
+
+    @property
+    def ends(self) -> dict[str, claim_rules.End]:
+        """arm -> its last step, and the split of the task that it trains on."""
+        label = {"task": "id"}
+        return {arm.name: claim_rules.End(arm.steps, label.get(task := self.stages[arm.name].task, task)) for arm in self.arms}
+
+    def measured(self, arm: Arm) -> tuple[int, ...]:
+        """The steps at which an arm is measured; the last is its end."""
+        due = [step for step in probing.measured_steps(self.probes, self.grid[-1]) if step < arm.steps]
+        return (*due, arm.steps)
+
+
+def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
+    """Run, resume, add seeds to a finished run, or report that it is finished.
+
+    Raises:
+      UserError, BundleError, CheckpointError: one clear line; nothing that was written is lost.
+    """
+    setup = Setup(config, claims)
+    stated = Stated(config.title, config.question, setup.claims, [arm.name for arm in setup.arms if arm.steps], setup.seeds,
+                    config.seeds.bases)
+    with opened(config, stated, workdir, name, signals) as found:
+        if found is None:
+            return
+        bundle, session = found
+        if not len(bundle.read_rows()):
+            first = next(arm for arm in setup.arms if arm.steps)
+            step = probing.step_seconds(first, setup.model, len(setup.seeds), config.train.steps_per_call, setup.mesh)
+            probing.predict(session, setup.probes, probing.shapes(setup.model, setup.batch), setup.grid[-1],
+                            config.measure.probes, config.measure.budget, step)
+        inventory = [_one_base(setup, b, bundle, session) for b in range(config.seeds.bases)]
+        probing.report_costs(bundle, session)
+        session.phase("report", 1)
+        began = time.monotonic()
+        results = claim_rules.judge(setup.claims, bundle.read_rows(), setup.ends)
+        bundle_id = records.finish(bundle, metrics=METRICS, claims=results, tensors=concatenate(*inventory),
+                                   papers=exhibits.papers(config.papers), extra={"n_seeds": config.seeds.count},
+                                   hierarchical=config.seeds.bases > 1)
+        session.say(f"report written in {time.monotonic() - began:.0f} s")
+        exhibits.print_claims(session.console, results)
+        session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
+
+
+def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session) -> dict:
+    """Everything conditional on one base; returns its tensor inventory."""
+    config = setup.config
+    directory = bundle.path / f"base-{index}"
+    began = time.monotonic()
+    base = Pretraining(config.pretrain, setup.model, setup.task, setup.second, config.seeds.base + index).run(
+        directory, session, config.checkpoint.every_seconds)
+    bundle.require_base(f"base-{index}", base.digest)
+    session.say(f"base {base.digest}: step {base.step}, new task {base.success:.3f}, second task {base.second:.3f}")
+    bundle.cost("pretrain", arm=f"base-{index}", wall_s=time.monotonic() - began)
+    prefix = f"base{index}-" if config.seeds.bases > 1 else ""
+    measure = Measurement(base, setup.model, setup.probes, batch=setup.batch, mesh=setup.mesh, bundle=bundle,
+                          directory=directory / "series", prefix=prefix)
+    write_base_rows(bundle, prefix, measure, setup.seeds)
+    if partial := trainable.budget_rows(setup.arms, base.params, base.digest, setup.seeds[0]):
+        bundle.write_rows(f"{prefix}budgets", partial)
+    plan = ensemble.Plan(base, prefix, setup.grid, config.train.steps_per_call, config.checkpoint.every_seconds, setup.mesh,
+                         measure)
+    bundle.write_rows(f"{prefix}work", work.rows(setup.arms, setup.stages, base.digest))
+    finals = {}
+    for arm in setup.arms:
+        finals[arm.name] = _one_arm(setup, arm, finals, plan, directory, bundle, session)
+    matrices = {name: measure.matrices(params_S) for name, params_S in finals.items()}
+    _compare(setup, plan, measure, finals, matrices, bundle, session)
+    session.boundary("all arms are finished")
+    return exhibits.inventory(measure.infos, base, matrices, setup.seeds)
+
+
+def _one_arm(setup: Setup, arm: Arm, finals: Mapping, plan: ensemble.Plan, directory: Path, bundle, session: Session) -> dict:
+    """The final parameters of an arm's seeds, leading axis S: trained, or the average that it starts from."""
+    began, measure = time.monotonic(), plan.measure
+    starts = _starts(arm, finals, plan.base, setup.seeds)
+    if not arm.steps:
+        params_S = jax.tree.map(lambda *x: np.stack(x), *map(starts, setup.seeds))
+        bundle.write_rows(f"{plan.prefix}{arm.name}-00000", concatenate(*measure.standing(arm.name, setup.seeds, params_S)))
+        session.say(f"{arm.name}: the average of {', '.join(arm.start)}, measured")
+        return params_S
+    own = dataclasses.replace(plan, grid=setup.measured(arm))
+    found = ensemble.blocks(directory / "arms", arm.name, setup.seeds, setup.config.mesh.ensemble)
+    for block in found:
+        ensemble.train(arm, block, own, bundle, session, starts)
+    params_S = {name: x for name, x in ensemble.final_params(arm, found, own).items() if name in plan.base.params}
+    measure.finish(arm.name, setup.seeds)
+    session.say(f"{arm.name}: {len(setup.seeds)} seeds, {arm.steps} steps, {time.monotonic() - began:.0f} s")
+    session.boundary(f"{arm.name} is finished")
+    return params_S
+
+
+def _starts(arm: Arm, finals: Mapping, base: Base, seeds: Sequence[int]) -> Callable[[int], dict]:
+    """seed -> where its run starts: the base, the end of the same seed's run of another arm, or the average of several."""
+    def of(name: str, seed: int) -> dict:
+        return base.params if name == stages.BASE else jax.tree.map(lambda x: x[seeds.index(seed)], finals[name])
+
+    def start(seed: int) -> dict:
+        ends = [of(name, seed) for name in arm.start]
+        return ends[0] if len(ends) == 1 else jax.tree.map(
+            lambda *x: np.mean([np.asarray(leaf, np.float32) for leaf in x], axis=0, dtype=np.float32), *ends)
+
+    return start
+
+
+def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: dict, matrices: dict, bundle,
+             session) -> None:
+    """What needs several seeds or several arms: Jaccard, matched points, rescaled updates, forgetting, arrays."""
+    session.phase("comparing", 3)
+    base, ends = plan.base, setup.ends
+    parts = []
+    for arm, matrices_S in matrices.items():
+        found = weights.jaccard(measure.base_weights, matrices_S)
+        parts.append(weights.finalize_jaccard(measure.infos, found, arm=arm, step=ends[arm].step, conditional_on=base.digest,
+                                              row_ids=records.row_ids))
+    bundle.write_rows(f"{plan.prefix}jaccard", concatenate(*parts))
+    session.advance(1)
+    derived = (f"{plan.prefix}matched", f"{plan.prefix}forgetting")
+    table = bundle.read_rows(exclude=(*derived, "summary", "claims"))
+    bundle.write_rows(derived[0], concatenate(*_matched(setup, measure, finals, table)))
+    bundle.write_rows(derived[1], forgetting.columns(table, base.digest))
+    session.advance(1)
+    for name, arrays in exhibits.arrays(measure, matrices).items():
+        bundle.write_arrays(f"{plan.prefix}{name}", arrays)
+    session.advance(1)
+
+
+def _matched(setup: Setup, measure: Measurement, finals: dict, table) -> list[dict]:
+    """Rows at matched norm and matched success: among all arms that were trained, and among the arms of each claim."""
+    digest, trained = measure.base.digest, tuple(arm.name for arm in setup.arms if arm.steps)
+    sets = {("all", "id"): trained} | {
+        (claim_rules.among(c), claim_rules.target(c)): c["arms"] for c in setup.claims if c["at"] != "final"}
+    others = [label for label, _, _ in setup.suite.splits if label == "id" or label in setup.tasks]
+    before = {arm.name: arm.start[0] for arm in setup.arms if len(arm.start) == 1}
+    parts = []
+    for (among, on), members in sets.items():
+        if on == "id":
+            columns, target = matched.at_matched_norm(table, members, digest, among)
+            parts += [columns, *_rescaled(setup, measure, finals, table, members, target, among)]
+        read = [label for label in others if label != on]
+        parts.append(matched.at_matched_success(table, members, digest, among, on=on, read=read, before=before)[0])
+    return [part for part in parts if part]
+
+
+def _rescaled(setup: Setup, measure: Measurement, finals: dict, table, members, target: float, among: str) -> list[dict]:
+    runs = matched.Trajectories(table).of(members, measure.base.digest)
+    parts = []
+    for arm in setup.arms:
+        if arm.name not in members or arm.spec.storage_dtype != "float32":
+            continue  # W0 + c dW of bf16 masters leaves their grid
+        norm_S = np.asarray([matched.update_norm(runs[arm.name, seed])[-1] for seed in setup.seeds])
+        parts.append(matched.at_rescaled_norm(
+            lambda params_S, arm=arm: measure.rows(measure.named("weight"), arm.name, arm.steps, setup.seeds, params_S),
+            measure.base.params, finals[arm.name], setup.seeds, norm_S, target, among))
+    return parts

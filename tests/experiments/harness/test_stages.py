@@ -1,0 +1,87 @@
+"""Arms as data: inheritance, grids, references to keys, starts; what is refused, in one line, before any compute."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.harness import arms, defaults, stages, work
+from experiments.harness.errors import UserError
+from jaxpost import models, tasks
+
+MODEL = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=1, heads=1, kv_heads=1, head_dim=16, ff=16)
+TASKS = {"task": tasks.get("addition", digits=1)}
+
+
+def config(table, run):
+    c = defaults.study()
+    c.train.learning_rates = (1e-5, 1e-4)
+    c.train.learning_rate = 3e-4
+    c.arm, c.arms = ConfigDict(table), tuple(run)
+    return c
+
+
+def test_a_table_inherits_expands_and_names_other_keys():
+    found = stages.stages(config({
+        "rl": {"objective": "train.objective", "settings": {"clip_high": 0.3}},
+        "rl-{}-{}": {"like": "rl", "over": {"learning_rate": "train.learning_rates", "pool": (0, 8)}},
+        "own": {"like": "rl-1-1", "learning_rate": 5e-4, "steps": 7},
+    }, ("own", "rl-0-1", "rl")))
+    assert list(found) == ["own", "rl-0-1", "rl"]
+    assert (found["own"].learning_rate, found["own"].pool, found["own"].steps) == (5e-4, 8, 7)
+    assert found["own"].settings == (("clip_high", 0.3),) and found["own"].objective == "grpo"
+    assert (found["rl-0-1"].learning_rate, found["rl-0-1"].steps, found["rl"].learning_rate) == (1e-5, 150, 3e-4)
+    assert dict(found["rl-0-1"].keys)["learning_rate"] == "train.learning_rates"
+    assert "learning_rate" not in dict(found["own"].keys)  # its own table says it
+
+
+def test_what_an_arm_starts_from_comes_first_and_once():
+    c = config({"warm": {"steps": 5, "objective": "cross_entropy"}, "a": {"start": "warm", "objective": "grpo", "minibatches": 2}, "b": {"like": "warm", "start": "warm", "steps": 150},
+                "mean": {"start": ("a", "b", "base")}, "after": {"start": "mean", "steps": 3}}, ("after", "a"))
+    found = stages.stages(c)
+    assert list(found) == ["warm", "a", "b", "mean", "after"] and found["mean"].steps == 0
+    assert stages.chain("after", found) == ["warm", "a", "b", "mean", "after"]
+    made = arms.build(c, MODEL, TASKS)
+    columns = work.rows(made, found, "d" * 16)
+    counts = {(arm, metric): value for arm, metric, value in zip(columns["arm"], columns["metric"], columns["value"])}
+    assert counts["after", "work.optimizer_steps"] == 5 + 2 * 150 + 150 + 3
+    assert counts["a", "work.rollouts"] == 150 * 128 and counts["b", "work.rollouts"] == 0
+    assert counts["b", "work.rows"] == (5 + 150) * 128
+
+
+def test_arms_that_differ_in_scalars_and_starts_share_a_program():
+    made = arms.build(config({"a": {"objective": "grpo"}, "b": {"like": "a", "learning_rate": 1e-2, "permute_rewards": True},
+                              "c": {"like": "a", "start": "b"}, "d": {"like": "a", "pool": 4}}, ("a", "c", "d")), MODEL, TASKS)
+    programs = [(arm.source, arm.spec) for arm in made]
+    assert programs[0] == programs[1] == programs[2] != programs[3]
+
+
+@pytest.mark.parametrize(("table", "expected"), [
+    ({"a": {"start": "b"}, "b": {"start": "a"}}, "arm 'a' starts from itself: a -> b -> a"),
+    ({"a": {"start": "warmup"}, "warm-up": {}}, "arm 'a' starts from 'warmup', which is not known; did you mean 'warm-up'?"),
+    ({"a": {"like": "b"}, "b": {"like": "a"}}, "arm 'a' is like itself: a -> b -> a"),
+    ({"a": {"like": "c"}, "b": {}}, "arm 'a' is like 'c', which is not known"),
+    ({"a": {"learningrate": 1.0}}, "field 'learningrate' is not known; did you mean 'learning_rate'?"),
+    ({"a": {"learning_rate": "train.learning_rat"}}, "names no key of the config; did you mean 'train.learning_rate'?"),
+    ({"a": {"learning_rate": "fast"}}, "learning_rate='fast' takes float, found str"),
+    ({"a": {"learning_rate": -1.0}}, "a learning rate must be greater than 0"),
+    ({"a": {"permute_rewards": 1}}, "permute_rewards=1 takes bool, found int"),
+    ({"a": {"steps": 0}}, "takes at least one step"),
+    ({"a": {"pool": -3}}, "pool=-3"),
+    ({"a": {"task": "tsk"}}, "task='tsk' is not known; did you mean 'task'?"),
+    ({"a": {"optimizer": "adamv"}}, "adamv"),
+    ({"a": {"reference": "stat"}}, "did you mean 'start'?"),
+    ({"a": {"objective": "grpo", "reference": "start"}}, "reads no reference policy"),
+    ({"a": {"objective": "grpo", "settings": {"clip_hihg": 0.3}}}, "clip_hihg"),
+    ({"a": {}, "g": {"over": {"pool": (1, 2)}}}, "its name needs 1 pairs of braces, found 0"),
+    ({"a": {}, "g{}": {}}, "has braces in its name and no 'over'"),
+    ({"a": {}, "base": {}}, "is the base's name"),
+])
+def test_a_mistake_is_one_line_with_the_fix(table, expected):
+    with pytest.raises(UserError) as error:
+        arms.build(config(table, ("a",)), MODEL, TASKS)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_grid_of_too_many_programs_says_how_many():
+    table = {"a{}": {"over": {"pool": tuple(range(1, 27))}}}
+    with pytest.raises(UserError, match="compile 26 programs, and at most 24"):
+        arms.build(config(table, [f"a{i}" for i in range(26)]), MODEL, TASKS)

@@ -1,0 +1,102 @@
+"""A study whose arms are chains of stages and averages: trained once, started where they say, resumed, judged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import run
+from experiments.harness import config as configs
+from experiments.study import Setup
+from jaxpost import models, records
+from jaxpost.records import storage
+from jaxpost.records.verify import verify
+
+from .conftest import ROOT
+
+TINY = Path(__file__).resolve().parent / "tiny_stages.py"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stages") / "run"
+    assert run.main([f"--config={TINY}", f"--workdir={path}"]) == 0
+    return path
+
+
+def rows(path, **wanted):
+    return records.select(records.read_measurements(path), **wanted)
+
+
+def test_the_bundle_verifies_and_a_shared_stage_is_trained_once(done):
+    assert not verify(done)[1]
+    assert sorted(p.name for p in (done / "base-0" / "arms").iterdir()) == ["ppo", "still", "warm-up"]
+    events = [e for e in records.read_events(done / "events.jsonl") if e["phase"] == "warm-up"]
+    assert [e["step"] for e in events] == [1, 2]
+
+
+def test_an_arm_that_cannot_move_ends_where_it_starts(done):
+    """Every statistic of the weights of `still` is that of the end of `warm-up`, bit for bit."""
+    def of(arm, step):
+        found = rows(done, arm=arm, step=step, role="seed").to_pylist()
+        return {(r["metric"], r["tensor"], r["seed"], r["params"], r["k"], r["dtype"], r["side"]): r["value"] for r in found
+                if r["tensor"] and r["metric"] in ("weight.update_norm", "weight.sparsity.bf16") and "at=" not in (r["params"] or "")}
+
+    before, after = of("warm-up", 2), of("still", 4)
+    assert len(before) > 20 and before == after and any(v for v in before.values())
+
+
+def test_an_average_is_measured_as_the_mean_of_its_ends(done):
+    """The update of the average of the base and an arm is half the arm's."""
+    def norms(arm, step):
+        found = rows(done, arm=arm, step=step, role="seed", metric="weight.update_norm", dtype="fp32").to_pylist()
+        return {(r["tensor"], r["granularity"], r["module_kind"], r["layer"], r["seed"]): r["value"] for r in found
+                if "at=" not in (r["params"] or "")}
+
+    whole, half = norms("ppo", 4), norms("average", 0)
+    assert whole.keys() == half.keys() and whole
+    np.testing.assert_allclose([half[k] for k in whole], [whole[k] / 2 for k in whole], rtol=1e-4)
+
+
+def test_success_is_matched_on_the_split_that_the_claim_names(done):
+    found = rows(done, metric="policy.success", arm="ppo", role="seed").to_pylist()
+    matched = [r for r in found if "at=matched_success;on=later" in (r["params"] or "").replace("among=ppo+still;", "")]
+    assert {r["split"] for r in matched} == {"id", "second"} and {r["seed"] for r in matched} == {100, 101}
+    (result,) = storage.read_json(done / "manifest.json")["claim_results"]
+    assert "at matched success on later" in result["contrast"] and "success moved by" in result["note"]
+
+
+def test_the_critic_is_no_part_of_what_is_measured(done):
+    assert {"value"} & set(rows(done)["tensor"].to_pylist()) == set()
+
+
+@pytest.mark.parametrize(("override", "expected"), [
+    ("arm.ppo.start=warmup", "arm 'ppo' starts from 'warmup', which is not known; did you mean 'warm-up'?"),
+    ("arm.ppo.objective=refd", "did you mean 'reft'?"),
+    ("tasks.later.nodes=(9,2)", "nodes"),
+])
+def test_what_cannot_run_is_one_line(override, expected, tmp_path, capsys):
+    assert run.main([f"--config={TINY}", f"--workdir={tmp_path}/run", f"--config.{override}"]) == 2
+    err = capsys.readouterr().err
+    assert expected in err and err.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    ({"arms": ("ppo", "stil")}, "claim 'keeps-more': arm 'stil' is not known; did you mean 'still'?"),
+    ({"matched_on": "latter"}, "matched_on='latter'; did you mean 'later'?"),
+    ({"arms": ("ppo",)}, "a difference takes 2"),
+    ({"metric": "interpolation.loss"}, "no probe of measure.probes gives"),
+])
+def test_a_claim_that_cannot_be_judged_is_refused(change, expected):
+    (claim,) = configs.module(str(TINY)).CLAIMS
+    with pytest.raises(run.UserError, match=expected.replace("?", r"\?")):
+        Setup(configs.load(str(TINY), {}), [claim | change])
+
+
+@pytest.mark.parametrize("name", ["sft_then_ppo", "continual_forgetting", "weight_interpolation"])
+def test_a_claim_of_a_paper_is_one_file_of_eighty_lines(name):
+    assert len((ROOT / "configs" / f"{name}.py").read_text().splitlines()) <= 80
+    for argument in ("default", "smoke"):
+        setup = Setup(configs.load(f"{name}:{argument}", {}), configs.module(name).CLAIMS)
+        assert [c["id"] for c in setup.claims] == [c["id"] for c in configs.module(name).CLAIMS]
+        assert all(isinstance(arm.spec.model, models.TransformerConfig) for arm in setup.arms)

@@ -1,0 +1,32 @@
+"""Stages at their smallest: a warm-up that two arms share, an arm that cannot move, an average."""
+
+from ml_collections import ConfigDict
+
+from experiments.harness import defaults
+
+RUN_TIME = "seconds"
+CLAIMS = ({"id": "keeps-more", "primary": True, "kind": "difference",
+           "statement": "It keeps more.", "metric": "policy.success",
+           "split": "second", "arms": ("ppo", "still"), "at": "matched_success", "matched_on": "later", "direction": "greater",
+           "threshold": 0.02, "equivalence_margin": 0.02},)
+
+
+def get_config(argument: str = "default"):
+    """The tiny config."""
+    c = defaults.smaller(defaults.study())
+    c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 16, "ff": 32})
+    c.task = ConfigDict({"name": "chains", "nodes": (2, 2), "ood_nodes": (3, 3)})
+    c.second = ConfigDict({"name": "addition", "digits": 1})
+    c.tasks = ConfigDict({"later": {"name": "chains", "nodes": (3, 3), "ood_nodes": (4, 4)}})
+    c.pretrain.update({"rows": 16, "learning_rate": 1e-2, "second_steps": 5, "max_steps": 100, "check_every": 10,
+                       "problems": 64, "success_low": 0.1, "success_high": 1.0, "second_min": 0.0})
+    c.train.update({"steps": 4, "prompts": 4, "group": 4, "steps_per_call": 2, "learning_rate": 1e-3})
+    c.arm = ConfigDict({
+        "warm-up": {"objective": "cross_entropy", "steps": 2, "pool": 8},
+        "still": {"start": "warm-up", "learning_rate": 1e-30, "task": "later"},
+        "ppo": {"start": "warm-up", "objective": "reft", "task": "later"},
+        "average": {"start": ("base", "ppo")},
+    })
+    c.arms = ("still", "ppo", "average")
+    c.measure.update({"grid_points": 2, "problems": 8, "ks": (4,)})
+    return c
