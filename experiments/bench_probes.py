@@ -15,12 +15,12 @@ from rich.table import Table
 from experiments.harness import arms as arm_table
 from experiments.harness import checks, probing
 from experiments.harness.base_model import Base
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.measure import Measurement
 from experiments.harness.session import Session, StopSignals
 from jaxpost import linalg, models, objectives, probes, records, training
+from jaxpost.lookup import nearest
 from jaxpost.probes import presets, schedules
 from jaxpost.probes.gradients import coherence
 

@@ -20,6 +20,7 @@ from experiments.harness import trainable
 from experiments.harness.errors import UserError
 from experiments.run import parse
 from jaxpost import aot, models, sharding, tasks
+from jaxpost.lookup import nearest
 
 
 def mesh_sizes(text: str) -> dict[str, int]:
@@ -46,7 +47,7 @@ def compile_arm(config, arm_name: str, topology: str, sizes: dict[str, int]) -> 
         arms = {arm.name: arm for arm in arm_table.build(config, model, study.tasks_of(config),
                                                          trainable.of_stage(config, model))}
         if arm_name not in arms:
-            raise UserError(f"arm {arm_name!r} is not known{configs.nearest(arm_name, arms)}")
+            raise UserError(f"arm {arm_name!r} is not known{nearest(arm_name, arms)}")
         arm, members = arms[arm_name], mesh.shape["ensemble"]
         if members == 1:
             sharding.check_divisible(arm.source.rows, mesh, "the batch of a step")
@@ -91,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         chosen, overrides = parse(rest)
         if chosen.config is None:
-            raise UserError(f"--config is missing{configs.nearest('', configs.names())}")
+            raise UserError(f"--config is missing{nearest('', configs.names())}")
         config = configs.load(chosen.config, overrides)
         if "arms" not in config:
             raise UserError(f"config {chosen.config!r} names no arms to compile; take one that does, such as "

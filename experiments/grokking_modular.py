@@ -11,10 +11,10 @@ from experiments.grokking_shared import claims as grokking_claims
 from experiments.grokking_shared import design as grokking
 from experiments.harness import arms as arm_table
 from experiments.harness import checks
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from experiments.harness.session import StopSignals
 from jaxpost import models, tasks
+from jaxpost.lookup import nearest
 from jaxpost.probes import fourier, schedules
 from jaxpost.tasks import Task, modular
 

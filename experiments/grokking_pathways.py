@@ -15,11 +15,11 @@ from experiments.grokking_shared import design as grokking
 from experiments.grokking_shared import trends as pathway_trends
 from experiments.harness import arms as arm_table
 from experiments.harness import checks
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from experiments.harness.measure import grid
 from experiments.harness.session import StopSignals
 from jaxpost import models, probes, tasks
+from jaxpost.lookup import nearest
 from jaxpost.models import declare
 from jaxpost.probes import routing, schedules
 from jaxpost.tasks import Task

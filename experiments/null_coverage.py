@@ -16,12 +16,12 @@ import pyarrow as pa
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.session import StopSignals
 from jaxpost.compare import compare
 from jaxpost.formats import safetensors
+from jaxpost.lookup import nearest
 from jaxpost.records import storage
 
 TITLE = "Coverage of the nulls"

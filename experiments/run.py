@@ -21,6 +21,7 @@ from experiments.harness import config as configs
 from experiments.harness.errors import EXIT_USER, UserError
 from experiments.harness.session import StopSignals
 from jaxpost.checkpoint import CheckpointError
+from jaxpost.lookup import nearest
 from jaxpost.records import BundleError, config_hash
 from jaxpost.records.plain_text import visible
 
@@ -90,7 +91,7 @@ def _run(arguments: list[str], signals: StopSignals) -> None:
         print(listing())
         return
     if options.config is None:
-        raise UserError(f"--config is missing{configs.nearest('', configs.names())}")
+        raise UserError(f"--config is missing{nearest('', configs.names())}")
     config = configs.load(options.config, overrides)
     reference = options.config.partition(":")[0]
     name, claims = Path(reference).stem, getattr(configs.module(reference), "CLAIMS", ())

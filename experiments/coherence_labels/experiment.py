@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 from experiments.coherence_labels import problems as label_problems
 from experiments.harness.claims import check_strength, corrected, estimated, gated, judgeable, unjudged
-from experiments.harness.config import nearest
 from experiments.harness.errors import Diverged, UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.measure import concatenate, grid
 from experiments.harness.session import Session, StopSignals
 from jaxpost import probes, records, stats, training
+from jaxpost.lookup import nearest
 from jaxpost.probes.gradients import coherence
 from jaxpost.probes.gradients import sums as gradient_sums
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from experiments.harness.claims import check_strength, corrected, estimated, gated, judgeable, unjudged
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from jaxpost import stats
+from jaxpost.lookup import nearest
 from jaxpost.records import parse_params, select
 
 KINDS = ("lead", "delay", "final_difference")

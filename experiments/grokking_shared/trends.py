@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from experiments.harness.claims import check_strength, corrected, estimated, judgeable, unjudged
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from experiments.harness.measure import concatenate
 from jaxpost import stats
+from jaxpost.lookup import nearest
 from jaxpost.probes import trends
 from jaxpost.probes.trends import rows as trend_rows
 from jaxpost.records import parse_params, row_ids, select

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from experiments.harness.stages import BASE, Stage, stages
 from jaxpost import curricula, models, objectives, tasks, training
+from jaxpost.lookup import nearest
+from jaxpost.objectives import rewards
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 
@@ -90,12 +91,27 @@ def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping
         spec.transform()
     except (ValueError, TypeError) as error:
         raise UserError(f"arm {name!r}: {error}") from error
+    if stage.reward:
+        source = _rewarded(name, stage, source)
     if stage.pool:
         source = dataclasses.replace(source, curriculum=curricula.Uniform(pool=stage.pool))
     scalars = training.Scalars(stage.learning_rate, stage.kl_coef, permute_rewards=stage.permute_rewards)
     return Arm(name, source, spec, scalars, offset=OFFSET if stage.independent else 0,
                rate_key=keys.get("learning_rate", f"arm.{name}.learning_rate"),
                trainable=trainable(stage) if trainable and stage.trainable else None, start=stage.start, steps=stage.steps)
+
+
+def _rewarded(name: str, stage: Stage, source) -> training.Rollouts:
+    """The source with the stage's reward. Raises: UserError: nothing is sampled, or a term that is not known or refuses."""
+    if not isinstance(source, training.Rollouts):
+        raise UserError(f"arm {name!r}: reward={dict(stage.reward)} with objective {stage.objective!r}, which samples no "
+                        "answers; leave reward out")
+    try:
+        terms = tuple(rewards.Reward(kind, **(term if hasattr(term, "items") else {"weight": term}))
+                      for kind, term in stage.reward)
+        return dataclasses.replace(source, reward=terms)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"arm {name!r}: {error}") from error
 
 
 def lengths(name: str, length: int) -> dict:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from jaxpost import stats
+from jaxpost.lookup import nearest
 from jaxpost.records import parse_params, select
 
 LEARNED = 0.05  # an arm whose new-task success moved by less supports nothing

@@ -1,7 +1,6 @@
 """Configs: `name`, `name:argument` or `path/to/mine.py`, with typed overrides `--config.a.b=value`; unknown is an error."""
 
 import ast
-import difflib
 import functools
 import importlib.util
 import math
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 from experiments.harness.errors import UserError
+from jaxpost.lookup import nearest
 
 DIRECTORY = Path(__file__).resolve().parent.parent.parent / "configs"
 STUDY = "study"  # the experiment whose arms, stages and claims are data
@@ -19,14 +19,6 @@ STUDY = "study"  # the experiment whose arms, stages and claims are data
 OPEN = ("model", "task", "second", "mesh", "arm", "tasks", "tune")
 # Cannot change a row: the config hash leaves them out.
 EXCLUDED = ("title", "question", "papers", "wandb", "checkpoint", "seeds.count", "measure.budget")
-
-
-def nearest(word: str, valid) -> str:
-    """`; did you mean 'x'?` when something is close, and the list of what is valid."""
-    valid = sorted(valid)
-    close = difflib.get_close_matches(word, valid, 1, 0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (valid: {', '.join(valid)})"
 
 
 def names() -> list[str]:

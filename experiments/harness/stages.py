@@ -17,9 +17,9 @@ import itertools
 from collections.abc import Mapping
 
 from experiments.harness import config as configs
-from experiments.harness.config import nearest
 from experiments.harness.defaults import TRAIN_FIELDS
 from experiments.harness.errors import UserError
+from jaxpost.lookup import nearest
 
 BASE = "base"
 
@@ -32,6 +32,7 @@ class Stage:
     pool: int = 0  # distinct training problems; 0: without end
     objective: str = "cross_entropy"  # a row of the recipe table
     settings: tuple = ()  # ((part, value), ...) that differ from the recipe's
+    reward: tuple = ()  # ((term, weight or {weight, length, ...}), ...); empty: the verifier's score
     optimizer: str = "adamw"
     learning_rate: float = 1e-4
     kl_coef: float | None = None  # None: the objective's own
@@ -156,8 +157,9 @@ def _stage(name: str, table: dict, config) -> Stage:
             values[field], keys[field] = config.train[field], f"train.{field}"
     if len(values["start"]) > 1:
         values["steps"] = values["steps"] if "steps" in table else 0
-    settings = values.get("settings", {})
-    values["settings"] = tuple(sorted(settings.items())) if hasattr(settings, "items") else settings
+    for field in ("settings", "reward"):
+        given = values.get(field, {})
+        values[field] = tuple(sorted(given.items())) if hasattr(given, "items") else given
     for field, value in values.items():
         default = _FIELDS[field]
         kind = float if field == "kl_coef" else type(default)

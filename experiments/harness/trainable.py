@@ -9,10 +9,10 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.harness.arms import Arm
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from experiments.harness.stages import Stage
 from jaxpost import models, probes, training
+from jaxpost.lookup import nearest
 from jaxpost.training import adapters, masking
 
 RANDOM = "random"

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from experiments.harness.arms import Arm, lengths
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from jaxpost import models, objectives, training
+from jaxpost.lookup import nearest
 from jaxpost.tasks import Task
 
 ALL = "all"

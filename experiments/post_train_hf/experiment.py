@@ -12,7 +12,6 @@ from experiments.harness import arms as arm_table
 from experiments.harness import checks, exhibits, probing, stages
 from experiments.harness import claims as claim_rules
 from experiments.harness.base_model import digest
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.measure import grid, write_base_rows
@@ -21,6 +20,7 @@ from experiments.post_train_hf import runs as hf_runs
 from jaxpost import models, probes, records, tasks, training
 from jaxpost.formats import FormatError
 from jaxpost.formats.directory import read_object
+from jaxpost.lookup import nearest
 from jaxpost.models import hf
 from jaxpost.probes import policy
 from jaxpost.records import storage

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from experiments.harness import claims as claim_rules
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from jaxpost import stats
+from jaxpost.lookup import nearest
 from jaxpost.probes.updates import mask_pairs
 from jaxpost.records import parse_params, select
 

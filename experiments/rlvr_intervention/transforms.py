@@ -10,10 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.harness.base_model import Base
-from experiments.harness.config import nearest
 from experiments.harness.errors import UserError
 from experiments.harness.measure import Measurement, concatenate
 from jaxpost import models, probes, tasks, training
+from jaxpost.lookup import nearest
 from jaxpost.models import symmetries
 from jaxpost.tasks import Task
 

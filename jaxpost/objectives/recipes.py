@@ -4,8 +4,8 @@ Each family's rows stand next to the class whose parts they pick.
 """
 
 import dataclasses
-import difflib
 
+from jaxpost.lookup import nearest
 from jaxpost.objectives import (
     actor_critic,
     flow,
@@ -34,10 +34,6 @@ def overrides(objective: Objective) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(objective) if f.name not in _IDENTITY)
 
 
-def _nearest(word: str, valid) -> str:
-    return (difflib.get_close_matches(word, valid, 1, 0.0) or sorted(valid))[0]
-
-
 def get(name: str, **parts) -> Objective:
     """The named recipe with some of its parts replaced, e.g. `get("grpo", clip_high=0.28)`.
 
@@ -45,13 +41,11 @@ def get(name: str, **parts) -> Objective:
       ValueError: unknown name or override; the message has the nearest valid one and all of them.
     """
     if name not in RECIPES:
-        raise ValueError(f"objective {name!r} is unknown; did you mean {_nearest(name, RECIPES)!r}? "
-                         f"Known: {', '.join(RECIPES)}")
+        raise ValueError(f"objective {name!r} is not known{nearest(name, RECIPES)}")
     valid = overrides(RECIPES[name])
     for key in parts:
         if key not in valid:
-            raise ValueError(f"objective {name!r} has no part {key!r}; did you mean {_nearest(key, valid)!r}? "
-                             f"Parts: {', '.join(valid)}")
+            raise ValueError(f"objective {name!r} has no part {key!r}{nearest(key, valid)}")
     return dataclasses.replace(RECIPES[name], **parts)
 
 

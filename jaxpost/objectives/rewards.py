@@ -1,14 +1,28 @@
-"""Rewards as a weighted sum of named terms, each logged on its own. Shapes: N rows.
+"""Rewards as a weighted sum of named terms, each logged on its own. Shapes: N rows, T completion tokens.
 
-A term reads what every task can say of a completion: the verifier's score, its length, whether it was finished.
+A term reads what every task can say of a completion: the verifier's score, its tokens and length, whether it was finished.
+A term of one's own is a function of these, registered under a name:
+
+    rewards.register("brevity", lambda answer, term: 1.0 / (1.0 + answer.length_N))
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-KINDS = ("correct", "finished", "cosine_length", "triangular_length", "band_length", "soft_overlong")
+from jaxpost.lookup import nearest
+
+
+class Answer(NamedTuple):
+    """What a term may read of N completions."""
+
+    correct_N: jax.Array  # the verifier's score
+    length_N: jax.Array  # tokens, the end token included
+    finished_N: jax.Array  # 1 if it ended with its end token, else 0
+    tokens_NxT: jax.Array | None = None  # padded behind the end
 
 
 def soft_overlong(length_N: jax.Array, limit: int, cache: int) -> jax.Array:
@@ -47,10 +61,11 @@ class Reward:
       band_length        the same, flat up to the target
       soft_overlong      `soft_overlong` with limit `length` and cache `cache`
 
-    The weight moves linearly from `weight` to `end_weight` over `horizon` batches (0: constant).
+    and those that were registered. The weight moves linearly from `weight` to `end_weight` over `horizon` batches (0:
+    constant).
     """
 
-    kind: str  # KINDS; also its name in the metrics
+    kind: str  # a key of PARTS; also its name in the metrics
     weight: float = 1.0
     end_weight: float | None = None
     horizon: int = 0
@@ -60,10 +75,10 @@ class Reward:
     wrong: tuple[float, float] = (-0.5, 0.0)
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"reward {self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
-        measured = self.kind not in ("correct", "finished")
-        if measured != (self.length is not None and self.length > 0):
+        if self.kind not in PARTS:
+            raise ValueError(f"reward {self.kind!r} is not known{nearest(self.kind, PARTS)}")
+        measured = self.kind in _LENGTHS
+        if (measured or self.kind in ("correct", "finished")) and measured != (self.length is not None and self.length > 0):
             raise ValueError(f"reward {self.kind!r}: length={self.length}; the length terms need one above 0, "
                              "the others take None")
         if (self.kind == "soft_overlong") != (self.cache is not None and self.cache > 0):
@@ -73,17 +88,9 @@ class Reward:
             raise ValueError(f"reward {self.kind!r}: end_weight={self.end_weight} with horizon={self.horizon}; "
                              "a schedule needs both")
 
-    def value(self, correct_N: jax.Array, length_N: jax.Array, finished_N: jax.Array) -> jax.Array:
+    def value(self, answer: Answer) -> jax.Array:
         """value_N, without the weight."""
-        if self.kind == "correct":
-            return correct_N
-        if self.kind == "finished":
-            return finished_N
-        if self.kind == "cosine_length":
-            return cosine_length(correct_N, length_N, self.length, self.right, self.wrong)
-        if self.kind == "soft_overlong":
-            return soft_overlong(length_N, self.length, self.cache)
-        return triangular_length(length_N, self.length, flat=self.kind == "band_length")
+        return PARTS[self.kind](answer, self)
 
     def at(self, step: jax.Array | int) -> jax.Array | float:
         """The weight at a batch."""
@@ -92,11 +99,37 @@ class Reward:
         return self.weight + (self.end_weight - self.weight) * jnp.minimum(step / self.horizon, 1.0)
 
 
-def compose(terms: tuple[Reward, ...], correct_N: jax.Array, length_N: jax.Array, finished_N: jax.Array,
-            step: jax.Array | int) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(reward_N, the value of each term by its kind). Raises: ValueError for a kind that appears twice."""
+PARTS: dict[str, Callable[[Answer, Reward], jax.Array]] = {
+    "correct": lambda answer, term: answer.correct_N,
+    "finished": lambda answer, term: answer.finished_N,
+    "cosine_length": lambda answer, term: cosine_length(answer.correct_N, answer.length_N, term.length, term.right, term.wrong),
+    "triangular_length": lambda answer, term: triangular_length(answer.length_N, term.length),
+    "band_length": lambda answer, term: triangular_length(answer.length_N, term.length, flat=True),
+    "soft_overlong": lambda answer, term: soft_overlong(answer.length_N, term.length, term.cache),
+}
+_LENGTHS = ("cosine_length", "triangular_length", "band_length", "soft_overlong")
+
+
+def register(kind: str, value: Callable[[Answer, Reward], jax.Array]) -> None:
+    """Add a term: (answers, term) -> value_N, traced. Raises: ValueError for a name that is taken."""
+    if kind in PARTS:
+        raise ValueError(f"reward {kind!r} is registered already; choose another name")
+    PARTS[kind] = value
+
+
+def compose(terms: tuple[Reward, ...], answer: Answer, step: jax.Array | int) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(reward_N = sum_k weight_k(step) value_k, the value of each term by its kind).
+
+    Raises:
+      ValueError: a kind that appears twice.
+    """
+    require_once(terms)
+    values = {term.kind: term.value(answer) for term in terms}
+    return sum(term.at(step) * values[term.kind] for term in terms), values
+
+
+def require_once(terms: tuple[Reward, ...]) -> None:
+    """Refuse a kind that appears twice. Raises: ValueError."""
     if len({term.kind for term in terms}) < len(terms):
         raise ValueError(f"rewards {', '.join(term.kind for term in terms)}: a kind may appear once; give its weights to one "
                          "term")
-    values = {term.kind: term.value(correct_N, length_N, finished_N) for term in terms}
-    return sum(term.at(step) * values[term.kind] for term in terms), values

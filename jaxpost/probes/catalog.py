@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jaxpost.lookup import nearest
 from jaxpost.probes import base, fourier, policy, policy_samples, routing, schedules, toy, weights
 from jaxpost.probes.gradients import chunks as gradient_chunks
 from jaxpost.probes.gradients import coherence
@@ -76,12 +76,6 @@ class Entry:
 CATALOG: dict[str, Entry] = {}
 TOY = Subject(loss=toy.loss, predict=toy.predict, solved=toy.solved, targets=toy.TARGETS, route=toy.route,
               top=2, suite=toy.Suite(), guesses=(("id", 0.0),))
-
-
-def nearest(word: str, known) -> str:
-    """`; did you mean 'x'?` when something is close, and what is known."""
-    close = difflib.get_close_matches(word, known, 1, 0.4)
-    return (f"; did you mean {close[0]!r}?" if close else "") + f" (known: {', '.join(sorted(known))})"
 
 
 def entry(name: str) -> Entry:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxpost.lookup import nearest
 from jaxpost.probes import base, catalog, schedules
 
 
@@ -57,11 +58,11 @@ def get(names: Sequence[str], subject: catalog.Subject = catalog.NOTHING, schedu
       ValueError: an unknown name (the nearest is named), nothing named, or what `catalog.get` refuses.
     """
     if not names:
-        raise ValueError(f"no probe is named{catalog.nearest('', (*PRESETS, *catalog.CATALOG))}")
+        raise ValueError(f"no probe is named{nearest('', (*PRESETS, *catalog.CATALOG))}")
     chosen: dict[str, dict[str, Any]] = {}
     for name in names:
         if name not in PRESETS and name not in catalog.CATALOG:
-            raise ValueError(f"probe or preset {name!r} is not known{catalog.nearest(name, (*PRESETS, *catalog.CATALOG))}")
+            raise ValueError(f"probe or preset {name!r} is not known{nearest(name, (*PRESETS, *catalog.CATALOG))}")
         preset = PRESETS.get(name)
         for member, given in preset.members if preset else ((name, ()),):
             cadence = {"schedule": schedules.Every(preset.every, preset.every)} if preset else {}

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from safetensors.numpy import save
 
+from jaxpost.lookup import nearest
 from jaxpost.records import digests, provenance, storage
 from jaxpost.records.contents import (
     compute_bundle_id,
@@ -31,7 +32,6 @@ from jaxpost.records.contents import (
 from jaxpost.records.rows import (
     Columns,
     measurement_table,
-    nearest,
     refuse_duplicates,
     sort_canonical,
     table_digest,

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jaxpost.lookup import nearest
 from jaxpost.records import digests, provenance, storage
-from jaxpost.records.rows import nearest, table_digest, table_from_columns
+from jaxpost.records.rows import table_digest, table_from_columns
 from jaxpost.records.schema import COST_UNITS, COSTS, FINISHED_SHARD, MEASUREMENTS, METRICS, SCHEMA_VERSION
 from jaxpost.records.storage import BundleError
 

@@ -1,22 +1,16 @@
 """Columns in, a checked table with row identities out; the canonical order and digest of a table."""
 
-import difflib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jaxpost.lookup import nearest
 from jaxpost.records.schema import ENUMS, KEY_COLUMNS, MEASUREMENTS, REQUIRED, SORT_COLUMNS
 
 Columns = Mapping[str, object] | pa.Table  # name -> list, numpy array, arrow array, or one scalar for the whole column
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """ " (nearest: x)" for an error message, or the whole list when nothing is near."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (nearest: {close[0]})" if close else f" (known: {', '.join(known)})"
 
 
 def format_params(params: Mapping[str, object]) -> str | None:

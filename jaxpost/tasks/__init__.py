@@ -8,6 +8,7 @@ reward_N = jax.vmap(task.verify)(batch.problem, batch.answer_NxT)  # all ones
 import functools
 import inspect
 
+from jaxpost.lookup import nearest
 from jaxpost.tasks import addition, chains, countdown, modular, vocab
 from jaxpost.tasks.base import (
     Examples,
@@ -16,7 +17,6 @@ from jaxpost.tasks.base import (
     ends,
     examples,
     knobs,
-    nearest,
     problem_keys,
     problems,
     require_vocab,
@@ -53,11 +53,11 @@ def get(name, **options):
         ValueError: an unknown family or option (the message names the nearest valid one), or a value out of range.
     """
     if name not in FAMILIES:
-        raise ValueError(nearest("task family", name, list(FAMILIES)))
+        raise ValueError(f"unknown task family {name!r}{nearest(name, FAMILIES)}")
     defaults = {option: p.default for option, p in inspect.signature(FAMILIES[name]).parameters.items()}
     for option in options:
         if option not in defaults:
-            raise ValueError(nearest(f"option of task {name!r}", option, list(defaults)))
+            raise ValueError(f"unknown option of task {name!r} {option!r}{nearest(option, defaults)}")
     settings = {option: options.get(option, default) for option, default in defaults.items()}
     frozen = {option: tuple(value) if isinstance(value, list) else value for option, value in settings.items()}
     return _build(FAMILIES[name], tuple(frozen.items()))

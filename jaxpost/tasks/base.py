@@ -14,7 +14,6 @@ Legend: P prompt tokens, T completion tokens, N examples, W any width.
 """
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import operator
@@ -25,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpost.lookup import nearest
 from jaxpost.tasks import vocab
 
 TRAIN_FOLD, EVAL_FOLD = 0, 1
@@ -73,17 +73,10 @@ class Examples(NamedTuple):
     answer_NxT: Any  # i32
 
 
-def nearest(kind, found, valid):
-    """The message of every unknown-name error: what was found, what is valid, and the nearest of it."""
-    close = difflib.get_close_matches(str(found), valid, n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {found!r}{hint} (valid: {', '.join(sorted(valid))})"
-
-
 def knobs(task, split):
     """Knobs of a split. Raises: ValueError for an unknown split, naming the nearest."""
     if split not in task.splits:
-        raise ValueError(nearest(f"split of task {task.name!r}", split, list(task.splits)))
+        raise ValueError(f"unknown split of task {task.name!r} {split!r}{nearest(split, task.splits)}")
     return task.splits[split]
 
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpost.lookup import nearest
 from jaxpost.tasks import base, vocab
 
 NAME, VERSION = "modular", 1
@@ -106,7 +107,7 @@ def _check(modulus, operators, train_fraction, labels):
                  f"an integer from 3 to {LARGEST}")
     for name in operators:
         if name not in OPERATORS:
-            raise ValueError(base.nearest(f"operator of task {NAME!r}", name, list(OPERATORS)))
+            raise ValueError(f"unknown operator of task {NAME!r} {name!r}{nearest(name, OPERATORS)}")
     base.require(operators and len(set(operators)) == len(operators), NAME, "operators", operators,
                  "at least one and none twice")
     base.require(0 < train_fraction < 1, NAME, "train_fraction", train_fraction, "a number between 0 and 1")

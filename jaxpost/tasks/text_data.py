@@ -16,7 +16,7 @@ from pathlib import Path
 import grain
 import numpy as np
 
-from jaxpost.tasks.base import nearest
+from jaxpost.lookup import nearest
 from jaxpost.tasks.tokenizer import Tokenizer
 from jaxpost.tasks.verifiers import Problem
 
@@ -125,7 +125,7 @@ def _problem(record: Mapping, fields: Mapping[str, str], where: str) -> Problem:
     for role in ("prompt", "answer", "target"):
         name = fields[role] or fields["answer"]
         if name not in record:
-            raise ValueError(f"{where}: {nearest(f'field {role}', name, list(record))}")
+            raise ValueError(f"{where}: unknown field {role} {name!r}{nearest(name, record)}")
         text = _written(record[name])
         if text is None or not text.strip():
             raise ValueError(f"{where}: field {name!r} is {record[name]!r}, expected text")

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from jaxpost.lookup import nearest
 from jaxpost.tasks import math_answers, math_judge
-from jaxpost.tasks.base import nearest
 
 WHOLE = 200  # characters of a text that may itself be the answer, without a box
 
@@ -116,7 +116,7 @@ def get(name: str) -> Verifier:
       ValueError: an unknown name (the nearest is named), or a package that is not installed (with the command).
     """
     if name not in _MAKERS:
-        raise ValueError(nearest("verifier", name, list(_MAKERS)))
+        raise ValueError(f"unknown verifier {name!r}{nearest(name, _MAKERS)}")
     return _MAKERS[name]()
 
 

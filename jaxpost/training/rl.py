@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxpost import models, sharding, tasks
 from jaxpost.curricula import Uniform
-from jaxpost.objectives import Batch
+from jaxpost.objectives import Batch, rewards
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.state import Member, TrainState, stream
@@ -36,6 +36,9 @@ class Rollouts:
     the B groups only. Differs from the paper in: one round of a fixed size instead of sampling until B groups are there, so
     that the step's shapes are static.
 
+    A reward of several terms (`objectives.rewards`) replaces the verifier's score in what is trained on; metrics have the sum
+    as `reward` and each term, without its weight, as `reward_<kind>`. The curriculum goes on seeing the verifier's score.
+
     Raises:
       ValueError: the objective needs what rollouts do not give, or a number out of range.
     """
@@ -46,6 +49,7 @@ class Rollouts:
     curriculum: Uniform = Uniform()
     demonstrations: int | None = None  # G - S; None: 1 if the objective needs demonstrations, else 0
     oversample: int = 1  # prompts are drawn so many times over
+    reward: tuple[rewards.Reward, ...] = ()  # terms of the reward; none: the verifier's score alone
 
     def __post_init__(self):
         needs.require("Rollouts", self.spec)
@@ -60,6 +64,10 @@ class Rollouts:
         if self.spec.pad != self.task.pad:
             raise ValueError(f"pad={self.spec.pad} of the step is not that of task {self.task.name!r}; set it to "
                              f"{self.task.pad}")
+        rewards.require_once(self.reward)
+        if self.reward and self.needs_greedy:
+            raise ValueError(f"objective {name!r} compares with the greedy answer's score, which composed rewards do not have; "
+                             "leave reward empty")
         if self.oversample < 1:
             raise ValueError(f"oversample={self.oversample} must be at least 1 (1: every prompt drawn is trained on)")
 
@@ -192,14 +200,24 @@ class Rollouts:
           outside_B: reward of each group's greedy answer, where `needs_greedy`.
         """
         outside_N = None if outside_B is None else jnp.repeat(outside_B, self.spec.group)
+        score_N, parts = reward_N, {}
+        if self.reward:
+            reward_N, parts = rewards.compose(self.reward, self._answer(made, score_N), state.step)
         batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N)
-        own_N = self._groups(reward_N)[0]
-        success_B = own_N.reshape(len(index_B), -1).mean(axis=1)
-        metrics = {"reward": (own_N.sum(), jnp.asarray(own_N.size, jnp.float32))}
+        success_B = self._groups(score_N)[0].reshape(len(index_B), -1).mean(axis=1)
+        seen = {"reward": reward_N} | {f"reward_{name}": value_N for name, value_N in parts.items()}
+        own = {name: self._groups(value_N)[0] for name, value_N in seen.items()}
+        metrics = {name: (own_N.sum(), jnp.asarray(own_N.size, jnp.float32)) for name, own_N in own.items()}
         if self.oversample > 1:
             told_B = informative(reward_N.reshape(-1, self.spec.group)).astype(jnp.float32)
             metrics["informative"] = (told_B.sum(), jnp.asarray(told_B.size, jnp.float32))
         return batch, metrics, self.curriculum.observe(state.curriculum_state, index_B, success_B)
+
+
+    def _answer(self, made: models.Completions, score_N: jax.Array) -> rewards.Answer:
+        """What the terms of a reward may read."""
+        finished_N = tasks.ends(made.tokens_NxT, self.task.ends).any(axis=1).astype(jnp.float32)
+        return rewards.Answer(score_N, made.mask_NxT.sum(axis=1), finished_N, made.tokens_NxT)
 
 
 def informative(reward_BxG: jax.Array) -> jax.Array:

@@ -231,7 +231,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         objectives.get("grpoo")
     with pytest.raises(ValueError, match="did you mean 'clip_high'"):
         objectives.get("grpo", cliphigh=0.28)
-    with pytest.raises(ValueError, match="has no part 'gamma'.*Parts: aggregation"):
+    with pytest.raises(ValueError, match="has no part 'gamma'.*valid: aggregation"):
         objectives.get("cross_entropy", gamma=1.0)
 
 

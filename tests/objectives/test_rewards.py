@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxpost.objectives import rewards
-from jaxpost.objectives.rewards import Reward
+from jaxpost.objectives.rewards import Answer, Reward
 
 
 def test_length_terms_at_known_points():
@@ -24,14 +24,14 @@ def test_terms_add_with_their_weights_and_are_seen_one_by_one():
     terms = (Reward("correct"), Reward("finished", 0.5), Reward("triangular_length", 1.0, 0.0, horizon=10, length=4))
     correct, length, finished = jnp.asarray([1., 0]), jnp.asarray([4., 2]), jnp.asarray([1., 1])
     for step, weight in ((0, 1.0), (5, 0.5), (10, 0.0), (99, 0.0)):
-        total, seen = rewards.compose(terms, correct, length, finished, step)
+        total, seen = rewards.compose(terms, Answer(correct, length, finished), step)
         np.testing.assert_allclose(total, [1 + .5 + weight, 0.5 + weight * .5], atol=1e-6)
         assert set(seen) == {"correct", "finished", "triangular_length"}
         np.testing.assert_allclose(seen["triangular_length"], [1, .5])
 
 
 @pytest.mark.parametrize("parts, message", [
-    ({"kind": "right"}, "choose one of correct"), ({"kind": "band_length"}, "need one above 0"),
+    ({"kind": "right"}, "did you mean|valid: band_length, correct"), ({"kind": "band_length"}, "need one above 0"),
     ({"kind": "correct", "length": 3}, "take None"), ({"kind": "soft_overlong", "length": 3}, "needs one"),
     ({"kind": "correct", "end_weight": 0.1}, "a schedule needs both")])
 def test_what_is_refused(parts, message):
@@ -41,4 +41,4 @@ def test_what_is_refused(parts, message):
 
 def test_a_kind_appears_once():
     with pytest.raises(ValueError, match="may appear once"):
-        rewards.compose((Reward("correct"), Reward("correct", 2.0)), *(jnp.ones(2),) * 3, 0)
+        rewards.compose((Reward("correct"), Reward("correct", 2.0)), Answer(*(jnp.ones(2),) * 3), 0)

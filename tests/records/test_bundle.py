@@ -165,7 +165,7 @@ def test_costs_are_updated_by_key_and_stay_out_of_the_rows(tmp_path, run):
     bundle = run.open_bundle(tmp_path / "b")
     bundle.cost("train", arm="a", step=1, wall_s=2.0)
     bundle.cost("train", arm="a", step=1, wall_s=3.0, peak_bytes=10)
-    with pytest.raises(ValueError, match="cost 'wal_s' has no unit .nearest: wall_s"):
+    with pytest.raises(ValueError, match="cost 'wal_s' has no unit; did you mean 'wall_s'"):
         bundle.cost("train", wal_s=1.0)
     bundle.write_rows("a-1", columns())
     bundle.close(run.metrics(["weight.update_norm"]))
@@ -195,7 +195,7 @@ def test_closing_merges_names_what_is_undefined_and_may_be_repeated(tmp_path, ru
     bundle = run.open_bundle(tmp_path / "b")
     bundle.write_rows("a-1", columns())
     bundle.write_rows("b-1", columns(arm="b"))
-    with pytest.raises(records.BundleError, match="weight.update_norm.*nearest: weight.update_nom"):
+    with pytest.raises(records.BundleError, match="weight.update_norm.*did you mean 'weight.update_nom'"):
         bundle.close(run.metrics(["weight.update_nom"]))
     first = bundle.close(
         run.metrics(["weight.update_norm", "policy.success"]),

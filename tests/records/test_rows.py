@@ -88,9 +88,9 @@ def test_not_a_number_becomes_a_row_with_status_nan():
 @pytest.mark.parametrize(
     "columns, message",
     [
-        (seeds([1.0], vlaue=2.0), "column 'vlaue' is not in the schema .nearest: value"),
-        (seeds([1.0], status="okay"), "status 'okay' .*nearest: ok"),
-        (seeds([1.0], granularity="globl"), "nearest: global"),
+        (seeds([1.0], vlaue=2.0), "column 'vlaue' is not in the schema; did you mean 'value'"),
+        (seeds([1.0], status="okay"), "status 'okay' .*did you mean 'ok'"),
+        (seeds([1.0], granularity="globl"), "did you mean 'global'"),
         (seeds([1.0, 2.0], k=[1]), "unequal length"),
         (seeds([1.0], k=["four"]), "column 'k' does not hold int64"),
         (seeds([1.0], params="alpha"), "not key=value"),
@@ -119,7 +119,7 @@ def test_select_by_value_membership_and_null():
     table = measurement_table(seeds([0.1, 0.2, 0.3]))
     assert len(select(table, seed=[0, 2])) == 2 and len(select(table, seed=1, arm="a")) == 1
     assert len(select(table, tensor=None)) == 3 and len(select(table, tensor="q")) == 0
-    with pytest.raises(ValueError, match="nearest: seed"):
+    with pytest.raises(ValueError, match="did you mean 'seed'"):
         select(table, sed=1)
 
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import models, objectives, tasks, training
+from jaxpost import curricula, models, objectives, tasks, training
 from jaxpost.models import Completions
+from jaxpost.objectives import rewards
+from jaxpost.objectives.rewards import Reward
 
 EOS = tasks.vocab.EOS
 
@@ -169,3 +171,37 @@ def test_a_choice_over_the_rows_of_an_update_is_not_accumulated(whose, refused):
             training.StepSpec(model, objective, (("name", "adamw"),), group=4, microbatches=2)
     else:
         training.StepSpec(model, objective, (("name", "adamw"),), group=4, microbatches=2)
+
+
+def test_a_composed_reward_is_trained_on_and_seen_term_by_term(feed):
+    """The sum and the terms are those of the rows' own tokens; the curriculum sees the verifier's score."""
+    terms = (Reward("correct", 2.0), Reward("finished", 0.5), Reward("soft_overlong", 1.0, 0.0, horizon=10, length=3, cache=2))
+    run = feed("grpo", make=lambda task, spec, prompts: training.Rollouts(task, prompts, spec, reward=terms))
+    batch, metrics, _ = run.batch(run.member, run.state, None)
+    tokens_NxT = np.asarray(batch.completion_NxT)
+    correct_N, finished_N = tokens_NxT[:, 0] % 2, (tokens_NxT == EOS).any(axis=1)  # the NOISY verifier
+    length_N = np.where(finished_N, (tokens_NxT == EOS).argmax(axis=1) + 1, tokens_NxT.shape[1])
+    overlong_N = np.clip((1 - length_N) / 2, -1, 0)
+    np.testing.assert_allclose(batch.reward_N, 2 * correct_N + 0.5 * finished_N + overlong_N, atol=1e-6)
+    for name, value_N in (("reward_correct", correct_N), ("reward_finished", finished_N), ("reward_soft_overlong", overlong_N)):
+        np.testing.assert_allclose(float(metrics[name][0]), value_N.sum(), atol=1e-5)
+    np.testing.assert_allclose(float(metrics["reward"][0]), np.asarray(batch.reward_N).sum(), atol=1e-5)
+
+
+def test_a_term_of_ones_own_reads_the_tokens(monkeypatch):
+    monkeypatch.setattr(rewards, "PARTS", dict(rewards.PARTS))
+    rewards.register("first_is_seven", lambda answer, term: (answer.tokens_NxT[:, 0] == 7).astype(jnp.float32))
+    answer = rewards.Answer(jnp.zeros(2), jnp.ones(2), jnp.ones(2), jnp.asarray([[7, 1], [1, 7]]))
+    total_N, seen = rewards.compose((Reward("correct"), Reward("first_is_seven", 0.25)), answer, 0)
+    assert total_N.tolist() == [0.25, 0.0] and seen["first_is_seven"].tolist() == [1.0, 0.0]
+    with pytest.raises(ValueError, match="registered already"):
+        rewards.register("first_is_seven", None)
+
+
+def test_a_pool_is_drawn_from_and_nothing_else():
+    index_B = np.asarray(curricula.Uniform(pool=5).sample({}, jax.random.key(0), 400))
+    assert set(index_B) == set(range(5)) and index_B.dtype == np.uint32
+    assert np.bincount(index_B).min() > 50  # 80 expected, standard deviation 8
+    assert len(set(np.asarray(curricula.Uniform().sample({}, jax.random.key(0), 400)))) == 400
+    with pytest.raises(ValueError, match="pool=-1 is negative"):
+        curricula.Uniform(pool=-1)

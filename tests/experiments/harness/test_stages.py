@@ -34,7 +34,9 @@ def test_a_table_inherits_expands_and_names_other_keys():
 
 
 def test_what_an_arm_starts_from_comes_first_and_once():
-    c = config({"warm": {"steps": 5, "objective": "cross_entropy"}, "a": {"start": "warm", "objective": "grpo", "minibatches": 2}, "b": {"like": "warm", "start": "warm", "steps": 150},
+    c = config({"warm": {"steps": 5, "objective": "cross_entropy"},
+                "a": {"start": "warm", "objective": "grpo", "minibatches": 2},
+                "b": {"like": "warm", "start": "warm", "steps": 150},
                 "mean": {"start": ("a", "b", "base")}, "after": {"start": "mean", "steps": 3}}, ("after", "a"))
     found = stages.stages(c)
     assert list(found) == ["warm", "a", "b", "mean", "after"] and found["mean"].steps == 0
@@ -69,6 +71,10 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     ({"a": {"task": "tsk"}}, "task='tsk' is not known; did you mean 'task'?"),
     ({"a": {"optimizer": "adamv"}}, "adamv"),
     ({"a": {"reference": "stat"}}, "did you mean 'start'?"),
+    ({"a": {"objective": "grpo", "reward": {"corect": 1.0}}}, "reward 'corect' is not known; did you mean 'correct'?"),
+    ({"a": {"objective": "grpo", "reward": {"correct": {"wieght": 1.0}}}}, "wieght"),
+    ({"a": {"objective": "cross_entropy", "reward": {"correct": 1.0}}}, "which samples no answers; leave reward out"),
+    ({"a": {"objective": "remax", "reward": {"correct": 1.0}}}, "leave reward empty"),
     ({"a": {"objective": "grpo", "reference": "start"}}, "reads no reference policy"),
     ({"a": {"objective": "grpo", "settings": {"clip_hihg": 0.3}}}, "clip_hihg"),
     ({"a": {}, "g": {"over": {"pool": (1, 2)}}}, "its name needs 1 pairs of braces, found 0"),

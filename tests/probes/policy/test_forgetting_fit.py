@@ -157,6 +157,6 @@ def test_wrong_questions_are_refused(planted):
         fits.points(planted, {"metric": "weight.l2"})
     with pytest.raises(ValueError, match="expected one of arm, seed"):
         fits.fit(planted, [KL], unit="step")
-    with pytest.raises(ValueError, match="known: mix, raft, rl, sft"):
+    with pytest.raises(ValueError, match="valid: mix, raft, rl, sft|known: mix, raft, rl, sft"):
         fits.fit(planted, [KL], arms=["dpo"])
     assert {m.id for m in fits.FITS} <= set(probes.METRICS)
