@@ -30,8 +30,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     if argument not in ("default", "smoke"):
         raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
-    base = configs.module("rlvr_sparsity").get_config(argument)
-    c = ConfigDict()
+    base, c = configs.module("rlvr_sparsity").get_config(argument), ConfigDict()
     c.experiment = "objectives_tour"
     c.rows = ("all",)  # of objectives.RECIPES; ("all",) is the whole table
     c.overrides = ()  # "row.part=value"; the part learning_rate replaces the family's
@@ -44,7 +43,7 @@ def get_config(argument: str = "default") -> ConfigDict:
         "count": 5,  # more may be added later: finished ones are reused
         "base": base.seeds.base,  # seed of the base
     })
-    for section in ("model", "task", "second", "pretrain"):
+    for section in ("model", "task", "second", "pretrain", "mesh", "checkpoint", "wandb"):
         c[section] = base[section]  # the base of rlvr_sparsity
     c.train = ConfigDict({
         "steps": 100,  # batches
@@ -59,9 +58,6 @@ def get_config(argument: str = "default") -> ConfigDict:
         "problems": 256,  # a split and measurement
         "reevaluations": 20,  # evaluations of the base that give the noise of one
     })
-    c.mesh = ConfigDict({"ensemble": 1})  # devices that share the seeds
-    c.checkpoint = ConfigDict({"every_seconds": 20.0})
-    c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
     if argument == "smoke":
         c.rows = BEST_KNOWN
         c.seeds.count = 2

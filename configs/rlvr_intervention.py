@@ -21,6 +21,8 @@ Scope:     the pair (plain, independent) and the pair (plain, intervened) differ
 
 from ml_collections import ConfigDict
 
+from experiments.harness import defaults
+
 RUN_TIME = "5 min on two CPU cores (smoke 90 s)"
 
 _OTHER, _RAW, _BACK = ("plain", "independent", "raw"), ("plain", "intervened", "raw"), ("plain", "intervened", "back")
@@ -28,8 +30,11 @@ _OVERLAP = "weight.pair.overlap"
 
 
 def _claim(name, primary, statement, terms, excess=False, threshold=0.02):
-    return {"id": name, "primary": primary, "kind": "signed sum", "statement": statement, "metric": _OVERLAP,
-            "arms": ("plain", "independent", "intervened"), "at": "final", "terms": terms, "excess": excess,
+    return {"id": name, "primary": primary, "kind": "signed_sum", "statement": statement, "metric": _OVERLAP,
+            "arms": ("plain", "independent", "intervened"), "at": "final", "excess": excess, "granularity": "body",
+            "dtype": "bf16",
+            "terms": tuple((sign, {"arm": arm, "params": {"against": against, "group": group, "map": mapping}})
+                           for sign, (against, arm, mapping), group in terms),
             "direction": "greater", "threshold": threshold, "equivalence_margin": threshold}
 
 
@@ -58,49 +63,24 @@ def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     if argument not in ("default", "smoke"):
         raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
-    c = ConfigDict()
+    base, c = defaults.study(), ConfigDict()
     c.experiment = "rlvr_intervention"
-    c.seeds = ConfigDict({
-        "first": 200,  # test seeds are first, first + 1, ...
-        "count": 5,  # more may be added later: finished ones are reused
-        "base": 7,  # seed of the base
-    })
-    c.model = ConfigDict({
-        "width": 128, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 32, "ff": 256,
-    })
-    c.task = ConfigDict({"name": "addition", "digits": 2})  # the new task: learned by the arms
-    c.second = ConfigDict({"name": "chains", "nodes": (2, 3), "ood_nodes": (4, 4)})  # the old task
-    c.pretrain = ConfigDict({
-        "rows": 128,  # a step
-        "learning_rate": 1e-3,  # AdamW
-        "second_steps": 1500,  # of the second task alone, before the mixture
-        "max_steps": 3000,  # of the mixture, before giving up
-        "check_every": 5,  # steps between checks: competence comes suddenly
-        "problems": 512,  # a check
-        "success_low": 0.3, "success_high": 0.6,  # of the new task, at temperature 1: partly competent
-        "second_min": 0.9,  # success on the second task
-    })
+    c.seeds = ConfigDict({"first": 200, "count": 5, "base": base.seeds.base})  # more may be added later
+    for section in ("model", "task", "second", "pretrain", "train", "mesh", "checkpoint", "wandb"):
+        c[section] = base[section]
+    c.model.layers = 3
     c.intervene = ConfigDict({
         "rotate_permute": (0,),  # layers
         "rotate": (1,),  # layers; at least one layer must be left
         "rotation": "haar",  # haar or hadamard
         "seed": 0,  # of the rotations and permutations, the same in every run
     })
-    c.train = ConfigDict({
-        "steps": 200,
-        "prompts": 16, "group": 8,  # rows = prompts * group
-        "objective": "grpo",
-        "learning_rate": 3e-5,  # AdamW
-        "microbatches": 1,  # exact accumulation
-        "steps_per_call": 64,  # at most, between host decisions
-    })
+    c.train.update({"steps": 200})
+    c.train.learning_rate = 3e-5  # AdamW
     c.measure = ConfigDict({
         "grid_points": 6,  # steps at which the policy is measured, log-spaced from 1 to the last
         "problems": 256,  # a split and measurement
     })
-    c.mesh = ConfigDict({"ensemble": 1})  # devices that share the seeds
-    c.checkpoint = ConfigDict({"every_seconds": 20.0})
-    c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
     if argument == "smoke":
         c.seeds.count = 2
         c.model.update({"width": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ff": 128})

@@ -62,7 +62,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.train.learning_rate = 1e-4  # AdamW, every arm but those that end in -high
     c.train.adapter_learning_rate = 1e-3  # of the arms that end in -high
     c.tune = ConfigDict(dict(trainable.DEFAULTS))
-    masks = {name: {"objective": "train.objective", "trainable": name} for name in trainable.NAMES}
+    masks = {name: {"objective": "train.objective", "family": "rl", "trainable": name} for name in trainable.NAMES}
     c.arm = ConfigDict(masks | {
         f"{name}-high": {"like": name, "learning_rate": "train.adapter_learning_rate"} for name in ("lora", "pissa")})
     c.arms = ("dense", "principal", "complement", "low_magnitude", "safe", "random", "lora", "pissa", "lora-high",

@@ -54,7 +54,8 @@ class Setup:
         self.suite = training.Suite(self.model, (*((split, self.task, split) for split in splits), *others),
                                     config.measure.problems, "id")
         checks.claim_fields(claims)
-        self.claims = claim_rules.judgeable(claims, [arm.name for arm in self.arms], stages.names(config))
+        claim_rules.require_arms(claims, stages.names(config))
+        self.claims = claim_rules.judgeable(claims, [arm.name for arm in self.arms])
         claim_rules.check(self.claims, [label for label, _, _ in self.suite.splits])
         panel = {"ks": config.measure.ks, "alphas": config.measure.alphas}
         self.probes = probing.chosen(config.measure.probes, self.suite, self.grid, {"weight": panel})

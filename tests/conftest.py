@@ -1,4 +1,4 @@
-"""Eight fake devices, quick compilation, no silent rank promotion, one compilation cache for the run, few programs at a time."""
+"""Eight fake devices, quick compilation, no silent rank promotion, one compilation cache, few programs at a time."""
 
 import gc
 import os

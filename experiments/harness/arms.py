@@ -78,6 +78,11 @@ def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping
         raise UserError(f"{said('learning_rate')}: a learning rate must be greater than 0")
     if stage.objective not in objectives.RECIPES:
         raise UserError(f"{said('objective')} is not known{nearest(stage.objective, objectives.RECIPES)}")
+    family = objectives.RECIPES[stage.objective].family
+    if stage.family and family != stage.family:
+        valid = [known for known, recipe in objectives.RECIPES.items() if recipe.family == stage.family]
+        raise UserError(f"{said('objective')} is of the family {family!r}, and arm {name!r} takes one of {stage.family!r}"
+                        f"{nearest(stage.objective, valid)}")
     try:
         objective = objectives.get(stage.objective, **lengths(stage.objective, task.completion_len) | dict(stage.settings))
         if "value" in objective.needs:

@@ -116,12 +116,12 @@ def mesh(section: ConfigDict, rows: int):
 _CLAIM_FIELDS = ("id", "primary", "kind", "statement", "metric", "arms", "at", "direction", "threshold", "equivalence_margin")
 
 
-def claim_fields(claims: Sequence[Mapping]) -> None:
-    """Refuse a claim that lacks a field or names a metric that nobody measures. Raises: UserError."""
+def claim_fields(claims: Sequence[Mapping], metrics: Mapping = probes.METRICS) -> None:
+    """Refuse a claim that lacks a field or names a metric that is not one of `metrics`. Raises: UserError."""
     for position, claim in enumerate(claims):
         name = claim.get("id", f"number {position}")
         if missing := [field for field in _CLAIM_FIELDS if field not in claim]:
             raise UserError(f"claim {name!r} lacks {missing[0]!r}; a claim has {', '.join(_CLAIM_FIELDS)}")
-        if claim["metric"] not in probes.METRICS:
+        if claim["metric"] not in metrics:
             raise UserError(f"claim {name!r}: metric {claim['metric']!r} is not known"
-                            f"{nearest(claim['metric'], probes.METRICS)}")
+                            f"{nearest(claim['metric'], metrics)}")

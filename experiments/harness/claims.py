@@ -13,7 +13,7 @@ from jaxpost.lookup import nearest
 from jaxpost.records import parse_params, select
 
 LEARNED = 0.05  # an arm whose new-task success moved by less supports nothing
-KINDS = ("difference", "excess_over_null")
+KINDS = ("difference", "excess_over_null", "signed_sum")
 PLACES = ("final", "matched_norm", "matched_success")
 _MAX_PRIMARY = 4
 
@@ -39,10 +39,19 @@ def check(claims: Sequence[Mapping], splits: Sequence[str]) -> None:
         for field, valid in checked.items():
             if claim[field] not in valid:
                 raise UserError(f"claim {claim['id']!r}: {field}={claim[field]!r}{nearest(claim[field], valid)}")
-        if len(claim["arms"]) not in (1, 2) or (claim["kind"] == "difference" and len(claim["arms"]) == 1):
+        if claim["kind"] == "signed_sum":
+            _check_terms(claim)
+        elif len(claim["arms"]) not in (1, 2) or (claim["kind"] == "difference" and len(claim["arms"]) == 1):
             raise UserError(f"claim {claim['id']!r}: {len(claim['arms'])} arms; a difference takes 2, an excess over the null "
                             "1 or 2")
     check_strength(claims)
+
+
+def _check_terms(claim: Mapping) -> None:
+    for sign, term in claim.get("terms", ((0, {}),)):
+        if sign not in (1, -1) or term.get("arm") not in claim["arms"]:
+            raise UserError(f"claim {claim['id']!r}: term ({sign}, {dict(term)}) is not a sign, 1 or -1, and the fields of a "
+                            f"statistic, of which 'arm' is one of {', '.join(claim['arms'])}")
 
 
 def check_strength(claims: Sequence[Mapping]) -> None:
@@ -58,18 +67,15 @@ def check_strength(claims: Sequence[Mapping]) -> None:
                         "primary=False")
 
 
-def judgeable(claims: Sequence[Mapping], arms: Sequence[str], known: Sequence[str]) -> list[Mapping]:
-    """The claims whose arms all run.
-
-    Args:
-      arms: that run; known: every arm of the config.
-
-    Raises:
-      UserError: a claim on an arm that the config does not have.
-    """
+def require_arms(claims: Sequence[Mapping], known: Sequence[str]) -> None:
+    """Refuse a claim on an arm that the config does not have. Raises: UserError."""
     for claim in claims:
         if unknown := [arm for arm in claim["arms"] if arm not in known]:
             raise UserError(f"claim {claim['id']!r}: arm {unknown[0]!r} is not known{nearest(unknown[0], known)}")
+
+
+def judgeable(claims: Sequence[Mapping], arms: Sequence[str]) -> list[Mapping]:
+    """The claims whose arms all run."""
     return [claim for claim in claims if set(claim["arms"]) <= set(arms)]
 
 
@@ -104,12 +110,17 @@ def learned(table: pa.Table, arm: str, end: End) -> tuple[bool, str]:
 
 def values_of(table: pa.Table, metric: str, arm: str, *, step: int | None, split: str | None = None,
             dtype: str | None = None, k: int | None = None, params: Mapping = MappingProxyType({}),
-            excess: bool = False) -> dict:
-    """{(base, seed): value, or value minus its null} of exactly one variant of a metric, global or of the policy."""
+            excess: bool = False, granularity: str | None = None) -> dict:
+    """{(base, seed): value, or value minus its null} of exactly one variant of a metric, global or of the policy.
+
+    Args:
+      granularity: another one, such as "body".
+    """
+    places = ("global", "policy") if granularity is None else (granularity,)
     found = {}
     for row in select(table, role="seed", metric=metric, arm=arm).to_pylist():
         variant = (row["split"], row["dtype"], row["k"], parse_params(row["params"]))
-        if (row["granularity"] in ("global", "policy") and variant == (split, dtype, k, dict(params))
+        if (row["granularity"] in places and variant == (split, dtype, k, dict(params))
                 and row["step"] == step and row["value"] is not None):
             found[row["conditional_on"], row["seed"]] = row["value"] - (row["null_value"] if excess else 0.0)
     return found
@@ -145,25 +156,37 @@ def _interval(x_BxS: np.ndarray) -> stats.Interval:
 
 
 def _judge(claim: Mapping, table: pa.Table, ends: Mapping[str, End]) -> dict:
-    matched = claim["at"] != "final"
-    params = {"alpha": str(claim["alpha"])} if "alpha" in claim else {}
-    params |= {"at": claim["at"], "among": among(claim)} if matched else {}
-    params |= {"on": target(claim)} if matched and target(claim) != "id" else {}
-    sides = [values_of(table, claim["metric"], arm, step=None if matched else ends[arm].step, split=claim.get("split"),
-                     dtype=claim.get("dtype"), k=claim.get("k"), params=params,
-                     excess=claim["kind"] == "excess_over_null") for arm in claim["arms"]]
+    terms = _terms(claim)
+    sides = [_values(claim | term, table, ends) for _, term in terms]
     paired = set(sides[0]).intersection(*sides)
     gates = [learned(table, arm, ends[arm]) for arm in claim["arms"]]
     result = unjudged(claim, contrast(claim), len(paired), gates)
     if not paired:
-        return result | {"note": "no seed has the value in every arm (outside its range); " + result["note"]}
-    x_BxS = _stack({run: sides[0][run] - (sides[1][run] if len(sides) > 1 else 0.0) for run in paired})
+        return result | {"note": "no seed has the value in every term (outside its range); " + result["note"]}
+    x_BxS = _stack({run: sum(sign * side[run] for (sign, _), side in zip(terms, sides)) for run in paired})
     interval = _interval(x_BxS)
     unit = x_BxS.mean(axis=1) if len(x_BxS) > 1 else x_BxS[0]
     if len(x_BxS) > 1:
         result |= {"n_units": len(x_BxS), "unit": "base"}
     result |= estimated(interval, stats.t_pvalue(unit, claim["threshold"], claim["direction"]))
     return gated(result, interval, gates)
+
+
+def _terms(claim: Mapping) -> Sequence[tuple[int, Mapping]]:
+    """(sign, what differs from the claim's own fields) of every statistic of the sum."""
+    return claim["terms"] if claim["kind"] == "signed_sum" else [
+        (sign, {"arm": arm}) for sign, arm in zip((1, -1), claim["arms"])]
+
+
+def _values(claim: Mapping, table: pa.Table, ends: Mapping[str, End]) -> dict:
+    """{(base, seed): value} of one statistic: of `claim["arm"]`, where the claim is read."""
+    matched = claim["at"] != "final"
+    params = {"alpha": str(claim["alpha"])} if "alpha" in claim else dict(claim.get("params", {}))
+    params |= {"at": claim["at"], "among": among(claim)} if matched else {}
+    params |= {"on": target(claim)} if matched and target(claim) != "id" else {}
+    return values_of(table, claim["metric"], claim["arm"], step=None if matched else ends[claim["arm"]].step,
+                     split=claim.get("split"), dtype=claim.get("dtype"), k=claim.get("k"), params=params,
+                     excess=claim.get("excess", claim["kind"] == "excess_over_null"), granularity=claim.get("granularity"))
 
 
 def among(claim: Mapping) -> str:
@@ -181,6 +204,10 @@ def contrast(claim: Mapping) -> str:
     where = {"final": "at the last step", "matched_norm": "at matched ||dW||_F",
              "matched_success": "at matched " + ("new-task success" if target(claim) == "id" else
                                                  f"success on {target(claim)}")}[claim["at"]]
+    null = " minus its null" if claim.get("excess", claim["kind"] == "excess_over_null") else ""
+    if claim["kind"] == "signed_sum":
+        terms = " ".join(f"{'+' if sign > 0 else '-'} ({', '.join([term['arm'], *map(str, term.get('params', {}).values())])})"
+                         for sign, term in claim["terms"])
+        return f"{claim['metric']}{null}: {terms}, {where}"
     variant = " ".join(f"{n}={claim[n]}" for n in ("split", "k", "alpha", "dtype") if n in claim)
-    return f"{claim['metric']} ({variant}), {' - '.join(claim['arms'])}" + (
-        " minus its null" if claim["kind"] == "excess_over_null" else "") + f", {where}"
+    return f"{claim['metric']} ({variant}), {' - '.join(claim['arms'])}{null}, {where}"

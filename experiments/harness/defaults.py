@@ -7,7 +7,7 @@ TRAIN_FIELDS = ("steps", "prompts", "group", "microbatches", "minibatches", "obj
 
 # The arms that RLVR and SFT are compared with: equal learning rates, and the controls. See experiments/harness/stages.py.
 RLVR_AND_SFT = {
-    "rlvr": {"objective": "train.objective"},
+    "rlvr": {"objective": "train.objective", "family": "rl"},
     "sft": {"objective": "cross_entropy"},
     "rlvr-lr{}": {"like": "rlvr", "over": {"learning_rate": "train.learning_rates"}},
     "sft-lr{}": {"like": "sft", "over": {"learning_rate": "train.learning_rates"}},

@@ -31,6 +31,7 @@ class Stage:
     task: str = "task"  # or second, or a name of the section tasks
     pool: int = 0  # distinct training problems; 0: without end
     objective: str = "cross_entropy"  # a row of the recipe table
+    family: str = ""  # that the objective must be of, so that an override cannot make the arm's name a lie; empty: any
     settings: tuple = ()  # ((part, value), ...) that differ from the recipe's
     reward: tuple = ()  # ((term, weight or {weight, length, ...}), ...); empty: the verifier's score
     optimizer: str = "adamw"

@@ -46,7 +46,8 @@ class Setup:
         _check_sections(config)
         checks.values(config)
         checks.claim_fields(claims)
-        self.claims = claim_rules.judgeable(claims, config.arms, stages.names(config))
+        claim_rules.require_arms(claims, stages.names(config))
+        self.claims = claim_rules.judgeable(claims, config.arms)
         claim_rules.check(self.claims, ("id",))
         try:
             self.model = dataclasses.replace(_architecture(config.model.directory), compute_dtype=config.model.compute_dtype)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -12,14 +12,16 @@ from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
 from experiments.harness import checks, ensemble, exhibits, probing
+from experiments.harness import claims as claim_rules
 from experiments.harness.base_model import Base, Pretraining
+from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.measure import Measurement, concatenate, grid, infos, write_base_rows
 from experiments.harness.session import Session, StopSignals
 from experiments.harness.stages import Stage
-from experiments.rlvr_intervention import claims as intervention_claims
 from experiments.rlvr_intervention import transforms as interventions
 from jaxpost import models, probes, records, training
+from jaxpost.lookup import nearest
 from jaxpost.models import symmetries
 from jaxpost.probes.updates import mask_pairs
 
@@ -49,7 +51,9 @@ class Setup:
         self.infos = infos(self.model)
         self.groups = interventions.groups(self.infos, self.symmetries)
         self.claims = list(claims)
-        intervention_claims.check(self.claims, list(self.groups), PAIRS)
+        checks.claim_fields(self.claims, mask_pairs.METRICS)
+        claim_rules.check(self.claims, ("id", "second"))
+        _check_pairs(self.claims, list(self.groups))
         self.arms = [self._arm(name) for name in ARMS]
         self.grid = grid(config.train.steps, config.measure.grid_points)
         self.suite = training.Suite(self.model, (("id", self.task, "id"), ("second", self.second, "id")),
@@ -59,7 +63,7 @@ class Setup:
     def _arm(self, name: str) -> arm_table.Arm:
         rate = self.config.train.learning_rate
         train = self.config.train
-        stage = Stage(objective=train.objective, learning_rate=rate, steps=train.steps, prompts=train.prompts,
+        stage = Stage(objective=train.objective, family="rl", learning_rate=rate, steps=train.steps, prompts=train.prompts,
                       group=train.group, microbatches=train.microbatches, independent=name != "plain",
                       keys=tuple((key, f"train.{key}") for key in ("objective", "learning_rate", "microbatches")))
         return arm_table.make(name, stage, self.model, {"task": self.task})
@@ -68,6 +72,18 @@ class Setup:
     def seeds(self) -> list[int]:
         """The test seeds; a seed is one run of each arm."""
         return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
+
+
+def _check_pairs(claims: Sequence[Mapping], groups: Sequence[str]) -> None:
+    """Refuse terms of pairs of runs, or groups of matrices, that are not measured. Raises: UserError."""
+    for claim in claims:
+        for sign, term in claim.get("terms", ()):
+            params = term.get("params", {})
+            if (pair := (params.get("against"), term["arm"], params.get("map"))) not in PAIRS:
+                raise UserError(f"claim {claim['id']!r}: term ({sign}, {pair}) is not a sign and one of {list(PAIRS)}")
+            if params.get("group") not in groups:
+                raise UserError(f"claim {claim['id']!r}: group {params.get('group')!r} is not known"
+                                f"{nearest(params.get('group'), groups)}")
 
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
@@ -89,7 +105,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         bundle.cost("pretrain", arm="base-0", wall_s=time.monotonic() - began)
         inventory = _train_and_compare(setup, base, bundle, session)
         session.phase("report", 1)
-        results = intervention_claims.judge(setup.claims, bundle.read_rows(), setup.grid[-1])
+        results = claim_rules.judge(setup.claims, bundle.read_rows(),
+                                    dict.fromkeys(ARMS, claim_rules.End(setup.grid[-1])))
         metrics = {**probes.METRICS, **mask_pairs.METRICS, interventions.LOGIT_CHANGE.id: interventions.LOGIT_CHANGE}
         bundle_id = records.finish(bundle, metrics=metrics, claims=results, tensors=inventory, papers=exhibits.PAPERS[:3],
                                    extra={"n_seeds": config.seeds.count})

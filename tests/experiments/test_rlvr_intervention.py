@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from experiments import run
+from experiments.harness import claims
 from experiments.harness import config as configs
-from experiments.rlvr_intervention import claims as intervention_claims
 from experiments.rlvr_intervention import transforms as interventions
 from experiments.rlvr_intervention.experiment import PAIRS, Setup
 from jaxpost import records
@@ -43,6 +43,11 @@ def done(tmp_path_factory):
         read |= seen
     (path.parent / "reads.txt").write_text("\n".join(sorted(read)))
     return path
+
+
+def _term(sign, pair, group):
+    against, arm, mapping = pair
+    return sign, {"arm": arm, "params": {"against": against, "group": group, "map": mapping}}
 
 
 def rows(path, **wanted):
@@ -114,7 +119,7 @@ def test_an_undisturbed_run_has_the_same_rows(done, tmp_path):
     ("intervene.rotate=(7,)", "layer 7 does not exist; the model has layers 0 to 2"),
     ("intervene.rotation=har", "did you mean 'haar'?"),
     ("train.learning_rate=0.0", "a learning rate must be greater than 0"),
-    ("train.objective=dpo", "is not an RL objective"),
+    ("train.objective=dpo", "is of the family 'preference', and arm 'plain' takes one of 'rl'"),
 ])
 def test_what_cannot_run_is_one_line(override, message, tmp_path, capsys):
     assert run.main([f"--config={TINY}", f"--workdir={tmp_path}/run", f"--config.{override}"]) == 2
@@ -124,8 +129,9 @@ def test_what_cannot_run_is_one_line(override, message, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"terms": ((1, ("plain", "independent", "back"), "moved"),)}, "is not a sign and one of"),
-    ({"terms": ((1, ("plain", "independent", "raw"), "movd"),)}, "did you mean 'moved'?"),
+    ({"terms": (_term(1, ("plain", "independent", "back"), "moved"),)}, "is not a sign and one of"),
+    ({"terms": (_term(1, ("plain", "independent", "raw"), "movd"),)}, "did you mean 'moved'?"),
+    ({"terms": (_term(2, ("plain", "independent", "raw"), "moved"),)}, "is not a sign, 1 or -1"),
     ({"metric": "weight.pair.overlp"}, "did you mean 'weight.pair.overlap'?"),
     ({"threshold": 0.0}, "needs a threshold at or beyond"),
 ])
@@ -133,14 +139,14 @@ def test_claims_are_checked_before_the_run(change, message):
     claim = configs.module("rlvr_intervention").CLAIMS[0] | change
     with pytest.raises(Exception, match=message.replace("?", r"\?")):
         Setup(configs.load(str(TINY), {}), (claim,))
-    with pytest.raises(Exception, match="lacks 'terms'"):
+    with pytest.raises(Exception, match="is not a sign"):
         Setup(configs.load(str(TINY), {}), ({k: v for k, v in claim.items() if k != "terms"},))
 
 
 def test_a_claim_is_the_signed_sum_of_its_terms():
     pair, other = ("plain", "independent", "raw"), ("plain", "intervened", "raw")
     claim = configs.module("rlvr_intervention").CLAIMS[0] | {
-        "terms": ((1, pair, "moved"), (-1, other, "moved")), "excess": True}
+        "terms": (_term(1, pair, "moved"), _term(-1, other, "moved")), "excess": True}
     parts = []
     rng = np.random.default_rng(0)
     value = rng.normal(0.5, 0.01, (2, 5))
@@ -156,12 +162,12 @@ def test_a_claim_is_the_signed_sum_of_its_terms():
                           "conditional_on": "b", "dtype": None, "params": None, "null_value": None})
     table = records.measurement_table({k: [p.get(k) for p in parts] for k in parts[0]} | {
         "split": [p.get("split") for p in parts]})
-    result = intervention_claims.judge([claim], table, 9)[0]
+    result = claims.judge([claim], table, dict.fromkeys(claim["arms"], claims.End(9)))[0]
     expected = value[0] - value[1] + 0.3
     assert result["estimate"] == pytest.approx(expected.mean(), rel=1e-12) and result["verdict"] == "supported"
     half = 2.7764451 * expected.std(ddof=1) / np.sqrt(5)
     assert result["ci_lo"] == pytest.approx(expected.mean() - half, rel=1e-6)
-    assert "- (plain, intervened, raw; moved)" in result["contrast"]
+    assert "- (intervened, plain, moved, raw)" in result["contrast"]
 
 
 def test_the_pilot_loads_and_keeps_off_the_test_seeds():

@@ -70,6 +70,8 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     ({"a": {"pool": -3}}, "pool=-3"),
     ({"a": {"task": "tsk"}}, "task='tsk' is not known; did you mean 'task'?"),
     ({"a": {"optimizer": "adamv"}}, "adamv"),
+    ({"a": {"objective": "grp_o", "family": "rl"}}, "did you mean 'grpo'?"),
+    ({"a": {"objective": "dpo", "family": "rl"}}, "is of the family 'preference', and arm 'a' takes one of 'rl'"),
     ({"a": {"reference": "stat"}}, "did you mean 'start'?"),
     ({"a": {"objective": "grpo", "reward": {"corect": 1.0}}}, "reward 'corect' is not known; did you mean 'correct'?"),
     ({"a": {"objective": "grpo", "reward": {"correct": {"wieght": 1.0}}}}, "wieght"),
