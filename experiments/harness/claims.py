@@ -48,7 +48,9 @@ def check(claims: Sequence[Mapping], splits: Sequence[str]) -> None:
 
 
 def _check_terms(claim: Mapping) -> None:
-    for sign, term in claim.get("terms", ((0, {}),)):
+    if not claim.get("terms"):
+        raise UserError(f"claim {claim['id']!r}: a signed sum has no terms; expected ((sign, {{'arm': ...}}), ...)")
+    for sign, term in claim["terms"]:
         if sign not in (1, -1) or term.get("arm") not in claim["arms"]:
             raise UserError(f"claim {claim['id']!r}: term ({sign}, {dict(term)}) is not a sign, 1 or -1, and the fields of a "
                             f"statistic, of which 'arm' is one of {', '.join(claim['arms'])}")
