@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxpost.objectives import document
-from jaxpost.objectives.recipes import get, table
+from jaxpost.objectives.recipes import table
 
 
 def main(arguments: list[str]) -> int:
@@ -16,15 +16,15 @@ def main(arguments: list[str]) -> int:
         return 0
     if arguments:
         try:
-            get(arguments[0])
+            print(document.row_text(arguments[0]))
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-    view = Table("name", "family", "paper", "batch", "parts" if not arguments else "all parts", title="objectives")
+        return 0
+    view = Table("name", "family", "paper", "batch", "parts", title="objectives")
     for row in table():
-        if not arguments or row["name"] == arguments[0]:
-            shown = row["defaults" if arguments else "parts"]
-            view.add_row(row["name"], row["family"], row["paper"], row["batch"], " ".join(f"{k}={v}" for k, v in shown.items()))
+        parts = " ".join(f"{k}={v}" for k, v in row["parts"].items())
+        view.add_row(row["name"], row["family"], row["paper"], row["batch"], parts)
     Console(width=None if sys.stdout.isatty() else 160).print(view)
     return 0
 

@@ -44,6 +44,20 @@ class ActorCritic(PolicyGradient):
         """Keys of NEEDS."""
         return super().needs | {"value"}
 
+    def credit_formula(self) -> list[str]:
+        """How rewards s_t become A; V_t is the critic's value before the update, 0 after the last token."""
+        held = "" if self.value_clip is None else "v = clip(V_now, V - value_clip, V + value_clip), "
+        return [f"{held}V_now the critic's value in the loss, V before the update",
+                "G = A + V, A before it is whitened",
+                "A_t = delta_t + gamma lam A_(t+1),  delta_t = s_t + gamma V_(t+1) - V_t",
+                *(["R <- R / (standard deviation of all R so far, these among them)"] if self.reward_scaling else [])]
+
+    def further_formula(self) -> str:
+        """The value loss."""
+        if self.value_clip is None:
+            return " + value_coef (V_now - G)^2 / 2"
+        return " + value_coef max((V_now - G)^2, (v - G)^2) / 2"
+
     def init(self) -> dict:
         """Count, mean and sum of squared deviations of the scores so far, for reward scaling."""
         return {name: jnp.zeros(()) for name in ("count", "mean", "deviations")} if self.reward_scaling else {}

@@ -3,10 +3,37 @@
 import jax
 import jax.numpy as jnp
 
-BASELINES = ("none", "mean", "leave_one_out", "batch_mean")
-SCALES = ("none", "group", "batch")
+FORMULAS = {  # baseline -> the centred reward, as docs/objectives.md writes it
+    "none": "R",
+    "mean": "R - mean_group(R)",
+    "leave_one_out": "R - mean_others(R)",
+    "batch_mean": "R - mean_batch(R)",
+}
+SCALE_FORMULAS = {  # of the centred reward c
+    "none": "c",
+    "group": "c / (std_group(R, ddof) + eps)",
+    "batch": "c / (std_batch(R, ddof) + eps)",
+}
+WEIGHT_FORMULAS = {  # further baselines of an objective, which are whole advantages
+    "accepted": "G / #accepted of the group where R >= 1, else 0 (a group without an accepted sample carries no loss)",
+    "positive": "max(R, 0)",
+    "outside": "R - Batch.outside_N",
+}
+WHITENING_FORMULAS = {
+    "none": "A",
+    "row": "(A - mean_rows(A)) / (std_rows(A) + eps)",
+    "token": "(A - mean_tokens(A)) / sqrt(var_tokens(A) + 1e-8)",
+}
+BASELINES, SCALES, WHITENINGS = tuple(FORMULAS), tuple(SCALE_FORMULAS), tuple(WHITENING_FORMULAS)
 LONE = ("zero", "reward")
-WHITENINGS = ("none", "row", "token")
+
+
+def written(baseline: str, scale: str) -> str:
+    """The formula of an advantage: a baseline of FORMULAS or WEIGHT_FORMULAS, and a scale."""
+    if baseline in WEIGHT_FORMULAS:
+        return WEIGHT_FORMULAS[baseline]
+    centred = FORMULAS[baseline]
+    return SCALE_FORMULAS[scale].replace("c", f"({centred})" if scale != "none" and baseline != "none" else centred, 1)
 
 
 def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof: int = 1,

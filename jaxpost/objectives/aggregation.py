@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 
 EMPTY = ("default", "counted", "left_out")
-MODES = ("token", "sequence", "sequence_sum", "constant", "constant_total")
+FORMULAS = {  # mode -> what stands before the loss x_t of a token, as docs/objectives.md writes it
+    "token": "mean_tokens",
+    "sequence": "mean_rows mean_t",
+    "sequence_sum": "mean_rows sum_t",
+    "constant": "1/(N aggregation_length) sum_rows sum_t",
+    "constant_total": "1/aggregation_length sum_rows sum_t",
+}
+MODES = tuple(FORMULAS)
 
 
 def aggregate(x_NxT: jax.Array, mask_NxT: jax.Array, mode: str, length: int | None = None,

@@ -8,6 +8,7 @@ of those rows, so that a step may accumulate (sum, count) over microbatches and 
 """
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -155,6 +156,13 @@ class Objective:
         if _concrete(batch.reward_N) and np.isinf(np.asarray(batch.reward_N)).any():
             raise ValueError(f"objective {self.name!r}: Batch.reward_N has infinite entries; a reward is finite, or NaN "
                              "where it is missing")
+
+    def formula(self) -> list[str]:
+        """Its loss and what the loss reads, a line each, numbers by the names of its fields: what docs/objectives.md shows.
+
+        Here: the lines of the class's documentation that say what the loss is.
+        """
+        return [line.strip() for line in (inspect.getdoc(type(self)) or "").splitlines() if "loss =" in line]
 
     @property
     def needs(self) -> frozenset[str]:

@@ -3,7 +3,23 @@
 import jax
 import jax.numpy as jnp
 
-RULES = ("surrogate", "weight", "capped_weight")
+FORMULAS = {  # rule -> loss of a token, as docs/objectives.md writes it
+    "surrogate": "-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)",
+    "weight": "-sg(clip(r, 1 - clip_low, 1 + clip_high)) A l",
+    "capped_weight": "-sg(min(r, clip_cap)) A l",
+}
+RULES = tuple(FORMULAS)
+
+
+def written(rule: str, low: float | None, high: float | None, cap: float | None, ratio_cap: float | None) -> str:
+    """The formula of a rule with the bounds that are there; arguments as in `clipped`."""
+    bounds = {(False, False): "r", (False, True): "min(r, 1 + clip_high)", (True, False): "max(r, 1 - clip_low)",
+              (True, True): "clip(r, 1 - clip_low, 1 + clip_high)"}
+    bounded = "min(r, clip_cap)" if cap is not None else bounds[low is not None, high is not None]
+    free = "r" if ratio_cap is None else "min(r, ratio_cap)"
+    if rule != "surrogate":
+        return f"-sg({bounded}) A l"
+    return f"-{free} A" if bounded == free else f"-min({free} A, {bounded} A)"
 
 
 def clipped(ratio_NxT: jax.Array, logp_NxT: jax.Array, advantage_NxT: jax.Array, *, rule: str = "surrogate",

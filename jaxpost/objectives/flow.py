@@ -13,9 +13,22 @@ import jax.numpy as jnp
 
 from jaxpost.objectives.base import Batch, Objective, View, masked, mean_over
 
-FLOWS = ("group", "critic", "termination")
-LEVELS = ("trajectory", "detailed", "subtrajectory")
-REWARDS = ("log", "plain", "reference")
+FLOW_FORMULAS = {  # flows -> log F_i of the states
+    "group": "log F_0 = mean_group(log R - sum_t o), o before the update;  log F_n = log R",
+    "critic": "log F_i = value head at token i;  log F_n = log R",
+    "termination": "log F_i = log R_i - log pi(end_token | i), i = 0 to n - 1",
+}
+LEVEL_FORMULAS = {  # level -> loss of a row's pieces
+    "trajectory": "e_0n^2",
+    "detailed": "e_ij^2 of j = i + 1",
+    "subtrajectory": "e_ij^2 of all i < j, weighted by lam^(j-i-1)",
+}
+REWARD_FORMULAS = {
+    "log": "log R = reward / reward_temperature",
+    "plain": "log R = log(max(reward, reward_floor)) / reward_temperature",
+    "reference": "log R_i = (sum_{t<i} f_t + log ref(end_token | i)) / reward_temperature",
+}
+FLOWS, LEVELS, REWARDS = tuple(FLOW_FORMULAS), tuple(LEVEL_FORMULAS), tuple(REWARD_FORMULAS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +108,16 @@ class FlowBalance(Objective):
         """Keys of NEEDS."""
         return frozenset({"group": {"proximal"}, "critic": {"value"},
                           "termination": {"logits", "reference_logits"}}[self.flows])
+
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        piece = LEVEL_FORMULAS[self.level]
+        if self.flows == "termination" and self.level == "trajectory":
+            piece = "e_ij^2 of i = 0, j = n - 1"
+        mean = "mean over rows of" if self.level == "trajectory" else (
+            "mean over all pieces of" if self.aggregation == "token" else "mean over rows of the mean over their pieces of")
+        return [f"loss = {mean} {piece}", "e_ij = log F_i + sum_{i<=t<j} l_t - log F_j", FLOW_FORMULAS[self.flows],
+                REWARD_FORMULAS[self.reward]]
 
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:

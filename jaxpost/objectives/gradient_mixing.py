@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxpost.objectives import aggregation
+from jaxpost.objectives import aggregation, policy_formula
 from jaxpost.objectives.base import Batch, View, masked, mean_over
-from jaxpost.objectives.hybrid import parts, wholly_demonstrated
+from jaxpost.objectives.hybrid import LEFT_OUT, parts, wholly_demonstrated
 from jaxpost.objectives.policy_gradient import PolicyGradient
 
 
@@ -54,6 +54,16 @@ class GradientMixed(PolicyGradient):
     def terms(self) -> tuple[str, ...]:
         """The two losses."""
         return ("rl", "sft")
+
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        return ["gradient of a step = (1 - mu) grad L_RL + mu grad L_SFT", *self.weight_formula(),
+                f"L_SFT = {aggregation.FORMULAS[self.aggregation]} [ -l ] of demonstrated tokens",
+                *policy_formula.lines(self, "L_RL", " of sampled tokens"), LEFT_OUT]
+
+    def weight_formula(self) -> list[str]:
+        """What mu is."""
+        return []
 
     def score(self, batch: Batch, kl_coef: jax.Array | float, state: dict | None) -> jax.Array:
         """As `PolicyGradient.score`; a wholly demonstrated row takes no part in its group."""
@@ -110,6 +120,13 @@ class MetaWeighted(GradientMixed):
         """Keys of NEEDS."""
         return super().needs | (set() if self.target_entropy is None else {"entropy"})
 
+    def weight_formula(self) -> list[str]:
+        """As `GradientMixed.weight_formula`."""
+        utility = "L_" + self.utility.upper()
+        toward = "" if self.target_entropy is None else " + entropy_rate (target_entropy - H)"
+        return ["mu = start, then every so many batches (every)",
+                f"mu <- clip(mu + meta_rate <grad {utility}, grad L_SFT - grad L_RL>{toward}, low, high)"]
+
     def init(self) -> dict:
         """mu and the number of batches so far."""
         return {"mu": jnp.asarray(self.start, jnp.float32), "batches": jnp.zeros((), jnp.int32)}
@@ -150,6 +167,10 @@ class StepAdaptive(GradientMixed):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return super().needs | {"seed"}
+
+    def weight_formula(self) -> list[str]:
+        """As `GradientMixed.weight_formula`."""
+        return ["mu = 1 with probability |grad L_SFT| / (|grad L_SFT| + balance_norm |grad L_SFT of the first batch|), else 0"]
 
     def init(self) -> dict:
         """The SFT gradient's norm at the first batch; 0 before it."""

@@ -9,11 +9,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxpost.objectives import aggregation, token_weights
+from jaxpost.objectives import aggregation, policy_formula, token_weights
 from jaxpost.objectives.base import Batch, View, masked, mean_over
 from jaxpost.objectives.policy_gradient import PolicyGradient
 
-RESHAPES = ("none", "fraction", "power")
+RESHAPE_FORMULAS = {"none": "p", "fraction": "p / (p + reshape_constant)", "power": "p^reshape_constant"}
+RESHAPES = tuple(RESHAPE_FORMULAS)
+LEFT_OUT = "wholly demonstrated rows take no part in their group's R"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,11 @@ class MixedPolicy(PolicyGradient):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return super().needs | {"demonstrations"}
+
+    def surrogate_formula(self) -> list[str]:
+        """As `PolicyGradient.surrogate_formula`."""
+        x, *where = super().surrogate_formula()
+        return [f"({x} on sampled tokens, -A {RESHAPE_FORMULAS[self.reshape]} on demonstrated ones)", *where, "p = exp(l)"]
 
     def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(per-token policy loss, which tokens the clip holds); a demonstrated token is never held."""
@@ -88,6 +95,17 @@ class WeightedSum(PolicyGradient):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return super().needs | {"demonstrations"}
+
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        w = token_weights.FORMULAS[self.sft_token_weight]
+        schedule = ["mu = sft_weight"] if self.sft_weight_end is None else [
+            "mu rises linearly from 0 to sft_weight over warmup batches,",
+            "   then falls along a cosine to sft_weight_end over decay batches"]
+        x, where = ("l", "") if w == "1" else (f"{w} l", ", p = exp(l)")
+        return [f"loss = {'(1 - mu) ' if self.complement else ''}L_RL + mu L_SFT", *schedule,
+                f"L_SFT = {aggregation.FORMULAS[self.sft_aggregation]} [ -{x} ] of demonstrated tokens{where}",
+                *policy_formula.lines(self, "L_RL", " of sampled tokens"), LEFT_OUT]
 
     def init(self) -> dict:
         """The number of batches so far, if mu has a schedule."""
@@ -157,6 +175,14 @@ class SingleStage(PolicyGradient):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return super().needs | {"demonstrations", "entropy"}
+
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        return ["loss = mean over sampled tokens of x_s + mean over demonstrated tokens of x_d",
+                "x_s = -sampled_weight exp(H_s) l in rows whose score is at least right, else l",
+                "x_d = -shown_weight exp(-H_d) l - A p, p = exp(l)",
+                "H_s, H_d: mean entropy before the update of sampled and of demonstrated tokens, no gradient",
+                *self.advantage_formula()]
 
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:

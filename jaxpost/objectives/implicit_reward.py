@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxpost.objectives import aggregation
 from jaxpost.objectives.base import Batch, View, masked, mean_over
 from jaxpost.objectives.supervised import RowObjective
 
@@ -18,6 +19,10 @@ LEVELS = ("token", "sequence")
 # Link -> below which x it is not used. The forward KL's is where float32 would overflow; the others end there.
 EDGES = {"linear": None, "pearson": None, "hellinger": -1.0, "jensen_shannon": -math.log(2.0), "reverse_kl": 0.0,
          "forward_kl": -60.0}
+
+
+LINK_FORMULAS = {"linear": "x", "pearson": "x - x^2 / 4", "hellinger": "x / (1 + x)", "jensen_shannon": "log(2 - exp(-x))",
+                 "reverse_kl": "1 + log x", "forward_kl": "-exp(-x - 1)"}
 
 
 def link(x: jax.Array, name: str, beyond: str = "tangent", margin: float = 0.1) -> jax.Array:
@@ -100,6 +105,15 @@ class ImplicitReward(RowObjective):
         """Keys of NEEDS."""
         return frozenset({"reference"})
 
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        mean, x = (("mean_rows", "beta sum_t (l - f)") if self.level == "sequence"
+                   else (aggregation.FORMULAS[self.aggregation], "beta (l - f)"))
+        edge = EDGES[self.divergence]
+        below = {"tangent": "its tangent there", "clamp": "constant"}[self.beyond]
+        return [f"loss = {mean} [ -phi({x}) ]", f"phi(x) = {LINK_FORMULAS[self.divergence]}",
+                *([] if edge is None else [f"below x = {edge:.3g} + margin phi is {below}"])]
+
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; the count is that of the aggregation, or of rows with a token at the level "sequence".
 
@@ -141,6 +155,10 @@ class PreferenceOriented(RowObjective):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return frozenset({"outside"})
+
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        return ["loss = mean_rows [ -log sigma(beta (mean_t l - Batch.outside_N) + gamma) ]"]
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; the count is the number of rows with a token and a known `outside_N`.

@@ -3,10 +3,20 @@
 import jax
 import jax.numpy as jnp
 
-ESTIMATORS = ("k1", "k2", "k3", "full")
-PLACES = ("none", "loss", "reward")
+FORMULAS = {  # estimator -> k, as docs/objectives.md writes it
+    "k1": "d",
+    "k2": "d^2 / 2",
+    "k3": "exp(-d) - 1 + d",
+    "full": "sum_v pi(v) (log pi(v) - log ref(v))",
+}
+GRADIENT_FORMULAS = {"value": "k", "straight_through_k2": "(sg(k - (l - f)^2 / 2) + (l - f)^2 / 2)", "ratio_weighted": "r k"}
+PLACE_FORMULAS = {
+    "none": "no KL",
+    "loss": "the loss of a token + kl_coef k, gradient as kl_gradient says",
+    "reward": "R - kl_coef sum_t k, or with credit_unit=\"token\" s_t - kl_coef k; no gradient",
+}
+ESTIMATORS, GRADIENTS, PLACES = tuple(FORMULAS), tuple(GRADIENT_FORMULAS), tuple(PLACE_FORMULAS)
 FINITE = 80.0  # exp of it is finite in float32, with room for a sum
-GRADIENTS = ("value", "straight_through_k2", "ratio_weighted")
 
 
 def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, clamp: float | None = None,

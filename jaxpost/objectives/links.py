@@ -7,9 +7,26 @@ says where each of them should be.
 import jax
 import jax.numpy as jnp
 
-DIFFERENCES = ("logistic", "hinge", "squared", "exo", "discopop")
-SEPARATES = ("nca", "bco", "sppo_hard", "apo_zero", "apo_down")
-SMOOTHINGS = ("none", "conservative", "robust")
+DIFFERENCE_FORMULAS = {  # link -> loss of u, as docs/objectives.md writes it
+    "logistic": "-log sigma(u)",
+    "hinge": "max(0, 1 - u)",
+    "squared": "((u - 1/2) / beta)^2",
+    "exo": "KL( (sigma(u), sigma(-u)) || (1 - label_noise, label_noise) )",
+    "discopop": "-(1 - m) log sigma(u) + m exp(-u), m = sigma(u / discopop_tau)",
+}
+SEPARATE_FORMULAS = {  # link -> loss of a = beta s_w and b = beta s_l
+    "nca": "-log sigma(a) - (log sigma(-a) + log sigma(-b)) / 2",
+    "bco": "-log sigma(a) - log sigma(-b)",
+    "sppo_hard": "((a - 1/2)^2 + (b + 1/2)^2) / beta^2",
+    "apo_zero": "sigma(-a) + sigma(b)",
+    "apo_down": "sigma(a) + sigma(b - a)",
+}
+SMOOTHING_FORMULAS = {
+    "none": "phi(u)",
+    "conservative": "(1 - label_noise) phi(u) + label_noise phi(-u)",
+    "robust": "((1 - label_noise) phi(u) - label_noise phi(-u)) / (1 - 2 label_noise)",
+}
+DIFFERENCES, SEPARATES, SMOOTHINGS = tuple(DIFFERENCE_FORMULAS), tuple(SEPARATE_FORMULAS), tuple(SMOOTHING_FORMULAS)
 SMOOTHED = ("logistic", "hinge", "squared")  # the links that a smoothing other than exo's own is defined for
 
 

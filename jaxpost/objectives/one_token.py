@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxpost.objectives import aggregation
 from jaxpost.objectives.base import Batch, View, masked, mean_over
 from jaxpost.objectives.supervised import RowObjective
 
@@ -49,6 +50,16 @@ class OneTokenRollout(RowObjective):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return frozenset({"logits"} | ({"seed"} if self.samples is not None else set()))
+
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        mean = aggregation.FORMULAS[self.aggregation]
+        if self.samples is None:
+            return [f"loss = {mean} [ -(1 - wrong_reward) q(y) log pi(y) - wrong_reward sum_v q(v) log pi(v) ]",
+                    "q = sg(softmax(logits / temperature)), y the demonstrated token"]
+        return [f"loss = {mean} [ -1/samples sum_j R(a_j) log pi(a_j) ]",
+                "a_j drawn from softmax(logits / temperature), samples of them, no gradient through the draw",
+                "R(a) = 1 where a is the demonstrated token, else wrong_reward"]
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; only the logits are read, not `View.logp_NxT`.

@@ -8,10 +8,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxpost.objectives import advantages, clipping, kl, ratios, rewards
+from jaxpost.objectives import advantages, clipping, kl, policy_formula, ratios, rewards
 from jaxpost.objectives.base import Batch, Objective, View, masked, mean_over
 
-_OWN_SCALE = ("accepted", "positive", "outside")  # baselines that advantages.advantage does not know
+_OWN_SCALE = tuple(advantages.WEIGHT_FORMULAS)  # baselines that advantages.advantage does not know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +160,27 @@ class PolicyGradient(Objective):
         if self.baseline == "outside":
             found.add("outside")
         return frozenset(found)
+
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        return policy_formula.lines(self)
+
+    def surrogate_formula(self) -> list[str]:
+        """What `surrogate` takes of a token, and lines that say what it reads."""
+        return [clipping.written(self.clip, self.clip_low, self.clip_high, self.clip_cap, self.ratio_cap),
+                *(["where A < 0 the surrogate is at most dual_clip |A|, without gradient beyond"] if self.dual_clip else [])]
+
+    def advantage_formula(self) -> list[str]:
+        """How `prepare` makes A."""
+        return policy_formula.advantage(self)
+
+    def credit_formula(self) -> list[str]:
+        """How rewards s_t of tokens become A, with credit_unit="token"."""
+        return ["A_t = s_t + gamma A_(t+1)"]
+
+    def further_formula(self) -> str:
+        """What a subclass adds to the loss of a token."""
+        return ""
 
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:

@@ -125,6 +125,45 @@ class Preference(Objective):
         return (frozenset(() if self.reference_free else ("reference",))
                 | frozenset(("logits",) if self.weighting == "wpo" else ()))
 
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        first = self._link_formula(self.link)
+        if self.smoothing != "none" and self.link != "exo":
+            x, where = links.SMOOTHING_FORMULAS[self.smoothing], [f"phi(u) = {first}"]
+        else:
+            (x, *where) = first.split(", m = ")
+            where = [f"m = {m}" for m in where]
+        extra = "" if self.extra_link == "none" else f" + extra_coef ({self._link_formula(self.extra_link)})"
+        x = (f"pair_coef ({x})" if self.pair_coef != 1 else x) + extra
+        if self.weighting == "wpo":
+            x = f"w ({x})"
+            where.append("w = product over both rows of exp(mean_t(l - log sum_v pi(v)^2)), no gradient")
+        rows = {"chosen": "preferred rows", "both": "both rows"}[self.nll_rows]
+        likely = [f"NLL = {aggregation.FORMULAS[self.aggregation]} [ -l ] of {rows}"] if self.nll_coef else []
+        return [f"loss = mean_pairs [ {x} ]{' + nll_coef NLL' if likely else ''}", *where, *self._read_formula(),
+                *likely, *self._score_formula()]
+
+    def _link_formula(self, link):
+        return links.DIFFERENCE_FORMULAS.get(link) or links.SEPARATE_FORMULAS[link]
+
+    def _read_formula(self):
+        """What the links read: u, or both rewards."""
+        used = {self.link, self.extra_link}
+        bias, margin = ("contrastive_bias " if self.contrastive_bias != 1 else ""), (" - margin" if self.margin else "")
+        return [*([f"u = beta (s_w - {bias}s_l){margin}"] if used & set(links.DIFFERENCES) else []),
+                *(["a = beta s_w, b = beta s_l"] if used & set(links.SEPARATES) else [])]
+
+    def _score_formula(self):
+        """s of a row."""
+        weights = [*(["discount^k for the row's k-th token (from 0)"] if self.discount != 1 else []),
+                   *(["tail_weight beyond the other completion's length"] if self.tail_weight != 1 else [])]
+        h = f"sum_t {'w_t ' if weights else ''}{'l' if self.reference_free else '(l - f)'}"
+        x = f"{h} / n" if self.reduction == "mean" else h
+        s = x if self.transform == "none" else scores.TRANSFORM_FORMULAS[self.transform]
+        return [f"s = {f'({s}) / n' if self.reduction == 'sum_over_length' else s}",
+                *([f"x = {x}"] if self.transform != "none" else []),
+                *([f"w_t = {' times '.join(weights)}{', else 1' if self.discount == 1 else ''}"] if weights else [])]
+
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:
         """As `Objective.prepare`: pairs share nothing, so only a check.

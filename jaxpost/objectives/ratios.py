@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 
 LARGEST = 80.0  # of a log-ratio
-LEVELS = ("none", "token", "sequence", "sequence_token", "sequence_product")
+FORMULAS = {  # level -> r, as docs/objectives.md writes it
+    "none": "exp(l - sg(l)), whose value is 1",
+    "token": "exp(l - o)",
+    "sequence": "exp(mean_t(l - o))",
+    "sequence_token": "sg(exp(mean_t(l - o))) exp(l - sg(l))",
+    "sequence_product": "exp(sum_t(l - o))",
+}
+LEVELS = tuple(FORMULAS)
 
 
 def ratio(logp_NxT: jax.Array, behaviour_NxT: jax.Array, mask_NxT: jax.Array, level: str,

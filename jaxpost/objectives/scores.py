@@ -6,8 +6,19 @@ Shapes: N rows, T completion tokens.
 import jax
 import jax.numpy as jnp
 
-REDUCTIONS = ("sum", "mean", "sum_over_length")
-TRANSFORMS = ("none", "forward_kl", "js", "alpha", "log_odds")
+FORMULAS = {  # reduction -> s from h = sum_t weight (l - f) and n counted tokens, T the transform
+    "sum": "T(h)",
+    "mean": "T(h / n)",
+    "sum_over_length": "T(h) / n",
+}
+TRANSFORM_FORMULAS = {  # transform -> T(x)
+    "none": "x",
+    "forward_kl": "1 - exp(-x)",
+    "js": "log 2 + log sigma(x)",
+    "alpha": "(exp((alpha - 1) x) - 1) / (alpha - 1)",
+    "log_odds": "x - log(1 - exp(x))",
+}
+REDUCTIONS, TRANSFORMS = tuple(FORMULAS), tuple(TRANSFORM_FORMULAS)
 
 _EXPONENT_CAP = 80.0  # exp of it is still a float32
 _LOG_ODDS_CEILING = -1e-7  # the largest log-probability whose odds are taken (Tunix): log odds 16

@@ -84,6 +84,12 @@ class DownSampled(PolicyGradient):
         """Keys of NEEDS."""
         return super().needs | {"entropy"}
 
+    def advantage_formula(self) -> list[str]:
+        """As `PolicyGradient.advantage_formula`."""
+        return [*super().advantage_formula(), "rows: the keep_rows share of them whose A have the largest variance",
+                "tokens: of these rows' the keep_tokens share with the largest |A| H, H before the update; others do not count",
+                *(["both shares move linearly from 1 to these values over horizon batches"] if self.horizon else [])]
+
     def init(self) -> dict:
         """The number of batches so far, if the shares have a schedule."""
         return {"batches": jnp.zeros((), jnp.int32)} if self.horizon else {}
@@ -137,6 +143,20 @@ class CovarianceGuard(PolicyGradient):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return super().needs | ({"seed"} if self.guard == "clip" else set())
+
+    def surrogate_formula(self) -> list[str]:
+        """As `PolicyGradient.surrogate_formula`."""
+        x, *where = super().surrogate_formula()
+        lp = "b" if self.guard_logp == "behaviour" else "l"
+        covariance = f"c = ({lp} - mean_tokens({lp})) (A - mean_tokens(A)), without gradient"
+        if self.guard == "kl":
+            return [f"{x} + (guard_coef |l - b| on guarded tokens)", *where,
+                    "guarded: the guard_share of counted tokens with the largest c, at least one", covariance]
+        free = " and not held by the clip" if self.guard_logp == "current" else ""
+        return [f"(0 on guarded tokens, else {x})", *where,
+                "guarded: a guard_share of counted tokens, at least one, drawn among those with",
+                f"   guard_low < c < guard_high{free}",
+                covariance]
 
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:
@@ -193,6 +213,10 @@ class Planned(PolicyGradient):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return super().needs | {"token_weight"}
+
+    def advantage_formula(self) -> list[str]:
+        """As `PolicyGradient.advantage_formula`."""
+        return [*super().advantage_formula(), "A <- A + planning_gain Batch.token_weight_NxT |A|"]
 
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:

@@ -29,6 +29,10 @@ class SoftGate(PolicyGradient):
         self.require(min(self.gate_positive, self.gate_negative) > 0,
                      f"gate_positive={self.gate_positive}, gate_negative={self.gate_negative} must be greater than 0, e.g. 1")
 
+    def surrogate_formula(self) -> list[str]:
+        """As `PolicyGradient.surrogate_formula`."""
+        return ["-(4 / tau) sigma(tau (r - 1)) A", "tau = gate_positive where A > 0, else gate_negative"]
+
     def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(per-token policy loss, no token held)."""
         r_NxT = self.importance(view, batch)
@@ -53,6 +57,11 @@ class GammaWeight(PolicyGradient):
         super().__post_init__()
         self.unread("where a smooth weight replaces the clip", *_CLIPPING)
         self.unread("where the weight has a ratio of its own", "ratio", "log_ratio_clamp")
+
+    def surrogate_formula(self) -> list[str]:
+        """As `PolicyGradient.surrogate_formula`."""
+        return ["-sg(w^kappa exp(lambda (1 - w))) A l", "w = clip(exp(sum_t clip(l - o, -20, 20)), 1e-8, exp(20))",
+                "kappa, lambda = k_positive, lambda_positive where A >= 0, else k_negative, lambda_negative"]
 
     def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(per-token policy loss, no token held)."""

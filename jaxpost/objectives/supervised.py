@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxpost.objectives import kl, token_weights
+from jaxpost.objectives import aggregation, kl, token_weights
 from jaxpost.objectives.base import Batch, Objective, View, masked, mean_over
 
 ANCHORS = ("none", "forward", "reverse")
@@ -73,6 +73,14 @@ class Supervised(RowObjective):
         """Keys of NEEDS."""
         anchored = {"logits", "reference_logits"} if self.anchor != "none" else set()
         return frozenset(anchored | ({"token_weight"} if self.data_weight != "none" else set()))
+
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        w = token_weights.FORMULAS[self.token_weight]
+        x = f"-{'Batch.token_weight_NxT ' if self.data_weight == 'scale' else ''}{'' if w == '1' else w + ' '}l"
+        anchor = {"none": "", "forward": " + anchor_coef KL(ref || pi)", "reverse": " + anchor_coef KL(pi || ref)"}[self.anchor]
+        return [f"loss = {aggregation.FORMULAS[self.aggregation]} [ {x}{anchor} ]", *([] if w == "1" else ["p = exp(l)"]),
+                *(["only tokens with Batch.token_weight_NxT > 0 count"] if self.data_weight == "select" else [])]
 
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:

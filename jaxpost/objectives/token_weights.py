@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-KINDS = ("none", "probability", "p(1-p)")
+FORMULAS = {"none": "1", "probability": "sg(p)", "p(1-p)": "sg(p (1 - p))"}  # as docs/objectives.md writes them
+KINDS = tuple(FORMULAS)
 
 
 def stopped(logp_NxT: jax.Array, kind: str) -> jax.Array:

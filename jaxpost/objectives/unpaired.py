@@ -56,6 +56,12 @@ class Unpaired(Objective):
         """Keys of NEEDS."""
         return frozenset({"reference", "label"} | ({"outside"} if self.reference_point == "mismatched" else set()))
 
+    def formula(self) -> list[str]:
+        """As `Objective.formula`."""
+        z = "z = 0" if self.reference_point == "zero" else "z = sg(max(0, mean over the batch's rows of Batch.outside_N))"
+        return ["loss = mean_rows [ desirable_weight (1 - sigma(beta (h - z))) where the label is 1,",
+                "                   undesirable_weight (1 - sigma(beta (z - h))) where it is 0 ]", "h = sum_t (l - f)", z]
+
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:
         """Replace `outside_N` by the reference point z, the same for every row; as `Objective.prepare`.

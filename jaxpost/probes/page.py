@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from jaxpost.probes import base, presets
+from jaxpost.pages import entry, linked
+from jaxpost.probes import base, extremes, presets
 from jaxpost.probes.catalog import CATALOG, Entry, example
 from jaxpost.probes.guide import STATISTICS, Statistic, metrics_of, statistic_of
 from jaxpost.probes.price import Priced
@@ -78,6 +79,8 @@ def row_text(row: Entry) -> str:
         metric = base.metric(name)
         lines += ["", name, f"  formula   {metric.definition}", f"  unit      {metric.unit}", f"  null      {metric.null}",
                   f"  pooling   {metric.pooling}", f"  paper     {metric.paper}"]
+        if found := extremes.of(name):
+            lines += [f"  high      {found[0]}", f"  low       {found[1]}"]
     for statistic in dict.fromkeys(filter(None, map(statistic_of, example(row).metrics))):
         lines += ["", f"{statistic.title}. {statistic.read}", f"How it misleads: {statistic.misleads}"]
     if row.read:
@@ -101,15 +104,20 @@ def _section(statistic: Statistic) -> list[str]:
     given = f" Probe: {', '.join(f'`{name}`' for name in owners)}." if owners else ""
     lines = [f"## {statistic.title}", "", f"{statistic.read}{given}", "", f"How it misleads: {statistic.misleads}", "",
              f"![{statistic.shows}]({FIGURES}/{statistic.name}.png)", "",
-             "| metric | formula | unit | null | pooling | paper |", "|---|---|---|---|---|---|"]
-    lines += [f"| `{m.id}` | {_cell(m.definition)} | {m.unit} | {_cell(m.null)} | {m.pooling} | {_cell(m.paper)} |"
-              for m in found]
+             "| metric | formula | reads high when | reads low when | unit | null | pooling | paper |",
+             "|---|---|---|---|---|---|---|---|"]
+    for m in found:
+        high, low = extremes.of(m.id) or ("-", "-")
+        lines.append(f"| `{m.id}` | {_cell(m.definition)} | {high} | {low} | {m.unit} | {_cell(m.null)} | {m.pooling} | "
+                     f"{linked(_cell(m.paper))} |")
     return [*lines, ""]
 
 
 def markdown() -> str:
     """The page."""
-    lines = [_HEAD, "## Catalogue", "", "| id | tells | lane | needs |", "|---|---|---|---|"]
+    lines = [_HEAD, "## Contents", "",
+             *(f"- {entry(title)}" for title in ("Catalogue", "Presets", *(statistic.title for statistic in STATISTICS))), "",
+             "## Catalogue", "", "| id | tells | lane | needs |", "|---|---|---|---|"]
     lines += [f"| `{row.id}` | {row.tells}{f' ({row.where})' if row.where else ''} | {example(row).lane} | {needs_of(row)} |"
               for row in CATALOG.values()]
     lines += ["", "## Presets", "", "| preset | what | probes | budget | cadence |", "|---|---|---|---|---|"]

@@ -1,10 +1,11 @@
 """The printed catalogue and the generated page."""
 
 import pathlib
+import re
 
 from jaxpost import probes
 from jaxpost.probes import __main__ as command
-from jaxpost.probes import catalog
+from jaxpost.probes import catalog, extremes
 from jaxpost.probes import guide as reading
 from jaxpost.probes import page as document
 
@@ -21,6 +22,14 @@ def test_the_page_has_every_metric_once_with_formula_and_null():
         if reading.statistic_of(name) is not None:
             assert page.count(f"| `{name}` |") == 1, name
             assert metric.null.split("|")[0] in page
+
+
+def test_every_heading_is_in_the_contents_and_every_reading_belongs_to_a_metric():
+    page = document.markdown()
+    contents = re.findall(r"^- \[.*\]\(#(.*)\)$", page, re.M)
+    assert len(contents) == page.count("\n## ") - 1 == len(set(contents))
+    for prefix, said in extremes.EXTREMES.items():
+        assert any(extremes.of(name) is said for name in probes.METRICS), prefix
 
 
 def test_every_statistic_has_an_example_figure_of_a_few_kilobytes():

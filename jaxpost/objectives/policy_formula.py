@@ -1,0 +1,73 @@
+"""The formula of a policy gradient, written from its parts in the symbols of docs/objectives.md."""
+
+import re
+
+from jaxpost.objectives import advantages, aggregation, kl, ratios
+
+
+def lines(o, name: str = "loss", tokens: str = "") -> list[str]:
+    """The loss of a `PolicyGradient`, the ratio, the advantage and the KL estimate that it reads, a line each.
+
+    Args:
+      o: the objective; name: of the loss; tokens: which of them it is taken over, if not all.
+    """
+    x, *where = o.surrogate_formula()
+    if o.sampler_cap is not None:
+        x = f"w ({x})"
+        but = ", 1 on demonstrated tokens" if "demonstrations" in o.needs else ""
+        where.append(f"w = sg(min(exp(o - b), sampler_cap)){but}")
+    if o.kl_place == "loss":
+        x += f" + kl_coef {kl.GRADIENT_FORMULAS[o.kl_gradient]}"
+    if o.entropy_coef:
+        x += " - entropy_coef H"
+    x += o.further_formula()
+    found = [f"{name} = {aggregation.FORMULAS[o.aggregation]} [ {x} ]{tokens}", *where]
+    if re.search(r"\br\b", " ".join(found)):
+        found.append(f"r = {_ratio(o)}")
+    return [*found, *o.advantage_formula()]
+
+
+def advantage(o) -> list[str]:
+    """The advantage that the batch is prepared with, from the score of a row to the number of a token."""
+    found = [f"R = {_reward(o)}"] if _reward(o) != "score" else []
+    centred = advantages.written(o.baseline, o.scale)
+    if o.credit_unit == "row":
+        found.insert(0, f"A = {centred}")
+    else:
+        penalty = " - kl_coef k" if o.kl_place == "reward" else ""
+        found = [*o.credit_formula(), f"s_t = (on the row's last token: {centred}; else 0){penalty}", *found]
+    if o.informative_only:
+        found.append("A = 0 in a group whose R are all equal")
+    if o.whiten != "none":
+        found.append(f"A <- {advantages.WHITENING_FORMULAS[o.whiten]}")
+    if o.kl_place != "none":
+        found.append(f"k = {_estimate(o)}")
+    if o.mask_truncated:
+        found.append("a row that was cut before its end token carries no loss and stays in its group")
+    return found
+
+
+def _ratio(o) -> str:
+    formula = ratios.FORMULAS[o.ratio]
+    return formula if o.log_ratio_clamp is None else formula.replace("l - o", "clip(l - o, -log_ratio_clamp, log_ratio_clamp)")
+
+
+def _reward(o) -> str:
+    formula = "reward_low + (1 - reward_low) score" if o.reward_low else "score"
+    if o.overlong_limit is not None:
+        formula += " + clip((overlong_limit - overlong_cache - n) / overlong_cache, -1, 0)"
+    if o.kl_place == "reward" and o.credit_unit == "row":
+        formula += " - kl_coef sum_t k"
+    return formula
+
+
+def _estimate(o) -> str:
+    formula = kl.FORMULAS[o.kl_estimator]
+    if o.kl_estimator == "full":
+        return formula
+    d = "l - f" if o.kl_place == "loss" else "b - f"
+    if o.kl_log_ratio_clamp is not None:
+        d = f"clip({d}, -kl_log_ratio_clamp, kl_log_ratio_clamp)"
+    if o.kl_clamp is not None:
+        formula = f"clip({formula}, -kl_clamp, kl_clamp)"
+    return f"{formula}, d = {d}"
