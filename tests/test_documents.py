@@ -6,9 +6,10 @@ import re
 import pytest
 
 from jaxpost import objectives, probes, tasks
+from jaxpost.objectives import rewards
 from jaxpost.probes import catalog
 
-REGISTRIES = (tasks.FAMILIES, objectives.RECIPES, probes.METRICS, catalog.CATALOG)
+REGISTRIES = (tasks.FAMILIES, objectives.RECIPES, probes.METRICS, catalog.CATALOG, rewards.PARTS)
 ROOT = pathlib.Path(__file__).parents[1]
 SNIPPETS = [(path.relative_to(ROOT), code) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
             for code in re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)]

@@ -1,5 +1,6 @@
 """A study whose arms are chains of stages and averages: trained once, started where they say, resumed, judged."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,14 @@ def test_a_claim_of_a_paper_is_one_file_of_eighty_lines(name):
         setup = Setup(configs.load(f"{name}:{argument}", {}), configs.module(name).CLAIMS)
         assert [c["id"] for c in setup.claims] == [c["id"] for c in configs.module(name).CLAIMS]
         assert all(isinstance(arm.spec.model, models.TransformerConfig) for arm in setup.arms)
+
+
+def test_the_study_of_the_documentation_is_one():
+    """Its config passes every check, and its grid, reward and average are what the text says."""
+    (code, _) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "study.md").read_text(), re.M | re.S)
+    given = {}
+    exec(compile(code, "study.md", "exec"), given)
+    setup = Setup(given["get_config"](), given["CLAIMS"])
+    found = {arm.name: arm for arm in setup.arms}
+    assert (found["grpo-0"].scalars.learning_rate, found["grpo-0"].start) == (3e-5, ("base",)) and found["soup"].steps == 0
+    assert [term.kind for term in found["brief"].source.reward] == ["correct", "soft_overlong"] and len(setup.claims) == 1
