@@ -74,6 +74,25 @@ def test_a_damaged_step_is_said_moved_aside_and_written_again(saved, tmp_path):
         assert saves.latest()[0] == 2 and saves.latest(before=2)[0] == 1 and saves.latest(before=1) is None
 
 
+def test_sound_files_with_other_numbers_are_not_what_was_saved(saved, tmp_path):
+    """Every check of the format passes: only the digests know."""
+    place, said = tmp_path / "run", []
+    shutil.copytree(saved, place)
+    shutil.rmtree(place / "2" / "params")
+    shutil.copytree(place / "1" / "params", place / "2" / "params")
+    with Checkpoints(place, say=said.append) as saves:
+        with pytest.raises(CheckpointError, match="not what was saved"):
+            saves.restore_params(2)
+        assert saves.latest()[0] == 1 and "2 is damaged" in said[0]
+
+
+def test_an_array_digest_tells_shapes_and_dtypes_apart_and_not_layouts():
+    x = np.arange(6, dtype=np.int32).reshape(2, 3)
+    others = (x.reshape(3, 2), x.ravel(), x.view(np.float32), x.view(np.uint32), x + 1)
+    assert len({digests.array_digest(y) for y in (x, *others)}) == 6
+    assert digests.array_digest(np.asfortranarray(x)) == digests.array_digest(x)
+
+
 def test_no_sound_step_is_an_error_and_moves_nothing(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "run")
     for step in "12":

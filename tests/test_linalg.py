@@ -273,6 +273,11 @@ def test_ranks_of_a_planted_rank_and_of_nothing():
         assert np.isnan(rank(jnp.zeros(4)))
 
 
+def test_a_rank_that_holds_exactly_the_share_of_the_energy_is_enough():
+    for q, rank in ((0.125, 1), (0.5, 4), (0.75, 6), (1.0, 8)):  # eighths are exact
+        assert linalg.energy_rank(jnp.ones(8), q) == rank
+
+
 def test_count_above_the_rounding_edge_finds_a_planted_rank():
     rng = np.random.default_rng(10)
     m, n, q_rms = 200, 120, 1e-3

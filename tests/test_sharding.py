@@ -158,6 +158,9 @@ def test_refusals_name_the_fix():
         sharding.make_mesh({"model": 8})
     with pytest.raises(ValueError, match="nearest valid: 8 or 16"):
         sharding.check_divisible(12, sharding.make_mesh({"data": 8}), "batch")
+    with pytest.raises(ValueError, match="nearest valid: 8 or 16"):
+        sharding.check_divisible(12, sharding.make_mesh({"data": 2, "fsdp": 4}), "batch")
+    sharding.check_divisible(16, sharding.make_mesh({"data": 2, "fsdp": 4}), "batch")
 
 
 def test_constrain_is_the_identity_without_a_mesh():

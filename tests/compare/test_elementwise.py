@@ -148,6 +148,24 @@ def test_values_stored_in_float32_on_the_grid_read_as_bf16_does():
     assert wide.off_grid == wide.off_grid_base == 0
 
 
+def test_entries_that_bf16_does_not_hold_are_counted_on_their_own_side():
+    rng = np.random.default_rng(8)
+    w0, w1 = (rng.normal(size=300).astype(np.float32) for _ in range(2))
+    for w, keep in ((w0, 40), (w1, 7)):
+        w[:keep] = w[:keep].astype(ml_dtypes.bfloat16)
+    tally = counted(w0, w1)
+    assert (tally.off_grid_base, tally.off_grid) == tuple(np.count_nonzero(w.astype(ml_dtypes.bfloat16) != w) for w in (w0, w1))
+    assert tally.off_grid_base < tally.off_grid
+
+
+def test_the_rounding_of_an_entry_is_uniform_over_the_ulps_of_both_sides():
+    rng = np.random.default_rng(9)
+    w0, w1 = (rng.normal(size=300).astype(ml_dtypes.bfloat16) for _ in range(2))
+    ulps = np.stack([np.spacing(w.astype(np.float32)).astype(np.float64) * 2.0**16 for w in (w0, w1)])
+    wanted = (rng.uniform(-0.5, 0.5, (4000, *ulps.shape)) * ulps).var()  # of both ends, drawn
+    np.testing.assert_allclose(elementwise.rounding_variance(counted(w0, w1)), [wanted, wanted], rtol=0.02)
+
+
 def test_low_masks_take_ties_in_row_major_order_of_ours():
     rng = np.random.default_rng(3)
     w0 = checkpoints.on_grid(rng.choice([0.0, 0.5, -0.5, 1.0, 2.0], (12, 20)))  # ours: [inputs, outputs]

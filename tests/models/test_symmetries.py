@@ -54,6 +54,15 @@ def error(a, b):
     return np.linalg.norm((a - b).ravel()) / np.linalg.norm(b.ravel())
 
 
+def test_a_round_of_more_than_two_heads_is_undone_and_not_gone_on_with():
+    c = config(kv_heads=4)
+    params, symmetry = random_params(c), drawn(c, permute=True)
+    assert all((np.argsort(s.head_order_H) != s.head_order_H).any() for s in symmetry)
+    back = symmetries.update_back(c, models.matrices(symmetries.transform(c, params, symmetry), c), symmetry)
+    for name, w in models.matrices(params, c).items():
+        np.testing.assert_array_equal(back[name], w, err_msg=name)
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("variant", [
     name if name in ("gqa", "qwen3-bias", "qwen3-moe") else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS])

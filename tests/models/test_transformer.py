@@ -178,6 +178,14 @@ def test_sampling_follows_the_distribution():
     assert chi2 < 45, chi2  # 16 degrees of freedom: the 0.9998 quantile is 44
 
 
+def test_tokens_of_neighbouring_positions_are_drawn_independently():
+    c = config()
+    nothing = jax.tree.map(jnp.zeros_like, random_params(c))  # every token is as likely as any other, whatever came before
+    tokens = np.asarray(models.sample(c, nothing, jnp.ones((500, 2), jnp.int32), jax.random.key(5), length=4, eos=99).tokens_NxT)
+    p = 1 / 17
+    assert abs((tokens[:, 1:] == tokens[:, :-1]).mean() - p) < 5 * np.sqrt(p * (1 - p) / 1500)
+
+
 @pytest.mark.parametrize("first", [0, 3])
 def test_values_are_a_head_of_one_column_beside_the_logits(first):
     c, plain = config(value_head=True), config()

@@ -90,6 +90,12 @@ def test_the_draws_have_the_distribution():
     assert len({tuple(x[:20]) for x in drawn}) == 3
 
 
+def test_positions_and_rows_of_one_distribution_draw_apart():
+    drawn = np.asarray(draw(jnp.zeros((2, 3, 5)), jnp.array([7, 8], jnp.uint32), 400))
+    apart = np.array([[(x != y).mean() for y in drawn.reshape(6, 400)] for x in drawn.reshape(6, 400)])
+    assert np.all(np.abs(apart[~np.eye(6, dtype=bool)] - 0.8) < 5 * np.sqrt(0.16 / 400))
+
+
 def test_only_the_seed_word_and_the_position_move_a_draw():
     view, batch = given.rows(5)
     logits, seed = view.logits_NxTxV, batch.seed_N

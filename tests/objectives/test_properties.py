@@ -191,6 +191,27 @@ def test_the_total_constant_is_shared_by_the_parts():
     np.testing.assert_allclose(np.sum(parts, axis=0), (18.0, 5.0))
 
 
+@pytest.mark.parametrize("empty", aggregation.EMPTY)
+@pytest.mark.parametrize("mode", aggregation.MODES)
+def test_sums_and_counts_are_those_of_a_loop_over_rows(mode, empty):
+    """Rows with holes, rows without a token, one that is absent; off the mask nothing is a number."""
+    mask = np.array([[1, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], float)
+    absent = np.array([0, 0, 0, 0, 0, 1.0])
+    x = np.where(mask > 0, np.random.default_rng(6).normal(size=mask.shape), np.nan)
+    length = 5 if mode.startswith("constant") else None
+    total, count = 0.0, 5.0 if mode == "constant_total" else 0.0
+    for row, kept, gone in zip(x, mask > 0, absent, strict=True):
+        own = [value for value, keep in zip(row, kept, strict=True) if keep]
+        total += sum(own) / len(own) if own and mode == "sequence" else sum(own)
+        if mode == "token":
+            count += len(own)
+        elif mode != "constant_total":
+            asked = empty == "counted" or (empty == "default" and mode == "constant")
+            count += (length or 1) * (len(own) > 0 or (asked and not gone))
+    found = aggregation.aggregate(jnp.asarray(x), jnp.asarray(mask), mode, length, empty=empty, absent_N=jnp.asarray(absent))
+    np.testing.assert_allclose(found, (total, count), rtol=1e-12)
+
+
 @pytest.mark.parametrize("name, parts, message", [
     ("grpo", {"kl_coef": 0.1}, "has no effect"),
     ("grpo", {"ratio": "tokens"}, "choose one of none, token"),

@@ -120,6 +120,9 @@ def test_tex_escapes_and_a_table_that_can_be_pasted(finished):
         (123456, "1.23e+05"),
         (-12.345, "-12.3"),
         (1234.5, "1234"),
+        (0.001, "0.00100"),
+        (99999.4, "99999"),
+        (1e5, "1.00e+05"),
     ],
 )
 def test_numbers_have_three_digits(value, text):

@@ -69,6 +69,20 @@ def test_the_permuted_control_shuffles_sampled_rows_only(feed):
     assert (before[:, :6] != after[:, :6]).any()
 
 
+def test_the_permutation_is_another_one_in_every_group_step_and_seed(feed):
+    run = feed("grpo", prompts=6, group=8)
+    batch = run.batch(run.member, run.state, None)[0]
+    made = Completions(batch.completion_NxT, batch.behaviour_NxT, batch.mask_NxT)
+
+    def order(step, seed):
+        member, state = permuting(run)._replace(seed=jnp.uint32(seed)), run.state._replace(step=jnp.int32(step))
+        rows = run.source.rows_of(batch.prompt_NxP, made, jnp.tile(jnp.arange(8.0), 6), member, state, None)
+        return [tuple(x) for x in np.asarray(rows.reward_N).reshape(6, 8).tolist()]
+
+    first = order(3, 1)
+    assert order(3, 1) == first and len({*first, *order(4, 1), *order(3, 2)}) == 18
+
+
 def test_rows_without_an_end_token_are_truncated(feed, wanting):
     run = feed(wanting("groups", "truncated"))
     ended = np.arange(16) % 3 == 0

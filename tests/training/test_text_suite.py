@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from jaxpost import models, sharding, tasks, training
 from jaxpost.tasks import text
+from jaxpost.training import evaluate
 from jaxpost.training.text_suite import TextSuite
 
 N = 8
@@ -53,6 +55,33 @@ def test_the_values_are_those_of_the_device_suite(given):
     assert set(own) == set(wanted) and 0 < own["success/id"] < 1
     for name, value in wanted.items():
         np.testing.assert_allclose(own[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_divergences_are_those_of_a_loop_over_the_tokens_of_each_policys_own_samples(given):
+    base, policy, rows = given
+    rng, prompt_NxP = np.random.default_rng(2), rows[0]
+
+    def completions(lengths):
+        tokens = rng.integers(1, MODEL.vocab, (N, 4)).astype(np.int32)
+        mask = (np.arange(4) < np.asarray(lengths)[:, None]).astype(np.float32)
+        return models.Completions(jnp.asarray(tokens), jnp.zeros(mask.shape), jnp.asarray(mask))
+
+    def each(samples):  # (log p, log p0) of every real token
+        logits = [np.asarray(models.token_logits(MODEL, w, prompt_NxP, samples.tokens_NxT, PLAIN.pad), np.float64)
+                  for w in (policy, base)]
+        both = [x - scipy.special.logsumexp(x, axis=-1, keepdims=True) for x in logits]
+        return [(both[0][n, t], both[1][n, t]) for n, t in np.argwhere(np.asarray(samples.mask_NxT) > 0)]
+
+    made, drawn = completions([1, 4, 2, 3, 4, 1, 2, 2]), completions([1, 1, 2, 1, 1, 3, 1, 2])
+    forward = sum(np.exp(q) @ (q - p) for p, q in each(drawn))
+    reverse = sum(np.exp(p) @ (p - q) for p, q in each(made))
+    entropy = sum(-np.exp(p) @ p for p, _ in each(made))
+    found = evaluate.means(evaluate.divergence_sums(MODEL, policy, base, prompt_NxP, made, drawn, PLAIN.pad))
+    wanted = {"kl_forward": forward / N, "kl_forward_token": forward / 12, "kl_reverse": reverse / N,
+              "kl_reverse_token": reverse / 19, "entropy": entropy / 19}
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
 
 
 def test_parts_are_pooled_by_their_tokens_and_a_mesh_changes_nothing(given):

@@ -1,7 +1,9 @@
 """Claims: verdicts on synthetic rows with known answers, the learning gate, Holm, refusals."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import scipy.stats
 
 from experiments.harness import claims
 from experiments.harness.errors import UserError
@@ -51,6 +53,13 @@ def test_an_arm_that_did_not_learn_supports_nothing():
     assert result["verdict"] == "inconclusive" and "did not learn" in result["note"]
 
 
+def test_an_arm_whose_seeds_disagree_about_learning_supports_nothing():
+    """Its mean success moved by 0.1, and the interval of that holds 0."""
+    success = LEARNED | {"a": [1.0, 0.1, 0.9, 0.1, 0.4]}
+    result = claims.judge([CLAIM], table({"a": 0.9 + NOISE, "b": 0.5 - NOISE}, success), ENDS)[0]
+    assert result["verdict"] == "inconclusive" and "did not learn" in result["note"]
+
+
 def test_the_excess_is_taken_over_each_seeds_own_null():
     claim = CLAIM | {"kind": "excess_over_null", "arms": ("a",), "direction": "less", "threshold": -0.01,
                      "equivalence_margin": 0.01}
@@ -69,6 +78,16 @@ def test_several_bases_are_the_unit():
     rows = table({"a": 0.6 + NOISE, "b": 0.5 - NOISE}, LEARNED, bases=(BASE, "c" * 16, "d" * 16))
     result = claims.judge([CLAIM], rows, ENDS)[0]
     assert result["n_units"] == 3 and result["unit"] == "base"
+
+
+def test_the_test_over_bases_is_that_of_their_means():
+    shift = {BASE: 0.05, "c" * 16: 0.1, "d" * 16: 0.3}
+    rows = pa.concat_tables([table({"a": 0.5 + x + NOISE, "b": 0.5 - NOISE}, LEARNED, bases=(b,)) for b, x in shift.items()])
+    means = [x + 2 * NOISE.mean() for x in shift.values()]
+    result = claims.judge([CLAIM], rows, ENDS)[0]
+    assert result["p"] == pytest.approx(scipy.stats.ttest_1samp(means, CLAIM["threshold"], alternative="greater").pvalue)
+    interval = scipy.stats.t.interval(0.95, 2, np.mean(means), scipy.stats.sem(means))
+    assert (result["ci_lo"], result["ci_hi"]) == pytest.approx(interval)
 
 
 def test_bad_claims_are_refused_before_any_compute():

@@ -79,6 +79,16 @@ def test_matched_success_reads_the_old_task_where_the_new_one_was_first_reached(
     assert got["a"][0] == pytest.approx(0.85) and got["b"][0] == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize("first, reached, wanted", [(0.5, 0.6, 0.7), (0.8, 0.2, 0.8)])
+def test_between_measured_steps_and_from_a_base_without_success_it_is_linear(first, reached, wanted):
+    """By hand: halfway from 0.5 to 0.7 the old task is halfway from 0.9 to 0.5; a quarter from 0 to 0.8, from 0.9 to 0.5."""
+    base = [r for r in rows("base", 1, [0], [1.0], [1.0], [0.0], [0.9]) if r["metric"] == "policy.success"]
+    last = {0.5: ([0.5, 0.7], [0.9, 0.5]), 0.8: ([0.8, 0.9], [0.5, 0.4])}[first]
+    a, b = (rows(arm, 1, [1, 2], [1.0, 2.0], [0.9, 0.8], *x) for arm, x in (("a", last), ("b", ([0.1, reached], [0.8, 0.8]))))
+    columns, target = matched.at_matched_success(table(base, a, b), ("a", "b"), BASE, "a+b")
+    assert target == reached and values(columns, "policy.success", "second")["a"][0] == pytest.approx(wanted)
+
+
 def test_rescaling_has_the_target_norm_and_keeps_the_direction():
     w0, w1 = {"w": np.ones((2, 3), np.float32)}, {"w": np.ones((2, 2, 3), np.float32)}
     w1["w"][0] += 2.0

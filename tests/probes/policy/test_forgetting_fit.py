@@ -111,14 +111,15 @@ def test_the_null_is_the_enumeration_of_permuted_arms(planted):
     p = fits.points(planted, KL)
     order = np.lexsort((p.step.astype(int), p.seed.astype(int), p.arm.astype(str)))
     x, y = p.x[order].reshape(4, 9), p.y[order].reshape(4, 9)
-    wanted = []
+    every = {}
     for sigma in itertools.permutations(range(4)):
-        if sigma != (0, 1, 2, 3):
-            coefficients = np.polyfit(x.ravel(), y[list(sigma)].ravel(), 2)
-            wanted.append(1 - (y[list(sigma)].ravel() - np.polyval(coefficients, x.ravel())).var() / y.var())
+        coefficients = np.polyfit(x.ravel(), y[list(sigma)].ravel(), 2)
+        every[sigma] = 1 - (y[list(sigma)].ravel() - np.polyval(coefficients, x.ravel())).var() / y.var()
+    wanted = [value for sigma, value in every.items() if sigma != (0, 1, 2, 3)]
     found = fits.permuted(p, 0, np.random.default_rng(0))
     assert found["value"] == pytest.approx(np.mean(wanted), rel=1e-9)
     assert (found["lo"], found["hi"]) == pytest.approx(tuple(np.quantile(wanted, (0.025, 0.975))), rel=1e-9)
+    assert found["p"] == pytest.approx(np.mean([value >= every[0, 1, 2, 3] - 1e-9 for value in every.values()]))  # itself too
 
 
 def test_permutation_p_is_uniform_enough_when_forgetting_is_noise():

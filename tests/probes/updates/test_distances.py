@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import scipy.special
@@ -85,6 +86,17 @@ def test_one_matrix_at_a_time_reads_the_same_bits(state, weights0, weights1):
         alone = measured({name: state[name]}, {name: weights0[name]}, {name: weights1[name]})
         for key, x in alone[name].items():
             np.testing.assert_array_equal(x, together[name][key], err_msg=f"{name} {key}")
+
+
+def test_the_floor_of_l1_is_the_error_that_one_rounding_makes(state, weights0, weights1):
+    """The mean over what lies in the bf16 cell of an entry, drawn; of float32, whose cells are 2^16 times finer, a share."""
+    rng, error = np.random.default_rng(4), 0.0
+    for w in weights1.values():
+        near = np.spacing(w).astype(np.float64) * 2.0**16 * rng.uniform(-0.5, 0.5, (400, *w.shape)) + on_grid(w)
+        error += np.abs(near.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64) - near).sum((1, 2)).mean()
+    rows = rows_of(state, measured(state, weights0, weights1))
+    for dtype, share in (("bf16", 1.0), ("fp32", 2.0**-16)):
+        assert one(rows, "weight.l1_sum", dtype=dtype)["noise_floor"] == pytest.approx(share * error, rel=0.02)
 
 
 def test_a_scaled_update_scales_value_null_and_error_but_not_the_floor(weights0, state):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -66,6 +67,18 @@ def test_counts_are_those_of_exact_half_ulps_and_at_threshold_0_those_of_changed
     total = sum(w.size for w in start.values())
     assert row["value"] == pytest.approx(sum(c.sum() for c in changed.values()) / total)
     assert row["null_kind"] == "halfulp_permuted" and row["null_lo"] < row["value"] < row["null_hi"]  # a blind update
+
+
+def test_at_and_beside_half_an_ulp_the_rule_is_that_of_the_cast():
+    """Powers of two, odd and even mantissas of both signs; a tie goes to the even neighbour."""
+    w = np.array([sign * (1 + k / 128) for k in range(128) for sign in (1, -1)], np.float32)
+    for share in (0.5, 1.0):  # of half an ULP: below a power of two the spacing is half as wide
+        for near in (1 - 2.0**-6, 1.0, 1 + 2.0**-6):
+            for side in (1, -1):
+                d = np.full(w.shape, side * share * near * 2.0**-8, np.float32)
+                moved = (w + d).astype(ml_dtypes.bfloat16).astype(np.float32) != w
+                found = half_ulp.beyond(jnp.asarray(d), visibility.bf16_codes(jnp.asarray(w)))
+                np.testing.assert_array_equal(found, moved)
 
 
 def test_the_blind_null_is_the_mean_over_shuffles_at_every_threshold(weights):
