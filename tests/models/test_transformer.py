@@ -181,7 +181,8 @@ def test_sampling_follows_the_distribution():
 def test_tokens_of_neighbouring_positions_are_drawn_independently():
     c = config()
     nothing = jax.tree.map(jnp.zeros_like, random_params(c))  # every token is as likely as any other, whatever came before
-    tokens = np.asarray(models.sample(c, nothing, jnp.ones((500, 2), jnp.int32), jax.random.key(5), length=4, eos=99).tokens_NxT)
+    made = models.sample(c, nothing, jnp.ones((500, 2), jnp.int32), jax.random.key(5), length=4, eos=99)
+    tokens = np.asarray(made.tokens_NxT)
     p = 1 / 17
     assert abs((tokens[:, 1:] == tokens[:, :-1]).mean() - p) < 5 * np.sqrt(p * (1 - p) / 1500)
 

@@ -191,12 +191,12 @@ def test_a_composed_reward_is_trained_on_and_seen_term_by_term(feed):
     """The sum and the terms are those of the rows' own tokens; the curriculum sees the verifier's score."""
     terms = (Reward("correct", 2.0), Reward("finished", 0.5), Reward("soft_overlong", 1.0, 0.0, horizon=10, length=3, cache=2))
     run = feed("grpo", make=lambda task, spec, prompts: training.Rollouts(task, prompts, spec, reward=terms))
-    batch, metrics, _ = run.batch(run.member, run.state, None)
+    batch, metrics, _ = run.batch(run.member, run.state._replace(step=jnp.int32(5)), None)  # the last weight is at 1 / 2
     tokens_NxT = np.asarray(batch.completion_NxT)
     correct_N, finished_N = tokens_NxT[:, 0] % 2, (tokens_NxT == EOS).any(axis=1)  # the NOISY verifier
     length_N = np.where(finished_N, (tokens_NxT == EOS).argmax(axis=1) + 1, tokens_NxT.shape[1])
     overlong_N = np.clip((1 - length_N) / 2, -1, 0)
-    np.testing.assert_allclose(batch.reward_N, 2 * correct_N + 0.5 * finished_N + overlong_N, atol=1e-6)
+    np.testing.assert_allclose(batch.reward_N, 2 * correct_N + 0.5 * finished_N + 0.5 * overlong_N, atol=1e-6)
     for name, value_N in (("reward_correct", correct_N), ("reward_finished", finished_N), ("reward_soft_overlong", overlong_N)):
         np.testing.assert_allclose(float(metrics[name][0]), value_N.sum(), atol=1e-5)
     np.testing.assert_allclose(float(metrics["reward"][0]), np.asarray(batch.reward_N).sum(), atol=1e-5)
