@@ -1,5 +1,6 @@
 """Checkpoints: exact round trip, parameters alone, damage named, resharding."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +24,9 @@ def test_round_trip_is_exact_and_keeps_the_latest(tmp_path):
     again = Checkpoints(tmp_path)
     assert again.latest() == (3, {"seeds": [3]})
     back = again.restore(3, jax.eval_shape(state))
-    jax.tree.map(np.testing.assert_array_equal, back, state(3))
+    chex.assert_trees_all_equal(back, state(3))
     assert back.params["b"].dtype == jnp.bfloat16
-    jax.tree.map(np.testing.assert_array_equal, again.restore_params(2), state(2).params)
+    chex.assert_trees_all_equal(again.restore_params(2), state(2).params)
     again.close()
 
 
@@ -39,7 +40,7 @@ def test_probe_state_is_an_item_of_its_own(tmp_path):
     assert (tmp_path / "1" / "probe_state").is_dir() and not (tmp_path / "2" / "probe_state").exists()
     with Checkpoints(tmp_path) as again:
         back = again.restore(1, jax.eval_shape(watched))
-        jax.tree.map(np.testing.assert_array_equal, back, watched())
+        chex.assert_trees_all_equal(back, watched())
         assert back.probe_state["sum"].dtype == jnp.uint8
         assert again.restore(1, jax.eval_shape(state)).probe_state is None  # a program that wants none
         assert again.restore(2, jax.eval_shape(watched)).probe_state is None  # it was saved without
@@ -111,4 +112,4 @@ def test_digests_hold_over_meshes(tmp_path):
         saves.save(1, spread, {})
         saves.wait()
         assert saves.latest() == (1, {})
-        jax.tree.map(np.testing.assert_array_equal, saves.restore(1, jax.eval_shape(state)), state())
+        chex.assert_trees_all_equal(saves.restore(1, jax.eval_shape(state)), state())

@@ -3,6 +3,7 @@
 import json
 import re
 
+import chex
 import jax
 import numpy as np
 import pyarrow as pa
@@ -141,7 +142,7 @@ def test_paired_arms_start_equal_and_the_control_has_random_answers_and_no_decay
     made = {name: grokking_pathways._measured(name, config, (0, 2)) for name in (LEADER, CONTROL, "moe-frozen-router")}
     starts = [one.arm.fresh(None, 5).params for one in made.values()]
     for other in starts[1:]:
-        jax.tree.map(np.testing.assert_array_equal, starts[0], other)
+        chex.assert_trees_all_equal(starts[0], other)
     np.testing.assert_array_equal(made[LEADER].batch.prompt, made[CONTROL].batch.prompt)
     assert (made[LEADER].batch.answer != made[CONTROL].batch.answer).mean() > 0.5
     assert dict(made[CONTROL].arm.spec.optimizer)["weight_decay"] == 0 < dict(made[LEADER].arm.spec.optimizer)["weight_decay"]

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,7 +204,7 @@ def test_decoding_is_dropless():
     params = models.init(bounded, jax.random.key(0))
     prompt = jax.random.randint(jax.random.key(1), (4, 5), 1, 17)
     a, b = (models.sample(c, params, prompt, jax.random.key(2), length=4, eos=3) for c in (bounded, config()))
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
     cached = models.apply(bounded, params, prompt, valid_BxS=jnp.ones((4, 5), bool), cache=models.empty_cache(bounded, 4, 5))
     assert set(cached.router) == {"logits"}
 

@@ -1,5 +1,6 @@
 """The decoder against an independent float64 numpy implementation, and its invariants."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -215,7 +216,7 @@ def test_a_value_head_starts_at_zero_and_moves_no_other_parameter():
     params = models.init(c, jax.random.key(0))
     assert params["value"].shape == (24, 1) and not np.asarray(params["value"]).any()
     rest = {n: x for n, x in params.items() if n != "value"}
-    jax.tree.map(np.testing.assert_array_equal, rest, models.init(config(), jax.random.key(0)))
+    chex.assert_trees_all_equal(rest, models.init(config(), jax.random.key(0)))
     assert set(models.matrices(params, c)) == set(models.matrices(rest, config()))
 
 

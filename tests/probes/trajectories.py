@@ -1,5 +1,6 @@
 """Bases on the bf16 grid, updates and row look-up for the tests of masks and trajectories."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -69,4 +70,4 @@ def check_lanes(probe, infos, weights0, weights1_S):
     together = measured(probe, weights0, weights1_S)[1]
     for info in infos:
         alone = measured(probe, {info.name: weights0[info.name]}, {info.name: weights1_S[info.name]})[1]
-        jax.tree.map(np.testing.assert_array_equal, alone[info.name], together[info.name])
+        chex.assert_trees_all_equal(alone[info.name], together[info.name])

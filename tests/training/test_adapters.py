@@ -1,5 +1,6 @@
 """LoRA and PiSSA: exact starts, gradients of the factors by finite differences, effective weights of low rank."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,7 @@ def test_lora_starts_at_the_base_bit_for_bit(run):
     for init in adapters.INITS:
         adapter = made(run.params, "lora", init=init, alpha=6.0)
         state = training.create(run.spec, run.params, {}, adapter)
-        jax.tree.map(np.testing.assert_array_equal, state.params, run.params)
+        chex.assert_trees_all_equal(state.params, run.params)
         assert adapters.start_error(run.params, adapter) == 0.0 and float(adapter.scale) == 2.0
 
 
@@ -99,8 +100,8 @@ def test_training_moves_the_effective_weights_by_low_rank_and_nothing_else(make,
     program = jax.jit(lambda s: jax.lax.fori_loop(
         0, 6, lambda i, s: training.one_step(run.source, run.spec, run.member, s, None)[0], s))
     after = program(state)
-    jax.tree.map(np.testing.assert_array_equal, after.trainable.frozen, adapter.frozen)
-    jax.tree.map(np.testing.assert_array_equal, after.params, after.trainable.start(after.params))
+    chex.assert_trees_all_equal(after.trainable.frozen, adapter.frozen)
+    chex.assert_trees_all_equal(after.params, after.trainable.start(after.params))
     for kind in (*after.params["layers"], "embed", "head", "final_norm"):
         before, now = take(state.params, kind), take(after.params, kind)
         assert (before != now).any() == (kind in KINDS), kind
@@ -134,7 +135,7 @@ def test_sizes_and_checkpoints(run, tmp_path):
         saves.save(1, state, {})
         saves.wait()
         back = saves.restore(1, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state))
-    jax.tree.map(np.testing.assert_array_equal, back, state)
+    chex.assert_trees_all_equal(back, state)
 
 
 @pytest.mark.parametrize("which", ["lora", "pissa"])

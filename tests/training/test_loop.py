@@ -1,5 +1,6 @@
 """Segments and ensembles: any split of a run, any size of ensemble, fused or split RL give the same bits."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,7 @@ def test_an_ensemble_member_is_the_single_run_bit_for_bit(make, kind, objective)
     program = training.segment_program(run.source, run.spec, 8)
     together, history = training.run_segment(program, states(run, 3), members(run, [1, 2, 3]), 8, None)
     alone, single = training.run_segment(program, states(run, 1), members(run, [2]), 8, None)
-    jax.tree.map(np.testing.assert_array_equal, params_of(together, 1), params_of(alone, 0))
+    chex.assert_trees_all_equal(params_of(together, 1), params_of(alone, 0))
     np.testing.assert_array_equal(history["loss"][1], single["loss"][0])
     assert not np.array_equal(together.params["head"][1], np.asarray(run.params["head"])), "nothing was learned"
 
@@ -40,7 +41,7 @@ def test_segments_split_anywhere_without_a_trace(make):
     split = states(run, 2)
     for n in (1, 4, 2):
         split, _ = training.run_segment(program, split, members(run, [1, 2]), n, None)
-    jax.tree.map(np.testing.assert_array_equal, once, split)
+    chex.assert_trees_all_equal(once, split)
 
 
 def test_the_learning_rate_is_an_argument(make):
@@ -60,7 +61,7 @@ def test_fused_equals_split_with_a_verifier_on_the_host(make):
     reward = np.asarray([float(run.task.verify(jax.tree.map(lambda x, i=i: x[i], problems), made.tokens_NxT[i]))
                          for i in range(run.source.rows)], np.float32)  # one at a time, on the host
     split = run.source.rows_of(prompt, made, jnp.asarray(reward), run.member, run.state, None)
-    jax.tree.map(np.testing.assert_array_equal, fused, split)
+    chex.assert_trees_all_equal(fused, split)
 
 
 def test_permuted_rewards_keep_each_groups_rewards(make):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ def on_host(task):
 
 
 def identical(a, b):
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+    chex.assert_trees_all_equal(jax.device_get(a), jax.device_get(b))
 
 
 @pytest.mark.parametrize("objective", ["grpo", pytest.param("remax", marks=pytest.mark.slow)])

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +88,7 @@ def test_inline_probes_change_no_bit_in_50_steps(make, monkeypatch, kind, object
     monkeypatch.setattr(step_module, "advantage_covariance", lambda *a: (jnp.zeros(()), jnp.ones(())))
     monkeypatch.setattr(step_module.ever_changed, "mark", lambda state, before, after: state)
     without = final()
-    jax.tree.map(np.testing.assert_array_equal, with_probes, without)
+    chex.assert_trees_all_equal(with_probes, without)
 
 
 def test_chunk_sums_are_those_of_the_chunks_gradients(make):
@@ -153,7 +154,7 @@ def test_a_state_without_probe_state_starts_it_where_it_is(make):
     whole, _ = training.run_segment(program, training.stack([run.state]), members, 4, None)
     half, _ = training.run_segment(program, training.stack([run.state]), members, 2, None)
     late, _ = training.run_segment(program, half._replace(probe_state=None), members, 2, None)
-    jax.tree.map(np.testing.assert_array_equal, whole.params, late.params)
+    chex.assert_trees_all_equal(whole.params, late.params)
     assert np.asarray(late.probe_state["ever_changed"]["since"]).tolist() == [2]
     assert np.asarray(whole.probe_state["ever_changed"]["since"]).tolist() == [0]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -76,5 +77,5 @@ def test_segments_split_anywhere_without_a_trace(feed, objective):
         return states
 
     whole = after(4)
-    jax.tree.map(np.testing.assert_array_equal, whole, after(1, 3))
+    chex.assert_trees_all_equal(whole, after(1, 3))
     assert not np.array_equal(whole.params["head"][0], run.state.params["head"]), "nothing was learned"

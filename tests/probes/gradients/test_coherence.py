@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -213,8 +214,8 @@ def test_measuring_leaves_the_parameters_and_the_training_program_alone():
     text, after = program.lower(params, examples).as_text(), program(params, examples)
     measured(coherence.GradientCoherence(small.regression, microbatch=4, targets=("y",)), params, examples)
     assert program.lower(params, examples).as_text() == text
-    jax.tree.map(np.testing.assert_array_equal, params, kept)
-    jax.tree.map(np.testing.assert_array_equal, program(params, examples), after)
+    chex.assert_trees_all_equal(params, kept)
+    chex.assert_trees_all_equal(program(params, examples), after)
 
 
 def test_memory_is_bounded_by_the_microbatch():

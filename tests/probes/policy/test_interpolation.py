@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,7 +125,7 @@ def test_the_ends_are_exact_and_the_grid_is_one_program_whatever_the_microbatch(
     other = {name: x[::-1] * np.float32(0.7) for name, x in params.items()}
     for alpha, end in ((0, params), (1, other)):
         found = jax.jit(interpolation.between)(params, other, jnp.float32(alpha))
-        jax.tree.map(np.testing.assert_array_equal, found, end)
+        chex.assert_trees_all_equal(found, end)
     odd = {"w": np.asarray([np.nan], np.float32)}
     np.testing.assert_array_equal(interpolation.between({"w": np.ones(1, np.float32)}, odd, jnp.float32(0))["w"], 1.0)
 

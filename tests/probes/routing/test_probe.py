@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,7 +135,7 @@ def test_microbatches_change_nothing(microbatch):
 def test_values_are_small_float32_or_int32_and_the_key_is_not_read():
     one, other = (PROBE.measure(context(params(), BATCH), {}, jax.random.key(i))[1] for i in (1, 2))
     assert {str(x.dtype) for x in jax.tree.leaves(one)} == {"float32", "int32"}
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    chex.assert_trees_all_equal(one, other)
     kept = PROBE.arrays({name: np.asarray(x)[None] for name, x in one.items()})
     assert kept["probs_NxLxE"].shape == (1, 12, 2, 5) and kept["top_NxLxTxk"].dtype == np.int16
 

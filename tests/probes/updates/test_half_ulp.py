@@ -1,5 +1,6 @@
 """Half-ULP shares against bit patterns and shuffles."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -121,7 +122,7 @@ def test_one_matrix_at_a_time_reads_the_same_bits(weights):
     together = measured(STEP, start, end)
     for name in start:
         alone = measured(STEP, {name: start[name]}, {name: end[name]})
-        jax.tree.map(np.testing.assert_array_equal, alone[name], together[name])
+        chex.assert_trees_all_equal(alone[name], together[name])
 
 
 def test_bf16_masters_have_the_calibrated_null_and_odd_updates_their_statuses(weights):

@@ -1,5 +1,6 @@
 """The leading direction of the update: float64 oracles, planted rotations, and what blind walks and noise read."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_low_rank_weights_keep_the_norm_and_the_direction():
             expected = W0[name] + 0.5 * np.linalg.norm(dw) / np.linalg.norm(kept) * kept
             np.testing.assert_allclose(found[name], expected, atol=2e-6)
     same = rank_one.low_rank_weights(W0, W0)
-    jax.tree.map(np.testing.assert_array_equal, same, W0)
+    chex.assert_trees_all_equal(same, W0)
     with pytest.raises(ValueError, match="largest possible is 24"):
         rank_one.low_rank_weights({"a": W0["l0/q"]}, {"a": W0["l0/q"]}, k=25)
 

@@ -1,5 +1,6 @@
 """Power-law and Marchenko-Pastur fits: samples of known laws, plain float64 oracles, planted spikes, and honest rows."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,7 +183,7 @@ def test_matrices_one_by_one_read_what_they_read_together():
         (group,) = state
         np.testing.assert_array_equal(state[group]["gaussian"], full[group]["gaussian"])
         _, found = jax.jit(PROBE.measure)(alone, state, KEY)
-        jax.tree.map(np.testing.assert_array_equal, found[name], jax.tree.map(lambda x: x[0], values[name]))
+        chex.assert_trees_all_equal(found[name], jax.tree.map(lambda x: x[0], values[name]))
     shapes = {n: jax.ShapeDtypeStruct(w.shape, jnp.float32) for n, w in w0.items()}
     assert PROBE.cost(context(shapes, shapes)).factorisations > 1e6
     assert 0 < PROBE.cost_of_init(context(shapes, shapes)).factorisations < PROBE.cost(context(shapes, shapes)).factorisations

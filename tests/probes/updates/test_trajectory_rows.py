@@ -1,5 +1,6 @@
 """Rows of the mask and trajectory probes as a bundle takes them, and the same values on one device and on eight."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_values_have_float32_or_int32_leaves_and_the_key_is_not_read(probe):
     weights1 = {n: w[0] for n, w in updates(4).items()}
     one, other = (probe.measure(context(W0, weights1), state, jax.random.key(i))[1] for i in (1, 2))
     assert {str(x.dtype) for x in jax.tree.leaves(one)} <= {"float32", "int32"}
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    chex.assert_trees_all_equal(one, other)
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.id)
