@@ -13,9 +13,9 @@ Healthy:   the warm-up raises success on fresh problems; the shuffled control do
 Differs from the paper in: answers only (no chain of thought), a small transformer, a reward of 1 or 0 without the partial
            reward of 0.1 for a number that is wrong.
 Came out:  (bundle f7ff4a309131) all claims inconclusive, because no arm learned. From 0.30 of the base and of the warm-up,
-           success on fresh problems fell to 0.22 with more SFT on the pool, to 0.26 with PPO, to 0.25 with shuffled rewards.
-           PPO - SFT +0.040 [+0.005, +0.075], on carries +0.045 [+0.025, +0.066]. SFT memorises 64 problems, and PPO at this rate gains
-           nothing from them: a pilot of pool and learning rate is due before more is made of it.
+           success on fresh problems fell to 0.22 with more SFT on the pool, to 0.26 with PPO, to 0.25 with shuffled
+           rewards. PPO - SFT +0.040 [+0.005, +0.075], on carries +0.045 [+0.025, +0.066]. SFT memorises 64 problems, and
+           PPO at this rate gains nothing from them: a pilot of pool and learning rate is due before more is made of it.
 Learning rates: chosen before the first run from the range that rlvr_sparsity's pilot found, not tuned here.
 """
 
