@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments import run
 from experiments.harness import checks
+from experiments.harness import config as configs
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).resolve().parent / "tiny.py"
@@ -98,7 +99,7 @@ def record_reads(patch: pytest.MonkeyPatch) -> set[str]:
 
     def recording_copy(self, *given, **named):
         if not paused and names.get(id(self)):
-            seen.update(names[id(self)] + key for key in self.keys())
+            seen.update(quietly(configs.leaves)(self, names[id(self)]))
         return quietly(whole)(self, *given, **named)
 
     def quietly(function):
