@@ -20,13 +20,14 @@ Healthy:   report, spectra and memory met: 14 s, 6.3 min with the embedding, 1.9
 
 from ml_collections import ConfigDict
 
+from experiments.harness import defaults
+
 RUN_TIME = "13 min on two CPU cores (smoke 1 min)"
 
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     c = ConfigDict()
     c.experiment = "bench_compare"
     c.model = ConfigDict({"layers": 28, "width": 1536, "ff": 8960, "kv": 256, "vocab": 151936})

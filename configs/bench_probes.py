@@ -16,13 +16,14 @@ Healthy:   a table of targets, what was measured, and whether it was met; a busy
 
 from ml_collections import ConfigDict
 
+from experiments.harness import defaults
+
 RUN_TIME = "4 min on two CPU cores (smoke 1 min)"
 
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     c = ConfigDict()
     c.experiment = "bench_probes"
     c.model = ConfigDict({"width": 384, "layers": 4, "heads": 6, "kv_heads": 6, "head_dim": 64, "ff": 1024})

@@ -14,6 +14,8 @@ Healthy:   every arm lowers its training loss (the random ones memorise); m-cohe
 
 from ml_collections import ConfigDict
 
+from experiments.harness import defaults
+
 RUN_TIME = "4 min on two CPU cores (smoke 1 min)"
 
 _COHERENCE = "gradient.m_coherence.plug_in"
@@ -37,8 +39,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     c = ConfigDict()
     c.experiment = "coherence_labels"
     c.arms = ("clusters-real", "clusters-random", "addition-real", "addition-random")

@@ -25,9 +25,7 @@ RUN_TIME = "15 min on two CPU cores (smoke 2 min)"
 
 
 def _claim(name, statement, arms, at, primary=True):
-    return {"id": name, "primary": primary, "kind": "difference", "statement": statement, "metric": "policy.success",
-            "split": "id", "arms": arms, "at": at, "matched_on": "later", "direction": "greater", "threshold": 0.02,
-            "equivalence_margin": 0.02}
+    return defaults.claim(name, statement, "policy.success", arms, at=at, primary=primary, split="id", matched_on="later")
 
 
 # Written before the run; their hash enters the manifest before the first arm.
@@ -45,8 +43,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     c = defaults.study()
     c.title, c.question = "Forgetting when tasks come one after the other", __doc__.splitlines()[0]
     c.papers = ("2507.05386",)

@@ -36,6 +36,7 @@ Caution:   most problems are in the training table at so small a modulus, so tha
 from ml_collections import ConfigDict
 
 from experiments.grokking_shared.claims import claim
+from experiments.harness import defaults
 
 RUN_TIME = "10 min on two CPU cores (smoke 1 min)"
 
@@ -68,8 +69,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     c = ConfigDict()
     c.experiment = "grokking_modular"
     c.arms = ("grok", "no-decay", "random-labels")

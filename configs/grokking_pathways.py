@@ -31,6 +31,7 @@ Healthy:   every arm memorises within 100 steps; moe and dense generalise betwee
 from ml_collections import ConfigDict
 
 from experiments.grokking_shared.trends import claim
+from experiments.harness import defaults
 
 RUN_TIME = "25 min on two CPU cores (smoke 1 min)"
 
@@ -66,8 +67,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     c = ConfigDict()
     c.experiment = "grokking_pathways"
     c.arms = ("moe", "moe-no-decay-random", "dense", "moe-frozen-router")

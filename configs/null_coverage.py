@@ -12,13 +12,14 @@ Healthy:   92 to 98 % where the law is known (float32 masters); 95 % or more ove
 
 from ml_collections import ConfigDict
 
+from experiments.harness import defaults
+
 RUN_TIME = "40 min on two CPU cores (smoke 1 min)"
 
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     c = ConfigDict()
     c.experiment = "null_coverage"
     c.seed = 0

@@ -18,6 +18,7 @@ Healthy:   most rows of the families rl and sft improve; none diverges. Preferen
 from ml_collections import ConfigDict
 
 from experiments.harness import config as configs
+from experiments.harness import defaults
 
 RUN_TIME = "30 s a row on two CPU cores (smoke 3 min)"
 
@@ -28,8 +29,7 @@ BEST_KNOWN = ("cross_entropy", "dft", "asft", "raft", "reinforce", "rloo", "grpo
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     base, c = configs.module("rlvr_sparsity").get_config(argument), ConfigDict()
     c.experiment = "objectives_tour"
     c.rows = ("all",)  # of objectives.RECIPES; ("all",) is the whole table

@@ -61,8 +61,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     base, c = defaults.study(), ConfigDict()
     c.experiment = "rlvr_intervention"
     c.seeds = ConfigDict({"first": 200, "count": 5, "base": base.seeds.base})  # more may be added later

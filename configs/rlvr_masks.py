@@ -28,35 +28,30 @@ QUESTION = ("Does RLVR need the principal weights: how do success, drift and for
             "random masks of equal density, LoRA and PiSSA, at one learning rate and at one update norm?")
 
 
-def _claim(name, statement, metric, arms, at="final", primary=True, threshold=0.02, **variant):
-    return {"id": name, "primary": primary, "kind": "difference", "statement": statement, "metric": metric, "arms": arms,
-            "at": at, "direction": "greater", "threshold": threshold, "equivalence_margin": threshold, **variant}
-
-
 # Written before the run; their hash enters the manifest before the first arm. A threshold is also the equivalence margin:
 # "supported" needs the whole interval beyond it, "practically equivalent" inside the margin, "contradicted" across zero.
 CLAIMS = (
-    _claim("complement-beats-principal", "Training the complement of the principal weights raises success more than "
-           "training the principal weights.", "policy.success", ("complement", "principal"), split="id"),
-    _claim("safe-beats-random", "The safe mask raises success more than random masks of its density.", "policy.success",
-           ("safe", "random"), split="id"),
-    _claim("complement-forgets-less", "At the same new-task success the complement keeps more of the second task than the "
-           "principal weights.", "policy.success", ("complement", "principal"), "matched_success", split="second"),
-    _claim("pissa-moves-the-spectrum", "At the same update norm PiSSA moves the spectrum more than LoRA.",
-           "weight.spectral_shift_over_update", ("pissa-high", "lora-high"), "matched_norm", dtype="fp32"),
-    _claim("dense-beats-safe", "Dense training raises success more than the safe mask.", "policy.success", ("dense", "safe"),
-           primary=False, split="id"),
-    _claim("low-magnitude-beats-principal", "Training the smallest weights raises success more than training the principal "
-           "ones.", "policy.success", ("low_magnitude", "principal"), primary=False, split="id"),
-    _claim("lora-beats-pissa", "LoRA raises success more than PiSSA at the adapters' learning rate.", "policy.success",
-           ("lora-high", "pissa-high"), primary=False, split="id"),
+    defaults.claim("complement-beats-principal", "Training the complement of the principal weights raises success more than "
+                   "training the principal weights.", "policy.success", ("complement", "principal"), split="id"),
+    defaults.claim("safe-beats-random", "The safe mask raises success more than random masks of its density.",
+                   "policy.success", ("safe", "random"), split="id"),
+    defaults.claim("complement-forgets-less", "At the same new-task success the complement keeps more of the second task "
+                   "than the principal weights.", "policy.success", ("complement", "principal"), at="matched_success",
+                   split="second"),
+    defaults.claim("pissa-moves-the-spectrum", "At the same update norm PiSSA moves the spectrum more than LoRA.",
+                   "weight.spectral_shift_over_update", ("pissa-high", "lora-high"), at="matched_norm", dtype="fp32"),
+    defaults.claim("dense-beats-safe", "Dense training raises success more than the safe mask.", "policy.success",
+                   ("dense", "safe"), primary=False, split="id"),
+    defaults.claim("low-magnitude-beats-principal", "Training the smallest weights raises success more than training the "
+                   "principal ones.", "policy.success", ("low_magnitude", "principal"), primary=False, split="id"),
+    defaults.claim("lora-beats-pissa", "LoRA raises success more than PiSSA at the adapters' learning rate.",
+                   "policy.success", ("lora-high", "pissa-high"), primary=False, split="id"),
 )
 
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     c = defaults.study()
     c.title, c.question = TITLE, QUESTION
     c.train.learning_rate = 1e-4  # AdamW, every arm but those that end in -high

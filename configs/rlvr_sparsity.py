@@ -48,6 +48,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default, smoke or full."""
+    defaults.require(argument, "default", "smoke", "full")
     c = defaults.study()
     c.title, c.question = TITLE, QUESTION
     c.train.learning_rates = (3e-5, 1e-4, 2e-4)  # both RLVR and SFT run at each
@@ -62,8 +63,6 @@ def get_config(argument: str = "default") -> ConfigDict:
         c.measure.ks = (16,)
     elif argument == "full":
         c.seeds.bases = 3
-    elif argument != "default":
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke, full)")
     return c
 
 

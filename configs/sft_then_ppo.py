@@ -27,8 +27,7 @@ RUN_TIME = "10 min on two CPU cores (smoke 2 min)"
 
 
 def _claim(name, statement, arms, split, primary=True):
-    return {"id": name, "primary": primary, "kind": "difference", "statement": statement, "metric": "policy.success",
-            "split": split, "arms": arms, "at": "final", "direction": "greater", "threshold": 0.02, "equivalence_margin": 0.02}
+    return defaults.claim(name, statement, "policy.success", arms, primary=primary, split=split)
 
 
 # Written before the run; their hash enters the manifest before the first arm.
@@ -44,8 +43,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     c = defaults.study()
     c.title, c.question = "SFT, then PPO, on a finite pool", __doc__.splitlines()[0]
     c.papers = ("2401.08967",)

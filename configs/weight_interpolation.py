@@ -24,20 +24,18 @@ from ml_collections import ConfigDict
 from experiments.harness import defaults
 
 RUN_TIME = "8 min on two CPU cores (smoke 2 min)"
-_COMMON = {"direction": "greater", "threshold": 0.01, "equivalence_margin": 0.01, "at": "final"}
 
 
 def _beyond_chance(arm: str) -> dict:
-    return {**_COMMON, "id": f"{arm}-beyond-chance", "primary": True, "kind": "excess_over_null", "arms": (arm,),
-            "metric": "interpolation.false_false_true",
-            "statement": f"Halfway between the base and {arm.upper()} more problems are solved that neither end solves than "
-            "independence says."}
+    return defaults.claim(f"{arm}-beyond-chance", f"Halfway between the base and {arm.upper()} more problems are solved that "
+                          "neither end solves than independence says.", "interpolation.false_false_true", (arm,),
+                          kind="excess_over_null", threshold=0.01)
 
 
 def _better(average: str, tuned: str, split: str) -> dict:
-    return {**_COMMON, "id": f"{average}-on-{split.rpartition('/')[2]}", "primary": True, "kind": "difference",
-            "arms": (average, tuned), "metric": "policy.success", "split": split,
-            "statement": f"The average of the base and {tuned.upper()} has higher success on {split} than {tuned.upper()}."}
+    return defaults.claim(f"{average}-on-{split.rpartition('/')[2]}", f"The average of the base and {tuned.upper()} has higher "
+                          f"success on {split} than {tuned.upper()}.", "policy.success", (average, tuned), threshold=0.01,
+                          split=split)
 
 
 # Written before the run; their hash enters the manifest before the first arm.
@@ -47,8 +45,7 @@ CLAIMS = (_beyond_chance("sft"), _beyond_chance("grpo"), _better("sft-average", 
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    if argument not in ("default", "smoke"):
-        raise ValueError(f"argument {argument!r} is not known (valid: default, smoke)")
+    defaults.require(argument, "default", "smoke")
     c = defaults.study()
     c.title, c.question = "Averages of a tuned model and its base", __doc__.splitlines()[0]
     c.papers = ("2309.17230",)

@@ -202,23 +202,24 @@ def _matched(setup: Setup, measure: Measurement, finals: dict, table) -> list[di
         (claim_rules.among(c), claim_rules.target(c)): c["arms"] for c in setup.claims if c["at"] != "final"}
     others = [label for label, _, _ in setup.suite.splits if label == "id" or label in setup.tasks]
     before = {arm.name: arm.start[0] for arm in setup.arms if len(arm.start) == 1}
-    parts = []
+    runs, parts = matched.Trajectories(table), []
     for (among, on), members in sets.items():
         if on == "id":
-            columns, target = matched.at_matched_norm(table, members, digest, among)
-            parts += [columns, *_rescaled(setup, measure, finals, table, members, target, among)]
+            columns, target = matched.at_matched_norm(runs, members, digest, among)
+            parts += [columns, *_rescaled(setup, measure, finals, runs, members, target, among)]
         read = [label for label in others if label != on]
-        parts.append(matched.at_matched_success(table, members, digest, among, on=on, read=read, before=before)[0])
+        parts.append(matched.at_matched_success(runs, members, digest, among, on=on, read=read, before=before)[0])
     return [part for part in parts if part]
 
 
-def _rescaled(setup: Setup, measure: Measurement, finals: dict, table, members, target: float, among: str) -> list[dict]:
-    runs = matched.Trajectories(table).of(members, measure.base.digest)
+def _rescaled(setup: Setup, measure: Measurement, finals: dict, runs: matched.Trajectories, members, target: float, among: str
+              ) -> list[dict]:
+    found = runs.of(members, measure.base.digest)
     parts = []
     for arm in setup.arms:
         if arm.name not in members or arm.spec.storage_dtype != "float32":
             continue  # W0 + c dW of bf16 masters leaves their grid
-        norm_S = np.asarray([matched.update_norm(runs[arm.name, seed])[-1] for seed in setup.seeds])
+        norm_S = np.asarray([matched.update_norm(found[arm.name, seed])[-1] for seed in setup.seeds])
         parts.append(matched.at_rescaled_norm(
             lambda params_S, arm=arm: measure.rows(measure.named("weight"), arm.name, arm.steps, setup.seeds, params_S),
             measure.base.params, finals[arm.name], setup.seeds, norm_S, target, among))

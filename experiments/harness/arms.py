@@ -12,6 +12,7 @@ from jaxpost.objectives import rewards
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 
+ADAMW = (("name", "adamw"), ("b2", 0.98))
 OFFSET = 1_000_003  # of the seeds of an independent arm
 MOST_PROGRAMS = 24  # that a study compiles for its arms
 _NEVER = 2**30  # a refresh of the reference that no run reaches, but for the one at step 0
@@ -88,7 +89,8 @@ def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping
         if "value" in objective.needs:
             model = dataclasses.replace(model, value_head=True)
         demonstrated = needs.source_of(objective) == "Demonstrations"
-        spec = training.StepSpec(model, objective, _optimizer(stage.optimizer), group=1 if demonstrated else stage.group,
+        optimizer = ADAMW if stage.optimizer == "adamw" else (("name", stage.optimizer),)
+        spec = training.StepSpec(model, objective, optimizer, group=1 if demonstrated else stage.group,
                                  microbatches=stage.microbatches, minibatches=stage.minibatches,
                                  storage_dtype=stage.storage_dtype, pad=task.pad,
                                  reference_refresh=_NEVER if stage.reference == "start" else 0)
@@ -130,10 +132,6 @@ def lengths(name: str, length: int) -> dict:
     if getattr(objective, "overlong_limit", None) is not None:
         parts |= {"overlong_limit": length, "overlong_cache": max(1, length // 5)}
     return parts
-
-
-def _optimizer(name: str) -> tuple:
-    return (("name", name), ("b2", 0.98)) if name == "adamw" else (("name", name),)
 
 
 def make_task(section) -> Task:

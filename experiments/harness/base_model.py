@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.harness.arms import ADAMW
 from experiments.harness.errors import Diverged, UserError
 from experiments.harness.session import Session
 from jaxpost import models, objectives, training
@@ -40,7 +41,7 @@ class Pretraining:
 
     def __init__(self, config, model: models.TransformerConfig, task: Task, second: Task, seed: int):
         self.c, self.model, self.task, self.second, self.seed = config, model, task, second, seed
-        self.spec = training.StepSpec(model, objectives.get("cross_entropy"), (("name", "adamw"), ("b2", 0.98)))
+        self.spec = training.StepSpec(model, objectives.get("cross_entropy"), ADAMW)
         alone = training.Demonstrations(((second, config.rows),))
         half = config.rows // 2
         mixed = training.Demonstrations(((task, config.rows - half), (second, half)))

@@ -20,12 +20,32 @@ RLVR_AND_SFT = {
 }
 
 
+RLVR_PAPERS = ("2511.08567", "2505.11711", "2509.04259")  # arXiv numbers, of comparisons of RLVR and SFT
+
+
+def require(argument: str, *valid: str) -> None:
+    """Refuse an argument of a config (`name:argument`) that it does not know. Raises: ValueError."""
+    if argument not in valid:
+        raise ValueError(f"argument {argument!r} is not known (valid: {', '.join(valid)})")
+
+
+def claim(name: str, statement: str, metric: str, arms: tuple, *, kind: str = "difference", at: str = "final",
+          threshold: float = 0.02, primary: bool = True, **variant) -> dict:
+    """A claim that a statistic is greater than its threshold, which is its equivalence margin as well.
+
+    Args:
+      variant: what picks the statistic: split, dtype, k, alpha, matched_on.
+    """
+    return {"id": name, "primary": primary, "kind": kind, "statement": statement, "metric": metric, "arms": arms, "at": at,
+            "direction": "greater", "threshold": threshold, "equivalence_margin": threshold, **variant}
+
+
 def study() -> ConfigDict:
     """A study on one small transformer: a base that is partly competent at a new task and holds a second one."""
     c = ConfigDict()
     c.experiment = "study"
     c.title, c.question = "A study", ""  # of the report
-    c.papers = ("2511.08567", "2505.11711", "2509.04259")  # arXiv numbers, cited by the bundle
+    c.papers = RLVR_PAPERS  # cited by the bundle
     c.seeds = ConfigDict({
         "first": 100,  # test seeds are first, first + 1, ...
         "count": 5,  # more may be added later: finished ones are reused

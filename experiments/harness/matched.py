@@ -86,13 +86,13 @@ def _row(first: Mapping, at: Mapping[str, str], numbers: Mapping[str, float]) ->
             "status_reason": None if finite else "outside the range of this run: not extrapolated"}
 
 
-def at_matched_norm(table: pa.Table, arms: Sequence[str], base: str, among: str) -> tuple[dict, float]:
+def at_matched_norm(collected: Trajectories, arms: Sequence[str], base: str, among: str) -> tuple[dict, float]:
     """Every global weight statistic and KL where each run first had the target update norm, log-linear between steps.
 
     Returns:
       (columns, target): the target is the smallest final norm over the runs of `arms` that moved; NaN if none did.
     """
-    runs = Trajectories(table).of(arms, base)
+    runs = collected.of(arms, base)
     norms = {run: update_norm(series) for run, series in runs.items()}
     target = min((float(x[-1]) for x in norms.values() if x[-1] > 0), default=np.nan)
     rows = []
@@ -106,7 +106,7 @@ def at_matched_norm(table: pa.Table, arms: Sequence[str], base: str, among: str)
     return _columns(rows), target
 
 
-def at_matched_success(table: pa.Table, arms: Sequence[str], base: str, among: str, *, on: str = "id",
+def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, among: str, *, on: str = "id",
                        read: Sequence[str] = ("second",), before: Mapping[str, str] = MappingProxyType({})
                        ) -> tuple[dict, float]:
     """Success on other splits where each run first had the target success on one split, linear between measured steps.
@@ -118,7 +118,6 @@ def at_matched_success(table: pa.Table, arms: Sequence[str], base: str, among: s
     Returns:
       (columns, target): the target is the smallest final success on `on` over the runs of `arms`.
     """
-    collected = Trajectories(table)
     runs = collected.of(arms, base)
     start = collected.of([*{before.get(arm, "base") for arm in arms}], base)
 

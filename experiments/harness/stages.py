@@ -13,6 +13,7 @@ So an arm of several stages is a chain of arms, and a stage that two chains shar
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 
@@ -105,12 +106,10 @@ def _grids(config) -> dict[str, dict]:
         if name.count("{}") != len(over):
             raise UserError(f"arm {name!r} is a grid over {', '.join(over)}; its name needs {len(over)} pairs of braces, "
                             f"found {name.count('{}')}")
-        origin = {field: value for field, value in over.items() if isinstance(value, str)}
-        axes = [[*enumerate(_value(f"arm.{name}.over.{field}", value, config))] for field, value in over.items()]
-        for point in itertools.product(*axes):
-            made = name.format(*(i for i, _ in point))
-            tables[made] = table | {field: value for field, (_, value) in zip(over, point)}
-            tables[made]["keys"] = tuple(origin.items())
+        axes = [[(f"{value}[{i}]" if isinstance(value, str) else x)
+                 for i, x in enumerate(_value(f"arm.{name}.over.{field}", value, config))] for field, value in over.items()]
+        for place in itertools.product(*(range(len(axis)) for axis in axes)):
+            tables[name.format(*place)] = table | {field: axis[i] for field, axis, i in zip(over, axes, place)}
     if taken := [name for name in tables if name == BASE or "/" in name]:
         raise UserError(f"arm {taken[0]!r}: {BASE!r} is the base's name, and a name holds no slash; choose another")
     return tables
@@ -125,31 +124,33 @@ def _inherited(name: str, tables: Mapping[str, dict], path: tuple[str, ...]) -> 
         raise UserError(f"arm {(*path, name)[0]!r} is like itself: {' -> '.join((*path, name, like))}")
     if like not in tables:
         raise UserError(f"arm {name!r} is like {like!r}, which is not known{nearest(like, tables)}")
-    inherited = _inherited(like, tables, (*path, name))
-    keys = {**dict(inherited.pop("keys", ())), **dict(table.pop("keys", ()))}
-    keys = {field: key for field, key in keys.items() if field not in table or field in dict(tables[name].get("keys", ()))}
-    return inherited | table | {"keys": tuple(keys.items())}
+    return _inherited(like, tables, (*path, name)) | table
+
+
+def _key(value: object) -> str | None:
+    """The key of the config that a value names, as "train.learning_rate" or "train.learning_rates[1]"; None: it is a value."""
+    return value.partition("[")[0] if isinstance(value, str) and "." in value else None
 
 
 def _value(where: str, value, config):
-    """A value, or that of the key of the config that it names, such as "train.learning_rate"."""
-    if not (isinstance(value, str) and "." in value):
+    """A value, or that of the key of the config that it names."""
+    if (key := _key(value)) is None:
         return value
     leaves = configs.leaves(config)
-    if value not in leaves:
-        raise UserError(f"{where}={value!r} names no key of the config{nearest(value, leaves)}")
-    section, _, key = value.rpartition(".")
-    for part in section.split("."):
-        config = config[part]
-    return config[key]
+    if key not in leaves:
+        raise UserError(f"{where}={value!r} names no key of the config{nearest(key, leaves)}")
+    found = functools.reduce(lambda section, part: section[part], key.split("."), config)
+    try:
+        return found if key == value else found[int(value[len(key) + 1:-1])]
+    except (ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{where}={value!r}: {key}={found!r} has no such element") from error
 
 
 def _stage(name: str, table: dict, config) -> Stage:
-    keys = dict(table.pop("keys", ()))
     for field in table:
         if field not in _FIELDS:
             raise UserError(f"arm {name!r}: field {field!r} is not known{nearest(field, (*_FIELDS, 'like', 'over'))}")
-    keys |= {field: value for field, value in table.items() if isinstance(value, str) and "." in value}
+    keys = {field: key for field, value in table.items() if (key := _key(value))}
     values = {field: _value(f"arm.{name}.{field}", value, config) for field, value in table.items()}
     start = values.get("start", BASE)
     values["start"] = (start,) if isinstance(start, str) else tuple(start)

@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from experiments.harness.arms import Arm, lengths
+from experiments.harness.arms import ADAMW, Arm, lengths
 from experiments.harness.errors import UserError
 from jaxpost import models, objectives, training
 from jaxpost.lookup import nearest
@@ -13,7 +13,6 @@ from jaxpost.tasks import Task
 
 ALL = "all"
 RATE = "learning_rate"  # in an override: of the row, instead of its family's
-OPTIMIZER = (("name", "adamw"), ("b2", 0.98))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,7 @@ def _row(name: str, changed: dict, rates: dict, train, model, task) -> Row:
         raise UserError(f"overrides: {name}.{RATE}={rate!r}: a learning rate must be a number greater than 0")
     if "value" in objective.needs:
         model = dataclasses.replace(model, value_head=True)
-    spec = training.StepSpec(model, objective, OPTIMIZER, group=train.group, minibatches=train.minibatches)
+    spec = training.StepSpec(model, objective, ADAMW, group=train.group, minibatches=train.minibatches)
     try:
         source = training.source(task, spec, train.prompts)
     except ValueError as error:  # what the objective needs is not something that a task and a policy can give

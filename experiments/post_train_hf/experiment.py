@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, exhibits, probing, stages
+from experiments.harness import checks, defaults, exhibits, probing, stages
 from experiments.harness import claims as claim_rules
 from experiments.harness.base_model import digest
 from experiments.harness.errors import UserError
@@ -174,7 +174,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
             session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
         ends = dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1]))
         results = claim_rules.judge(setup.claims, bundle.read_rows(), ends)
-        bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, papers=exhibits.PAPERS[:3],
+        bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, papers=exhibits.papers(defaults.RLVR_PAPERS),
                                    extra={"n_seeds": config.seeds.count, "inputs": inputs})
         exhibits.print_claims(session.console, results)
         session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, ensemble, exhibits, probing
+from experiments.harness import checks, defaults, ensemble, exhibits, probing
 from experiments.harness import claims as claim_rules
 from experiments.harness.base_model import Base, Pretraining
 from experiments.harness.errors import UserError
@@ -108,8 +108,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         results = claim_rules.judge(setup.claims, bundle.read_rows(),
                                     dict.fromkeys(ARMS, claim_rules.End(setup.grid[-1])))
         metrics = {**probes.METRICS, **mask_pairs.METRICS, interventions.LOGIT_CHANGE.id: interventions.LOGIT_CHANGE}
-        bundle_id = records.finish(bundle, metrics=metrics, claims=results, tensors=inventory, papers=exhibits.PAPERS[:3],
-                                   extra={"n_seeds": config.seeds.count})
+        bundle_id = records.finish(bundle, metrics=metrics, claims=results, tensors=inventory,
+                                   papers=exhibits.papers(defaults.RLVR_PAPERS), extra={"n_seeds": config.seeds.count})
         exhibits.print_claims(session.console, results)
         session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
 

@@ -6,7 +6,7 @@ A user's config, as `--config=path/to/mine.py` takes it: it starts from the ship
 import importlib.util
 from pathlib import Path
 
-from ml_collections import ConfigDict
+from tests.experiments.smallest import shrink
 
 _PATH = Path(__file__).resolve().parents[2] / "configs" / "rlvr_sparsity.py"
 _SPEC = importlib.util.spec_from_file_location("shipped_rlvr_sparsity", _PATH)
@@ -21,14 +21,9 @@ def get_config(argument: str = "default"):
     """The tiny config."""
     if argument != "default":
         raise ValueError(f"argument {argument!r} is not known (valid: default)")
-    c = _SHIPPED.get_config("smoke")
+    c = shrink(_SHIPPED.get_config("smoke"))
     c.seeds.count = 2
     c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 16, "ff": 32})
-    c.task = ConfigDict({"name": "chains", "nodes": (2, 2), "ood_nodes": (3, 3)})  # partly competent within 25 steps
-    c.second = ConfigDict({"name": "addition", "digits": 1})
-    c.pretrain.update({"rows": 16, "learning_rate": 1e-2, "second_steps": 5, "max_steps": 100, "check_every": 10,
-                       "problems": 64, "success_low": 0.1, "success_high": 1.0, "second_min": 0.0})
-    c.train.update({"steps": 4, "prompts": 4, "group": 4, "steps_per_call": 2})
     c.arms = ("rlvr-lr1", "sft-lr1")
     c.measure.update({"grid_points": 2, "problems": 8, "ks": (4,)})
     return c

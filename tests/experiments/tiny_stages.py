@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from experiments.harness import defaults
+from tests.experiments.smallest import shrink
 
 RUN_TIME = "seconds"
 CLAIMS = ({"id": "keeps-more", "primary": True, "kind": "difference",
@@ -13,14 +14,10 @@ CLAIMS = ({"id": "keeps-more", "primary": True, "kind": "difference",
 
 def get_config(argument: str = "default"):
     """The tiny config."""
-    c = defaults.smaller(defaults.study())
+    c = shrink(defaults.smaller(defaults.study()))
     c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 16, "ff": 32})
-    c.task = ConfigDict({"name": "chains", "nodes": (2, 2), "ood_nodes": (3, 3)})
-    c.second = ConfigDict({"name": "addition", "digits": 1})
     c.tasks = ConfigDict({"later": {"name": "chains", "nodes": (3, 3), "ood_nodes": (4, 4)}})
-    c.pretrain.update({"rows": 16, "learning_rate": 1e-2, "second_steps": 5, "max_steps": 100, "check_every": 10,
-                       "problems": 64, "success_low": 0.1, "success_high": 1.0, "second_min": 0.0})
-    c.train.update({"steps": 4, "prompts": 4, "group": 4, "steps_per_call": 2, "learning_rate": 1e-3})
+    c.train.learning_rate = 1e-3
     c.arm = ConfigDict({
         "warm-up": {"objective": "cross_entropy", "steps": 2, "pool": 8},
         "still": {"start": "warm-up", "learning_rate": 1e-30, "task": "later"},

@@ -48,7 +48,7 @@ def values(columns, metric, split=None):
 
 
 def test_matched_norm_is_log_linear_and_targets_the_smallest_final_norm(two_arms):
-    columns, target = matched.at_matched_norm(two_arms, ("a", "b"), BASE, "a+b")
+    columns, target = matched.at_matched_norm(matched.Trajectories(two_arms), ("a", "b"), BASE, "a+b")
     assert target == 4.0
     got = values(columns, "weight.sparsity.bf16")
     assert got["a"][:2] == pytest.approx((0.7, 0.6))
@@ -58,7 +58,8 @@ def test_matched_norm_is_log_linear_and_targets_the_smallest_final_norm(two_arms
 
 def test_outside_the_range_of_a_run_the_value_is_absent(two_arms):
     small = table([r for r in rows("c", 1, [1, 2, 4], [0.1, 0.2, 0.5], [1, 1, 1], [0.4] * 3, [0.9] * 3)])
-    columns, target = matched.at_matched_norm(pa.concat_tables([two_arms, small]), ("a", "b", "c"), BASE, "all")
+    both = matched.Trajectories(pa.concat_tables([two_arms, small]))
+    columns, target = matched.at_matched_norm(both, ("a", "b", "c"), BASE, "all")
     assert target == 0.5
     got = values(columns, "weight.sparsity.bf16")
     assert got["a"] == (None, None, "absent") and got["b"][2] == "absent" and got["c"][2] == "ok"
@@ -66,14 +67,15 @@ def test_outside_the_range_of_a_run_the_value_is_absent(two_arms):
 
 def test_between_points_the_norm_is_interpolated_in_its_logarithm(two_arms):
     third = table(rows("c", 1, [1, 2], [1.0, 2.0 * np.sqrt(2)], [0.5, 0.5], [0.4] * 2, [0.9] * 2))
-    columns, target = matched.at_matched_norm(pa.concat_tables([two_arms, third]), ("a", "b", "c"), BASE, "all")
+    both = matched.Trajectories(pa.concat_tables([two_arms, third]))
+    columns, target = matched.at_matched_norm(both, ("a", "b", "c"), BASE, "all")
     assert target == pytest.approx(2 * np.sqrt(2))
     got = values(columns, "weight.sparsity.bf16")
     assert got["a"][0] == pytest.approx(0.75) and got["b"][0] == pytest.approx(0.5)
 
 
 def test_matched_success_reads_the_old_task_where_the_new_one_was_first_reached(two_arms):
-    columns, target = matched.at_matched_success(two_arms, ("a", "b"), BASE, "a+b")
+    columns, target = matched.at_matched_success(matched.Trajectories(two_arms), ("a", "b"), BASE, "a+b")
     assert target == 0.6
     got = values(columns, "policy.success", "second")
     assert got["a"][0] == pytest.approx(0.85) and got["b"][0] == pytest.approx(0.6)
@@ -85,7 +87,7 @@ def test_between_measured_steps_and_from_a_base_without_success_it_is_linear(fir
     base = [r for r in rows("base", 1, [0], [1.0], [1.0], [0.0], [0.9]) if r["metric"] == "policy.success"]
     last = {0.5: ([0.5, 0.7], [0.9, 0.5]), 0.8: ([0.8, 0.9], [0.5, 0.4])}[first]
     a, b = (rows(arm, 1, [1, 2], [1.0, 2.0], [0.9, 0.8], *x) for arm, x in (("a", last), ("b", ([0.1, reached], [0.8, 0.8]))))
-    columns, target = matched.at_matched_success(table(base, a, b), ("a", "b"), BASE, "a+b")
+    columns, target = matched.at_matched_success(matched.Trajectories(table(base, a, b)), ("a", "b"), BASE, "a+b")
     assert target == reached and values(columns, "policy.success", "second")["a"][0] == pytest.approx(wanted)
 
 

@@ -8,31 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import probes, records
+from jaxpost import probes
 from jaxpost.probes.policy import kl_leash
-from jaxpost.probes.weights import visibility
+from tests.probes.gate_rows import on_grid, one, rows_of
 
 _SPEC = importlib.util.spec_from_file_location("softmax_policy", Path(__file__).parents[1] / "softmax_policy.py")
 policy = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(policy)
 KEY = jax.random.key(0)
-
-
-def on_grid(w):
-    return np.asarray(visibility.bf16_values(visibility.bf16_codes(jnp.asarray(w, jnp.float32))))
-
-
-def one(rows, metric, **wanted):
-    wanted = {"role": "seed", "seed": 0} | wanted
-    found = [r for r in rows if r["metric"] == f"gate.{metric}" and all(r[k] == v for k, v in wanted.items())]
-    assert len(found) == 1, (metric, wanted, len(found))
-    return found[0]
-
-
-def rows_of(probe, *values, **more):
-    columns = probe.finalize(jax.tree.map(lambda *x: np.stack(x), *values), {}, arm="a", step=3, seeds=range(len(values)),
-                             conditional_on="base", row_ids=records.row_ids, **more)
-    return records.measurement_table(columns).to_pylist()
 
 
 def leash(probe, params0, params1, rows):

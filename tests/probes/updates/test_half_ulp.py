@@ -7,32 +7,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxpost import probes, records
+from jaxpost import probes
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.updates import half_ulp
 from jaxpost.probes.weights import visibility
+from tests.probes.gate_rows import on_grid, one, rows_of
 
 KEY = jax.random.key(0)
 PREVIOUS = probes.Need("weights", (("checkpoint", "previous"),))
 INFOS = [TensorInfo("embed", "embed", None, (24, 10)), TensorInfo("layers/0/q", "q", 0, (40, 30)),
          TensorInfo("layers/1/q", "q", 1, (40, 30))]
-
-
-def on_grid(w):
-    return np.asarray(visibility.bf16_values(visibility.bf16_codes(jnp.asarray(w, jnp.float32))))
-
-
-def one(rows, metric, **wanted):
-    wanted = {"role": "seed", "seed": 0} | wanted
-    found = [r for r in rows if r["metric"] == f"gate.{metric}" and all(r[k] == v for k, v in wanted.items())]
-    assert len(found) == 1, (metric, wanted, len(found))
-    return found[0]
-
-
-def rows_of(probe, *values, **more):
-    columns = probe.finalize(jax.tree.map(lambda *x: np.stack(x), *values), {}, arm="a", step=3, seeds=range(len(values)),
-                             conditional_on="base", row_ids=records.row_ids, **more)
-    return records.measurement_table(columns).to_pylist()
 
 
 @pytest.fixture(scope="module")
