@@ -212,4 +212,4 @@ def contrast(claim: Mapping) -> str:
                          for sign, term in claim["terms"])
         return f"{claim['metric']}{null}: {terms}, {where}"
     variant = " ".join(f"{n}={claim[n]}" for n in ("split", "k", "alpha", "dtype") if n in claim)
-    return f"{claim['metric']} ({variant}), {' - '.join(claim['arms'])}{null}, {where}"
+    return f"{claim['metric']}{f' ({variant})' if variant else ''}, {' - '.join(claim['arms'])}{null}, {where}"
