@@ -18,13 +18,11 @@ from experiments.harness import defaults
 
 RUN_TIME = "4 min on two CPU cores (smoke 1 min)"
 
-_COHERENCE = "gradient.m_coherence.plug_in"
-
 
 def _claim(name, problem, statement, layer=None, threshold=1.0):
-    return {"id": name, "primary": layer is None, "kind": "difference", "statement": statement, "metric": _COHERENCE,
-            "arms": (f"{problem}-real", f"{problem}-random"), "at": "mean over measured steps", "layer": layer,
-            "direction": "greater", "threshold": threshold, "equivalence_margin": threshold / 2}
+    where = {} if layer is None else {"layer": layer}
+    return defaults.claim(name, statement, "gradient.m_coherence.plug_in", (f"{problem}-real", f"{problem}-random"), at="mean",
+                          threshold=threshold, equivalence_margin=threshold / 2, primary=layer is None, **where)
 
 
 # Written before the run. The unit is examples: by how many more examples an example is helped with real labels, of the

@@ -35,35 +35,47 @@ Caution:   most problems are in the training table at so small a modulus, so tha
 
 from ml_collections import ConfigDict
 
-from experiments.grokking_shared.claims import claim
 from experiments.harness import defaults
+from experiments.harness.defaults import claim
 
 RUN_TIME = "10 min on two CPU cores (smoke 1 min)"
 
 _LEAD = 0.1  # natural logarithm: steps that differ by less than ten percent are equal
+_MEMORISED = 0.95  # accuracy at which a seed has memorised (training) or generalised (test)
 _GROK = ("grok",)
+_ACCURACY, _TEST_LOSS = {"metric": "fit.accuracy", "split": "id"}, {"metric": "fit.loss", "split": "id"}
+_TRAIN_ACCURACY = {"metric": "fit.accuracy", "split": "train"}
+_RESTRICTED = {"metric": "fourier.restricted_loss"}
+
+
+def _lead(name, statement, curve, against=_TEST_LOSS, primary=False):
+    """After memorisation `curve` makes half of its change before `against` does."""
+    return claim(name, statement, arms=_GROK, kind="order", at="half_change", after=_TRAIN_ACCURACY | {"level": _MEMORISED},
+                 against=against, threshold=_LEAD, primary=primary, **curve)
+
+
+def _higher(name, statement, control):
+    return claim(name, statement, arms=("grok", control), threshold=0.5, primary=False, **_ACCURACY)
+
 
 # Written before the run.
 CLAIMS = (
-    claim("restricted-before-test", "lead", "After memorisation the restricted loss falls before the test loss does.",
-          "restricted_loss", "test_loss", _GROK, _LEAD, primary=True),
-    claim("excluded-before-test", "lead", "The excluded loss rises before the test loss falls.", "excluded_loss", "test_loss",
-          _GROK, _LEAD, primary=True),
-    claim("gini-before-test", "lead", "The embedding becomes sparse in frequencies (Gini) before the test loss falls.",
-          "gini_embed", "test_loss", _GROK, _LEAD, primary=True),
-    claim("memorised-first", "delay", "Training accuracy reaches 0.95 in less than half the steps that test accuracy takes.",
-          "train_accuracy", "test_accuracy", _GROK, 0.6931, primary=True),
-    claim("head-gini-before-test", "lead", "So does the unembedding.", "gini_head", "test_loss", _GROK, _LEAD),
-    claim("share-before-test", "lead", "The key frequencies' share of the logits rises before the test loss falls.",
-          "logit_share", "test_loss", _GROK, _LEAD),
-    claim("restricted-before-accuracy", "lead", "The restricted loss falls before the test accuracy rises.", "restricted_loss",
-          "test_accuracy", _GROK, _LEAD),
-    claim("keys-before-random", "lead", "The restricted loss of the key frequencies falls before that of random ones.",
-          "restricted_loss", "restricted_null", _GROK, _LEAD),
-    claim("decay-is-needed", "final_difference", "Without weight decay the same steps do not generalise.", "test_accuracy",
-          "test_accuracy", ("grok", "no-decay"), 0.5),
-    claim("labels-are-needed", "final_difference", "Random labels are memorised and do not generalise.", "test_accuracy",
-          "test_accuracy", ("grok", "random-labels"), 0.5),
+    _lead("restricted-before-test", "After memorisation the restricted loss falls before the test loss does.", _RESTRICTED,
+          primary=True),
+    _lead("excluded-before-test", "The excluded loss rises before the test loss falls.",
+          {"metric": "fourier.excluded_loss", "params": {"which": "all"}}, primary=True),
+    _lead("gini-before-test", "The embedding becomes sparse in frequencies (Gini) before the test loss falls.",
+          {"metric": "fourier.gini", "module_kind": "embed"}, primary=True),
+    claim("memorised-first", "Training accuracy reaches 0.95 in less than half the steps that test accuracy takes.", arms=_GROK,
+          kind="order", at="reaches", level=_MEMORISED, against=_ACCURACY, threshold=0.6931, **_TRAIN_ACCURACY),
+    _lead("head-gini-before-test", "So does the unembedding.", {"metric": "fourier.gini", "module_kind": "head"}),
+    _lead("share-before-test", "The key frequencies' share of the logits rises before the test loss falls.",
+          {"metric": "fourier.logit_share"}),
+    _lead("restricted-before-accuracy", "The restricted loss falls before the test accuracy rises.", _RESTRICTED, _ACCURACY),
+    _lead("keys-before-random", "The restricted loss of the key frequencies falls before that of random ones.", _RESTRICTED,
+          _RESTRICTED | {"column": "null_value"}),
+    _higher("decay-is-needed", "Without weight decay the same steps do not generalise.", "no-decay"),
+    _higher("labels-are-needed", "Random labels are memorised and do not generalise.", "random-labels"),
 )
 
 
@@ -92,7 +104,6 @@ def get_config(argument: str = "default") -> ConfigDict:
         "sets": 32,  # random sets of frequencies in the null
     })
     c.reached = 0.99  # mean test accuracy over seeds; an arm that never reached it supports nothing
-    c.event = 0.95  # accuracy at which a seed has memorised (training) or generalised (test)
     c.mesh = ConfigDict({"ensemble": 1})  # this experiment runs on one device
     c.checkpoint = ConfigDict({"every_seconds": 20.0})
     c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})

@@ -30,38 +30,48 @@ Healthy:   every arm memorises within 100 steps; moe and dense generalise betwee
 
 from ml_collections import ConfigDict
 
-from experiments.grokking_shared.trends import claim
 from experiments.harness import defaults
+from experiments.harness.defaults import claim
 
 RUN_TIME = "25 min on two CPU cores (smoke 1 min)"
 
 _MOE, _AGAINST = ("moe",), ("moe", "moe-no-decay-random")
+_DISTANCE, _COSINE = "pathway.distance", "pathway.cosine"
+_MEMORISED, _ALL = {"over": "memorised"}, {"over": "all"}
+
+
+def _trend(name, statement, threshold, metric=_DISTANCE, params=_MEMORISED, arms=_MOE, kind="value", primary=False, **setting):
+    """A claim on the correlation of a routing curve with the test accuracy, a seed each: Spearman's, given time.
+
+    The control's curve is correlated with the accuracy of the first arm; the null is the accuracy of the other seeds.
+    """
+    against = {"metric": "fit.accuracy", "split": "id", "arm": arms[0]}
+    return claim(name, statement, metric, arms, kind=kind, at="trend", against=against, params=params, primary=primary,
+                 direction="less" if threshold < 0 else "greater", threshold=threshold, equivalence_margin=abs(threshold) / 2,
+                 **setting)
+
 
 # Written before the run.
 CLAIMS = (
-    claim("distance-falls", "trend", "Pathways of memorised problems come together as test accuracy rises, given time.",
-          "distance_memorised", _MOE, "less", -0.3, primary=True),
-    claim("distance-beats-control", "minus_control", "More so than those of a run of random labels at the same steps.",
-          "distance_memorised", _AGAINST, "less", -0.3, primary=True),
-    claim("distance-is-its-own", "minus_others", "They follow the run's own test accuracy more than that of other seeds.",
-          "distance_memorised", _MOE, "less", -0.2, primary=True),
-    claim("cosine-rises", "trend", "Routing of consecutive layers becomes more alike as test accuracy rises, given time.",
-          "cosine", _MOE, "greater", 0.3, primary=True),
-    claim("distance-falls-all", "trend", "So do the pathways of all training problems.", "distance", _MOE, "less", -0.3),
-    claim("distance-falls-plain", "trend", "Without taking time out.", "distance_memorised", _MOE, "less", -0.3,
-          reading="plain", method="pearson"),
-    claim("distance-falls-rising", "trend", "While test accuracy rises, as the paper reads it.", "distance_memorised", _MOE,
-          "less", -0.3, reading="plain", method="pearson", at="rising"),
-    claim("distance-falls-rising-given-time", "trend", "While test accuracy rises, given time.", "distance_memorised", _MOE,
-          "less", -0.3, at="rising"),
-    claim("distance-falls-in-step", "trend", "In the same intervals in which test accuracy rises.", "distance_memorised", _MOE,
-          "less", -0.2, reading="change"),
-    claim("cosine-beats-control", "minus_control", "Routing of consecutive layers: more so than with random labels.", "cosine",
-          _AGAINST, "greater", 0.3),
-    claim("distance-falls-frozen", "trend", "With frozen routers pathways come together as well.", "distance_memorised",
-          ("moe-frozen-router",), "less", -0.3),
-    claim("labels-are-needed", "gap", "Random labels are memorised and do not generalise.", "distance", _AGAINST, "greater",
-          0.5),
+    _trend("distance-falls", "Pathways of memorised problems come together as test accuracy rises, given time.", -0.3,
+           primary=True),
+    _trend("distance-beats-control", "More so than those of a run of random labels at the same steps.", -0.3, arms=_AGAINST,
+           kind="difference", primary=True),
+    _trend("distance-is-its-own", "They follow the run's own test accuracy more than that of other seeds.", -0.2,
+           kind="excess_over_null", primary=True),
+    _trend("cosine-rises", "Routing of consecutive layers becomes more alike as test accuracy rises, given time.", 0.3, _COSINE,
+           _ALL, primary=True),
+    _trend("distance-falls-all", "So do the pathways of all training problems.", -0.3, params=_ALL),
+    _trend("distance-falls-plain", "Without taking time out.", -0.3, reading="plain", method="pearson"),
+    _trend("distance-falls-rising", "While test accuracy rises, as the paper reads it.", -0.3, reading="plain",
+           method="pearson", window="rising"),
+    _trend("distance-falls-rising-given-time", "While test accuracy rises, given time.", -0.3, window="rising"),
+    _trend("distance-falls-in-step", "In the same intervals in which test accuracy rises.", -0.2, reading="change"),
+    _trend("cosine-beats-control", "Routing of consecutive layers: more so than with random labels.", 0.3, _COSINE, _ALL,
+           arms=_AGAINST, kind="difference"),
+    _trend("distance-falls-frozen", "With frozen routers pathways come together as well.", -0.3, arms=("moe-frozen-router",)),
+    claim("labels-are-needed", "Random labels are memorised and do not generalise.", "fit.accuracy", _AGAINST, split="id",
+          threshold=0.5, equivalence_margin=0.25, primary=False),
 )
 
 

@@ -7,15 +7,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.grokking_shared import claims as grokking_claims
 from experiments.grokking_shared import design as grokking
 from experiments.harness import arms as arm_table
 from experiments.harness import checks
+from experiments.harness.claims import gates
 from experiments.harness.errors import UserError
 from experiments.harness.session import StopSignals
 from jaxpost import models, tasks
-from jaxpost.lookup import nearest
 from jaxpost.probes import fourier, schedules
+from jaxpost.probes.policy import table_fit as fit
 from jaxpost.tasks import Task, modular
 
 TITLE = "Progress measures of modular addition"
@@ -38,22 +38,17 @@ def design(config: ConfigDict, claims: Sequence[Mapping]) -> grokking.Design:
     """The whole experiment from its config, before any compute. Raises: UserError for what a user got wrong."""
     checks.values(config)
     seeds, steps = grokking.seeds_of(config), grokking.steps_of(config)
-    for name in config.arms:
-        if name not in ARMS:
-            raise UserError(f"arms: {name!r} is not known{nearest(name, ARMS)}")
-    level, event = config.reached, config.event
-    for key, value in (("reached", level), ("event", event)):
-        if not 0 < value <= 1:
-            raise UserError(f"{key}={value}: an accuracy, greater than 0 and at most 1")
+    stated = grokking.stated(claims, config.arms, tuple(ARMS))
+    grokking.require_accuracy(config.reached)
     try:
         rule = fourier.Rule(config.measure.reach, config.measure.cap, config.measure.sets)
         problems = {labels: _Problem(config, labels) for labels in {ARMS[name] for name in config.arms}}
     except ValueError as error:
         raise UserError(str(error)) from error
-    stated = grokking_claims.checked(claims, config.arms)
+    test, train = ({"metric": fit.ACCURACY.id, "split": split} for split in ("id", "train"))
     return grokking.Design(
         TITLE, QUESTION, stated, [_measured(name, problems[ARMS[name]], config, rule, steps) for name in config.arms], seeds,
-        steps, lambda table: grokking_claims.judge(stated, table, level, event), PAPERS)
+        steps, gates.mean_reached(test, config.reached, control=train), PAPERS)
 
 
 class _Problem:

@@ -15,11 +15,11 @@ from experiments.grokking_shared import design as grokking
 from experiments.grokking_shared import trends as pathway_trends
 from experiments.harness import arms as arm_table
 from experiments.harness import checks
+from experiments.harness.claims import gates
 from experiments.harness.errors import UserError
 from experiments.harness.measure import grid
 from experiments.harness.session import StopSignals
 from jaxpost import models, probes, tasks
-from jaxpost.lookup import nearest
 from jaxpost.models import declare
 from jaxpost.probes import routing, schedules
 from jaxpost.tasks import Task
@@ -54,21 +54,17 @@ def run(config: ConfigDict, claims: Sequence[Mapping], workdir: Path, name: str,
 def design(config: ConfigDict, claims: Sequence[Mapping]) -> grokking.Design:
     """The whole experiment from its config, before any compute. Raises: UserError for what a user got wrong."""
     checks.values(config)
-    for name in config.arms:
-        if name not in ARMS:
-            raise UserError(f"arms: {name!r} is not known{nearest(name, ARMS)}")
-    if not 0 < config.reached <= 1:
-        raise UserError(f"reached={config.reached}: an accuracy, greater than 0 and at most 1")
+    stated = grokking.stated(claims, config.arms, ARMS)
+    grokking.require_accuracy(config.reached)
     seeds, steps = grokking.seeds_of(config), steps_of(config)
-    settings = pathway_trends.Settings(config.trend.block, config.trend.draws, config.reached)
-    stated = pathway_trends.checked(claims, config.arms)
+    settings = pathway_trends.Settings(config.trend.block, config.trend.draws)
     measured = [_measured(name, config, steps) for name in config.arms]
 
     def derived(table: pa.Table, arm: str) -> dict:
-        return pathway_trends.rows(table, arm, config.arms, seeds, settings)
+        return pathway_trends.rows(table, arm, config.arms, settings)
 
     return grokking.Design(TITLE, QUESTION, stated, measured, seeds, steps,
-                           lambda table: pathway_trends.judge(stated, table, settings), PAPERS, derived)
+                           gates.runs_reached("fit.accuracy", config.reached, never=(pathway_trends.CONTROL,)), PAPERS, derived)
 
 
 def steps_of(config: ConfigDict) -> tuple[int, ...]:

@@ -53,9 +53,10 @@ class Setup:
         splits = ["id", *(split for split in self.task.splits if split.startswith("ood/"))]
         self.suite = training.Suite(self.model, (*((split, self.task, split) for split in splits), *others),
                                     config.measure.problems, "id")
-        checks.claim_fields(claims)
+        claim_rules.fields(claims)
         claim_rules.require_arms(claims, stages.names(config))
-        self.claims = claim_rules.judgeable(claims, [arm.name for arm in self.arms])
+        self.claims = claim_rules.placed(claim_rules.judgeable(claims, [arm.name for arm in self.arms]),
+                                         {name: dataclasses.asdict(stage) for name, stage in self.stages.items()})
         claim_rules.check(self.claims, [label for label, _, _ in self.suite.splits])
         panel = {"ks": config.measure.ks, "alphas": config.measure.alphas}
         self.probes = probing.chosen(config.measure.probes, self.suite, self.grid, {"weight": panel})
@@ -74,6 +75,11 @@ class Setup:
         """arm -> its last step, and the split of the task that it trains on."""
         label = {"task": "id"}
         return {arm.name: claim_rules.End(arm.steps, label.get(task := self.stages[arm.name].task, task)) for arm in self.arms}
+
+    @property
+    def last(self) -> dict[str, int]:
+        """arm -> its last step."""
+        return {name: end.step for name, end in self.ends.items()}
 
     def measured(self, arm: Arm) -> tuple[int, ...]:
         """The steps at which an arm is measured; the last is its end."""
@@ -103,7 +109,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         probing.report_costs(bundle, session)
         session.phase("report", 1)
         began = time.monotonic()
-        results = claim_rules.judge(setup.claims, bundle.read_rows(), setup.ends)
+        results = claim_rules.judge(setup.claims, bundle.read_rows(), setup.last, claim_rules.gates.success_moved(setup.ends))
         bundle_id = records.finish(bundle, metrics=METRICS, claims=results, tensors=concatenate(*inventory),
                                    papers=exhibits.papers(config.papers), extra={"n_seeds": config.seeds.count},
                                    hierarchical=config.seeds.bases > 1)

@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import scipy.optimize
 import scipy.stats
 
-DIRECTIONS = ("greater", "less")
+DIRECTIONS = ("greater", "less", "equivalent")
 
 
 class Interval(NamedTuple):
@@ -57,13 +58,16 @@ def paired_difference(a_S, b_S, level: float = 0.95) -> Interval:
     return t_interval(a_S - b_S, level)
 
 
-def t_pvalue(x_S, threshold: float, direction: str) -> np.ndarray:
+def t_pvalue(x_S, threshold: float, direction: str, equivalence_margin: float = 0.0) -> np.ndarray:
     """One-sided one-sample t test of "mean is `direction` than threshold" over the last axis.
 
+    Of direction "equivalent": the larger p of the two tests "greater than -margin" and "less than margin".
     NaN for one replicate. A sample without any spread has p = 0 on the claimed side, 1 on the other and 0.5 on the
-    threshold itself.
+    threshold itself. Source of the equivalence test: Schuirmann 1987.
     """
     _check_direction(direction)
+    if direction == "equivalent":
+        return np.maximum(t_pvalue(x_S, -equivalence_margin, "greater"), t_pvalue(x_S, equivalence_margin, "less"))
     x_S = np.asarray(x_S, np.float64)
     n = x_S.shape[-1]
     if n < 2:
@@ -132,13 +136,16 @@ def verdict(interval: Interval, direction: str, threshold: float, equivalence_ma
 
     supported: the interval lies wholly beyond the threshold. practically equivalent: wholly inside [-margin, margin], on
     whichever side of zero. contradicted: wholly on the other side of zero, and not inside the margin. Otherwise, and without an
-    interval, inconclusive.
+    interval, inconclusive. Of direction "equivalent", which claims that there is practically no difference: supported wholly
+    inside the margin, contradicted wholly outside it.
 
-    Args: direction "greater" or "less"; threshold on the claimed side of zero and not inside the margin (else one
-    interval could be both); state a claim about a ratio as a difference from one, or as a logarithm.
+    Args: direction "greater", "less" or "equivalent"; threshold on the claimed side of zero and not inside the margin (else one
+    interval could be both), 0 for "equivalent"; state a claim about a ratio as a difference from one, or as a logarithm.
     Raises: ValueError for a claim that could be supported and equivalent at once, or an unknown direction.
     """
     _check_direction(direction)
+    if direction == "equivalent":
+        return _equivalence(interval, threshold, equivalence_margin)
     sign = 1.0 if direction == "greater" else -1.0
     if equivalence_margin < 0 or sign * threshold < equivalence_margin:
         raise ValueError(
@@ -153,6 +160,34 @@ def verdict(interval: Interval, direction: str, threshold: float, equivalence_ma
     if -equivalence_margin <= lo and hi <= equivalence_margin:
         return "practically equivalent"
     return "contradicted" if hi < 0 else "inconclusive"
+
+
+def _equivalence(interval: Interval, threshold: float, margin: float) -> str:
+    """The verdict on "practically no difference"."""
+    if threshold != 0 or not margin > 0:
+        raise ValueError(f"verdict: an 'equivalent' claim has threshold 0 and a margin above 0; found threshold={threshold:g}, "
+                         f"margin={margin:g}")
+    lo, hi = sorted((float(interval.lo), float(interval.hi)))
+    if lo >= -margin and hi <= margin:
+        return "supported"
+    return "contradicted" if lo > margin or hi < -margin else "inconclusive"
+
+
+def smallest_effect(sd: float, seeds: int, power: float = 0.8, level: float = 0.95) -> float:
+    """The distance beyond a threshold that `seeds` replicates resolve: the least d for which an interval of normal replicates
+    with mean threshold + d and standard deviation `sd` lies wholly beyond the threshold with probability `power`.
+
+      P(T > t_{S-1, 1/2 + level/2}) = power,  T noncentral t with S - 1 degrees of freedom and noncentrality d sqrt(S) / sd
+
+    Returns: in the unit of sd; NaN for fewer than two seeds. Raises: ValueError for a power outside (0, 1).
+    """
+    if not 0 < power < 1:
+        raise ValueError(f"smallest_effect: power={power} must lie between 0 and 1")
+    if seeds < 2:
+        return np.nan
+    limit = scipy.stats.t.ppf(0.5 + level / 2, seeds - 1)
+    shift = scipy.optimize.brentq(lambda x: scipy.stats.nct.sf(limit, seeds - 1, x) - power, 1e-6, 50 * limit)
+    return float(sd * shift / np.sqrt(seeds))
 
 
 def log_interp(x_grid, x_T, y_T) -> np.ndarray:

@@ -7,16 +7,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-import pyarrow as pa
 from ml_collections import ConfigDict
 
 from experiments.coherence_labels import problems as label_problems
-from experiments.harness.claims import check_strength, corrected, estimated, gated, judgeable, unjudged
+from experiments.harness import claims as claim_rules
+from experiments.harness import exhibits
 from experiments.harness.errors import Diverged, UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.measure import concatenate, grid
 from experiments.harness.session import Session, StopSignals
-from jaxpost import probes, records, stats, training
+from jaxpost import probes, records, training
 from jaxpost.lookup import nearest
 from jaxpost.probes.gradients import coherence
 from jaxpost.probes.gradients import sums as gradient_sums
@@ -26,6 +26,7 @@ QUESTION = "Do per-example gradients agree more on real labels than on random on
 ARMS = tuple(f"{problem}-{labels}" for problem in label_problems.MAKERS for labels in ("real", "random"))
 LOSS = probes.Metric("fit.loss", "mean cross-entropy per target token on the training set", "nat", "jaxpost",
                      "none in the row: compare with step 0", "mean over tokens", "float32, all examples")
+METRICS = {**probes.METRICS, LOSS.id: LOSS}
 
 
 class Setup:
@@ -54,8 +55,10 @@ class Setup:
                        key=lambda b: abs(b - probe.microbatch))
             raise UserError(f"probe.microbatch={probe.microbatch} does not divide probe.examples={probe.examples}; "
                             f"nearest valid: {near}")
-        self.claims = judgeable(claims, config.arms)
-        check_strength(self.claims)
+        claim_rules.fields(claims, METRICS)
+        claim_rules.require_arms(claims, ARMS)
+        self.claims = claim_rules.judgeable(claims, config.arms)
+        claim_rules.check(self.claims, ("train",))
         self.grid = (0, *grid(train.steps, probe.grid_points))
         self.programs = {name: Program(make(config[name], train.examples), config)
                          for name, make in label_problems.MAKERS.items() if any(a.startswith(name) for a in config.arms)}
@@ -123,12 +126,10 @@ def run(config: ConfigDict, claims: Sequence[Mapping], workdir: Path, name: str,
         bundle, session = found
         for arm in config.arms:
             _train(setup, arm, bundle, session)
-        results = judge(setup.claims, bundle.read_rows(), setup.grid, config.learned)
-        for result in results:
-            session.say(f"{result['id']}: {result['verdict']}, {result['estimate']:+.2f} "
-                        f"[{result['ci_lo']:+.2f}, {result['ci_hi']:+.2f}]")
-        bundle_id = records.finish(bundle, metrics={**probes.METRICS, LOSS.id: LOSS}, claims=results,
-                                   extra={"n_seeds": config.seeds.count})
+        results = claim_rules.judge(setup.claims, bundle.read_rows(), dict.fromkeys(config.arms, setup.grid[-1]),
+                                    claim_rules.gates.fell(LOSS.id, config.learned))
+        bundle_id = records.finish(bundle, metrics=METRICS, claims=results, extra={"n_seeds": config.seeds.count})
+        exhibits.print_claims(session.console, results)
         session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
 
 
@@ -161,48 +162,3 @@ def _columns(program: Program, arm: str, seed: int, step: int, params, loss, val
     fit = {"metric": LOSS.id, "arm": arm, "role": "seed", "step": step, "seed": seed, "granularity": "experiment",
            "split": "train", "dtype": "fp32", "value": float(loss)}
     return concatenate(columns, {name: [x] for name, x in fit.items()})
-
-
-def judge(claims: Sequence[Mapping], table: pa.Table, steps: Sequence[int], share: float) -> list[dict]:
-    """Results for `records.finish`: paired over seeds, primary ones Holm-corrected, gated on arms that learned.
-
-    Args:
-      table: all rows of role "seed"; steps: the measured ones, 0 first.
-      share: by which the training loss must have fallen, relative to its first value.
-    """
-    return corrected([_judge(claim, table, steps, share) for claim in claims])
-
-
-def values_of(table: pa.Table, metric: str, arm: str, layer: int | None = None) -> dict[int, dict[int, float]]:
-    """{seed: {step: value}} of the whole model (or the experiment), or of one layer."""
-    wanted = {"granularity": ["global", "experiment"]} if layer is None else {"granularity": "layer", "layer": layer}
-    found: dict[int, dict[int, float]] = {}
-    for row in records.select(table, role="seed", metric=metric, arm=arm, **wanted).to_pylist():
-        if row["value"] is not None:
-            found.setdefault(row["seed"], {})[row["step"]] = row["value"]
-    return found
-
-
-def learned(table: pa.Table, arm: str, steps: Sequence[int], share: float) -> tuple[bool, str]:
-    """Whether the interval of an arm's relative fall of training loss lies above `share`, and the numbers."""
-    loss = values_of(table, LOSS.id, arm)
-    fall = stats.t_interval([1 - x[steps[-1]] / x[steps[0]] for _, x in sorted(loss.items())])
-    text = f"{arm}: training loss fell by {fall.value:.2f} of its first value [{fall.lo:.2f}, {fall.hi:.2f}]"
-    return bool(fall.lo > share), text
-
-
-def _judge(claim: Mapping, table: pa.Table, steps: Sequence[int], share: float) -> dict:
-    sides = []
-    for arm in claim["arms"]:
-        values = values_of(table, claim["metric"], arm, claim["layer"])
-        sides.append({seed: np.mean([x[t] for t in steps[1:]]) for seed, x in values.items() if set(steps[1:]) <= set(x)})
-    paired = sorted(set(sides[0]) & set(sides[1]))
-    where = "whole model" if claim["layer"] is None else f"layer {claim['layer']}"
-    gates = [learned(table, arm, steps, share) for arm in claim["arms"]]
-    result = unjudged(claim, f"{claim['metric']} ({where}), {' - '.join(claim['arms'])}, {claim['at']}", len(paired), gates)
-    if not paired:
-        return result | {"note": "no seed has the value in both arms; " + result["note"]}
-    difference_S = np.asarray([sides[0][seed] - sides[1][seed] for seed in paired])
-    interval = stats.t_interval(difference_S)
-    result |= estimated(interval, stats.t_pvalue(difference_S, claim["threshold"], claim["direction"]))
-    return gated(result, interval, gates)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from ml_collections import ConfigDict
 
+from experiments.harness import claims as claim_rules
 from experiments.harness import ensemble, exhibits
 from experiments.harness.arms import Arm
 from experiments.harness.errors import UserError
@@ -22,6 +23,7 @@ from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.measure import Measurement, grid
 from experiments.harness.session import Session, StopSignals
 from jaxpost import models, objectives, probes, records, tasks, training
+from jaxpost.lookup import nearest
 from jaxpost.probes import schedules
 from jaxpost.probes.policy import table_fit as fit
 from jaxpost.tasks import Task
@@ -59,7 +61,7 @@ class Design:
     arms: Sequence[Measured]
     seeds: Sequence[int]
     grid: tuple[int, ...]  # measured steps, 0 first
-    judge: Callable[[pa.Table], list[dict]]  # rows of all seeds -> results of the claims
+    gate: Callable  # of the claims: which arms support nothing
     papers: Sequence[Mapping] = ()
     derived: Callable[[pa.Table, str], dict] | None = None  # (rows of all seeds, arm) -> columns made of them, params with at=
 
@@ -75,6 +77,31 @@ def arm(name: str, task: Task, model: models.TransformerConfig, *, learning_rate
     spec = training.StepSpec(model, objectives.get("cross_entropy"), optimizer, pad=task.pad, **fields)
     return FromScratch(name, training.WholeTable(task, tokens=1), spec, training.Scalars(learning_rate),
                        rate_key="train.learning_rate", trainable=trainable)
+
+
+def require_accuracy(reached: float) -> None:
+    """Refuse a level that is no accuracy. Raises: UserError."""
+    if not 0 < reached <= 1:
+        raise UserError(f"reached={reached}: an accuracy, greater than 0 and at most 1")
+
+
+def stated(claims: Sequence[Mapping], arms: Sequence[str], known: Sequence[str]) -> list[Mapping]:
+    """The claims whose arms all run.
+
+    Args:
+      arms: that run; known: every arm of the experiment.
+
+    Raises:
+      UserError: an arm that is not known, or a claim that could not be judged.
+    """
+    for name in arms:
+        if name not in known:
+            raise UserError(f"arms: {name!r} is not known{nearest(name, known)}")
+    claim_rules.fields(claims)
+    claim_rules.require_arms(claims, known)
+    found = claim_rules.judgeable(claims, arms)
+    claim_rules.check(found, SPLITS)
+    return found
 
 
 def table_fit(task: Task, model: models.TransformerConfig, steps: Sequence[int]) -> fit.TableFit:
@@ -124,7 +151,8 @@ def carry_out(design: Design, config: ConfigDict, workdir: Path, name: str, sign
         for one in design.arms if design.derived else ():
             if columns := design.derived(bundle.read_rows(), one.arm.name):
                 bundle.write_rows(f"derived-{one.arm.name}", columns)
-        results = design.judge(bundle.read_rows())
+        last = dict.fromkeys((one.arm.name for one in design.arms), design.grid[-1])
+        results = claim_rules.judge(design.claims, bundle.read_rows(), last, design.gate)
         bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, papers=design.papers,
                                    extra={"n_seeds": len(design.seeds)})
         exhibits.print_claims(session.console, results)

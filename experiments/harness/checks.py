@@ -1,7 +1,7 @@
 """What a config's values must satisfy, checked before any compute: each violation is one line that names the fix."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from experiments.harness.config import leaves, nearest
 from experiments.harness.errors import UserError
 from experiments.harness.session import WANDB_MODES
-from jaxpost import models, probes, sharding, tasks
+from jaxpost import models, sharding, tasks
 from jaxpost.tasks import Task
 
 # key -> (smallest, largest) value; of each element where the value is a tuple. Open ends are None.
@@ -111,17 +111,3 @@ def mesh(section: ConfigDict, rows: int):
     except ValueError as error:
         raise UserError(str(error)) from error
     return made
-
-
-_CLAIM_FIELDS = ("id", "primary", "kind", "statement", "metric", "arms", "at", "direction", "threshold", "equivalence_margin")
-
-
-def claim_fields(claims: Sequence[Mapping], metrics: Mapping = probes.METRICS) -> None:
-    """Refuse a claim that lacks a field or names a metric that is not one of `metrics`. Raises: UserError."""
-    for position, claim in enumerate(claims):
-        name = claim.get("id", f"number {position}")
-        if missing := [field for field in _CLAIM_FIELDS if field not in claim]:
-            raise UserError(f"claim {name!r} lacks {missing[0]!r}; a claim has {', '.join(_CLAIM_FIELDS)}")
-        if claim["metric"] not in metrics:
-            raise UserError(f"claim {name!r}: metric {claim['metric']!r} is not known"
-                            f"{nearest(claim['metric'], metrics)}")

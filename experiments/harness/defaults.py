@@ -30,14 +30,16 @@ def require(argument: str, *valid: str) -> None:
 
 
 def claim(name: str, statement: str, metric: str, arms: tuple, *, kind: str = "difference", at: str = "final",
-          threshold: float = 0.02, primary: bool = True, **variant) -> dict:
+          direction: str = "greater", threshold: float = 0.02, equivalence_margin: float | None = None, primary: bool = True,
+          **fields) -> dict:
     """A claim that a statistic is greater than its threshold, which is its equivalence margin as well.
 
     Args:
-      variant: what picks the statistic: split, dtype, k, alpha, matched_on.
+      fields: what picks and reads the statistic, as `experiments.harness.claims` lists them: split, dtype, k, matched_on, ...
     """
+    margin = abs(threshold) if equivalence_margin is None else equivalence_margin
     return {"id": name, "primary": primary, "kind": kind, "statement": statement, "metric": metric, "arms": arms, "at": at,
-            "direction": "greater", "threshold": threshold, "equivalence_margin": threshold, **variant}
+            "direction": direction, "threshold": threshold, "equivalence_margin": margin, **fields}
 
 
 def study() -> ConfigDict:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from experiments.harness.claims import values_of
+from experiments.harness.claims import values
 from experiments.objectives_tour.rows import Row
 from jaxpost import stats
 from jaxpost.records import select
@@ -44,7 +44,7 @@ def judge(stated: Sequence[Mapping], table: pa.Table, steps: int, untrained: Map
       steps: the last step.
       untrained: row -> why it was not trained.
     """
-    before = values_of(table, METRIC, "base", step=0, split=SPLIT)
+    before = values(table, {"metric": METRIC, "arm": "base", "split": SPLIT}, 0)
     return [_judge(claim, table, steps, before, untrained) for claim in stated]
 
 
@@ -56,7 +56,7 @@ def _judge(claim: Mapping, table: pa.Table, steps: int, before: Mapping, untrain
         return result
     if reasons := diverged(table, name, steps):
         return result | {"verdict": "diverged", "note": "; ".join(reasons)}
-    after = values_of(table, METRIC, name, step=steps, split=SPLIT)
+    after = values(table, {"metric": METRIC, "arm": name, "split": SPLIT}, steps)
     change_S = np.asarray([after[run] - before[run] for run in sorted(after)])
     interval = stats.t_interval(change_S)
     return result | {

@@ -45,7 +45,7 @@ class Setup:
         self.config = config
         _check_sections(config)
         checks.values(config)
-        checks.claim_fields(claims)
+        claim_rules.fields(claims)
         claim_rules.require_arms(claims, stages.names(config))
         self.claims = claim_rules.judgeable(claims, config.arms)
         claim_rules.check(self.claims, ("id",))
@@ -173,7 +173,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
             measure.finish(arm.name, setup.seeds)
             session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
         ends = dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1]))
-        results = claim_rules.judge(setup.claims, bundle.read_rows(), ends)
+        results = claim_rules.judge(setup.claims, bundle.read_rows(), dict.fromkeys(config.arms, setup.grid[-1]),
+                                    claim_rules.gates.success_moved(ends))
         bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, papers=exhibits.papers(defaults.RLVR_PAPERS),
                                    extra={"n_seeds": config.seeds.count, "inputs": inputs})
         exhibits.print_claims(session.console, results)

@@ -51,7 +51,7 @@ class Setup:
         self.infos = infos(self.model)
         self.groups = interventions.groups(self.infos, self.symmetries)
         self.claims = list(claims)
-        checks.claim_fields(self.claims, mask_pairs.METRICS)
+        claim_rules.fields(self.claims, mask_pairs.METRICS)
         claim_rules.check(self.claims, ("id", "second"))
         _check_pairs(self.claims, list(self.groups))
         self.arms = [self._arm(name) for name in ARMS]
@@ -105,8 +105,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         bundle.cost("pretrain", arm="base-0", wall_s=time.monotonic() - began)
         inventory = _train_and_compare(setup, base, bundle, session)
         session.phase("report", 1)
-        results = claim_rules.judge(setup.claims, bundle.read_rows(),
-                                    dict.fromkeys(ARMS, claim_rules.End(setup.grid[-1])))
+        results = claim_rules.judge(setup.claims, bundle.read_rows(), dict.fromkeys(ARMS, setup.grid[-1]),
+                                    claim_rules.gates.success_moved(dict.fromkeys(ARMS, claim_rules.End(setup.grid[-1]))))
         metrics = {**probes.METRICS, **mask_pairs.METRICS, interventions.LOGIT_CHANGE.id: interventions.LOGIT_CHANGE}
         bundle_id = records.finish(bundle, metrics=metrics, claims=results, tensors=inventory,
                                    papers=exhibits.papers(defaults.RLVR_PAPERS), extra={"n_seeds": config.seeds.count})

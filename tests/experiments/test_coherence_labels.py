@@ -9,6 +9,7 @@ import pytest
 from experiments import run
 from experiments.coherence_labels import experiment as coherence_labels
 from experiments.coherence_labels import problems as label_problems
+from experiments.harness import claims
 from experiments.harness import config as configs
 from jaxpost import records
 from jaxpost.records.verify import verify
@@ -55,7 +56,7 @@ def test_a_run_gives_a_verified_bundle_with_rows_nulls_and_claims(finished):
 def test_labels_reach_the_loss_and_the_gradients(finished):
     table = records.read_measurements(finished[0])
     for problem in label_problems.MAKERS:
-        real, random = ([coherence_labels.values_of(table, metric, f"{problem}-{labels}")[300][0]
+        real, random = ([claims.values(table, {"metric": metric, "arm": f"{problem}-{labels}"}, 0)[None, 300]
                          for metric in ("fit.loss", "gradient.norm2_sum")] for labels in ("real", "random"))
         assert real[0] != random[0] and real[1] != random[1]
 
@@ -149,7 +150,7 @@ def table(real, random, fall=0.5):
 ])
 def test_verdicts_follow_the_interval_and_the_gate(real, random, fall, verdict):
     claim = configs.module("coherence_labels").CLAIMS[0]
-    (result,) = coherence_labels.judge([claim], table(real, random, fall), (0, 1, 2), 0.1)
+    (result,) = claims.judge([claim], table(real, random, fall), {}, claims.gates.fell("fit.loss", 0.1))
     assert result["verdict"] == verdict and result["n_units"] == 3
     difference = np.mean(real) - np.mean(random)
     assert result["estimate"] == pytest.approx(difference)

@@ -137,7 +137,7 @@ def test_seeds_are_added_and_finished_ones_kept(finished, tmp_path, capsys):
     ("--config.task.name=addition", "task.name='addition': Fourier measures are of 'modular' addition"),
     ("--config.task.train_fraction=1.5", "train_fraction=1.5, expected a number between 0 and 1"),
     ("--config.reached=1.5", "reached=1.5: an accuracy"),
-    ("--config.event=0.0", "event=0.0: an accuracy"),
+    ("--config.reached=0.0", "reached=0.0: an accuracy"),
     ("--config.measure.reach=0.0", "reach must be in (0, 1]"),
     ("--config.mesh.ensemble=2", "runs on one device"),
     ("--config.train.learning_rate=0.0", "a learning rate must be greater than 0"),

@@ -6,14 +6,14 @@ import re
 import chex
 import jax
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from experiments import grokking_pathways, run
-from experiments.grokking_shared import design as grokking
 from experiments.grokking_shared import trends as pathway_trends
 from experiments.grokking_shared.trends import CONTROL, LEADER
+from experiments.harness import claims
 from experiments.harness import config as configs
+from experiments.harness.claims.statistics import window_start
 from jaxpost import models, records, tasks, training
 from jaxpost.probes import trends
 from jaxpost.records.verify import verify
@@ -65,14 +65,14 @@ def test_a_run_gives_a_verified_bundle_with_routing_trends_and_claims(finished):
 
 def test_trend_rows_are_the_correlation_of_the_rows_they_name(finished):
     table = records.read_measurements(finished[0])
-    step, y_SxP = pathway_trends.accuracy(table, LEADER, [200, 201])
-    steps, x_SxP = pathway_trends.curve(table, "pathway.distance", LEADER, [200, 201], {"over": "all"})
-    assert list(step) == list(steps)
-    one = {"x": "distance", "at": "all", "reading": "change", "method": "pearson"}
-    found = pathway_trends._correlations(one, table, LEADER, LEADER)
-    for s, seed in enumerate((200, 201)):
-        own = trends.correlation(step, x_SxP[s], y_SxP[s], reading="change", draws=9)
-        assert (found[seed] == pytest.approx(own.value)) if own.status == "ok" else (seed not in found)
+    x = claims.curves(table, {"metric": "pathway.distance", "arm": LEADER, "params": {"over": "all"}})
+    y = claims.curves(table, {"metric": "fit.accuracy", "arm": LEADER, "split": "id"})
+    read = {"x": "distance", "y": f"test_accuracy_{LEADER}", "at": "all", "reading": "change", "method": "pearson"}
+    found = {row["seed"]: row["value"] for row in records.select(table, role="seed", metric="trend.correlation").to_pylist()
+             if row["arm"] == LEADER and read.items() <= records.parse_params(row["params"]).items()}
+    for run, (step, x_P) in x.items():
+        own = trends.correlation(step, x_P, y[run].value, reading="change", draws=9)
+        assert (found[run[1]] == pytest.approx(own.value)) if own.status == "ok" else found[run[1]] is None
 
 
 def test_every_key_is_read(finished):
@@ -167,7 +167,6 @@ def test_the_route_is_the_models_routing_and_the_answers_outcome():
 
 
 STEPS = (0, *range(10, 210, 10))
-SETTINGS = pathway_trends.Settings(4, 49, 0.9)
 
 
 def planted(link, control_link=0.0, shared=False, generalises=4, seeds=4):
@@ -192,16 +191,13 @@ def planted(link, control_link=0.0, shared=False, generalises=4, seeds=4):
                     absent = over == "memorised" and step < 20
                     found.append(at | {"metric": "pathway.distance", "granularity": "global", "params": f"over={over}",
                                        "value": None if absent else float(distance[i]), "status": "absent" if absent else "ok"})
-    table = records.measurement_table({name: [r[name] for r in found] for name in found[0]})
-    parts = [table]
-    for arm in (LEADER, CONTROL):
-        parts.append(records.measurement_table(pathway_trends.rows(table, arm, (LEADER, CONTROL), range(seeds), SETTINGS)))
-    return pa.concat_tables(parts)
+    return records.measurement_table({name: [r[name] for r in found] for name in found[0]})
 
 
 def verdict(name, table):
     claim = {c["id"]: c for c in configs.module("grokking_pathways").CLAIMS}[name]
-    return pathway_trends.judge([claim], table, SETTINGS)[0]
+    gate = claims.gates.runs_reached("fit.accuracy", 0.9, never=(CONTROL,))
+    return claims.judge([claim], table, dict.fromkeys((LEADER, CONTROL), STEPS[-1]), gate)[0]
 
 
 @pytest.mark.parametrize(("name", "planting", "expected"), [
@@ -234,23 +230,16 @@ def test_a_link_that_all_seeds_share_is_not_a_runs_own():
 def test_estimates_of_a_trend_claim_are_fishers_mean():
     table = planted(1.0)
     result = verdict("distance-falls", table)
-    one = {"x": "distance_memorised", "at": "all", "reading": "given_time", "method": "spearman"}
-    r = list(pathway_trends._correlations(one, table, LEADER, LEADER).values())
+    x = claims.curves(table, {"metric": "pathway.distance", "arm": LEADER, "params": {"over": "memorised"}})
+    y = claims.curves(table, {"metric": "fit.accuracy", "arm": LEADER, "split": "id"})
+    r = [trends.correlation(step[2:], x_P[2:], y[run].value[2:], method="spearman", reading="given_time").value
+         for run, (step, x_P) in x.items()]
     assert result["estimate"] == pytest.approx(float(trends.over_runs(r).value)) and result["n_units"] == len(r) == 4
     assert re.search("spearman, given_time, all steps", result["contrast"])
 
 
 def test_the_window_begins_where_something_is_memorised_and_accuracy_rises():
     x, y = np.array([np.nan, np.nan, 1, 2, 3.0]), np.array([0, 0, 0, 0.5, 1.0])
-    assert pathway_trends._start(x, y, "all") == 2 and pathway_trends._start(x, y, "rising") == 2
-    assert pathway_trends._start(x[2:], y[2:], "rising") == 0
-    assert pathway_trends._start(np.full(5, np.nan), y, "all") == 5
-
-
-def test_a_claim_that_cannot_be_judged_is_refused():
-    claim = pathway_trends.claim("mine", "trend", "x", "distance", ("moe",), "less", -0.3)
-    with pytest.raises(grokking.UserError, match="did you mean 'distance'"):
-        pathway_trends.checked([claim | {"x": "distence"}], ("moe",))
-    with pytest.raises(grokking.UserError, match="given_time"):
-        pathway_trends.checked([claim | {"reading": "partial"}], ("moe",))
-    assert pathway_trends.checked([claim], ("dense",)) == []
+    assert window_start(x, y, "all") == 2 and window_start(x, y, "rising") == 2
+    assert window_start(x[2:], y[2:], "rising") == 0
+    assert window_start(np.full(5, np.nan), y, "all") == 5

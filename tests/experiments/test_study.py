@@ -86,7 +86,7 @@ def test_what_cannot_run_is_one_line(override, expected, tmp_path, capsys):
 @pytest.mark.parametrize(("change", "expected"), [
     ({"arms": ("ppo", "stil")}, "claim 'keeps-more': arm 'stil' is not known; did you mean 'still'?"),
     ({"matched_on": "latter"}, "matched_on='latter'; did you mean 'later'?"),
-    ({"arms": ("ppo",)}, "a difference takes 2"),
+    ({"arms": ("ppo",)}, "takes 2 arms, found 1"),
     ({"metric": "interpolation.loss"}, "no probe of measure.probes gives"),
 ])
 def test_a_claim_that_cannot_be_judged_is_refused(change, expected):

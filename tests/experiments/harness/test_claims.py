@@ -11,6 +11,7 @@ from jaxpost.records import measurement_table
 
 BASE = "b" * 16
 ENDS = dict.fromkeys("ab", claims.End(9))
+LAST = dict.fromkeys("ab", 9)
 CLAIM = {"id": "c", "primary": True, "kind": "difference", "statement": "a beats b", "metric": "weight.sparsity.bf16",
          "dtype": "bf16", "arms": ("a", "b"), "at": "final", "direction": "greater", "threshold": 0.02,
          "equivalence_margin": 0.02}
@@ -33,6 +34,10 @@ def table(sparsity, success, base=0.4, nulls=None, bases=(BASE,)):
     return measurement_table({n: [row.get(n) for row in flat] for n in names} | {"role": "seed"})
 
 
+def judged(stated, rows):
+    return claims.judge(stated, rows, LAST, claims.gates.success_moved(ENDS))
+
+
 LEARNED = {"a": [0.6, 0.61, 0.62, 0.6, 0.59], "b": [0.7, 0.71, 0.7, 0.69, 0.7]}
 NOISE = np.asarray([-1, 0.5, 0.2, 0.9, -0.6]) * 1e-3
 
@@ -41,7 +46,7 @@ NOISE = np.asarray([-1, 0.5, 0.2, 0.9, -0.6]) * 1e-3
                                                  (-0.1, "contradicted"), (0.0205, "inconclusive")])
 def test_verdicts(difference, verdict):
     rows = table({"a": 0.5 + difference + NOISE, "b": 0.5 - NOISE}, LEARNED)
-    result = claims.judge([CLAIM], rows, ENDS)[0]
+    result = judged([CLAIM], rows)[0]
     assert result["verdict"] == verdict
     assert result["estimate"] == pytest.approx(difference, abs=1e-3) and result["n_units"] == 5
     assert result["ci_lo"] < result["estimate"] < result["ci_hi"]
@@ -49,14 +54,14 @@ def test_verdicts(difference, verdict):
 
 def test_an_arm_that_did_not_learn_supports_nothing():
     success = LEARNED | {"a": [0.4, 0.41, 0.39, 0.4, 0.4]}
-    result = claims.judge([CLAIM], table({"a": 0.9 + NOISE, "b": 0.5 - NOISE}, success), ENDS)[0]
+    result = judged([CLAIM], table({"a": 0.9 + NOISE, "b": 0.5 - NOISE}, success))[0]
     assert result["verdict"] == "inconclusive" and "did not learn" in result["note"]
 
 
 def test_an_arm_whose_seeds_disagree_about_learning_supports_nothing():
     """Its mean success moved by 0.1, and the interval of that holds 0."""
     success = LEARNED | {"a": [1.0, 0.1, 0.9, 0.1, 0.4]}
-    result = claims.judge([CLAIM], table({"a": 0.9 + NOISE, "b": 0.5 - NOISE}, success), ENDS)[0]
+    result = judged([CLAIM], table({"a": 0.9 + NOISE, "b": 0.5 - NOISE}, success))[0]
     assert result["verdict"] == "inconclusive" and "did not learn" in result["note"]
 
 
@@ -64,19 +69,19 @@ def test_the_excess_is_taken_over_each_seeds_own_null():
     claim = CLAIM | {"kind": "excess_over_null", "arms": ("a",), "direction": "less", "threshold": -0.01,
                      "equivalence_margin": 0.01}
     rows = table({"a": 0.4 + NOISE}, {"a": LEARNED["a"]}, nulls={"a": 0.5 - NOISE})
-    result = claims.judge([claim], rows, ENDS)[0]
+    result = judged([claim], rows)[0]
     assert result["verdict"] == "supported" and result["estimate"] == pytest.approx(-0.1, abs=1e-3)
 
 
 def test_holm_over_primary_claims_only():
     rows = table({"a": 0.6 + NOISE, "b": 0.5 - NOISE}, LEARNED)
-    two = claims.judge([CLAIM, CLAIM | {"id": "d"}, CLAIM | {"id": "e", "primary": False}], rows, ENDS)
+    two = judged([CLAIM, CLAIM | {"id": "d"}, CLAIM | {"id": "e", "primary": False}], rows)
     assert two[0]["p_holm"] == pytest.approx(2 * two[0]["p"]) and np.isnan(two[2]["p_holm"])
 
 
 def test_several_bases_are_the_unit():
     rows = table({"a": 0.6 + NOISE, "b": 0.5 - NOISE}, LEARNED, bases=(BASE, "c" * 16, "d" * 16))
-    result = claims.judge([CLAIM], rows, ENDS)[0]
+    result = judged([CLAIM], rows)[0]
     assert result["n_units"] == 3 and result["unit"] == "base"
 
 
@@ -84,7 +89,7 @@ def test_the_test_over_bases_is_that_of_their_means():
     shift = {BASE: 0.05, "c" * 16: 0.1, "d" * 16: 0.3}
     rows = pa.concat_tables([table({"a": 0.5 + x + NOISE, "b": 0.5 - NOISE}, LEARNED, bases=(b,)) for b, x in shift.items()])
     means = [x + 2 * NOISE.mean() for x in shift.values()]
-    result = claims.judge([CLAIM], rows, ENDS)[0]
+    result = judged([CLAIM], rows)[0]
     assert result["p"] == pytest.approx(scipy.stats.ttest_1samp(means, CLAIM["threshold"], alternative="greater").pvalue)
     interval = scipy.stats.t.interval(0.95, 2, np.mean(means), scipy.stats.sem(means))
     assert (result["ci_lo"], result["ci_hi"]) == pytest.approx(interval)

@@ -1,0 +1,149 @@
+"""Refusals: a claim that could not be judged is one line before any compute."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.harness.claims import statistics
+from experiments.harness.claims.curves import SELECTORS
+from experiments.harness.claims.terms import KINDS, scale
+from experiments.harness.errors import UserError
+from jaxpost import probes, stats
+from jaxpost.lookup import nearest
+from jaxpost.probes import trends
+
+MOST_PRIMARY = 4
+FIELDS = ("id", "primary", "kind", "statement", "metric", "arms", "at", "direction", "threshold", "equivalence_margin")
+_OPTIONAL = ("column", "params", "alpha", "matched_on", "scale", "excess", "terms", "against", "level", "after", "window",
+             "reading", "method", "over", "over_scale", "positions", *SELECTORS)
+
+
+def fields(claims: Sequence[Mapping], metrics: Mapping = probes.METRICS) -> None:
+    """Refuse a claim that lacks a field, has one that is not known, or names a metric that is not one of `metrics`.
+
+    Raises:
+      UserError.
+    """
+    for position, claim in enumerate(claims):
+        name = claim.get("id", f"number {position}")
+        if missing := [field for field in FIELDS if field not in claim]:
+            raise UserError(f"claim {name!r} lacks {missing[0]!r}; a claim has {', '.join(FIELDS)}")
+        if unknown := [field for field in claim if field not in (*FIELDS, *_OPTIONAL)]:
+            raise UserError(f"claim {name!r}: field {unknown[0]!r} is not known{nearest(unknown[0], (*FIELDS, *_OPTIONAL))}")
+        for metric in [claim["metric"], *(other["metric"] for other in _others(claim))]:
+            if metric not in metrics:
+                raise UserError(f"claim {name!r}: metric {metric!r} is not known{nearest(metric, metrics)}")
+
+
+def _others(claim: Mapping) -> list[Mapping]:
+    """Further curves that a claim names."""
+    return [other for other in (claim.get("against"), claim.get("after")) if other and "metric" in other]
+
+
+def check(claims: Sequence[Mapping], splits: Sequence[str] | None = None) -> None:
+    """Refuse claims that could not be judged.
+
+    Args:
+      splits: that are measured; None: not known here.
+
+    Raises:
+      UserError: unknown kind, place, split or setting, a number of arms that the kind does not compare, a field that the kind
+        or place needs, or as `check_strength`.
+    """
+    for claim in claims:
+        valid = {"kind": KINDS, "at": statistics.PLACES, "scale": statistics.SCALES, "window": statistics.WINDOWS,
+                 "reading": trends.READINGS, "method": trends.METHODS, "column": ("value", "null_value"),
+                 "over_scale": ("linear", "log")}
+        if splits is not None:
+            valid |= {"split": splits, "matched_on": splits}
+        for field, known in valid.items():
+            if field in claim and claim[field] not in known:
+                raise UserError(f"claim {claim['id']!r}: {field}={claim[field]!r}{nearest(claim[field], known)}")
+        _check_arms(claim)
+        _check_place(claim)
+        if claim["kind"] == "signed_sum":
+            _check_terms(claim)
+    check_strength(claims)
+
+
+def _check_arms(claim: Mapping) -> None:
+    fewest, most, words = KINDS[claim["kind"]]
+    if not fewest <= len(claim["arms"]) <= most:
+        number = str(fewest) if fewest == most else f"{fewest} to {most}" if most < 64 else f"at least {fewest}"
+        raise UserError(f"claim {claim['id']!r}: kind {claim['kind']!r} ({words}) takes {number} arms, found "
+                        f"{len(claim['arms'])}")
+
+
+def _check_place(claim: Mapping) -> None:
+    name, kind, at = claim["id"], claim["kind"], claim["at"]
+    if kind == "order" and at not in statistics.EVENTS:
+        raise UserError(f"claim {name!r}: an order compares events; at={at!r} is none, choose {' or '.join(statistics.EVENTS)}")
+    if (kind == "order" or at == "trend") and "metric" not in claim.get("against", {}):
+        raise UserError(f"claim {name!r}: kind={kind!r} at {at!r} compares with another curve; state against={{'metric': ...}}")
+    if at == "reaches" and "level" not in claim:
+        raise UserError(f"claim {name!r}: at='reaches' needs the level that is reached")
+    if claim.get("after") and not {"metric", "level"} <= set(claim["after"]):
+        raise UserError(f"claim {name!r}: after={dict(claim['after'])} needs a metric and the level that it reaches first")
+    if kind == "slope" and len(set(claim.get("positions", ()))) < 2:
+        raise UserError(f"claim {name!r}: a slope needs over=, a field of the arms that takes at least two values; found "
+                        f"{claim.get('over')!r} with {claim.get('positions', ())}")
+
+
+def _check_terms(claim: Mapping) -> None:
+    if not claim.get("terms"):
+        raise UserError(f"claim {claim['id']!r}: a signed sum has no terms; expected ((weight, {{'arm': ...}}), ...)")
+    for weight, term in claim["terms"]:
+        if not isinstance(weight, int | float) or not weight or term.get("arm") not in claim["arms"]:
+            raise UserError(f"claim {claim['id']!r}: term ({weight}, {dict(term)}) is not a weight and the fields of a "
+                            f"statistic, of which 'arm' is one of {', '.join(claim['arms'])}")
+
+
+def check_strength(claims: Sequence[Mapping]) -> None:
+    """Refuse a threshold inside its margin, or too many primary claims. Raises: UserError."""
+    for claim in claims:
+        try:
+            stats.verdict(stats.Interval(0.0, np.nan, np.nan), claim["direction"], claim["threshold"],
+                          claim["equivalence_margin"])
+        except ValueError as error:
+            raise UserError(f"claim {claim['id']!r}: {error}") from error
+        if claim.get("kind") == "value" and "at" in claim and scale(claim) == "fisher" and not -1 < claim["threshold"] < 1:
+            raise UserError(f"claim {claim['id']!r}: threshold={claim['threshold']} of a correlation; it lies between -1 and 1")
+    if (primary := sum(claim["primary"] for claim in claims)) > MOST_PRIMARY:
+        raise UserError(f"{primary} primary claims; at most {MOST_PRIMARY}, mark the rest primary=False")
+
+
+def require_arms(claims: Sequence[Mapping], known: Sequence[str]) -> None:
+    """Refuse a claim on an arm that the config does not have. Raises: UserError."""
+    for claim in claims:
+        used = (*claim["arms"], *(other["arm"] for other in _others(claim) if "arm" in other))
+        if unknown := [arm for arm in used if arm not in known]:
+            raise UserError(f"claim {claim['id']!r}: arm {unknown[0]!r} is not known{nearest(unknown[0], known)}")
+
+
+def judgeable(claims: Sequence[Mapping], arms: Sequence[str]) -> list[Mapping]:
+    """The claims whose arms all run."""
+    return [claim for claim in claims if set(claim["arms"]) <= set(arms)]
+
+
+def placed(claims: Sequence[Mapping], field_of: Mapping[str, Mapping]) -> list[dict]:
+    """The claims, those of kind slope with the positions of their arms: the values of the field `over`, or their logarithms.
+
+    Args:
+      field_of: arm -> {field: value}.
+
+    Raises:
+      UserError: an arm without the field, or one that is not a number above 0 where logarithms are taken.
+    """
+    return [{**claim} | ({"positions": _positions(claim, field_of)} if claim["kind"] == "slope" else {}) for claim in claims]
+
+
+def _positions(claim: Mapping, field_of: Mapping[str, Mapping]) -> tuple[float, ...]:
+    over, found = claim.get("over"), []
+    for arm in claim["arms"]:
+        value = field_of[arm].get(over)
+        if isinstance(value, bool) or not isinstance(value, int | float) or (claim.get("over_scale") == "log" and value <= 0):
+            numbers = [name for name, x in field_of[arm].items() if isinstance(x, int | float) and not isinstance(x, bool)]
+            raise UserError(f"claim {claim['id']!r}: over={over!r} is {value!r} in arm {arm!r}, which gives no position"
+                            f"{nearest(str(over), numbers)}")
+        found.append(float(np.log(value)) if claim.get("over_scale") == "log" else float(value))
+    return tuple(found)

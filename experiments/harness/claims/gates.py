@@ -1,0 +1,108 @@
+"""Gates: an arm that did not do what it is for supports nothing. Fixed before the run, like the claims.
+
+A gate is (rows of all seeds, claim, arm of the claim) -> Gate.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from experiments.harness.claims.curves import Run, curves, values
+from jaxpost import stats
+from jaxpost.probes import trends
+
+LEARNED = 0.05  # an arm whose new-task success moved by less supports nothing
+FEWEST = 3  # runs that count, below which a claim supports nothing
+
+
+class Gate(NamedTuple):
+    """Whether an arm may support a claim, the numbers in words, and the runs that count (None: all)."""
+
+    passed: bool
+    note: str
+    counted: frozenset[Run] | None = None
+
+
+class End(NamedTuple):
+    """Where an arm ends, and what it had to learn."""
+
+    step: int
+    split: str = "id"  # on which its success has to move
+
+
+def success_moved(ends: Mapping[str, End]) -> Callable:
+    """Success on the arm's split moved by at least LEARNED since step 0, with an interval that leaves out 0."""
+    def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
+        del claim
+        of = {"metric": "policy.success", "split": ends[arm].split}
+        success = values(table, of | {"arm": arm}, ends[arm].step)
+        start = values(table, of | {"arm": "base"}, 0)
+        interval = mean_interval({run: value - start[run] for run, value in success.items()})
+        text = f"{arm}: success moved by {interval.value:+.3f} [{interval.lo:+.3f}, {interval.hi:+.3f}]"
+        return Gate(bool(abs(interval.value) >= LEARNED and not interval.lo <= 0 <= interval.hi), text)
+
+    return gate
+
+
+def mean_reached(curve: Mapping, level: float, control: Mapping | None = None) -> Callable:
+    """The mean over runs of a curve {metric, split} reached a level at some step; in every arm of a claim but its first, a
+    control, that of the curve `control`.
+    """
+    def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
+        of = curve if control is None or arm == claim["arms"][0] else control
+        name = f"{of['metric']} ({of['split']})"
+        found = list(curves(table, {**of, "arm": arm}).values())
+        if not found:
+            return Gate(False, f"{arm}: no {name}")
+        mean_P, last = np.mean([value_P for _, value_P in found], axis=0), [value_P[-1] for _, value_P in found]
+        first = trends.first_reaching(found[0].step, mean_P, level)
+        when = f"reached {level:g} at step {first:g}" if np.isfinite(first) else f"stayed below {level:g}"
+        return Gate(bool(np.isfinite(first)), f"{arm}: mean {name} {when}; at the end {mean_P[-1]:.3f}, seeds {min(last):.3f} "
+                                              f"to {max(last):.3f}")
+
+    return gate
+
+
+def runs_reached(metric: str, level: float, never: Sequence[str] = ()) -> Callable:
+    """Runs count one by one: those whose `metric` reached the level on split train and on split id, in the arms `never` on
+    train and not on id. A claim on the metric itself asks for train alone: the rest would select on its outcome.
+    """
+    def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
+        best = {split: {run: np.nanmax(curve.value) for run, curve in
+                        curves(table, {"metric": metric, "split": split, "arm": arm}).items()} for split in ("train", "id")}
+        counted = {run for run, x in best["train"].items() if x >= level}
+        if claim["metric"] != metric:
+            counted = {run for run in counted if (best["id"][run] >= level) != (arm in never)}
+        spans = {split: f"{min(found.values()):.2f} to {max(found.values()):.2f}" if found else "absent"
+                 for split, found in best.items()}
+        text = (f"{arm}: {len(counted)} of {len(best['train'])} seeds count, best train accuracy {spans['train']}, "
+                f"test {spans['id']}")
+        return Gate(True, text, frozenset(counted))
+
+    return gate
+
+
+def fell(metric: str, share: float) -> Callable:
+    """The interval of the relative fall of a metric, first measured step to last, lies above `share`."""
+    def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
+        del claim
+        found = curves(table, {"metric": metric, "arm": arm})
+        interval = stats.t_interval([1 - x.value[-1] / x.value[0] for _, x in sorted(found.items(), key=str)])
+        text = f"{arm}: {metric} fell by {interval.value:.2f} of its first value [{interval.lo:.2f}, {interval.hi:.2f}]"
+        return Gate(bool(interval.lo > share), text)
+
+    return gate
+
+
+def stacked(found: Mapping[Run, float]) -> np.ndarray:
+    """[bases, seeds] of {(base, seed): value}."""
+    bases = sorted({base for base, _ in found}, key=str)
+    return np.asarray([[x for (b, _), x in sorted(found.items(), key=lambda item: item[0][1]) if b == base] for base in bases])
+
+
+def mean_interval(found: Mapping[Run, float]) -> stats.Interval:
+    """The mean over runs and its interval: over bases where there are several, else over seeds."""
+    x_BxS = stacked(found)
+    return stats.hierarchical_interval(x_BxS) if len(x_BxS) > 1 else stats.t_interval(x_BxS[0])

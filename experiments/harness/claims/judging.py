@@ -1,0 +1,77 @@
+"""Claims judged after the run: paired over seeds, Holm-corrected, gated on arms that did what they are for."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from experiments.harness.claims import statistics
+from experiments.harness.claims.curves import AmbiguousError, Run
+from experiments.harness.claims.gates import FEWEST, Gate, mean_interval, stacked
+from experiments.harness.claims.terms import contrast, scale, terms
+from jaxpost import stats
+from jaxpost.probes import trends
+
+
+def judge(claims: Sequence[Mapping], table: pa.Table, last: Mapping[str, int], gate: Callable) -> list[dict]:
+    """Results for `records.finish`, in the order of the claims.
+
+    Args:
+      claims: as stated in the config.
+      table: all rows of role "seed".
+      last: arm -> its last step, of every arm of the claims.
+      gate: of `gates`.
+    """
+    return corrected([_judge(claim, table, last, gate) for claim in claims])
+
+
+def corrected(results: list[dict]) -> list[dict]:
+    """The results, the primary ones with Holm's p-value."""
+    tested = [r for r in results if r["primary"] and np.isfinite(r["p"])]
+    for result, p in zip(tested, stats.holm([r["p"] for r in tested]) if tested else []):
+        result["p_holm"] = float(p)
+    return results
+
+
+def statistic(claim: Mapping, table: pa.Table, last: Mapping[str, int]) -> dict[Run, float]:
+    """{run: the claim's statistic}, of every run that has a value in each term; NaN where an event did not happen."""
+    found = [(weight, statistics.of(term, table, last)) for weight, term in terms(claim)]
+    paired = set(found[0][1]).intersection(*(side for _, side in found))
+    return {run: sum(weight * side[run] for weight, side in found) for run in sorted(paired, key=str)}
+
+
+def _judge(claim: Mapping, table: pa.Table, last: Mapping[str, int], gate: Callable) -> dict:
+    gates = [gate(table, claim, arm) for arm in claim["arms"]]
+    try:
+        units, ambiguous = statistic(claim, table, last), ""
+    except AmbiguousError as error:
+        units, ambiguous = {}, str(error)
+    missing = [run for run, x in units.items() if not np.isfinite(x)]
+    counted = {run: x for run, x in units.items()
+               if np.isfinite(x) and all(g.counted is None or run in g.counted for g in gates)}
+    note = "; ".join(g.note for g in gates)
+    empty = dict.fromkeys(("p", "p_holm", "estimate", "ci_lo", "ci_hi"), np.nan)
+    result = {**claim, "contrast": contrast(claim), **empty, "n_units": len(counted), "verdict": "inconclusive", "note": note}
+    if missing and claim["at"] in statistics.EVENTS:
+        return result | {"note": f"in seed {missing[0][1]} the event did not happen, so the claim supports nothing; {note}"}
+    if not counted:
+        return result | {"note": f"{ambiguous or 'no seed has the value in every term and counts'}; {note}"}
+    x_BxS = stacked(counted)
+    unit = x_BxS.mean(axis=1) if len(x_BxS) > 1 else x_BxS[0]
+    if len(x_BxS) > 1:
+        result |= {"n_units": len(x_BxS), "unit": "base"}
+    interval, threshold = mean_interval(counted), claim["threshold"]
+    if claim["kind"] == "value" and scale(claim) == "fisher":
+        interval, threshold = stats.Interval(*(np.tanh(end) for end in interval)), float(trends.fisher(threshold))
+    result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
+               "p": float(stats.t_pvalue(unit, threshold, claim["direction"], claim["equivalence_margin"]))}
+    return _gated(result, interval, gates)
+
+
+def _gated(result: dict, interval: stats.Interval, gates: Sequence[Gate]) -> dict:
+    """The result with its verdict, or why it supports nothing."""
+    if not all(g.passed for g in gates):
+        return result | {"note": f"an arm did not learn, so it supports nothing; {result['note']}"}
+    if any(g.counted is not None for g in gates) and result["n_units"] < FEWEST:
+        return result | {"note": f"{result['n_units']} seeds count, at least {FEWEST} are needed; {result['note']}"}
+    return result | {"verdict": stats.verdict(interval, result["direction"], result["threshold"], result["equivalence_margin"])}
