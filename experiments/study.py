@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, ensemble, exhibits, forgetting, matched, probing, stages, trainable, work
+from experiments.harness import checks, ensemble, exhibits, forgetting, matched, power, probing, stages, trainable, work
 from experiments.harness import claims as claim_rules
 from experiments.harness.arms import Arm
 from experiments.harness.base_model import Base, Pretraining
@@ -41,6 +41,8 @@ class Setup:
     def __init__(self, config: ConfigDict, claims: Sequence[dict]):
         self.config = config
         checks.values(config)
+        if config.pilot:
+            power.pilot_rows(config.pilot)
         self.tasks = tasks_of(config)
         self.task, self.second = self.tasks["task"], self.tasks["second"]
         self.model = checks.model(config.model, tuple(self.tasks.values()))
@@ -101,6 +103,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
             return
         bundle, session = found
         if not len(bundle.read_rows()):
+            if config.pilot:
+                power.announce(session.console, setup.claims, config.pilot, config.seeds.count, config.seeds.bases)
             first = next(arm for arm in setup.arms if arm.steps)
             step = probing.step_seconds(first, setup.model, len(setup.seeds), config.train.steps_per_call, setup.mesh)
             probing.predict(session, setup.probes, probing.shapes(setup.model, setup.batch), setup.grid[-1],

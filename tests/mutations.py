@@ -298,8 +298,8 @@ RECORDS_AND_FILES = [
 ]
 
 HARNESS = [
-    Fault("missing Holm", "experiments/harness/claims/judging.py", 'result["p_holm"] = float(p)', 'result["p_holm"] = result["p"]',
-          "tests/experiments/harness/test_claims.py::test_holm_over_primary_claims_only"),
+    Fault("missing Holm", "experiments/harness/claims/judging.py", 'result["p_holm"] = float(p)',
+          'result["p_holm"] = result["p"]', "tests/experiments/harness/test_claims.py::test_holm_over_primary_claims_only"),
     Fault("dropped check", "experiments/harness/claims/gates.py", "not interval.lo <= 0 <= interval.hi", "True",
           "tests/experiments/harness/test_claims.py::test_an_arm_whose_seeds_disagree_about_learning_supports_nothing"),
     Fault("dropped weight", "jaxpost/training/rl.py", "self._answer(made, score_N), state.step",
@@ -309,8 +309,8 @@ HARNESS = [
           "tests/training/test_rollouts.py::test_a_pool_is_drawn_from_and_nothing_else"),
     Fault("wrong count", "experiments/harness/work.py", "for name in chain(arm.name, stages)", "for name in [arm.name]",
           "tests/experiments/harness/test_stages.py::test_what_an_arm_starts_from_comes_first_and_once"),
-    Fault("off by one", "experiments/harness/claims/statistics.py", "curve.value[curve.step > 0]", "curve.value[curve.step >= 0]",
-          "tests/experiments/harness/test_claim_kinds.py::test_statistics_in_closed_form"),
+    Fault("off by one", "experiments/harness/claims/statistics.py", "curve.value[curve.step > 0]",
+          "curve.value[curve.step >= 0]", "tests/experiments/harness/test_claim_kinds.py::test_statistics_in_closed_form"),
     Fault("wrong null", "experiments/harness/claims/statistics.py", 'null = _read(term, table, last, "null_value") if excess',
           'null = _read(term, table, last, "value") if excess',
           "tests/experiments/harness/test_claim_kinds.py::test_an_excess_is_taken_along_the_whole_curve_of_the_null"),

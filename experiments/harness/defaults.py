@@ -48,6 +48,7 @@ def study() -> ConfigDict:
     c.experiment = "study"
     c.title, c.question = "A study", ""  # of the report
     c.papers = RLVR_PAPERS  # cited by the bundle
+    c.pilot = ""  # directory of an earlier run: what the planned seeds resolve, by its spread, is printed before the run
     c.seeds = ConfigDict({
         "first": 100,  # test seeds are first, first + 1, ...
         "count": 5,  # more may be added later: finished ones are reused

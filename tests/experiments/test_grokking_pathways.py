@@ -70,9 +70,9 @@ def test_trend_rows_are_the_correlation_of_the_rows_they_name(finished):
     read = {"x": "distance", "y": f"test_accuracy_{LEADER}", "at": "all", "reading": "change", "method": "pearson"}
     found = {row["seed"]: row["value"] for row in records.select(table, role="seed", metric="trend.correlation").to_pylist()
              if row["arm"] == LEADER and read.items() <= records.parse_params(row["params"]).items()}
-    for run, (step, x_P) in x.items():
-        own = trends.correlation(step, x_P, y[run].value, reading="change", draws=9)
-        assert (found[run[1]] == pytest.approx(own.value)) if own.status == "ok" else found[run[1]] is None
+    for one, (step, x_P) in x.items():
+        own = trends.correlation(step, x_P, y[one].value, reading="change", draws=9)
+        assert (found[one[1]] == pytest.approx(own.value)) if own.status == "ok" else found[one[1]] is None
 
 
 def test_every_key_is_read(finished):
@@ -232,8 +232,8 @@ def test_estimates_of_a_trend_claim_are_fishers_mean():
     result = verdict("distance-falls", table)
     x = claims.curves(table, {"metric": "pathway.distance", "arm": LEADER, "params": {"over": "memorised"}})
     y = claims.curves(table, {"metric": "fit.accuracy", "arm": LEADER, "split": "id"})
-    r = [trends.correlation(step[2:], x_P[2:], y[run].value[2:], method="spearman", reading="given_time").value
-         for run, (step, x_P) in x.items()]
+    r = [trends.correlation(step[2:], x_P[2:], y[one].value[2:], method="spearman", reading="given_time").value
+         for one, (step, x_P) in x.items()]
     assert result["estimate"] == pytest.approx(float(trends.over_runs(r).value)) and result["n_units"] == len(r) == 4
     assert re.search("spearman, given_time, all steps", result["contrast"])
 

@@ -131,7 +131,7 @@ def test_what_cannot_run_is_one_line(override, message, tmp_path, capsys):
 @pytest.mark.parametrize("change, message", [
     ({"terms": (_term(1, ("plain", "independent", "back"), "moved"),)}, "is not a sign and one of"),
     ({"terms": (_term(1, ("plain", "independent", "raw"), "movd"),)}, "did you mean 'moved'?"),
-    ({"terms": (_term(2, ("plain", "independent", "raw"), "moved"),)}, "is not a sign, 1 or -1"),
+    ({"terms": (_term(0, ("plain", "independent", "raw"), "moved"),)}, "is not a weight"),
     ({"metric": "weight.pair.overlp"}, "did you mean 'weight.pair.overlap'?"),
     ({"threshold": 0.0}, "needs a threshold at or beyond"),
     ({"terms": ()}, "has no terms"),
@@ -161,7 +161,8 @@ def test_a_claim_is_the_signed_sum_of_its_terms():
                           "conditional_on": "b", "dtype": None, "params": None, "null_value": None})
     table = records.measurement_table({k: [p.get(k) for p in parts] for k in parts[0]} | {
         "split": [p.get("split") for p in parts]})
-    result = claims.judge([claim], table, dict.fromkeys(claim["arms"], claims.End(9)))[0]
+    ends = dict.fromkeys(claim["arms"], claims.End(9))
+    result = claims.judge([claim], table, dict.fromkeys(ends, 9), claims.gates.success_moved(ends))[0]
     expected = value[0] - value[1] + 0.3
     assert result["estimate"] == pytest.approx(expected.mean(), rel=1e-12) and result["verdict"] == "supported"
     half = 2.7764451 * expected.std(ddof=1) / np.sqrt(5)

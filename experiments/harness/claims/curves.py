@@ -86,7 +86,8 @@ def _value(of: Mapping, rows: list[dict], column: str) -> float:
     """
     if len(rows) > 1:
         stated = {name: of.get(name) for name in _PLAIN} | {"params": dict(of.get("params", {}))}
-        plain = [row for row in rows if stated == {name: row[name] for name in _PLAIN} | {"params": parse_params(row["params"])}]
+        plain = [row for row in rows
+                 if stated == {name: row[name] for name in _PLAIN} | {"params": parse_params(row["params"])}]
         if len(plain) != 1:
             differ = {name: sorted({repr(row[name]) for row in rows}) for name in (*SELECTORS, "params", "tensor")}
             variants = "; ".join(f"{name} {' or '.join(found)}" for name, found in differ.items() if len(found) > 1)
