@@ -63,6 +63,8 @@ class Setup:
         panel = {"ks": config.measure.ks, "alphas": config.measure.alphas}
         self.probes = probing.chosen(config.measure.probes, self.suite, self.grid, {"weight": panel})
         probing.require(self.probes, COMPARED, self.claims)
+        self.arms = [dataclasses.replace(arm, probes=probing.of_arm(arm.name, arm.probes, self.probes, COMPARED))
+                     for arm in self.arms]
         needs = probes.merge_needs(self.probes)
         self.batch = probing.demonstration_batch(self.task, config.measure.problems) if probes.PROBE_BATCH in needs else None
         probing.require_batch(self.probes, self.batch, self.model)
@@ -153,7 +155,8 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
 def _one_arm(setup: Setup, arm: Arm, finals: Mapping, plan: ensemble.Plan, directory: Path, bundle, session: Session) -> dict:
     """The final parameters of an arm's seeds, leading axis S: trained, or the average that it starts from."""
     began, measure = time.monotonic(), plan.measure
-    starts = _starts(arm, finals, plan.base, setup.seeds)
+    starts = _ends(arm.start, finals, plan.base, setup.seeds)
+    references = _ends(arm.reference, finals, plan.base, setup.seeds) if arm.spec.reference_refresh else None
     if not arm.steps:
         params_S = jax.tree.map(lambda *x: np.stack(x), *map(starts, setup.seeds))
         bundle.write_rows(f"{plan.prefix}{arm.name}-00000", concatenate(*measure.standing(arm.name, setup.seeds, params_S)))
@@ -162,7 +165,7 @@ def _one_arm(setup: Setup, arm: Arm, finals: Mapping, plan: ensemble.Plan, direc
     own = dataclasses.replace(plan, grid=setup.measured(arm))
     found = ensemble.blocks(directory / "arms", arm.name, setup.seeds, setup.config.mesh.ensemble)
     for block in found:
-        ensemble.train(arm, block, own, bundle, session, starts)
+        ensemble.train(arm, block, own, bundle, session, starts, references)
     params_S = {name: x for name, x in ensemble.final_params(arm, found, own).items() if name in plan.base.params}
     measure.finish(arm.name, setup.seeds)
     session.say(f"{arm.name}: {len(setup.seeds)} seeds, {arm.steps} steps, {time.monotonic() - began:.0f} s")
@@ -170,17 +173,17 @@ def _one_arm(setup: Setup, arm: Arm, finals: Mapping, plan: ensemble.Plan, direc
     return params_S
 
 
-def _starts(arm: Arm, finals: Mapping, base: Base, seeds: Sequence[int]) -> Callable[[int], dict]:
-    """seed -> where its run starts: the base, the end of the same seed's run of another arm, or the average of several."""
+def _ends(names: Sequence[str], finals: Mapping, base: Base, seeds: Sequence[int]) -> Callable[[int], dict]:
+    """seed -> the base, the end of the same seed's run of another arm, or the average of several."""
     def of(name: str, seed: int) -> dict:
         return base.params if name == stages.BASE else jax.tree.map(lambda x: x[seeds.index(seed)], finals[name])
 
-    def start(seed: int) -> dict:
-        ends = [of(name, seed) for name in arm.start]
+    def end(seed: int) -> dict:
+        ends = [of(name, seed) for name in names]
         return ends[0] if len(ends) == 1 else jax.tree.map(
             lambda *x: np.mean([np.asarray(leaf, np.float32) for leaf in x], axis=0, dtype=np.float32), *ends)
 
-    return start
+    return end
 
 
 def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: dict, matrices: dict, bundle,

@@ -152,7 +152,7 @@ def test_log_interp_takes_the_first_crossing_of_a_path_that_turns_back():
 
 @pytest.mark.parametrize("seeds, power", [(3, 0.8), (5, 0.9), (20, 0.5)])
 def test_the_smallest_effect_is_resolved_with_the_stated_probability(seeds, power):
-    """20,000 samples of normal replicates: intervals lie wholly beyond the threshold as often as stated, to 4 standard errors."""
+    """20,000 samples of normal replicates: an interval lies wholly beyond the threshold as often as stated (4 errors)."""
     effect = stats.smallest_effect(2.0, seeds, power)
     x = np.random.default_rng(0).normal(effect, 2.0, (20_000, seeds))
     assert abs(np.mean(stats.t_interval(x).lo > 0) - power) < 4 * np.sqrt(power * (1 - power) / 20_000)

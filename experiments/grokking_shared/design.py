@@ -35,8 +35,9 @@ SPLITS = ("train", "id")
 class FromScratch(Arm):
     """An arm whose members start from `models.init` with their own seed; paired arms of one seed start equal."""
 
-    def fresh(self, params: object, seed: int) -> training.TrainState:
-        """The state of a member at step 0; `params`, a base's, are not read: there is none."""
+    def fresh(self, params: object, seed: int, reference: object = None) -> training.TrainState:
+        """The state of a member at step 0; `params`, a base's, and a reference are not read: there is none."""
+        del params, reference
         start = models.init(self.spec.model, training.stream(seed, "init", 0))
         trainable = None if self.trainable is None else self.trainable(start, seed)
         return training.create(self.spec, start, self.source.curriculum.init(), trainable)

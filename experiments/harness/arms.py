@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from experiments.harness.errors import UserError
 from experiments.harness.stages import BASE, Stage, stages
 from jaxpost import curricula, models, objectives, tasks, training
@@ -30,14 +33,25 @@ class Arm:
     rate_key: str = "train.learning_rates"  # of the config: where its learning rate is set
     trainable: Callable[[dict, int], NamedTuple] | None = None  # (base parameters, seed) -> what is trained; None: all
     start: tuple[str, ...] = (BASE,)  # the base, another arm's end, or the average of several
+    reference: tuple[str, ...] = (BASE,)  # the same, of the policy that a KL or a ratio compares with
     steps: int = 0
+    probes: tuple[str, ...] = ()  # that measure it; empty: all
 
-    def fresh(self, params: dict, seed: int) -> training.TrainState:
-        """The state of a member at step 0; a critic that the objective does not train is left behind."""
+    def fresh(self, params: dict, seed: int, reference: dict | None = None) -> training.TrainState:
+        """The state of a member at step 0; a critic that the objective does not train is left behind.
+
+        Args:
+          reference: parameters that the state keeps as reference; None: those it starts from, where it keeps one.
+        """
         if not self.spec.model.value_head:
             params = {name: x for name, x in params.items() if name != "value"}
         trainable = None if self.trainable is None else self.trainable(params, seed)
-        return training.create(self.spec, params, self.source.curriculum.init(), trainable)
+        state = training.create(self.spec, params, self.source.curriculum.init(), trainable)
+        if reference is None:
+            return state
+        kept = {name: jax.tree.map(lambda own, other: jnp.asarray(other, own.dtype), state.params[name], part)
+                for name, part in reference.items() if name in state.params}
+        return state._replace(reference={**state.params, **kept})  # a critic's head is nobody's reference
 
 
 def build(config, model: models.TransformerConfig, used: Mapping[str, Task],
@@ -89,11 +103,11 @@ def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping
         if "value" in objective.needs:
             model = dataclasses.replace(model, value_head=True)
         demonstrated = needs.source_of(objective) == "Demonstrations"
-        optimizer = ADAMW if stage.optimizer == "adamw" else (("name", stage.optimizer),)
-        spec = training.StepSpec(model, objective, optimizer, group=1 if demonstrated else stage.group,
-                                 microbatches=stage.microbatches, minibatches=stage.minibatches,
-                                 storage_dtype=stage.storage_dtype, pad=task.pad,
-                                 reference_refresh=_NEVER if stage.reference == "start" else 0)
+        kept = _NEVER if stage.reference != (BASE,) else 0
+        spec = training.StepSpec(model, objective, _optimizer(stage), group=1 if demonstrated else stage.group,
+                                 microbatches=stage.microbatches, minibatches=stage.minibatches, epochs=stage.epochs,
+                                 temperature=stage.temperature, storage_dtype=stage.storage_dtype, pad=task.pad,
+                                 reference_refresh=stage.refresh_every or kept)
         source = training.source(task, spec, rows if demonstrated else stage.prompts)
         spec.transform()
     except (ValueError, TypeError) as error:
@@ -105,7 +119,18 @@ def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping
     scalars = training.Scalars(stage.learning_rate, stage.kl_coef, permute_rewards=stage.permute_rewards)
     return Arm(name, source, spec, scalars, offset=OFFSET if stage.independent else 0,
                rate_key=keys.get("learning_rate", f"arm.{name}.learning_rate"),
-               trainable=trainable(stage) if trainable and stage.trainable else None, start=stage.start, steps=stage.steps)
+               trainable=trainable(stage) if trainable and stage.trainable else None, start=stage.start,
+               reference=stage.reference, steps=stage.steps, probes=stage.probes)
+
+
+def _optimizer(stage: Stage) -> tuple:
+    """Sorted (name, value) pairs of `training.optimizers.make`; what is its default is left out."""
+    decays = stage.schedule != "constant"
+    along = {"schedule": stage.schedule, "steps": stage.steps * stage.minibatches * stage.epochs} if decays else {}
+    along |= {"warmup_steps": stage.warmup_steps} if stage.warmup_steps else {}
+    along |= {"final_share": stage.final_share} if decays and stage.final_share else {}
+    own = dict(ADAMW) if stage.optimizer == "adamw" else {"name": stage.optimizer}
+    return tuple(sorted((own | dict(stage.optimizer_settings) | along).items(), key=lambda pair: (pair[0] != "name", pair[0])))
 
 
 def _rewarded(name: str, stage: Stage, source) -> training.Rollouts:

@@ -123,11 +123,12 @@ def boundaries(grid: tuple[int, ...], steps_per_call: int) -> list[int]:
 
 
 def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session,
-          starts: Callable[[int], dict] | None = None) -> None:
+          starts: Callable[[int], dict] | None = None, references: Callable[[int], dict] | None = None) -> None:
     """Train a block to its end unless it is there already; every grid step's rows are written exactly once.
 
     Args:
       starts: seed -> the parameters that it starts from; None: those of the base.
+      references: seed -> those of the reference that its state keeps; None: it keeps none of its own.
 
     Raises:
       Diverged: a loss that is not finite; the last checkpoint and all rows before stay.
@@ -141,8 +142,9 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session,
             step = found[0]
             if step == plan.grid[-1]:
                 return
-        states = training.stack([arm.fresh(plan.base.params if starts is None else starts(seed), seed + arm.offset)
-                                 for seed in block.seeds])
+        states = training.stack([
+            arm.fresh(plan.base.params if starts is None else starts(seed), seed + arm.offset,
+                      None if references is None else references(seed)) for seed in block.seeds])
         if found is not None:
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
             states = saves.restore(step, abstract)

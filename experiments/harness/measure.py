@@ -81,7 +81,7 @@ class Measurement:
           history: metrics of the steps since the last measurement, [S, steps].
           carried_S: the train state's `probe_state`, item -> pytree.
         """
-        due = [probe for probe in self.probes if probe.schedule(step)]
+        due = [probe for probe in self.probes if probe.schedule(step) and (not arm.probes or probe.id in arm.probes)]
         policy_S = {name: x for name, x in params_S.items() if name in self.base.params}  # without a critic's head
         given = self._given(due, policy_S, carried_S)
         parts = []

@@ -17,6 +17,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.measure import infos
 from experiments.harness.session import Session
 from jaxpost import models, objectives, probes, records, sharding, training
+from jaxpost.lookup import nearest
 from jaxpost.probes import base, catalog, presets, price, routing, schedules, weights
 from jaxpost.probes import page as document
 from jaxpost.probes.policy import fisher
@@ -185,6 +186,15 @@ def require(found: Sequence[probes.Probe], wanted: Sequence[str], claims: Sequen
             owner = next((row.id for row in catalog.CATALOG.values() if claim["metric"] in catalog.example(row).metrics), None)
             hint = f"; add {owner!r}" if owner else ""
             raise UserError(f"claim {claim['id']!r} needs {claim['metric']!r}, which no probe of measure.probes gives{hint}")
+
+
+def of_arm(arm: str, named: Sequence[str], found: Sequence[probes.Probe], always: Sequence[str]) -> tuple[str, ...]:
+    """The probes that measure an arm: those it names and `always`; none named: every one. Raises: UserError: no such probe."""
+    have = {probe.id for probe in found}
+    for name in named:
+        if name not in have:
+            raise UserError(f"arm {arm!r}: probe {name!r} is none of measure.probes{nearest(name, have)}")
+    return (*always, *named) if named else ()
 
 
 def require_batch(found: Sequence[probes.Probe], batch, model: models.TransformerConfig) -> None:

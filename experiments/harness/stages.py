@@ -23,6 +23,7 @@ from experiments.harness.errors import UserError
 from jaxpost.lookup import nearest
 
 BASE = "base"
+START = "start"  # as a reference: where the stage starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +37,27 @@ class Stage:
     settings: tuple = ()  # ((part, value), ...) that differ from the recipe's
     reward: tuple = ()  # ((term, weight or {weight, length, ...}), ...); empty: the verifier's score
     optimizer: str = "adamw"
+    optimizer_settings: tuple = ()  # ((name, value), ...) of training.optimizers.make that differ: weight_decay, clip_norm, ...
     learning_rate: float = 1e-4
+    schedule: str = "constant"  # of the learning rate along the stage: constant, linear or cosine
+    warmup_steps: int = 0  # optimizer steps
+    final_share: float = 0.0  # of the learning rate at the end of a schedule that decays
     kl_coef: float | None = None  # None: the objective's own
-    reference: str = BASE  # of a KL or a ratio: base, or start (the parameters that the stage starts from)
+    reference: tuple[str, ...] = (BASE,)  # of a KL or a ratio: the base, start (where the stage starts), arms' ends (averaged)
+    refresh_every: int = 0  # batches after which the current policy becomes the reference; 0: never
     steps: int = 0
     prompts: int = 1
     group: int = 1  # rows of a step are prompts * group for every objective
     microbatches: int = 1
     minibatches: int = 1
+    epochs: int = 1  # passes over a batch
+    temperature: float = 1.0  # of sampling, and of the policy that is trained
     storage_dtype: str = "float32"
     permute_rewards: bool = False  # control: shuffled within each group
     independent: bool = False  # whether batches and samples differ from those of other arms with the same seed
     trainable: str = ""  # a mask, lora or pissa (section tune); empty: all
     start: tuple[str, ...] = (BASE,)
+    probes: tuple[str, ...] = ()  # of measure.probes, beside those of the comparisons; empty: all
     keys: tuple = ()  # ((field, key of the config), ...) for messages: what was taken from another key
 
 
@@ -66,15 +75,15 @@ def stages(config) -> dict[str, Stage]:
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            raise UserError(f"arm {name!r} starts from itself: {' -> '.join((*path[path.index(name):], name))}")
+            raise UserError(f"arm {name!r} needs its own end: {' -> '.join((*path[path.index(name):], name))}")
         if name not in tables:
-            place = f"arm {path[-1]!r} starts from {name!r}, which" if path else f"arm {name!r}"
-            raise UserError(f"{place} is not known{nearest(name, (*tables, *((BASE,) if path else ())))}")
+            place = f"arm {path[-1]!r} needs the end of {name!r}, which" if path else f"arm {name!r}"
+            raise UserError(f"{place} is not known{nearest(name, (*tables, *((BASE, START) if path else ())))}")
         if name not in out:
             stage = _stage(name, _inherited(name, tables, ()), config)
-            for start in stage.start:
-                if start != BASE:
-                    visit(start, (*path, name))
+            for needed in (*stage.start, *stage.reference):
+                if needed != BASE:
+                    visit(needed, (*path, name))
             out[name] = stage
 
     for name in config.arms:
@@ -152,14 +161,17 @@ def _stage(name: str, table: dict, config) -> Stage:
             raise UserError(f"arm {name!r}: field {field!r} is not known{nearest(field, (*_FIELDS, 'like', 'over'))}")
     keys = {field: key for field, value in table.items() if (key := _key(value))}
     values = {field: _value(f"arm.{name}.{field}", value, config) for field, value in table.items()}
-    start = values.get("start", BASE)
-    values["start"] = (start,) if isinstance(start, str) else tuple(start)
+    for field in ("start", "reference", "probes"):
+        named = values.get(field, _FIELDS[field])
+        values[field] = (named,) if isinstance(named, str) else tuple(named)
+    if values["reference"] == (START,):
+        values["reference"] = values["start"]
     for field in TRAIN_FIELDS:
         if field not in values and field in config.train:
             values[field], keys[field] = config.train[field], f"train.{field}"
     if len(values["start"]) > 1:
         values["steps"] = values["steps"] if "steps" in table else 0
-    for field in ("settings", "reward"):
+    for field in ("settings", "reward", "optimizer_settings"):
         given = values.get(field, {})
         values[field] = tuple(sorted(given.items())) if hasattr(given, "items") else given
     for field, value in values.items():
@@ -168,8 +180,8 @@ def _stage(name: str, table: dict, config) -> Stage:
         good = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
         if not (good or value is default or (kind is float and type(value) is int)):
             raise UserError(f"arm {name!r}: {field}={value!r} takes {kind.__name__}, found {type(value).__name__}")
-    if values.get("reference", BASE) not in (BASE, "start"):
-        raise UserError(f"arm {name!r}: reference={values['reference']!r}{nearest(values['reference'], (BASE, 'start'))}")
+    if values.get("refresh_every", 0) < 0:
+        raise UserError(f"arm {name!r}: refresh_every={values['refresh_every']}: a number of batches, or 0 (never)")
     if values.get("steps", 0) < (0 if len(values["start"]) > 1 else 1) or values.get("pool", 0) < 0:
         raise UserError(f"arm {name!r}: steps={values.get('steps', 0)} and pool={values.get('pool', 0)}; an arm that starts "
                         "from one place takes at least one step, and a pool is a number of problems or 0 (without end)")

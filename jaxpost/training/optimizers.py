@@ -4,25 +4,65 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpost.lookup import nearest
+
 NAMES = ("adamw", "sgd")
+SCHEDULES = ("constant", "linear", "cosine")
 
 
 def make(name: str, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0,
-         momentum: float = 0.9, clip_norm: float = 1.0) -> optax.GradientTransformation:
+         momentum: float = 0.9, clip_norm: float = 1.0, schedule: str = "constant", warmup_steps: int = 0, steps: int = 0,
+         final_share: float = 0.0) -> optax.GradientTransformation:
     """A direction d such that the step is params - learning_rate * d.
 
       adamw  clip by global norm, Adam, + weight_decay * params (arXiv:1711.05101)
       sgd    clip by global norm, heavy-ball momentum
 
+    and d is multiplied by the share of the learning rate that `relative_rate` gives at the optimizer step.
+
     Raises:
-      ValueError: unknown name.
+      ValueError: unknown name, or as `relative_rate`.
     """
     clip = optax.clip_by_global_norm(clip_norm)
     if name == "adamw":
-        return optax.chain(clip, optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay))
-    if name == "sgd":
-        return optax.chain(clip, optax.trace(momentum))
-    raise ValueError(f"optimizer {name!r} is unknown; choose one of {', '.join(NAMES)}")
+        parts = [clip, optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay)]
+    elif name == "sgd":
+        parts = [clip, optax.trace(momentum)]
+    else:
+        raise ValueError(f"optimizer {name!r} is not known{nearest(name, NAMES)}")
+    share = relative_rate(schedule, warmup_steps, steps, final_share)
+    return optax.chain(*parts, *([] if share is None else [optax.scale_by_schedule(share)]))
+
+
+def relative_rate(schedule: str, warmup_steps: int, steps: int, final_share: float) -> optax.Schedule | None:
+    """optimizer step t = 0, 1, ... -> share of the learning rate; None where it is always 1.
+
+      t < W      (t + 1) / (W + 1)                                  W = warmup_steps
+      constant   1
+      linear     1 + (F - 1) u,   u = (t - W) / (steps - W)         F = final_share
+      cosine     F + (1 - F) (1 + cos(pi u)) / 2
+
+    Raises:
+      ValueError: a schedule that is not known, a warm-up that leaves no step, a share outside [0, 1].
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule {schedule!r} is not known{nearest(schedule, SCHEDULES)}")
+    decays = schedule != "constant"
+    if warmup_steps < 0 or (steps or decays) and warmup_steps >= steps:
+        raise ValueError(f"warmup_steps={warmup_steps} of steps={steps}: a warm-up leaves at least one step after it, and a "
+                         "schedule that decays needs the number of steps")
+    if not 0 <= final_share <= 1:
+        raise ValueError(f"final_share={final_share} is a share of the learning rate, from 0 to 1")
+    if not decays and not warmup_steps:
+        return None
+
+    def share(t):
+        u = jnp.clip((t - warmup_steps) / max(steps - warmup_steps, 1), 0.0, 1.0)
+        body = {"constant": 1.0, "linear": 1 + (final_share - 1) * u,
+                "cosine": final_share + (1 - final_share) * 0.5 * (1 + jnp.cos(jnp.pi * u))}[schedule]
+        return jnp.where(t < warmup_steps, (t + 1) / (warmup_steps + 1), body)
+
+    return share
 
 
 def wide(tree: dict) -> dict:

@@ -41,6 +41,8 @@ class StepSpec:
         for field in ("group", "microbatches", "minibatches", "epochs"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be greater than 0; a small one, such as 1e-4, is greedy")
         if self.reference_refresh < 0:
             raise ValueError(f"reference_refresh={self.reference_refresh} is negative; 0 keeps the reference frozen")
         self._check_router()

@@ -73,7 +73,7 @@ def test_the_critic_is_no_part_of_what_is_measured(done):
 
 
 @pytest.mark.parametrize(("override", "expected"), [
-    ("arm.ppo.start=warmup", "arm 'ppo' starts from 'warmup', which is not known; did you mean 'warm-up'?"),
+    ("arm.ppo.start=warmup", "arm 'ppo' needs the end of 'warmup', which is not known; did you mean 'warm-up'?"),
     ("arm.ppo.objective=refd", "did you mean 'reft'?"),
     ("tasks.later.nodes=(9,2)", "nodes"),
 ])

@@ -21,7 +21,8 @@ def get_config(argument: str = "default"):
     c.arm = ConfigDict({
         "warm-up": {"objective": "cross_entropy", "steps": 2, "pool": 8},
         "still": {"start": "warm-up", "learning_rate": 1e-30, "task": "later"},
-        "ppo": {"start": "warm-up", "objective": "reft", "task": "later"},
+        "ppo": {"start": "warm-up", "objective": "reft", "task": "later", "reference": ("base", "still"), "schedule": "cosine",
+                "optimizer_settings": {"weight_decay": 0.1}},
         "average": {"start": ("base", "ppo")},
     })
     c.arms = ("still", "ppo", "average")

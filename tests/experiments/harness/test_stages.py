@@ -1,5 +1,8 @@
 """Arms as data: inheritance, grids, references to keys, starts; what is refused, in one line, before any compute."""
 
+import chex
+import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -49,6 +52,22 @@ def test_what_an_arm_starts_from_comes_first_and_once():
     assert counts["b", "work.rows"] == (5 + 150) * 128
 
 
+def test_the_reference_is_the_base_an_end_or_an_average_and_may_be_refreshed():
+    kl = {"objective": "grpo", "settings": {"kl_place": "loss", "kl_coef": 0.1}}
+    made = {arm.name: arm for arm in arms.build(config(
+        {"warm": {}, "other": {}, "base-kl": kl, "own": kl | {"start": "warm", "reference": "start"},
+         "soup": kl | {"reference": ("warm", "other")}, "moving": kl | {"refresh_every": 5}},
+        ("base-kl", "own", "soup", "moving")), MODEL, TASKS)}
+    assert list(made) == ["base-kl", "warm", "own", "other", "soup", "moving"]
+    assert made["base-kl"].source.needs_reference and not made["soup"].source.needs_reference
+    assert (made["own"].reference, made["soup"].reference) == (("warm",), ("warm", "other"))
+    assert made["moving"].spec.reference_refresh == 5
+    params = models.init(MODEL, jax.random.key(0))
+    reference = jax.tree.map(lambda x: np.asarray(x) + 1, params)
+    chex.assert_trees_all_equal(made["soup"].fresh(params, 0, reference).reference, reference)
+    chex.assert_trees_all_equal(made["soup"].fresh(params, 0, reference).params, params)
+
+
 def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     made = arms.build(config({"a": {"objective": "grpo"}, "b": {"like": "a", "learning_rate": 1e-2, "permute_rewards": True},
                               "c": {"like": "a", "start": "b"}, "d": {"like": "a", "pool": 4}}, ("a", "c", "d")), MODEL, TASKS)
@@ -57,8 +76,14 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
 
 
 @pytest.mark.parametrize(("table", "expected"), [
-    ({"a": {"start": "b"}, "b": {"start": "a"}}, "arm 'a' starts from itself: a -> b -> a"),
-    ({"a": {"start": "warmup"}, "warm-up": {}}, "arm 'a' starts from 'warmup', which is not known; did you mean 'warm-up'?"),
+    ({"a": {"start": "b"}, "b": {"start": "a"}}, "arm 'a' needs its own end: a -> b -> a"),
+    ({"a": {"start": "b"}, "b": {"reference": "a"}}, "arm 'a' needs its own end: a -> b -> a"),
+    ({"a": {"start": "warmup"}, "warm-up": {}}, "needs the end of 'warmup', which is not known; did you mean 'warm-up'?"),
+    ({"a": {"schedule": "cosin"}}, "did you mean 'cosine'?"),
+    ({"a": {"schedule": "linear", "warmup_steps": 150}}, "a warm-up leaves at least one step"),
+    ({"a": {"optimizer_settings": {"weight_decya": 0.1}}}, "weight_decya"),
+    ({"a": {"refresh_every": -1}}, "refresh_every=-1"),
+    ({"a": {"temperature": 0}}, "temperature"),
     ({"a": {"like": "b"}, "b": {"like": "a"}}, "arm 'a' is like itself: a -> b -> a"),
     ({"a": {"like": "c"}, "b": {}}, "arm 'a' is like 'c', which is not known"),
     ({"a": {"learningrate": 1.0}}, "field 'learningrate' is not known; did you mean 'learning_rate'?"),
@@ -77,7 +102,7 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     ({"a": {"objective": "grpo", "reward": {"correct": {"wieght": 1.0}}}}, "wieght"),
     ({"a": {"objective": "cross_entropy", "reward": {"correct": 1.0}}}, "which samples no answers; leave reward out"),
     ({"a": {"objective": "remax", "reward": {"correct": 1.0}}}, "leave reward empty"),
-    ({"a": {"objective": "grpo", "reference": "start"}}, "reads no reference policy"),
+    ({"a": {"objective": "grpo", "start": "b", "reference": "start"}, "b": {}}, "reads no reference policy"),
     ({"a": {"objective": "grpo", "settings": {"clip_hihg": 0.3}}}, "clip_hihg"),
     ({"a": {}, "g": {"over": {"pool": (1, 2)}}}, "its name needs 1 pairs of braces, found 0"),
     ({"a": {}, "g{}": {}}, "has braces in its name and no 'over'"),
