@@ -42,7 +42,8 @@ class Batch(NamedTuple):
     truncated_N: jax.Array | None = None  # 1 on rows that were cut before their end token
     label_N: jax.Array | None = None  # unpaired preferences: 1 desirable, 0 undesirable
     outside_N: jax.Array | None = None  # a constant of the row from elsewhere, see the objective that needs it
-    token_weight_NxT: jax.Array | None = None  # from the data: selective masks, planning tokens
+    token_weight_NxT: jax.Array | None = None  # from the data, or of the roles: selective masks, planning tokens
+    role_NxT: jax.Array | None = None  # int32, what each token is for (jaxpost.roles); None: all are the answer
     seed_N: jax.Array | None = None  # uint32, a fresh random word a row, for objectives that sample
     advantage_NxT: jax.Array | None = None  # filled by prepare
     return_NxT: jax.Array | None = None  # filled by prepare: the critic's target
@@ -81,7 +82,7 @@ NEEDS = {
     "truncated": "Batch.truncated_N",
     "label": "Batch.label_N",
     "outside": "Batch.outside_N: a number a row from elsewhere (the greedy answer's reward, a mismatched pair's log-ratio)",
-    "token_weight": "Batch.token_weight_NxT",
+    "token_weight": "Batch.token_weight_NxT: of the tokens' roles by the objective's role_weights, or the data's own",
     "seed": "Batch.seed_N",
 }
 

@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxpost.objectives import token_weights
 from jaxpost.objectives.base import Batch, View
 from jaxpost.objectives.policy_gradient import PolicyGradient
 
@@ -208,6 +209,11 @@ class Planned(PolicyGradient):
     """Advantages of planning tokens are raised: A + gain |A| where `Batch.token_weight_NxT` is 1 (HICRA, arXiv:2509.03646)."""
 
     planning_gain: float = 0.2  # read in third-party ports, not in the paper
+    role_weights: tuple = (("plan", 1.0),)  # ((role, weight), ...) that make the tokens' weights
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "role_weights", token_weights.pairs(self.role_weights))
 
     @property
     def needs(self) -> frozenset[str]:

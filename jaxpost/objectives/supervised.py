@@ -48,6 +48,7 @@ class Supervised(RowObjective):
                    select  tokens with `Batch.token_weight_NxT` > 0 are the mask, its size does not matter: what is left
                            out does not count, and a row with nothing left is an empty row
                    scale   `Batch.token_weight_NxT` multiplies -l, not the anchor; every token of the mask counts as 1
+                   Sources fill it from the tokens' roles by `role_weights`; without these a batch brings its own.
       anchor       none    0
                    forward KL(ref || pi) over the whole vocabulary, at every counted token
                    reverse KL(pi || ref)
@@ -58,13 +59,17 @@ class Supervised(RowObjective):
 
     token_weight: str = "none"  # token_weights.KINDS: from the token's own probability
     data_weight: str = "none"  # DATA_WEIGHTS: from the data
+    role_weights: tuple = ()  # ((role, weight), ...) that make the data's weights; a role not named has weight 0
     anchor: str = "none"  # ANCHORS
     anchor_coef: float = 0.0  # default weight of the anchor; a step may pass its own as kl_coef
 
     def __post_init__(self):
         super().__post_init__()
         self.choose(token_weight=token_weights.KINDS, data_weight=DATA_WEIGHTS, anchor=ANCHORS)
+        object.__setattr__(self, "role_weights", token_weights.pairs(self.role_weights))
         self.require(self.anchor_coef >= 0, f"anchor_coef={self.anchor_coef} is negative, e.g. 0.05")
+        if self.data_weight == "none":
+            self.unread("with data_weight='none'", "role_weights")
         if self.anchor == "none":
             self.unread("with anchor='none'", "anchor_coef")
 
@@ -122,6 +127,7 @@ ROWS = (
     Supervised("asft", "sft", "arXiv:2509.23753", "rows", token_weight="probability", anchor="forward", anchor_coef=0.05),
     Supervised("sft_kl", "sft", "arXiv:2509.23753 (baseline SFT + KL)", "rows", anchor="forward", anchor_coef=0.05),
     Supervised("selective_sft", "sft", "maximum likelihood of selected tokens; masking as in arXiv:2505.11896", "rows",
-               data_weight="select"),
-    Supervised("weighted_sft", "sft", "maximum likelihood with a weight a token", "rows", data_weight="scale"),
+               data_weight="select", role_weights=(("answer", 1.0),)),
+    Supervised("weighted_sft", "sft", "maximum likelihood with a weight a token", "rows", data_weight="scale",
+               role_weights=(("answer", 1.0), ("think", 1.0), ("plan", 1.0))),
 )

@@ -1,7 +1,11 @@
-"""Weights of a token's negative log-likelihood that come from its own probability. Shapes: N rows, T tokens."""
+"""Weights of tokens: from the token's own probability, or from its role. Shapes: N rows, T tokens."""
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+
+from jaxpost import roles
 
 FORMULAS = {"none": "1", "probability": "sg(p)", "p(1-p)": "sg(p (1 - p))"}  # as docs/objectives.md writes them
 KINDS = tuple(FORMULAS)
@@ -23,3 +27,28 @@ def stopped(logp_NxT: jax.Array, kind: str) -> jax.Array:
         return jnp.ones_like(logp_NxT)
     p_NxT = jnp.exp(jax.lax.stop_gradient(logp_NxT))
     return p_NxT if kind == "probability" else -p_NxT * jnp.expm1(jax.lax.stop_gradient(logp_NxT))
+
+
+def pairs(weights: Mapping[str, float] | tuple) -> tuple[tuple[str, float], ...]:
+    """((role, weight), ...) in the order of the roles, from a mapping or from pairs in any order.
+
+    Raises:
+      ValueError: an unknown role, or a weight below 0.
+
+    >>> pairs({"think": 0.5, "answer": 1})
+    (('answer', 1.0), ('think', 0.5))
+    """
+    found = {name: float(weight) for name, weight in dict(weights).items()}
+    for name, weight in found.items():
+        roles.code(name)
+        if not weight >= 0:
+            raise ValueError(f"weight {weight:g} of the token role {name!r} is not a number of at least 0, e.g. 1")
+    return tuple(sorted(found.items(), key=lambda pair: roles.code(pair[0])))
+
+
+def of_roles(role_NxT: jax.Array, weights: tuple[tuple[str, float], ...]) -> jax.Array:
+    """weight_NxT, float32: the weight of each token's role; 0 for a role that is not named."""
+    found = jnp.zeros((len(roles.ROLES),), jnp.float32)
+    for name, weight in weights:
+        found = found.at[roles.code(name)].set(weight)
+    return found[role_NxT]

@@ -58,6 +58,8 @@ class Task:
     other_ends: tuple[int, ...] = ()  # further token ids that end a policy's answer
     verify_host: Callable[[Any, str], float] | None = None  # (problem as read, text) -> [0, 1], where `verify` cannot
     table: Callable[[str], Any] | None = None  # split -> all its problems, where a family can list them
+    roles: tuple[str, ...] = ("answer",)  # of jaxpost.roles, that tokens of its completions have
+    role: Callable[[Any], Any] | None = None  # i32[T] any completion -> i32[T] roles; None: all are the answer
 
     @property
     def ends(self) -> int | tuple[int, ...]:

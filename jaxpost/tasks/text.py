@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxpost.roles import between
 from jaxpost.tasks.base import Task, ends
 from jaxpost.tasks.text_data import TextData
 from jaxpost.tasks.tokenizer import Tokenizer
@@ -29,8 +30,12 @@ class Row(NamedTuple):
     index: Any  # i32[], position in the data set
 
 
-def make(name: str, data: TextData, tokenizer: Tokenizer, verifier: Verifier) -> Task:
+def make(name: str, data: TextData, tokenizer: Tokenizer, verifier: Verifier, think: tuple[int, int] | None = None) -> Task:
     """The task of a data set; `data` gives the lengths and the guess baseline.
+
+    Args:
+      think: token ids that begin and end the reasoning (`<think>` and `</think>` of most chat models), which give tokens
+        their roles; None: every token is the answer.
 
     Raises:
       ValueError: from the task when a program asks it to draw a problem or to verify on the device.
@@ -49,7 +54,8 @@ def make(name: str, data: TextData, tokenizer: Tokenizer, verifier: Verifier) ->
                 splits={}, sample=refuse("its problems are read on the host"), prompt=lambda row: row.prompt_P,
                 oracle=lambda row, key: row.answer_T, verify=refuse("its answers are verified on the host"),
                 guess=lambda split: baseline, vocab_size=tokenizer.size, pad=tokenizer.pad, eos=tokenizer.eos,
-                other_ends=tuple(i for i in tokenizer.ends if i != tokenizer.eos), verify_host=verify_host)
+                other_ends=tuple(i for i in tokenizer.ends if i != tokenizer.eos), verify_host=verify_host,
+                **({} if think is None else {"roles": ("answer", "think"), "role": lambda tokens_T: between(tokens_T, *think)}))
 
 
 def rows(data: TextData, index_N: np.ndarray) -> Row:

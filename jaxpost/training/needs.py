@@ -7,13 +7,15 @@ source and is filled here, before the first update on the batch.
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from jaxpost import sharding
-from jaxpost.objectives import NEEDS, Batch, Objective, kl
+from jaxpost.objectives import NEEDS, Batch, Objective, kl, token_weights
+from jaxpost.tasks import Task
 from jaxpost.training.state import Member, TrainState, stream
 from jaxpost.training.step import StepSpec, chosen, forward, given, token_logp
 
-_EVERY_SOURCE = frozenset({"logits", "reference_logits", "reference", "proximal", "value", "entropy", "seed"})
+_EVERY_SOURCE = frozenset({"logits", "reference_logits", "reference", "proximal", "value", "entropy", "seed", "token_weight"})
 GIVES = {
     "Demonstrations": _EVERY_SOURCE,
     "Preferences": _EVERY_SOURCE | {"label", "outside"},
@@ -28,14 +30,16 @@ def source_of(objective: Objective) -> str:
     return "Preferences" if objective.batch == "pairs" or "label" in objective.needs else "Demonstrations"
 
 
-def require(source: str, spec: StepSpec) -> None:
+def require(source: str, spec: StepSpec, *tasks: Task) -> None:
     """Refuse an objective that the source cannot feed, before anything is traced.
 
     Args:
       source: a key of GIVES.
+      tasks: that the source draws from.
 
     Raises:
-      ValueError: another kind of batch, a need that the source does not give, or a model without the value head.
+      ValueError: another kind of batch, a need that the source does not give, token weights of roles that no task has, or a
+        model without the value head.
     """
     objective, right = spec.objective, source_of(spec.objective)
     if source != right:
@@ -47,12 +51,31 @@ def require(source: str, spec: StepSpec) -> None:
         raise ValueError(f"objective {objective.name!r} needs {NEEDS[need]}, and {source} does not give it "
                          f"({', '.join(givers) or 'no source'} does); a batch of your own data can carry it, through "
                          "training.train_step")
+    if "token_weight" in objective.needs:
+        _require_roles(objective, tasks)
     if spec.reference_refresh and not _reads_reference(objective):
         raise ValueError(f"reference_refresh={spec.reference_refresh} with objective {objective.name!r}, which reads no "
                          "reference policy; set it to 0")
     if "value" in objective.needs and not spec.model.value_head:
         raise ValueError(f"objective {objective.name!r} needs {NEEDS['value']}, and the model has value_head=False; "
                          "set value_head=True on the model")
+
+
+def _require_roles(objective: Objective, tasks: tuple[Task, ...]) -> None:
+    wanted = [name for name, weight in objective.role_weights if weight]
+    present = {name for task in tasks for name in task.roles}
+    if not wanted:
+        raise ValueError(f"objective {objective.name!r} needs {NEEDS['token_weight']}, and role_weights is empty; give it, "
+                         f"e.g. {{{sorted(present)[0]!r}: 1.0}}, or pass a batch of your own data through training.train_step")
+    if not present & set(wanted):
+        raise ValueError(f"objective {objective.name!r} weighs tokens of the roles {', '.join(wanted)}, and the answers of "
+                         f"task {tasks[0].name!r} have none: their roles are {', '.join(sorted(present))}; set role_weights, or "
+                         "a style of the task that has them")
+
+
+def roles_of(task: Task, completion_NxT: jax.Array) -> jax.Array | None:
+    """role_NxT of completions, sampled or demonstrated; None where all of a task's tokens are the answer."""
+    return None if task.role is None else jax.vmap(task.role)(completion_NxT)
 
 
 def _reads_reference(objective: Objective) -> bool:
@@ -71,6 +94,7 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
       proximal_NxT                ... under the trainer's own parameters
       value_NxT, entropy_NxT      the critic's value of each token's state, and the policy's entropy there in nats
       seed_N                      a fresh random word a row and step, the same on every mesh
+      token_weight_NxT            of the tokens' roles, where the batch has none of its own
 
     Raises:
       ValueError: no reference policy was passed, or rows that do not fall into equal updates and microbatches.
@@ -92,6 +116,9 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
     found = _by_microbatches(said, batch, spec.microbatches)
     if "seed" in needs:
         found["seed_N"] = jax.random.bits(stream(member.seed, "rows", state.step), batch.mask_NxT.shape[:1], "uint32")
+    if "token_weight" in needs and batch.token_weight_NxT is None:
+        role_NxT = jnp.zeros(batch.mask_NxT.shape, jnp.int32) if batch.role_NxT is None else batch.role_NxT
+        found["token_weight_NxT"] = token_weights.of_roles(role_NxT, spec.objective.role_weights)
     return batch._replace(**found)
 
 

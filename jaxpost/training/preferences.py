@@ -39,7 +39,7 @@ class Preferences:
     curriculum: Uniform = Uniform()
 
     def __post_init__(self):
-        needs.require("Preferences", self.spec)
+        needs.require("Preferences", self.spec, self.task)
         least = 2 if "outside" in self.spec.objective.needs else 1
         if self.pairs < least:
             raise ValueError(f"pairs={self.pairs} with objective {self.spec.objective.name!r}; nearest valid: {least}"
@@ -91,7 +91,8 @@ class Preferences:
         mask_NxT = interleave(tasks.through(shown.answer_NxT, self.task.ends), made.mask_NxT)
         wrong_Nx1 = jnp.repeat(reward_K != 1, 2)[:, None]
         tokens_NxT = interleave(shown.answer_NxT, made.tokens_NxT)
-        return sharding.constrain(Batch(jnp.repeat(shown.prompt_NxP, 2, axis=0), tokens_NxT, mask_NxT * wrong_Nx1), ("batch",))
+        return sharding.constrain(Batch(jnp.repeat(shown.prompt_NxP, 2, axis=0), tokens_NxT, mask_NxT * wrong_Nx1,
+                                        role_NxT=needs.roles_of(self.task, tokens_NxT)), ("batch",))
 
     def _filled(self, batch, member, state, reference):
         spec, wanted = self.spec, self.spec.objective.needs

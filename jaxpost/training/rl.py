@@ -52,7 +52,7 @@ class Rollouts:
     reward: tuple[rewards.Reward, ...] = ()  # terms of the reward; none: the verifier's score alone
 
     def __post_init__(self):
-        needs.require("Rollouts", self.spec)
+        needs.require("Rollouts", self.spec, self.task)
         group, name = self.spec.group, self.spec.objective.name
         if self.demonstrations is None:
             object.__setattr__(self, "demonstrations", int(self.needs_demonstrations))
@@ -163,7 +163,8 @@ class Rollouts:
                                           independent=True)
         permuted_BxG = jnp.concatenate([shuffled, reward_BxG[:, sampled:]], axis=1) if self.demonstrations else shuffled
         reward_BxG = jnp.where(member.scalars.permute_rewards, permuted_BxG, reward_BxG)
-        batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, reward_BxG.reshape(-1), made.logp_NxT, outside_N=outside_N)
+        batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, reward_BxG.reshape(-1), made.logp_NxT, outside_N=outside_N,
+                      role_NxT=needs.roles_of(self.task, made.tokens_NxT))
         if self.oversample > 1:
             batch = self._keep(batch, informative(reward_BxG))
         if self.demonstrations:

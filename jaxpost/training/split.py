@@ -87,7 +87,8 @@ def programs(task: Task, spec: StepSpec, source: Rollouts | None = None, mesh: M
 def demonstrated(task: Task, problems_N) -> Batch:
     """Given problems with the task's answers as supervised rows; what follows the end token does not count."""
     answer_NxT = jax.vmap(lambda problem: task.oracle(problem, None))(problems_N)
-    return Batch(jax.vmap(task.prompt)(problems_N), answer_NxT, tasks.through(answer_NxT, task.ends))
+    return Batch(jax.vmap(task.prompt)(problems_N), answer_NxT, tasks.through(answer_NxT, task.ends),
+                 role_NxT=needs.roles_of(task, answer_NxT))
 
 
 def state_shardings(spec: StepSpec, state, mesh: Mesh):

@@ -15,7 +15,7 @@ from jaxpost.objectives import Batch, Objective, View
 from jaxpost.probes.gradients import inline
 from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.probes.updates import ever_changed
-from jaxpost.training import optimizers, router_losses
+from jaxpost.training import optimizers, role_metrics, router_losses
 from jaxpost.training.state import Scalars, TrainState
 
 
@@ -211,6 +211,7 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
             aux["sampler_gap"] = (gap.sum(), sampled.sum())
             if rows.advantage_NxT is not None:
                 aux["advantage_covariance"] = advantage_covariance(seen.logp_NxT, rows, mean_advantage)
+        aux |= role_metrics.measure(seen.logp_NxT, out.logits, rows)
         if not spec.model.experts:
             return total, (total, count, aux)
         counts_NxS = models.real_tokens(rows.prompt_NxP, rows.mask_NxT, spec.pad)

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxpost import sharding, tasks
+from jaxpost import roles, sharding, tasks
 from jaxpost.curricula import Uniform
 from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
@@ -32,7 +32,7 @@ class Demonstrations:
 
     def __post_init__(self):
         if self.spec is not None:
-            needs.require("Demonstrations", self.spec)
+            needs.require("Demonstrations", self.spec, *(task for task, _ in self.mixture))
 
     @property
     def rows(self) -> int:
@@ -70,16 +70,22 @@ class Demonstrations:
 def demonstrations(task: Task, split: str, index_N: jax.Array) -> Batch:
     """The oracle's answers as supervised rows; the end token counts, padding does not."""
     shown = sharding.constrain(tasks.examples(task, split, index_N), ())  # as in rl.rollout: no vote in redraw loops
-    return Batch(shown.prompt_NxP, shown.answer_NxT, tasks.through(shown.answer_NxT, task.ends))
+    return Batch(shown.prompt_NxP, shown.answer_NxT, tasks.through(shown.answer_NxT, task.ends),
+                 role_NxT=needs.roles_of(task, shown.answer_NxT))
 
 
 def _stack(parts: list[Batch]) -> Batch:
     P = max(b.prompt_NxP.shape[1] for b in parts)
     T = max(b.completion_NxT.shape[1] for b in parts)
+    with_roles = any(b.role_NxT is not None for b in parts)
+
+    def role_of(b: Batch) -> jax.Array:
+        return jnp.full(b.completion_NxT.shape, roles.ANSWER) if b.role_NxT is None else b.role_NxT
 
     def widen(b: Batch) -> Batch:
         after = ((0, 0), (0, T - b.mask_NxT.shape[1]))
         before = ((0, 0), (P - b.prompt_NxP.shape[1], 0))
-        return Batch(jnp.pad(b.prompt_NxP, before), jnp.pad(b.completion_NxT, after), jnp.pad(b.mask_NxT, after))
+        return Batch(jnp.pad(b.prompt_NxP, before), jnp.pad(b.completion_NxT, after), jnp.pad(b.mask_NxT, after),
+                     role_NxT=jnp.pad(role_of(b), after) if with_roles else None)
 
     return jax.tree.map(lambda *x: jnp.concatenate(x), *map(widen, parts))

@@ -34,7 +34,7 @@ class WholeTable:
         if self.tokens is not None and not 1 <= self.tokens <= longest:
             raise ValueError(f"tokens={self.tokens} of the answers of task {self.task.name!r}; expected 1 to {longest}")
         if self.spec is not None:
-            needs.require("Demonstrations", self.spec)
+            needs.require("Demonstrations", self.spec, self.task)
         tasks.table(self.task, self.split)
 
     @property
@@ -61,7 +61,8 @@ class WholeTable:
         """The rows: the oracle's answers, cut to `tokens`; padding does not count."""
         shown = tasks.table(self.task, self.split)
         answer_NxT = shown.answer_NxT[:, : self.lengths[1]]
-        return Batch(shown.prompt_NxP, answer_NxT, tasks.through(shown.answer_NxT, self.task.ends)[:, : self.lengths[1]])
+        return Batch(shown.prompt_NxP, answer_NxT, tasks.through(shown.answer_NxT, self.task.ends)[:, : self.lengths[1]],
+                     role_NxT=needs.roles_of(self.task, answer_NxT))
 
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
         """(rows, metrics, curriculum state): the same rows at every step and for every seed."""
