@@ -60,6 +60,9 @@ class Task:
     table: Callable[[str], Any] | None = None  # split -> all its problems, where a family can list them
     roles: tuple[str, ...] = ("answer",)  # of jaxpost.roles, that tokens of its completions have
     role: Callable[[Any], Any] | None = None  # i32[T] any completion -> i32[T] roles; None: all are the answer
+    styles: tuple[str, ...] = ("answer",)  # kinds of `traces` that the family's oracle can write in
+    content: Callable[[Any], Any] | None = None  # problem -> i32[W], equal for problems that are the same but for their form
+    difficulty: Callable[[Any], Any] | None = None  # problem -> f32[], see the family
 
     @property
     def ends(self) -> int | tuple[int, ...]:
@@ -96,30 +99,68 @@ def problem_keys(task, split, index_N):
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, jnp.asarray(index_N).astype(jnp.uint32))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _problems(task, key_N, knobs):
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _problems(task, key_N, knobs, axis=None):
     """One program a task and batch size: splits differ in arguments only."""
-    return jax.vmap(task.sample, in_axes=(0, None))(key_N, knobs)
+    return jax.vmap(task.sample, in_axes=(0, axis))(key_N, knobs)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _examples(task, key_N, knobs):
-    problem = _problems(task, key_N, knobs)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _examples(task, key_N, knobs, axis=None):
+    problem = _problems(task, key_N, knobs, axis)
     answer_NxT = jax.vmap(task.oracle)(problem, jax.vmap(jax.random.fold_in, in_axes=(0, None))(key_N, 1))
     return Examples(problem, jax.vmap(task.prompt)(problem), answer_NxT)
 
 
-def problems(task, split, index_N):
-    """Problems of a split at the given indices: a pytree with leading axis N. Pure; index_N may be traced."""
-    return _problems(task, problem_keys(task, split, index_N), knobs(task, split))
+def problems(task, split, index_N, knobs_N=None):
+    """Problems of a split at the given indices: a pytree with leading axis N. Pure; index_N may be traced.
+
+    Args:
+        knobs_N: knobs of every problem in place of the split's, with a leading axis N, which may be traced: a batch may so
+            hold problems of several difficulties (`mixed_knobs`).
+    """
+    return _problems(task, problem_keys(task, split, index_N), *_each(task, split, index_N, knobs_N))
 
 
-def examples(task, split, index_N):
-    """Problems, prompts and oracle answers (supervised targets) of a split at the given indices.
+def examples(task, split, index_N, knobs_N=None):
+    """Problems, prompts and oracle answers (supervised targets) of a split at the given indices; knobs_N as in `problems`.
 
     The oracle's key is `fold_in(problem key, 1)`.
     """
-    return _examples(task, problem_keys(task, split, index_N), knobs(task, split))
+    return _examples(task, problem_keys(task, split, index_N), *_each(task, split, index_N, knobs_N))
+
+
+def _each(task, split, index_N, knobs_N):
+    """(knobs, their axis): the split's, or those of every problem."""
+    return (knobs(task, split), None) if knobs_N is None else (knobs_N, 0)
+
+
+def mixed_knobs(task, splits, choice_N):
+    """Knobs of N problems: those of splits[choice_N], where the choice may be traced.
+
+    The fold is a knob too: of evaluation splits alone, or of `train` alone, the problems stay apart.
+    """
+    rows = [knobs(task, split) for split in splits]
+    return jax.tree.map(lambda *leaf: jnp.stack([jnp.asarray(x) for x in leaf])[choice_N], *rows)
+
+
+def distinct(task, split, count, within=None):
+    """The first `count` indices of a split whose problems differ in content: a finite pool without duplicates, uint32[count].
+
+    Args:
+        within: how many indices are looked at; None: 8 * count + 64.
+    Raises:
+        ValueError: a task without a canonical form, or fewer distinct problems (the message says how many there are).
+    """
+    if task.content is None:
+        raise ValueError(f"task {task.name!r} has no canonical form of its problems, so that equal ones cannot be told")
+    within = 8 * count + 64 if within is None else within
+    content_NxW = np.asarray(jax.vmap(task.content)(problems(task, split, np.arange(within, dtype=np.uint32))))
+    first = np.sort(np.unique(content_NxW, axis=0, return_index=True)[1])
+    if len(first) < count:
+        raise ValueError(f"a pool of {count} problems of task {task.name!r}, split {split!r}: its first {within} problems have "
+                         f"{len(first)} different ones; nearest valid: {len(first)}")
+    return first[:count].astype(np.uint32)
 
 
 def table(task, split):
@@ -184,6 +225,21 @@ def require(condition, task_name, option, found, expected):
     """Raises ValueError for an option out of range, naming the option, what was found and what was expected."""
     if not condition:
         raise ValueError(f"task {task_name!r}: option {option}={found!r}, expected {expected}")
+
+
+def setting(fold, **values):
+    """Knobs of a split as numpy scalars: the fold, and integers or truth values."""
+    return {"fold": np.int32(fold)} | {name: np.asarray(value, np.int32)[()] for name, value in values.items()}
+
+
+def span(word, low, high):
+    """Random i32 in [low, high] from u32 words; bounds may be traced."""
+    return low + below(word, high - low + 1)
+
+
+def choose(key, words_needed, draw, accept):
+    """A problem `draw(words)` that is accepted, of up to ATTEMPTS draws (else the last); `words_needed` as in `words`."""
+    return first_accepted(lambda key: draw(*words(key, *words_needed)), accept, key)[0]
 
 
 def exact(tokens_T, answer_T):

@@ -1,14 +1,18 @@
 """One vocabulary for every family, so that one model can be trained on, and transferred between, all of them.
 
-Numbers are digit tokens, nodes are letter tokens. Token 0 is padding everywhere.
+Numbers are digit tokens, nodes are letter tokens. Token 0 is padding everywhere. Families that write reasoning use MARKS as well,
+and those with more names than letters use tokens from ID on; a model whose vocabulary ends at SIZE can learn the others.
 """
 
 import jax.numpy as jnp
 
 PAD, BOS, EOS = 0, 1, 2
 SYMBOLS = "_^$0123456789+-*/()=,>?abcdefghijklmnopqrstuvwxyzYN"  # position = token; `_^$` print PAD, BOS, EOS
+MARKS = "[]~.;:|&!<%@'"  # tokens SIZE and on
 SIZE = len(SYMBOLS)
-TOKEN = {symbol: token for token, symbol in enumerate(SYMBOLS)}
+MARKED = SIZE + len(MARKS)
+ID = MARKED  # token of the i-th name is ID + i
+TOKEN = {symbol: token for token, symbol in enumerate(SYMBOLS + MARKS)}
 DIGIT = TOKEN["0"]  # token of the digit d is DIGIT + d
 LETTER = TOKEN["a"]  # token of the i-th letter is LETTER + i
 LETTERS = 26
@@ -18,7 +22,7 @@ def encode(text):
     """Tokens of `text`, one a character (`_`, `^`, `$` stand for PAD, BOS, EOS).
 
     Args:
-        text: str over `SYMBOLS`.
+        text: str over `SYMBOLS` and `MARKS`.
     Returns:
         list[int] of the same length.
     Raises:
@@ -27,9 +31,9 @@ def encode(text):
     >>> encode("1+2$")
     [4, 13, 5, 2]
     """
-    unknown = sorted(set(text) - set(SYMBOLS))
+    unknown = sorted(set(text) - set(TOKEN))
     if unknown:
-        raise ValueError(f"characters {unknown} in {text!r} are not in the vocabulary {SYMBOLS!r}")
+        raise ValueError(f"characters {unknown} in {text!r} are not in the vocabulary {SYMBOLS + MARKS!r}")
     return [TOKEN[symbol] for symbol in text]
 
 
@@ -39,7 +43,7 @@ def decode(tokens):
     >>> decode([0, 1, 4, 13, 5, 99])
     '_^1+2#'
     """
-    return "".join(SYMBOLS[int(t)] if 0 <= int(t) < SIZE else "#" for t in tokens)
+    return "".join((SYMBOLS + MARKS)[int(t)] if 0 <= int(t) < MARKED else "#" for t in tokens)
 
 
 def decimal(value, width):

@@ -12,14 +12,15 @@ from jaxpost.tasks import vocab
 def test_round_trip_and_size():
     assert vocab.encode(vocab.SYMBOLS) == list(range(vocab.SIZE))
     assert vocab.decode(vocab.encode("^12+a>b?$_")) == "^12+a>b?$_"
-    assert vocab.SIZE <= 64 and len(set(vocab.SYMBOLS)) == vocab.SIZE
+    assert len(set(vocab.SYMBOLS + vocab.MARKS)) == vocab.MARKED == vocab.ID == 64
+    assert vocab.encode(vocab.MARKS) == list(range(vocab.SIZE, vocab.MARKED))
     assert (vocab.PAD, vocab.BOS, vocab.EOS) == (0, 1, 2)
 
 
 def test_tokens_outside_the_vocabulary():
-    assert vocab.decode([-1, vocab.SIZE, 3]) == "##0"
-    with pytest.raises(ValueError, match=r"\['!', '&'\].*not in the vocabulary"):
-        vocab.encode("1&2!")
+    assert vocab.decode([-1, vocab.MARKED, 3]) == "##0"
+    with pytest.raises(ValueError, match=r"\['A', 'B'\].*not in the vocabulary"):
+        vocab.encode("1A2B")
 
 
 def test_doctests():
