@@ -39,6 +39,7 @@ setup(
         "hf": TEXT,
         "parity": ["torch==2.13.0", "transformers>=5", "trl"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "ray": ["ray>=2.40"],
         "notebooks": ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"],
     },
 )

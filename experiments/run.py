@@ -45,14 +45,19 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--workdir", help="default: results/<config>/<config hash>")
     parser.add_argument("--list", action="store_true", help="name every config with its question and run time")
     options, rest = parser.parse_known_args(arguments)
-    overrides = {}
+    return options, overrides_of(rest)
+
+
+def overrides_of(rest: list[str]) -> dict[str, str]:
+    """{"a.b": text} of arguments `--config.a.b=text`. Raises: UserError: an argument of another form."""
+    rest, overrides = list(rest), {}
     while rest:
         word = rest.pop(0)
         match = re.fullmatch(r"--config\.([\w.{}-]+)(?:=(.*))?", word, re.DOTALL)
         if not match or (match[2] is None and not rest):
             raise UserError(f"argument {word!r} is not known; overrides are written --config.section.key=value")
         overrides[match[1]] = match[2] if match[2] is not None else rest.pop(0)
-    return options, overrides
+    return overrides
 
 
 def listing() -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from safetensors.numpy import load_file
 
 from jaxpost.records import storage
-from jaxpost.records.drawing import changes, curves, layers, maps, pairs, policy, progress, trajectories
+from jaxpost.records.drawing import changes, curves, layers, maps, pairs, policy, progress, responses, trajectories
 from jaxpost.records.drawing.curves import Drawn, Missing
 from jaxpost.records.drawing.style import RC
 from jaxpost.records.tabulating.readings import summarised
@@ -29,6 +29,7 @@ FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {
     "pathway_trajectories": ("Routing and generalisation on one time axis", trajectories.pathway_trajectories),
     "fourier_progress": ("Progress before the test loss", progress.fourier_progress),
     "changes": ("Every arm against the start", changes.changes_figure),
+    "responses": ("Response to a setting", responses.responses),
 }
 PAIR_FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {  # of a comparison of checkpoints
     "layer_maps": ("Layer by module", pairs.layer_maps),
@@ -38,7 +39,8 @@ PAIR_FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {  # of
     "spectra": ("Spectra of base and update", pairs.spectra),
     "jaccard": ("Do the runs change the same weights?", maps.jaccard),
 }
-MOST_ARMS = 20  # that one set of axes can tell apart; "changes" gives each arm its own
+MOST_ARMS = 20  # that one set of axes can tell apart
+MANY_ARMS = ("changes", "responses")  # figures that need not tell every arm apart
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def write_figures(path: Path, table: pa.Table, bundle_id: str) -> list[Rendered]
     with matplotlib.rc_context(RC):
         for name, (title, draw) in (PAIR_FIGURES if pairs.of_pairs(table) else FIGURES).items():
             try:
-                if arms > MOST_ARMS and name != "changes":
+                if arms > MOST_ARMS and name not in MANY_ARMS:
                     raise Missing(f"{arms} arms are too many for one set of axes (at most {MOST_ARMS})")
                 drawn = draw(table, arrays)
             except Missing as reason:
