@@ -1,4 +1,4 @@
-"""KV-cached sampling inside jit: one prefill, then a fixed-length scan (ensembles) or an early-stopping loop (one model).
+"""KV-cached sampling inside jit: one prefill, then a loop of fixed length (ensembles) or an early-stopping one (one model).
 
 Shapes: N rows, P prompt tokens, T completion tokens, V vocabulary. Randomness is keyed by (key, position), so a
 sampled token does not depend on the mesh, on how many rows are done, or on which of the two loops is used.
@@ -41,35 +41,45 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
       Completions.
     """
     N, P = prompt_NxP.shape
-    valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones((N, length), bool)], axis=1)
-    out = transformer.apply(config, params, prompt_NxP, valid_BxS=valid,
-                            cache=transformer.empty_cache(config, N, P + length), first=P - 1)
+    # The token drawn last is not read again: the cache has no place for it.
+    valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones((N, length - 1), bool)], axis=1)
 
-    def draw(t, logits_NxV, done_N):
+    def draw(t, logits_NxV, done_N, made):
         logp_NxV = jax.nn.log_softmax(logits_NxV.astype(jnp.float32) / temperature, axis=-1)
         gumbel = jax.random.gumbel(jax.random.fold_in(key, t), logp_NxV.shape)
-        token = jnp.argmax(logp_NxV + gumbel, axis=-1).astype(jnp.int32)
+        token = _first_largest(logp_NxV + gumbel)
         logp = jnp.take_along_axis(logp_NxV, token[:, None], axis=-1)[:, 0]
-        token, logp = jnp.where(done_N, pad, token), jnp.where(done_N, 0.0, logp)
-        return token, logp, (~done_N).astype(jnp.float32), done_N | _any(token, eos)
+        found = jnp.where(done_N, pad, token), jnp.where(done_N, 0.0, logp), (~done_N).astype(jnp.float32)
+        made = Completions(*(jax.lax.dynamic_update_slice_in_dim(buffer, x[:, None], t, axis=1)
+                             for buffer, x in zip(made, found, strict=True)))
+        return found[0], done_N | _any(found[0], eos), made
 
     def advance(t, state):
-        logits_NxV, cache, done_N, made = state
-        token, logp, live, done_N = draw(t, logits_NxV, done_N)
-        made = Completions(*(jax.lax.dynamic_update_slice_in_dim(buffer, x[:, None], t, axis=1)
-                             for buffer, x in zip(made, (token, logp, live))))
+        cache, token, done_N, made = state
         out = transformer.apply(config, params, token[:, None], valid_BxS=valid, cache=cache)
-        return out.logits[:, 0], out.cache, done_N, made
+        return out.cache, *draw(t, out.logits[:, 0], done_N, made)
 
     zero = jnp.zeros((N, length), jnp.float32)
     made = Completions(jnp.full((N, length), pad, jnp.int32), zero, zero)
-    state = (out.logits[:, 0], out.cache, jnp.zeros((N,), bool), made)
+    out = transformer.apply(config, params, prompt_NxP, valid_BxS=valid[:, :P],
+                            cache=transformer.empty_cache(config, N, P + length - 1), first=P - 1)
+    state = (out.cache, *draw(0, out.logits[:, 0], jnp.zeros((N,), bool), made))
     if early_stop:
         _, state = jax.lax.while_loop(lambda s: (s[0] < length) & ~jnp.all(s[1][2]),
-                                      lambda s: (s[0] + 1, advance(s[0], s[1])), (jnp.int32(0), state))
+                                      lambda s: (s[0] + 1, advance(s[0], s[1])), (jnp.int32(1), state))
     else:
-        state = jax.lax.fori_loop(0, length, advance, state)
+        state = jax.lax.fori_loop(1, length, advance, state)
     return state[3]
+
+
+def _first_largest(x_NxV: jax.Array) -> jax.Array:
+    """`argmax` over the last axis, int32, in two plain reductions: on CPU 0.04 instead of 1.0 ms at [64, 1024].
+
+    That is a tenth of a decoding step of 64 rows of 3.7M parameters, and more where the vocabulary is larger.
+    """
+    index = jax.lax.broadcasted_iota(jnp.int32, x_NxV.shape, 1)
+    last = x_NxV.shape[-1] - 1
+    return jnp.where(x_NxV == x_NxV.max(axis=-1, keepdims=True), index, last).min(axis=-1)
 
 
 def _any(token: jax.Array, ids: int | tuple[int, ...]) -> jax.Array:

@@ -96,21 +96,22 @@ class Rollouts:
         """Whether the parameters of a reference policy must be passed to a step."""
         return needs.reference_argument(self.spec)
 
-    def rollout(self, params: dict, seed: jax.Array, step: jax.Array, curriculum_state: dict):
+    def rollout(self, params: dict, seed: jax.Array, step: jax.Array, curriculum_state: dict, early_stop: bool = False):
         """(problems, prompts, Completions, index) of all prompts drawn, oversample*B*G rows, sampled from `params`."""
         count = self.oversample * self.prompts
         index_B = self.curriculum.sample(curriculum_state, stream(seed, f"data/{self.task.name}", step), count)
         # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration, and
         # on CPU that collective can deadlock with another one (it does in executables from the compilation cache).
         problems_N = sharding.constrain(tasks.problems(self.task, "train", jnp.repeat(index_B, self.spec.group)), ())
-        return problems_N, *self.answers(params, seed, step, problems_N), index_B
+        return problems_N, *self.answers(params, seed, step, problems_N, early_stop), index_B
 
-    def answers(self, params: dict, seed: jax.Array, step: jax.Array, problems_N) -> tuple[jax.Array, models.Completions]:
-        """(prompts, Completions) of given problems, oversample*B*G rows, groups adjacent."""
+    def answers(self, params: dict, seed: jax.Array, step: jax.Array, problems_N,
+                early_stop: bool = False) -> tuple[jax.Array, models.Completions]:
+        """(prompts, Completions) of given problems, oversample*B*G rows, groups adjacent; `early_stop` as in models.sample."""
         prompt_NxP = sharding.constrain(jax.vmap(self.task.prompt)(problems_N), ("batch",))
         made = models.sample(self.spec.model, params, self._groups(prompt_NxP)[0], stream(seed, "rollout", step),
                              length=self.task.completion_len, temperature=self.spec.temperature, eos=self.task.ends,
-                             pad=self.task.pad)
+                             pad=self.task.pad, early_stop=early_stop)
         return prompt_NxP, self._demonstrated(problems_N, made, stream(seed, "oracle", step))
 
     def _groups(self, tree):
@@ -142,12 +143,12 @@ class Rollouts:
         """reward_N in [0, 1] from the task's device verifier."""
         return jax.vmap(self.task.verify)(problems_N, made.tokens_NxT)
 
-    def greedy(self, params: dict, problems_N, prompt_NxP: jax.Array):
+    def greedy(self, params: dict, problems_N, prompt_NxP: jax.Array, early_stop: bool = False):
         """(problems, Completions) of the greedy answer to each group's prompt; ReMax (arXiv:2310.10505) compares with it."""
         problems_B, prompt_BxP = jax.tree.map(lambda x: x[::self.spec.group], (problems_N, prompt_NxP))
         return problems_B, models.sample(self.spec.model, params, sharding.constrain(prompt_BxP, ("batch",)), jax.random.key(0),
                                          length=self.task.completion_len, temperature=GREEDY, eos=self.task.ends,
-                                         pad=self.task.pad)
+                                         pad=self.task.pad, early_stop=early_stop)
 
     @property
     def needs_greedy(self) -> bool:

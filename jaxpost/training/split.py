@@ -1,8 +1,8 @@
 """The split loop: rollout and update as programs, verification and text on the host between them.
 
 The functions are those of the fused loop (`Rollouts.answers`, `.verified`, `loop.learn`), compiled apart: with a device
-verifier called on the host, parameters are the fused loop's bit for bit. Every process reads and verifies the rows that
-its own devices hold.
+verifier called on the host, parameters are the fused loop's bit for bit. Decoding ends with the last row. Every process
+reads and verifies the rows that its own devices hold.
 
     run = split.programs(task, spec, source, mesh)
     state, metrics = split.rl_step(run, member, state, reference, rows_N, verify)
@@ -58,11 +58,11 @@ def programs(task: Task, spec: StepSpec, source: Rollouts | None = None, mesh: M
     """
     def rollout(params, seed, step, curriculum_state, problems_N):
         if problems_N is None:
-            problems_N, prompt_NxP, made, index_B = source.rollout(params, seed, step, curriculum_state)
+            problems_N, prompt_NxP, made, index_B = source.rollout(params, seed, step, curriculum_state, early_stop=True)
         else:
-            prompt_NxP, made = source.answers(params, seed, step, problems_N)
+            prompt_NxP, made = source.answers(params, seed, step, problems_N, early_stop=True)
             index_B = jnp.zeros(made.tokens_NxT.shape[0] // spec.group, jnp.uint32)
-        greedy = source.greedy(params, problems_N, prompt_NxP) if source.needs_greedy else None
+        greedy = source.greedy(params, problems_N, prompt_NxP, early_stop=True) if source.needs_greedy else None
         return Answers(*sharding.constrain((problems_N, prompt_NxP, made), ("batch",)), index_B,
                        sharding.constrain(greedy, ("batch",)))
 

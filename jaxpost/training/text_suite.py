@@ -73,7 +73,8 @@ class TextSuite:
         model, task = self.model, self.task
 
         def sample(params, prompt_RxP, key):
-            return models.sample(model, params, prompt_RxP, key, length=task.completion_len, eos=task.ends, pad=task.pad)
+            return models.sample(model, params, prompt_RxP, key, length=task.completion_len, eos=task.ends, pad=task.pad,
+                                 early_stop=True)
 
         def sums(params, base, prompt_RxP, made, drawn) -> Mapping[str, jax.Array]:
             return divergence_sums(model, params, base, prompt_RxP, made, drawn, task.pad)

@@ -168,6 +168,22 @@ def test_early_stop_samples_the_same_tokens():
     np.testing.assert_array_equal(a.tokens_NxT, b.tokens_NxT)
 
 
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_decoding_updates_its_cache_in_place(early_stop):
+    """XLA's own account: a longer completion costs its keys, values and results, and no second copy of them."""
+    c, rows = config(layers=3), 16
+    shapes = jax.eval_shape(lambda: (models.init(c, jax.random.key(0)), jax.random.key(0)))
+
+    def temporaries(length):
+        program = jax.jit(lambda params, prompt, key: models.sample(c, params, prompt, key, length=length, eos=3,
+                                                                    early_stop=early_stop))
+        lowered = program.lower(shapes[0], jax.ShapeDtypeStruct((rows, 5), jnp.int32), shapes[1])
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    position = 2 * c.layers * rows * c.kv_heads * c.head_dim * 4
+    assert temporaries(1024) - temporaries(512) < 1.3 * 512 * position
+
+
 def test_sampling_follows_the_distribution():
     c = config()
     params = random_params(c)
