@@ -1,8 +1,9 @@
 """Keep a run going: `python -m experiments.launch --restarts=5 -- --config=rlvr_sparsity --workdir=results/mine`.
 
 What stands after `--` is given to experiments.run. A run that was killed, preempted (code 75) or lost a process is started
-again and resumes where it was, at most --restarts times, after a pause that doubles from one second to a minute. Bad input (2) and a
-loss that is not finite (3) are not tried again. A SIGTERM or SIGINT is passed on, and the launcher ends when the run has saved.
+again and resumes where it was, at most --restarts times, after a pause that doubles from one second to a minute. Bad input (2)
+and a loss that is not finite (3) are not tried again. A SIGTERM or SIGINT is passed on, and the launcher ends when the run
+has saved.
 
 With --processes=N the run is N processes of this machine that share one job (`--distributed` of experiments.run); when one of
 them dies the others are ended too, and all start again.

@@ -125,7 +125,7 @@ def on_mesh(mesh: Mesh | None):
 def constrain(tree, axes: Sequence[str | None]):
     """Constrain the leading dimensions of every leaf to logical `axes`; the identity outside `on_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.manual_axes:
+    if mesh.empty or set(mesh.manual_axes) == set(mesh.axis_names):
         return tree
 
     def leaf(x):
@@ -135,10 +135,35 @@ def constrain(tree, axes: Sequence[str | None]):
     return jax.tree.map(leaf, tree)
 
 
+def constrain_parameters(tree, table: dict):
+    """Constrain subtrees built like the parameters to their rules (`like_parameters`); the identity where no mesh axis that
+    the compiler may use splits parameters.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not any(mesh.shape[axis] > 1 and axis not in mesh.manual_axes for axis in ("fsdp", "tensor")):
+        return tree
+    layout = jax.tree.structure(table)
+
+    def follow(node):
+        if jax.tree.structure(node) != layout:
+            return node
+        return jax.tree.map(lambda x, p: jax.lax.with_sharding_constraint(x, partition(p.axes, x.shape, mesh)), node, table)
+
+    return jax.tree.map(follow, tree, is_leaf=lambda n: jax.tree.structure(n) == layout)
+
+
+def member_shardings(states_S, table: dict, mesh: Mesh):
+    """Shardings of a stack of training states: members over the axis `ensemble`, each laid out as `like_parameters` says."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), states_S)
+    first = "ensemble" if mesh.shape["ensemble"] > 1 else None
+    return jax.tree.map(lambda place: NamedSharding(mesh, PartitionSpec(first, *place.spec)), like_parameters(one, table, mesh))
+
+
 def map_members(function, mesh: Mesh | None = None):
     """`lax.map` of `function` over a leading axis of members, split by shard_map over mesh axis `ensemble`.
 
-    `function(member, *shared)`; on one device a member's result equals the single run bit for bit.
+    `function(member, *shared)`; on one device a member's result equals the single run bit for bit. The other axes of the mesh
+    are the compiler's, within each member.
     """
     def mapped(members, *shared):
         return jax.lax.map(lambda member: function(member, *shared), members)
@@ -146,10 +171,11 @@ def map_members(function, mesh: Mesh | None = None):
     if mesh is None or mesh.shape["ensemble"] == 1:
         return mapped
     member = PartitionSpec("ensemble")
+    manual = mesh.axis_names if mesh.shape["ensemble"] == mesh.size else ("ensemble",)
 
     def split(members, *shared):
         whole = jax.tree.map(lambda _: PartitionSpec(), shared)
-        return jax.shard_map(mapped, mesh=mesh, in_specs=(member, *whole), out_specs=member, check_vma=False)(
-            members, *shared)
+        return jax.shard_map(mapped, mesh=mesh, in_specs=(member, *whole), out_specs=member, check_vma=False,
+                             axis_names=frozenset(manual))(members, *shared)
 
     return split

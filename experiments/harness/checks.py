@@ -98,7 +98,9 @@ def mesh(section: ConfigDict, rows: int):
     sizes = section.to_dict()
     if unknown := [axis for axis in sizes if axis not in sharding.MESH_AXES]:
         raise UserError(f"config key 'mesh.{unknown[0]}' is not known{nearest(unknown[0], sharding.MESH_AXES)}")
-    wanted, devices = math.prod(sizes.values()), jax.devices()
+    devices = jax.devices()
+    sizes = _filled(sizes, len(devices))
+    wanted = math.prod(sizes.values())
     if wanted == 1:
         return None
     if wanted > len(devices):
@@ -111,3 +113,18 @@ def mesh(section: ConfigDict, rows: int):
     except ValueError as error:
         raise UserError(str(error)) from error
     return made
+
+
+def _filled(sizes: dict[str, int], devices: int) -> dict[str, int]:
+    """The sizes, -1 replaced by what is left of the devices. Raises: UserError: a size below 1, or nothing whole is left."""
+    open_axes = [axis for axis, size in sizes.items() if size == -1]
+    stated = math.prod(size for size in sizes.values() if size != -1)
+    if bad := [axis for axis, size in sizes.items() if size < 1 and size != -1]:
+        raise UserError(f"mesh.{bad[0]}={sizes[bad[0]]}: a number of devices, or -1 for what is left")
+    if len(open_axes) > 1:
+        raise UserError(f"mesh: {' and '.join(open_axes)} are both -1; one axis at most takes what is left")
+    if open_axes and devices % stated:
+        near = min((n for n in range(1, devices + 1) if devices % n == 0), key=lambda n: abs(n - stated))
+        raise UserError(f"mesh.{open_axes[0]}=-1: the other axes take {stated}, which does not divide the {devices} devices; "
+                        f"nearest product: {near}")
+    return sizes | {axis: devices // stated for axis in open_axes}

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 from experiments.harness.errors import UserError
+from jaxpost import sharding
 from jaxpost.lookup import nearest
 
 DIRECTORY = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -118,6 +119,10 @@ def leaves(config, prefix: str = "") -> dict:
 
 def _override(config: ConfigDict, key: str, text: str) -> None:
     known = leaves(config)
+    if key == "mesh" and "mesh" in config:
+        with config.unlocked():
+            config.mesh.update(mesh_axes(text))
+        return
     if key not in known:
         raise UserError(f"config key {key!r} is not known{nearest(key, known)}")
     old = known[key]
@@ -126,6 +131,19 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         new = text
     _set(config, key, _typed(key, new, old, ""))
+
+
+def mesh_axes(text: str) -> dict[str, int]:
+    """{axis: size} of `ensemble:2,data:2,fsdp:-1`; -1 is what is left of the devices. Raises: UserError."""
+    found = {}
+    for part in text.split(","):
+        axis, colon, size = part.strip().partition(":")
+        if not colon or not size.lstrip("-").isdigit():
+            raise UserError(f"mesh={text!r}: expected AXIS:SIZE,..., for example data:2,fsdp:-1")
+        if axis not in sharding.MESH_AXES:
+            raise UserError(f"mesh axis {axis!r} is not known{nearest(axis, sharding.MESH_AXES)}")
+        found[axis] = int(size)
+    return found
 
 
 def _set(config: ConfigDict, key: str, value) -> None:

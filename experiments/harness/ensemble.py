@@ -14,7 +14,7 @@ from experiments.harness.arms import Arm
 from experiments.harness.base_model import Base
 from experiments.harness.errors import Diverged, UserError
 from experiments.harness.session import Session
-from jaxpost import sharding, training
+from jaxpost import models, sharding, training
 from jaxpost.checkpoint import Checkpoints
 from jaxpost.records import Bundle
 
@@ -149,6 +149,9 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session,
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
             states = saves.restore(step, abstract)
             session.say(f"{arm.name}: resuming at step {step}")
+        if plan.mesh is not None:
+            table = models.parameter_table(arm.spec.model)
+            states = jax.device_put(states, sharding.member_shardings(states, table, plan.mesh))
         program = (training.segment_program(arm.source, arm.spec, plan.steps_per_call, plan.mesh) if plan.program is None
                    else plan.program(arm, block.count))
         _segments(arm, block, plan, bundle, session, program, members, states, step, saves)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost import sharding
+from jaxpost import models, sharding
 from jaxpost.objectives import Batch
 from jaxpost.probes.updates import ever_changed
 from jaxpost.training import metrics
@@ -71,6 +71,7 @@ def segment_program(source, spec: StepSpec, capacity: int, mesh=None):
         def body(i, carry):
             state, history = carry
             state, measured = one_step(fed, spec, member, state, reference)
+            state = sharding.constrain_parameters(state, models.parameter_table(spec.model))
             return state, jax.tree.map(lambda h, x: h.at[i].set(x), history, measured)
 
         return jax.lax.fori_loop(0, steps, body, (state, history))

@@ -25,7 +25,7 @@ _SHOWN = (  # metric, label, reading
 def responses(table: pa.Table, arrays: dict) -> Drawn:
     """Estimates at the last step against the first numeric setting that takes several values; other settings are lines."""
     del arrays
-    arms = [arm for arm in select(table, role="estimate")["arm"].unique().to_pylist() if parsed(arm)[1]]
+    arms = [arm for arm in select(table, role="estimate")["arm"].unique().to_pylist() if arm and parsed(arm)[1]]
     key = _axis(arms)
     found = []
     for metric, label, wanted in _SHOWN:
@@ -33,7 +33,7 @@ def responses(table: pa.Table, arrays: dict) -> Drawn:
             rows = last_steps(measured(table, metric, **wanted))
         except Missing:
             continue
-        if rows := rows.filter(pa.array([bool(parsed(arm)[1]) for arm in rows["arm"].to_pylist()], pa.bool_())):
+        if rows := rows.filter(pa.array([arm in arms for arm in rows["arm"].to_pylist()], pa.bool_())):
             found.append((rows, label))
     if not found:
         raise Missing("none of the statistics that are drawn against a setting was measured")
