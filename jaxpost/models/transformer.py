@@ -105,21 +105,17 @@ class Block(nnx.Module):
         return found
 
     def attention(self, x_BxTxD, valid_BxS, kv, start, reader: Reader = PLAIN):
-        """Grouped-query attention; `kv` holds earlier keys and values, written to at `start`, or is None.
-
-        Keys at the S positions of `valid_BxS` are read, which may be fewer than the cache has.
-        """
+        """Grouped-query attention; `kv` holds earlier keys and values, written to at `start`, or is None."""
         c = self.config
         (B, T, D), K, E = x_BxTxD.shape, c.kv_heads, c.head_dim
         q, k, v = self._heads(reader, self._norm(reader, "attention_norm", x_BxTxD))
         position_T = start + jnp.arange(T)
         q, k = rope(q, position_T, c.rope_theta), rope(k, position_T, c.rope_theta)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # heads before positions, as the two products below read them
-        S = valid_BxS.shape[1]
         if kv is not None:
-            kv = tuple(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=2)
-                       for old, new in zip(kv, (k, v), strict=True))
-            k, v = (x[:, :, :S] for x in kv)
+            kv = k, v = tuple(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=2)
+                              for old, new in zip(kv, (k, v), strict=True))
+        S = k.shape[2]
         q = q.reshape(B, T, K, -1, E)
         score = jnp.einsum("btkge,bkse->bkgts", q, k, preferred_element_type=_wide(q.dtype)) * E**-0.5
         causal_TxS = position_T[:, None] >= jnp.arange(S)[None, :]
@@ -175,6 +171,14 @@ def empty_cache(config: TransformerConfig, rows: int, positions: int) -> Cache:
     return Cache(((zero, zero),) * config.layers, jnp.zeros((), jnp.int32))
 
 
+def grow(cache: Cache, positions: int) -> Cache:
+    """The cache with room for `positions` positions, which are at least as many as it has."""
+    def longer(x_BxKxSxE):
+        return jnp.pad(x_BxKxSxE, ((0, 0), (0, 0), (0, positions - x_BxKxSxE.shape[2]), (0, 0)))
+
+    return cache._replace(kv_L=jax.tree.map(longer, cache.kv_L))
+
+
 def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, valid_BxS: jax.Array,
           cache: Cache | None = None, first: int = 0, reader: Reader = PLAIN,
           counts_BxT: jax.Array | None = None) -> Output:
@@ -184,8 +188,7 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
       config: static architecture.
       params: the pytree of `init`, in any floating storage dtype.
       tokens_BxT: int32 tokens; with a cache they are positions `cache.length .. cache.length + T - 1`.
-      valid_BxS: bool, which key positions are real (False for padding); S = T without a cache. With one, attention reads its
-        first S positions, and these tokens are among them.
+      valid_BxS: bool, which key positions are real (False for padding); S = T without a cache, else the cache's size.
       cache: keys and values to extend, or None.
       first: logits are returned for query positions `first ..` only (static; saves the head on prompt tokens).
       reader: how parameters are used; another than the plain one sees inputs and output cotangents of every use, which is

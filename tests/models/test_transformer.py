@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpost import models
+from jaxpost.models import sampler
 
 VARIANTS = {
     "llama": {},
@@ -166,6 +167,20 @@ def test_early_stop_samples_the_same_tokens():
     prompt = jax.random.randint(jax.random.key(1), (16, 5), 1, 17)
     a, b = (models.sample(c, params, prompt, jax.random.key(2), length=8, eos=3, early_stop=e) for e in (False, True))
     np.testing.assert_array_equal(a.tokens_NxT, b.tokens_NxT)
+
+
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_a_cache_that_grows_while_decoding_keeps_every_position(early_stop, monkeypatch):
+    """Loops over caches of 7, 14 and 21 positions against the teacher-forced pass, of a row with padding and one without."""
+    monkeypatch.setattr(sampler, "_FIRST_SIZE", 7)
+    c = config()
+    params = random_params(c)
+    prompt = jnp.asarray([[0, 0, 9, 4, 11], [5, 6, 7, 8, 9]])
+    assert sampler._sizes(5, 21) == [7, 14, 21]
+    made = models.sample(c, params, prompt, jax.random.key(2), length=17, eos=99, early_stop=early_stop)
+    logp = jax.nn.log_softmax(models.token_logits(c, params, prompt, made.tokens_NxT))
+    chosen = jnp.take_along_axis(logp, made.tokens_NxT[..., None], -1)[..., 0]
+    np.testing.assert_allclose(made.logp_NxT, chosen, atol=2e-5)
 
 
 @pytest.mark.parametrize("early_stop", [False, True])
