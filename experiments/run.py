@@ -2,7 +2,9 @@
 
 The same command resumes a run that was killed or stopped, says so when it is finished, and with a larger
 `--config.seeds.count` adds seeds to it. What a user can cause is one line on stderr, `error: ...`.
-Alarms of XLA about slow folding or compilation are in `compiler.log` of the run's directory.
+Alarms of XLA about slow folding or compilation are in `compiler.log` of the run's directory. Compiled programs are kept in
+`~/.cache/jaxpost` (or below `XDG_CACHE_HOME`) for the next run, unless `JAX_COMPILATION_CACHE_DIR` names another place;
+`--no-compile-cache` keeps none, and the directory may be deleted at any time.
 
 Exit codes: 0 done (or already finished), 2 bad input, directory or checkpoint, 3 a loss was not finite, 75 stopped by
 SIGTERM or SIGINT after saving (run the same command again; a second signal ends the process at once).
@@ -15,7 +17,7 @@ import re
 import sys
 from pathlib import Path
 
-from experiments import compiler_log
+from experiments import compile_cache, compiler_log
 from experiments.compiler_log import CompilerLog
 from experiments.harness import config as configs
 from experiments.harness.errors import EXIT_USER, UserError
@@ -43,6 +45,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
                             "--config=PATH.py runs whatever that file says, with your rights; give files that you trust.")
     parser.add_argument("--config", help="name, name:argument or path/to/mine.py (a file that is executed)")
     parser.add_argument("--workdir", help="default: results/<config>/<config hash>")
+    parser.add_argument("--no-compile-cache", action="store_true", help="keep no compiled programs for the next run")
     parser.add_argument("--list", action="store_true", help="name every config with its question and run time")
     options, rest = parser.parse_known_args(arguments)
     return options, overrides_of(rest)
@@ -101,6 +104,8 @@ def _run(arguments: list[str], signals: StopSignals) -> None:
     reference = options.config.partition(":")[0]
     name, claims = Path(reference).stem, getattr(configs.module(reference), "CLAIMS", ())
     workdir = Path(options.workdir or Path("results") / name / config_hash(config.to_dict(), configs.EXCLUDED)[:12])
+    if not options.no_compile_cache:
+        compile_cache.keep(compile_cache.directory())
     with CompilerLog(workdir / compiler_log.NAME):
         importlib.import_module(f"experiments.{config.experiment}").run(config, claims, workdir, name, signals)
 
