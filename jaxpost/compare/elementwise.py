@@ -211,13 +211,15 @@ _moments = jax.jit(blind_moments.of_laws)
 
 
 def _within_relative(panel: Panel, tally: Tally) -> dict[str, np.ndarray]:
-    """`weights.measurement.within_relative` by code: f64[LAWS, E] twice."""
-    w, out = np.sqrt(_squares()), np.zeros((2, len(visibility.LAWS), len(panel.rel_etas)))
+    """`weights.measurement.within_relative` by code: f64[LAWS, E] twice. One in thirty codes occurs in a matrix."""
+    occupied = np.flatnonzero(tally.count_C)
+    w, count = np.sqrt(_squares()[occupied]), tally.count_C[occupied]
+    out = np.zeros((2, len(visibility.LAWS), len(panel.rel_etas)))
     for i, law in enumerate(visibility.LAWS):
         sigma = tally.update1 / tally.size / blind_moments.mean_size(law)
         for j, eta in enumerate(panel.rel_etas):
             inward = eta * w / max(sigma, 1e-30)
             p = 1 - 0.5 * (blind_moments.survival(law, inward) + blind_moments.survival(law, inward / (1 - eta)))
             p = np.clip(p, 0.0, 1.0) if sigma > 0 else np.ones_like(w)
-            out[:, i, j] = p @ tally.count_C, (p * (1 - p)) @ tally.count_C
+            out[:, i, j] = p @ count, (p * (1 - p)) @ count
     return {"rel_blind": out[0], "rel_blind_variance": out[1]}
