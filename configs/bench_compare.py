@@ -14,8 +14,9 @@ Command:   python -m experiments.run --config=bench_compare          (about 13 m
            python -m experiments.run --config=bench_compare:smoke    (small; a minute, its ratios mean nothing)
 Healthy:   report, spectra and memory met: 14 s, 6.3 min with the embedding, 1.95 GiB (idle machine, two turns, `pip install
            numba xxhash`). Not met: bandwidth, 0.85 GB/s where copying moves 21 (the compiled loop alone counts 2.2 GB/s a
-           core; the rest is digests, ties and nulls); torch, 1.6 times in CPU seconds against float32 SVDs, which are 4 to 8
-           digits less accurate, and 2.7 times against float64 ones. docs/decisions.md says why.
+           core and is 19 % of the pass; the rest is ties, copies, small matrices and nulls); torch, 1.6 times in CPU seconds
+           against float32 SVDs, which are 4 to 8 digits less accurate, and 2.7 times against float64 ones.
+           docs/decisions.md says why.
 """
 
 from ml_collections import ConfigDict

@@ -16,12 +16,12 @@ import ml_dtypes
 import numpy as np
 import pyarrow.parquet as pq
 from ml_collections import ConfigDict
-from rich.table import Table
 
-from experiments.bench_probes import Target
+from experiments.harness import benchmark
+from experiments.harness.benchmark import Target, target
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
-from experiments.harness.session import Session, StopSignals
+from experiments.harness.session import StopSignals
 from jaxpost import formats, records
 from jaxpost.formats import safetensors
 
@@ -169,10 +169,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
             more, peak = part(config, workdir / "pairs", bundle)
             targets, peaks = targets + more, [*peaks, peak]
             session.boundary("the pair that was compared is kept")
-        targets.append(_target("memory", "< 2.5 GiB", np.asarray([max(peaks) / GIB]), max(peaks) < 2.5 * GIB,
+        targets.append(target("memory", "< 2.5 GiB", np.asarray([max(peaks) / GIB]), max(peaks) < 2.5 * GIB,
                                f"the command was given {config.memory_gib:g} GiB"))
-        _print(session, targets)
-        bundle_id = bundle.close({}, extra={"n_seeds": 1, "targets": [dataclasses.asdict(target) for target in targets]})
+        benchmark.show(session, TITLE, targets)
+        bundle_id = bundle.close({}, extra={"n_seeds": 1, "targets": [dataclasses.asdict(one) for one in targets]})
         shutil.rmtree(workdir / "pairs")
         session.say(f"bundle {bundle_id[:12]}: {workdir}")
 
@@ -189,8 +189,8 @@ def _element(config: ConfigDict, folder: Path, bundle: records.Bundle) -> tuple[
     bundle.cost("bench.element", wall_s=np.median(wall), disk_bytes=ran[0].read, peak_bytes=max(one.peak for one in ran))
     rates = (np.median(x) / 1e9 for x in ([one.read / one.pass_s for one in ran], [copied for copied, _ in turns]))
     note = "{:.2f} and {:.2f} GB/s".format(*rates)
-    return [_target("report", "< 30 s", wall, np.median(wall) < 30, f"{ran[0].read / 1e9:.2f} GB, {np.median(cpu):.1f} CPU s"),
-            _target("bandwidth", ">= 0.6 of copying", share, np.median(share) >= 0.6, note)], max(one.peak for one in ran)
+    return [target("report", "< 30 s", wall, np.median(wall) < 30, f"{ran[0].read / 1e9:.2f} GB, {np.median(cpu):.1f} CPU s"),
+            target("bandwidth", ">= 0.6 of copying", share, np.median(share) >= 0.6, note)], max(one.peak for one in ran)
 
 
 def _spectra(config: ConfigDict, folder: Path, bundle: records.Bundle) -> tuple[list[Target], float]:
@@ -198,7 +198,7 @@ def _spectra(config: ConfigDict, folder: Path, bundle: records.Bundle) -> tuple[
     sides = write_pair(folder / "whole", config.model, config.model.layers, config.model.vocab)
     ran = command(sides, folder / "report-top", "top", config.memory_gib)
     bundle.cost("bench.top", wall_s=ran.wall, disk_bytes=ran.read, peak_bytes=ran.peak)
-    return [_target("spectra", "< 15 min", np.asarray([ran.wall / 60]), ran.wall < 900, f"{ran.cpu:.0f} CPU s")], ran.peak
+    return [target("spectra", "< 15 min", np.asarray([ran.wall / 60]), ran.wall < 900, f"{ran.cpu:.0f} CPU s")], ran.peak
 
 
 def _script(config: ConfigDict, folder: Path, bundle: records.Bundle) -> tuple[list[Target], float]:
@@ -209,17 +209,5 @@ def _script(config: ConfigDict, folder: Path, bundle: records.Bundle) -> tuple[l
         if (theirs := plain_torch(sides, dtype)) is not None:
             bundle.cost(f"bench.torch.{dtype}", wall_s=theirs)
             note = f"CPU seconds, {config.torch_layers} of {config.model.layers} layers: {theirs:.0f} and {ran.cpu:.0f}"
-            found.append(_target(f"torch {dtype}", ">= 8 times", np.asarray([theirs / ran.cpu]), theirs / ran.cpu >= 8, note))
+            found.append(target(f"torch {dtype}", ">= 8 times", np.asarray([theirs / ran.cpu]), theirs / ran.cpu >= 8, note))
     return found, ran.peak
-
-
-def _target(name: str, wanted: str, measured: np.ndarray, met: bool, note: str) -> Target:
-    return Target(name, wanted, float(np.median(measured)), (float(measured.min()), float(measured.max())), bool(met), note)
-
-
-def _print(session: Session, targets: Sequence[Target]) -> None:
-    view = Table("what", "target", "measured (turns)", "met", "", title=TITLE.lower())
-    for t in targets:
-        view.add_row(t.name, t.wanted, f"{t.measured:.3g} [{t.spread[0]:.3g}, {t.spread[1]:.3g}]", "yes" if t.met else "NO",
-                     t.note)
-    session.console.print(view)

@@ -1,8 +1,7 @@
 """Prices of probes beside the training that they watch: ratios in one run, two sides by turns, against fixed targets."""
 
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -10,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from ml_collections import ConfigDict
-from rich.table import Table
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, probing
+from experiments.harness import benchmark, checks, probing
 from experiments.harness.base_model import Base
+from experiments.harness.benchmark import Target, at_most, by_turns, seconds
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.measure import Measurement
-from experiments.harness.session import Session, StopSignals
+from experiments.harness.session import StopSignals
 from jaxpost import linalg, models, objectives, probes, records, training
 from jaxpost.lookup import nearest
 from jaxpost.probes import presets, schedules
@@ -29,18 +28,6 @@ QUESTION = "Is measuring cheap enough to leave on?"
 ANGLE = probes.Metric("bench.angle_error", "largest principal angle between the computed and the planted leading right "
                       "singular subspace of a gapped matrix", "rad", "arXiv:1504.05477", "none: an error", "none",
                       "linalg.top_k; num_err is its certificate", ci_method="none: one matrix")
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """One line of the table."""
-
-    name: str
-    wanted: str  # as text
-    measured: float
-    spread: tuple[float, float]  # smallest and largest turn
-    met: bool
-    note: str
 
 
 class Setup:
@@ -104,20 +91,6 @@ def peak_bytes(compiled) -> float:
                  - found.alias_size_in_bytes)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Wall time of one call, to the end of its computation."""
-    began = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - began
-
-
-def by_turns(first: Callable, second: Callable, turns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of both calls, A B A B, after one of each that compiles."""
-    first(), second()
-    found = np.asarray([(seconds(first), seconds(second)) for _ in range(turns)])
-    return found[:, 0], found[:, 1]
-
-
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Run every comparison, print the table, write the bundle. Raises: UserError, BundleError."""
     if claims:
@@ -131,7 +104,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         for part in (_shares, _coherence, _subspaces):
             targets += part(setup, trainer, bundle)
             session.boundary("nothing is kept of an unfinished benchmark")
-        _print(session, targets)
+        benchmark.show(session, TITLE, targets)
         results = [dataclasses.asdict(target) for target in targets]
         bundle_id = bundle.close({ANGLE.id: ANGLE}, extra={"n_seeds": 1, "targets": results})
         session.say(f"bundle {bundle_id[:12]}: {workdir}")
@@ -149,7 +122,7 @@ def _shares(setup: Setup, trainer: Trainer, bundle: records.Bundle) -> list[Targ
         share = measure_s / (preset.every * step_s)
         bundle.cost(f"bench.{name}", wall_s=np.median(measure_s))
         bundle.cost(f"bench.step-beside-{name}", wall_s=np.median(step_s))
-        found.append(_below(name, share, preset.budget, f"{np.median(measure_s):.2f} s each {preset.every} steps of "
+        found.append(at_most(name, share, preset.budget, f"{np.median(measure_s):.2f} s each {preset.every} steps of "
                                                         f"{np.median(step_s):.2f} s", "of the training time"))
     return found
 
@@ -180,9 +153,9 @@ def _coherence(setup: Setup, trainer: Trainer, bundle: records.Bundle) -> list[T
                              ("coherence", {"wall_s": np.median(probe_s), "peak_bytes": example})):
         bundle.cost(f"bench.{name}", **quantities)
     memory = np.asarray([example / step])
-    return [_below("coherence", probe_s / plain_s, 1.3, f"{np.median(probe_s):.2f} s and {np.median(plain_s):.2f} s",
+    return [at_most("coherence", probe_s / plain_s, 1.3, f"{np.median(probe_s):.2f} s and {np.median(plain_s):.2f} s",
                    "plain gradients of the batch"),
-            _below("memory", memory, 1.5, f"{example / 2**20:.0f} and {step / 2**20:.0f} MiB", "train steps")]
+            at_most("memory", memory, 1.5, f"{example / 2**20:.0f} and {step / 2**20:.0f} MiB", "train steps")]
 
 
 def planted(size: int, k: int, gap: float) -> tuple[np.ndarray, np.ndarray]:
@@ -218,16 +191,3 @@ def _subspaces(setup: Setup, trainer: Trainer, bundle: records.Bundle) -> list[T
                    bool(np.median(speed) >= 3), f"{np.median(ours_s):.1f} s, exact ({best}) {np.median(exact_s):.1f} s; "
                    f"{'fell back to exact' if bool(found.fell_back) else 'certified'}"),
             Target("angle", "< 1e-3 rad, certified", bound, (bound, bound), bound < 1e-3, f"against the planted: {angle:.1e}")]
-
-
-def _below(name: str, ratio: np.ndarray, limit: float, note: str, of: str) -> Target:
-    middle = float(np.median(ratio))
-    return Target(name, f"<= {limit:g} {of}", middle, (float(ratio.min()), float(ratio.max())), middle <= limit, note)
-
-
-def _print(session: Session, targets: Sequence[Target]) -> None:
-    view = Table("what", "target", "measured (turns)", "met", "", title="what probes cost")
-    for t in targets:
-        view.add_row(t.name, t.wanted, f"{t.measured:.3g} [{t.spread[0]:.3g}, {t.spread[1]:.3g}]", "yes" if t.met else "NO",
-                     t.note)
-    session.console.print(view)

@@ -1,0 +1,101 @@
+"""What every benchmark shares: two sides by turns, a target that was set before, a table of what was met.
+
+A ratio is taken within a turn, so that both sides see the same machine; its median over the turns is compared.
+"""
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from experiments.harness.errors import UserError
+from experiments.harness.session import Session
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One line of the table."""
+
+    name: str
+    wanted: str  # as text
+    measured: float
+    spread: tuple[float, float]  # smallest and largest turn
+    met: bool
+    note: str
+
+
+def target(name: str, wanted: str, measured: np.ndarray, met: bool, note: str) -> Target:
+    """The median of the turns with its spread."""
+    return Target(name, wanted, float(np.median(measured)), (float(measured.min()), float(measured.max())), bool(met), note)
+
+
+def at_least(name: str, ratio: np.ndarray, limit: float, note: str, of: str) -> Target:
+    """A ratio whose median must not be below its limit."""
+    return target(name, f">= {limit:g} {of}", ratio, np.median(ratio) >= limit, note)
+
+
+def at_most(name: str, ratio: np.ndarray, limit: float, note: str, of: str) -> Target:
+    """A ratio whose median must not be above its limit."""
+    return target(name, f"<= {limit:g} {of}", ratio, np.median(ratio) <= limit, note)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall time of one call, to the end of its computation."""
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
+
+
+def by_turns(first: Callable, second: Callable, turns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of both calls, A B A B, after one of each that compiles."""
+    first(), second()
+    found = np.asarray([(seconds(first), seconds(second)) for _ in range(turns)])
+    return found[:, 0], found[:, 1]
+
+
+def matmul_rate(torch: ModuleType | None = None, size: int = 1024, turns: int = 9) -> float:
+    """Floating-point operations a second of a float32 matrix product, the best of the turns, of XLA's and torch's.
+
+    What a program reaches of it is its fraction of the machine's limit, measured in the same run.
+    """
+    a = jnp.ones((size, size))
+    products = [lambda: a @ a]
+    if torch is not None:
+        b = torch.ones(size, size)
+        products.append(lambda: b @ b)
+    return 2 * size**3 / min(seconds(product) for product in products for _ in range(turns + 1))
+
+
+def peer(name: str) -> ModuleType:
+    """The module that is compared with. Raises: UserError with the command where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"this benchmark compares with {name}, which is not installed: pip install -e '.[parity]'") from error
+
+
+def require_least(config, **least: int) -> None:
+    """Refuse numbers below their least; a name `a__b` is the key a.b. Raises: UserError."""
+    for name, smallest in least.items():
+        key, value = name.replace("__", "."), config
+        for part in key.split("."):
+            value = value[part]
+        if value < smallest:
+            raise UserError(f"{key}={value}: must be at least {smallest}")
+    if config.mesh.ensemble != 1:
+        raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+
+
+def show(session: Session, title: str, targets: Sequence[Target]) -> None:
+    """Print the table."""
+    view = Table("what", "target", "measured (turns)", "met", "", title=title.lower())
+    for t in targets:
+        view.add_row(t.name, t.wanted, f"{t.measured:.3g} [{t.spread[0]:.3g}, {t.spread[1]:.3g}]", "yes" if t.met else "NO",
+                     t.note)
+    session.console.print(view)
