@@ -9,14 +9,33 @@ import functools
 import inspect
 
 from jaxpost.lookup import nearest
-from jaxpost.tasks import addition, chains, countdown, modular, vocab
+from jaxpost.tasks import (
+    addition,
+    arithmetic,
+    biographies,
+    chains,
+    countdown,
+    gameable,
+    general_points,
+    grid,
+    machine,
+    modular,
+    permutations,
+    rasp,
+    satisfiability,
+    slabs,
+    spatial,
+    vocab,
+)
 from jaxpost.tasks.base import (
     Examples,
     Task,
     digest,
+    distinct,
     ends,
     examples,
     knobs,
+    mixed_knobs,
     problem_keys,
     problems,
     require_vocab,
@@ -24,17 +43,21 @@ from jaxpost.tasks.base import (
     through,
 )
 
-FAMILIES = {"addition": addition.make, "countdown": countdown.make, "chains": chains.make, "modular": modular.make}
+_MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmetic, spatial, biographies, gameable, slabs,
+            machine, satisfiability, permutations, grid)
+FAMILIES = {module.NAME: module.make for module in _MODULES}
 
 __all__ = [
     "FAMILIES",
     "Examples",
     "Task",
     "digest",
+    "distinct",
     "ends",
     "examples",
     "get",
     "knobs",
+    "mixed_knobs",
     "problem_keys",
     "problems",
     "require_vocab",

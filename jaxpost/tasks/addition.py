@@ -31,6 +31,7 @@ import numpy as np
 from jaxpost.tasks import base, vocab
 
 NAME, VERSION = "addition", 1
+PAPER, VERIFIER = "arXiv:2310.16028, arXiv:2307.03381", "the sum, token by token"
 TWO_DIGITS = np.stack(np.divmod(np.arange(100), 10), axis=-1).astype(np.int32)
 PAIRS_TEN = TWO_DIGITS[TWO_DIGITS.sum(-1) >= 10]  # [45, 2] digit pairs that carry by themselves
 PAIRS_NINE = TWO_DIGITS[TWO_DIGITS.sum(-1) >= 9]  # [55, 2] digit pairs that carry when carried into

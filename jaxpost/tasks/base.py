@@ -242,6 +242,32 @@ def choose(key, words_needed, draw, accept):
     return first_accepted(lambda key: draw(*words(key, *words_needed)), accept, key)[0]
 
 
+def best_constant(task, split, count=2048, chunk=256):
+    """Reward of the best constant answer among the oracle's own: the share of the commonest of `count` problems.
+
+    An upper bound where nearly all answers differ: it is at least 1 / count.
+    """
+    rows = [np.asarray(examples(task, split, np.arange(i, i + chunk)).answer_NxT) for i in range(0, count, chunk)]
+    answer = np.concatenate(rows)
+    answer = np.where(np.cumsum(answer == vocab.TOKEN["]"], axis=1)[:, -1:] > 0, _after(answer, vocab.TOKEN["]"]), answer)
+    return float(np.unique(answer, axis=0, return_counts=True)[1].max() / count)
+
+
+def _after(tokens_NxT, mark):
+    """The tokens after the first `mark` of each row, without regard to where they stand."""
+    past = np.cumsum(tokens_NxT == mark, axis=1) > 0
+    out = np.where(past & (tokens_NxT != mark), tokens_NxT, vocab.PAD)
+    return np.take_along_axis(out, np.argsort(out == vocab.PAD, axis=1, kind="stable"), axis=1)
+
+
+def length_range(task_name, option, value, least, most):
+    """(low, high), checked: a pair of integers with least <= low <= high <= most. Raises: ValueError."""
+    good = isinstance(value, tuple) and len(value) == 2 and all(isinstance(x, int) for x in value)
+    require(good and least <= value[0] <= value[1] <= most, task_name, option, value,
+            f"(low, high) with {least} <= low <= high <= {most}")
+    return value
+
+
 def exact(tokens_T, answer_T):
     """f32[] 1 if `tokens_T` equals `answer_T` up to and including the answer's EOS, else 0."""
     after_T = jnp.cumsum(answer_T == vocab.EOS) - (answer_T == vocab.EOS) > 0

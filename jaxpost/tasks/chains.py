@@ -12,7 +12,7 @@ points from the first query node to the second. For N it points the other way wi
 else at least one edge of it does: one of the two if d = 2, and if d > 2 only inner edges, so that both ends look like
 those of a path.
 
-`guess` is the rate of a constant answer, 1/2 in every split. Two shortcuts do better on chains this short. "The first
+Guess baseline: a constant answer, 1/2 in every split. Two shortcuts do better on chains this short. "The first
 query node is mentioned first" is right in 0.59 of train and id, 0.50 of ood/length, 0.58 of ood/branching. "The first
 node has an edge out and the second an edge in" (`local_rule`) is right in 0.92 of train and id, 0.63 of ood/length,
 0.88 of ood/branching. Success beyond that, on ood/length above all, is what shows transitivity.
@@ -22,6 +22,14 @@ Splits (`nodes` = (low, high), n uniform between them):
     ood/length     n in `ood_nodes`, distances beyond any in training: from `high` (the number of training nodes) up.
     ood/branching  n in `nodes`, and `branches` further nodes, each tied to a random chain node in a random direction,
                    listed at a random place.
+    ood/reversed   as id, the edges listed from the last to the first.
+    ood/shuffled   as id, the edges listed in random order.
+
+Reasoning (`traces`): the edges of the queried stretch in the order in which they are walked from the first query node, each in
+its own direction (`c>f;`), up to the first that points against the walk, where there is one. A wrong step has another second
+node.
+
+Difficulty: the number of edges between the query nodes.
 
 Content is the prompt itself, so evaluation prompts never occur in training; up to renaming the few small graphs do
 recur. Each fold holds half of all prompts: a generator runs out of attempts with probability 2**-512.
@@ -31,12 +39,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxpost.tasks import base, vocab
+from jaxpost.tasks import base, traces, vocab
 
 NAME, VERSION = "chains", 1
-COMPLETION_LEN = 2
+PAPER, VERIFIER = "arXiv:2407.07612", "the label, one token"
+ANSWER_LEN = 2
+LISTED, REVERSED, SHUFFLED = range(3)
 
 
 class Problem(NamedTuple):
@@ -48,15 +57,16 @@ class Problem(NamedTuple):
     query_2: Any  # i32: from, to
 
 
-def make(nodes=(3, 4), ood_nodes=(5, 5), branches=1):
+def make(nodes=(3, 4), ood_nodes=(5, 5), branches=1, style="answer", room=0):
     """Chains task.
 
     Args:
         nodes: (low, high) chain nodes of train, id and ood/branching; 2 <= low <= high.
         ood_nodes: (low, high) chain nodes of ood/length; low > the `high` of nodes.
         branches: side nodes of ood/branching, at least 1. No graph may have more than 26 nodes.
+        style, room: see `traces`.
     Returns:
-        Task with T = 2 and P = 4 E + 3, E the most edges; P = 19 at the defaults.
+        Task with T = 2 (without reasoning) and P = 4 E + 3, E the most edges; P = 19 at the defaults.
     """
     low, high = _range("nodes", nodes, 2)
     ood_low, ood_high = _range("ood_nodes", ood_nodes, high + 1)
@@ -67,9 +77,8 @@ def make(nodes=(3, 4), ood_nodes=(5, 5), branches=1):
     )
     prompt_len = 4 * (most - 1) + 3
 
-    def setting(fold, low, high, shortest, branches=0):
-        values = {"low": low, "high": high, "shortest": shortest, "branches": branches, "fold": fold}
-        return {name: np.int32(value) for name, value in values.items()}
+    def setting(fold, low, high, shortest, branches=0, order=LISTED):
+        return base.setting(fold, low=low, high=high, shortest=shortest, branches=branches, order=order)
 
     def sample(key, knobs):
         def accept(problem):
@@ -78,7 +87,6 @@ def make(nodes=(3, 4), ood_nodes=(5, 5), branches=1):
         return base.first_accepted(lambda key: _draw(key, knobs, most), accept, key)[0]
 
     def verify(problem, tokens):
-        base.check_tokens(NAME, tokens, COMPLETION_LEN)
         return base.exact(tokens, _answer(problem))
 
     splits = {
@@ -86,18 +94,26 @@ def make(nodes=(3, 4), ood_nodes=(5, 5), branches=1):
         "id": setting(base.EVAL_FOLD, low, high, 1),
         "ood/length": setting(base.EVAL_FOLD, ood_low, ood_high, high),
         "ood/branching": setting(base.EVAL_FOLD, low, high, 1, branches),
+        "ood/reversed": setting(base.EVAL_FOLD, low, high, 1, order=REVERSED),
+        "ood/shuffled": setting(base.EVAL_FOLD, low, high, 1, order=SHUFFLED),
     }
-    task = base.Task(
+    task = traces.make(
         name=NAME,
         version=VERSION,
+        style=style,
+        room=room,
         prompt_len=prompt_len,
-        completion_len=COMPLETION_LEN,
+        answer_len=ANSWER_LEN,
         splits=splits,
         sample=sample,
         prompt=lambda problem: _prompt(problem, prompt_len),
-        oracle=lambda problem, key: _answer(problem),
+        answer=_answer,
         verify=verify,
         guess=lambda split: _guess(task, split),
+        content=lambda problem: _prompt(problem, prompt_len),
+        difficulty=lambda problem: jnp.sum(_walked(problem) >= 0).astype(jnp.float32),
+        reasoning=traces.Reasoning(lambda problem, key, detours: _steps(problem), longest=4 * (most - 1), detour=4),
+        vocab_size=vocab.SIZE if style == "answer" else vocab.MARKED,
     )
     return task
 
@@ -120,6 +136,40 @@ def local_rule(problem):
     active_E = jnp.arange(problem.source_E.shape[0]) < problem.edges
     edge_out = jnp.any(active_E & (problem.source_E == problem.query_2[0]))
     return edge_out & jnp.any(active_E & (problem.target_E == problem.query_2[1]))
+
+
+def _walked(problem):
+    """The edges from the first query node to the second, i32[E] in walking order and -1 after them: the graph is a tree."""
+    E = problem.source_E.shape[0]
+    active_E = jnp.arange(E) < problem.edges
+    ends_Ex2 = jnp.stack([problem.source_E, problem.target_E], axis=1)
+
+    def spread(state, _):
+        """One step outwards from the second node, which every node remembers its edge back to."""
+        known_L, back_L = state
+        for a, b in ((0, 1), (1, 0)):
+            new_E = active_E & known_L[ends_Ex2[:, a]] & ~known_L[ends_Ex2[:, b]]
+            back_L = back_L.at[jnp.where(new_E, ends_Ex2[:, b], vocab.LETTERS)].set(jnp.arange(E), mode="drop")
+        known_L = (jnp.arange(vocab.LETTERS) == problem.query_2[1]) | (back_L >= 0)
+        return (known_L, back_L), None
+
+    def walk(node, _):
+        edge = jnp.where(node == problem.query_2[1], -1, back_L[node])
+        other = jnp.where(problem.source_E[edge] == node, problem.target_E[edge], problem.source_E[edge])
+        return jnp.where(edge >= 0, other, node), edge
+
+    start_L = jnp.arange(vocab.LETTERS) == problem.query_2[1]
+    (_, back_L), _ = jax.lax.scan(spread, (start_L, jnp.full(vocab.LETTERS, -1)), None, length=E)
+    return jax.lax.scan(walk, problem.query_2[0], None, length=E)[1]
+
+
+def _steps(problem):
+    """The walked edges, up to the first that points against the walk."""
+    edge_E = _walked(problem)
+    source_E, target_E = problem.source_E[edge_E], problem.target_E[edge_E]
+    along_E = source_E == jnp.concatenate([problem.query_2[:1], target_E[:-1]])
+    size = jnp.minimum(jnp.sum(edge_E >= 0), 1 + jnp.sum(jnp.cumprod(along_E & (edge_E >= 0))))
+    return traces.table([vocab.LETTER + source_E, ">", vocab.LETTER + target_E, ";"], (2,), size, len(edge_E))
 
 
 def _range(option, value, least):
@@ -163,6 +213,10 @@ def _draw(key, knobs, most):
     source_E, target_E = jnp.where(forward_E, here_E, there_E), jnp.where(forward_E, there_E, here_E)
     edges = n - 1 + knobs["branches"]
     place_E = jnp.where(side_E, 2 * base.below(place_word, n) - 1, 2 * edge_E)  # odd: between chain edges
+    place_E = jnp.select([knobs["order"] == REVERSED, knobs["order"] == SHUFFLED], [
+        2 * vocab.LETTERS - 1 - place_E,
+        base.below(base.words(jax.random.fold_in(key, 1), most_edges)[0], 2 * vocab.LETTERS),
+    ], place_E)
     order_E = jnp.argsort(jnp.where(edge_E < edges, place_E, 2 * vocab.LETTERS), stable=True)
     return Problem(source_E[order_E], target_E[order_E], edges, query_2)
 

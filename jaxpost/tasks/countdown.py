@@ -39,6 +39,7 @@ import numpy as np
 from jaxpost.tasks import base, expression, joins, traces, vocab
 
 NAME, VERSION = "countdown", 1
+PAPER, VERIFIER = "arXiv:2505.24273", "exact value of the expression, every number once"
 MIN_TARGET = 10
 GUESS_PROBLEMS = 2048
 

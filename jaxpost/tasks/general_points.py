@@ -1,12 +1,12 @@
 """General Points: four cards make 24 under a rule that says what the face cards are worth.
 
-Prompt `^j=10,q=10,k=10;7,j,3,1?24=` (the rule, then the cards as dealt; an ace is 1), answer an infix expression over the cards'
-values, `(10-7)*(3+1)*...$`, every value used exactly once. Evaluation is exact, with fractions (`expression`). After arXiv:2501.17161
-and arXiv:2510.00237; differs from the papers in: reward 1 or 0 instead of a table from -3 to 5, no float evaluation (which refuses
-8/(3-8/3)), no formula in JSON, no verifier messages and second attempts.
+Prompt `^j=10,q=10,k=10;7,j,3,1?24=` (the rule, then the cards as dealt; an ace is 1), answer an infix expression over the
+cards' values, `(10-7)*(3+1)*...$`, every value used exactly once. Evaluation is exact, with fractions (`expression`). After
+arXiv:2501.17161 and arXiv:2510.00237; differs from the papers in: reward 1 or 0 instead of a table from -3 to 5, no float
+evaluation (which refuses 8/(3-8/3)), no formula in JSON, no verifier messages and second attempts.
 
-Hands are dealt with all four ranks uniform and redrawn until some expression with whole, non-negative values on the way makes 24:
-the few hands that need fractions are never dealt. Content is the multiset of ranks, whatever the rule, so that a hand of an
+Hands are dealt with all four ranks uniform and redrawn until some expression with whole, non-negative values on the way makes
+24: the few hands that need fractions are never dealt. Content is the multiset of ranks, whatever the rule, so that a hand of an
 evaluation split is in training under no rule.
 
 Splits:
@@ -14,7 +14,8 @@ Splits:
     ood/rule       j, q, k = 11, 12, 13, with a face card at least
     ood/all_5, ood/all_7, ood/all_12   all face cards are worth that, with a face card at least
     ood/large      face cards worth 14 to 19 each, drawn anew, with a face card at least
-    ood/fake       the prompt announces 11, 12, 13 and the verifier goes by the first of `rules`, with a face card at least: what is
+    ood/fake       the prompt announces 11, 12, 13 and the verifier goes by the first of `rules`, with a face card at least:
+            what is
                    right here has not read the rule
 
 Reasoning (`traces`) as in Countdown: one join a step, detours are joins after which 24 is out of reach.
@@ -104,7 +105,7 @@ def _sample(key, knobs):
         rank_4 = base.span(rank_word, 1, 13)
         rank_4 = rank_4.at[0].set(jnp.where(knobs["face"] == 1, base.span(face_word[0], 11, 13), rank_4[0]))
         rank_4 = rank_4[jnp.argsort(face_word[1:])]
-        rule_3 = knobs["rule_Rx3"][base.below(rule_word[0], knobs["count"])]
+        rule_3 = jnp.asarray(knobs["rule_Rx3"])[base.below(rule_word[0], knobs["count"])]
         rule_3 = jnp.where(knobs["large"] == 1, base.span(large_word, 14, LARGEST), rule_3)
         shown_3 = jnp.where(knobs["shown"][0] > 0, knobs["shown"], rule_3)
         value_4 = jnp.sort(jnp.where(rank_4 > 10, rule_3[jnp.maximum(rank_4 - 11, 0)], rank_4))
@@ -156,7 +157,7 @@ def _programs():
 
 @functools.cache
 def _solutions():
-    """For ascending values v: the first of the programs that makes 24 with whole values on the way, i16[20, 20, 20, 20]; -1: none."""
+    """For ascending values: the first program that makes 24 with whole values on the way, i16[20, 20, 20, 20]; -1: none."""
     hand_Hx4 = np.asarray(list(itertools.combinations_with_replacement(range(1, LARGEST + 1), 4)), np.int32)
     found_H = np.full(len(hand_Hx4), -1, np.int16)
     last = {}  # a prefix of joins -> (values, which hands it is possible for), so that it is computed once

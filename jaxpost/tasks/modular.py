@@ -25,6 +25,7 @@ from jaxpost.lookup import nearest
 from jaxpost.tasks import base, vocab
 
 NAME, VERSION = "modular", 1
+PAPER, VERIFIER = "arXiv:2201.02177, arXiv:2301.05217", "the residue, one token"
 OPERATORS = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,

@@ -11,9 +11,9 @@ problem once, and every style is made of them:
     wrong(k)      backtrack(k) with the result of every step replaced by a wrong one
     scratchpad    another way of writing the steps, where a family has one
 
-filler, shuffled and wrong are controls: for the same problem, key and k they have exactly as many tokens as backtrack(k); k is 0
-where it is not said. The answer after the reasoning is right in every style. With reasoning, a verifier reads what follows the
-first `]`, or the whole completion where it does not begin with `[`.
+filler, shuffled and wrong are controls: for the same problem, key and k they have exactly as many tokens as backtrack(k); k is
+0 where it is not said. The answer after the reasoning is right in every style. With reasoning, a verifier reads what follows
+the first `]`, or the whole completion where it does not begin with `[`.
 
 Backtracking with controlled detours: arXiv:2505.24273 (whose traces repeat one error path for k = 2 and 3; here detours differ
 while there are enough). Filler tokens as the control of length: arXiv:2404.15758 (recalled). Both as described, not from code.
@@ -85,7 +85,8 @@ def parse(text: str, task_name: str, kinds: tuple[str, ...]) -> Style:
         shown = [f"{k}(k)" if k == "backtrack" or k in CONTROLS else k for k in kinds]
         raise ValueError(f"unknown style of task {task_name!r} {text!r}{nearest(kind, shown)}")
     if count is not None and kind in ("answer", "cot", "scratchpad"):
-        raise ValueError(f"style {text!r} of task {task_name!r} takes no number of detours; write {kind!r}, or backtrack({count})")
+        raise ValueError(f"style {text!r} of task {task_name!r} takes no number of detours; write {kind!r}, or "
+                         f"backtrack({count})")
     detours = int(count) if count is not None else int(kind == "backtrack")
     if detours > MOST_DETOURS:
         raise ValueError(f"style {text!r} of task {task_name!r}: expected 0 to {MOST_DETOURS} detours")
@@ -145,7 +146,8 @@ def _with_wrong_results(steps: Steps, key, K: int, ids: int) -> Steps:
     token_KxW, result_KxW = steps.token_SxW[before_K], steps.result_SxW[before_K]
     last_KxW = result_KxW & (jnp.cumsum(result_KxW[:, ::-1], axis=1)[:, ::-1] == 1)
     offset_K = jnp.argsort(offset_9)[:K].astype(jnp.uint32)
-    return steps._replace(detour_KxD=jnp.where(last_KxW, other(token_KxW, offset_K[:, None], ids), token_KxW), before_K=before_K)
+    detour_KxD = jnp.where(last_KxW, other(token_KxW, offset_K[:, None], ids), token_KxW)
+    return steps._replace(detour_KxD=detour_KxD, before_K=before_K)
 
 
 def other(token, word, ids: int = 0):
@@ -221,6 +223,20 @@ def make(*, name: str, version: int, style: str, room: int, prompt_len: int, ans
     return base.Task(name=name, version=version, prompt_len=prompt_len, completion_len=completion_len, splits=splits,
                      sample=sample, prompt=prompt, oracle=oracle, verify=read, guess=guess, content=content,
                      difficulty=difficulty, vocab_size=vocab_size, styles=kinds, **(thinking | fields))
+
+
+def table(columns, results, size, rows: int) -> Steps:
+    """Steps whose tokens stand in columns.
+
+    Args:
+      columns: arrays i32[rows], or a symbol that every step has there.
+      results: numbers of the columns that a wrong step has wrong.
+      size: how many steps happen; the first ones.
+    """
+    token_SxW = jnp.stack([jnp.full(rows, vocab.TOKEN[c]) if isinstance(c, str) else c for c in columns], axis=1)
+    result_W = jnp.isin(jnp.arange(len(columns)), jnp.asarray(results))
+    live_Sx1 = (jnp.arange(rows) < size)[:, None]
+    return Steps(jnp.where(live_Sx1, token_SxW, vocab.PAD), jnp.broadcast_to(result_W, token_SxW.shape))
 
 
 def joined(*pieces):

@@ -1,7 +1,7 @@
 """One vocabulary for every family, so that one model can be trained on, and transferred between, all of them.
 
-Numbers are digit tokens, nodes are letter tokens. Token 0 is padding everywhere. Families that write reasoning use MARKS as well,
-and those with more names than letters use tokens from ID on; a model whose vocabulary ends at SIZE can learn the others.
+Numbers are digit tokens, nodes are letter tokens. Token 0 is padding everywhere. Families that write reasoning use MARKS as
+well, and those with more names than letters use tokens from ID on; a model whose vocabulary ends at SIZE can learn the others.
 """
 
 import jax.numpy as jnp

@@ -69,8 +69,8 @@ def _require_roles(objective: Objective, tasks: tuple[Task, ...]) -> None:
                          f"e.g. {{{sorted(present)[0]!r}: 1.0}}, or pass a batch of your own data through training.train_step")
     if not present & set(wanted):
         raise ValueError(f"objective {objective.name!r} weighs tokens of the roles {', '.join(wanted)}, and the answers of "
-                         f"task {tasks[0].name!r} have none: their roles are {', '.join(sorted(present))}; set role_weights, or "
-                         "a style of the task that has them")
+                         f"task {tasks[0].name!r} have none: their roles are {', '.join(sorted(present))}; set role_weights, "
+                         "or a style of the task that has them")
 
 
 def roles_of(task: Task, completion_NxT: jax.Array) -> jax.Array | None:

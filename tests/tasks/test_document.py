@@ -1,0 +1,43 @@
+"""The page and the command of the task families."""
+
+import inspect
+import pathlib
+
+import pytest
+
+from jaxpost import tasks
+from jaxpost.tasks import __main__ as command
+from jaxpost.tasks import document
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "tasks.md"
+
+
+def test_the_page_is_what_the_code_says():
+    assert PAGE.read_text() == document.markdown(), "run `python -m jaxpost.tasks --markdown > docs/tasks.md`"
+
+
+def test_every_family_says_its_paper_its_verifier_and_its_guess():
+    for make in tasks.FAMILIES.values():
+        module = inspect.getmodule(make)
+        assert module.PAPER and module.VERIFIER and document.guess(module), module.__name__
+
+
+def test_the_command_lists_families_and_shows_problems(capsys):
+    assert command.main([]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in tasks.FAMILIES)
+    assert command.main(["addition", "digits=1"]) == 0
+    assert capsys.readouterr().out.count("\n") == 12
+    assert command.main(["addition", "digts=1"]) == 2 and "did you mean 'digits'" in capsys.readouterr().err
+    assert command.main(["adition"]) == 2 and command.main(["addition", "digits"]) == 2
+
+
+@pytest.mark.slow
+def test_problems_a_second(capsys):
+    """Reported, not held to a bound: generation and verification of 4,096 problems a family, after compilation."""
+    from tests.tasks import speed
+
+    with capsys.disabled():
+        print()
+        for line in speed.table():
+            print(line)
