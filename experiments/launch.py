@@ -4,14 +4,10 @@ What stands after `--` is given to experiments.run. A run that was killed, preem
 again and resumes where it was, at most --restarts times, after a pause that doubles from one second to a minute. Bad input (2)
 and a loss that is not finite (3) are not tried again. A SIGTERM or SIGINT is passed on, and the launcher ends when the run
 has saved.
-
-With --processes=N the run is N processes of this machine that share one job (`--distributed` of experiments.run); when one of
-them dies the others are ended too, and all start again.
 """
 
 import argparse
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,45 +16,18 @@ from experiments.harness.errors import EXIT_DIVERGED, EXIT_STOPPED, EXIT_USER
 from experiments.harness.session import StopSignals
 
 _LONGEST_PAUSE = 60.0  # seconds
-_GRACE = 30.0  # seconds that processes have to save after one of them died
 
 
-def once(arguments: list[str], processes: int, signals: StopSignals) -> int:
-    """Start the processes and wait for all; returns 0, or the code of the first that failed."""
-    base = [sys.executable, "-m", "experiments.run", *arguments]
-    if processes == 1:
-        commands = [base]
-    else:
-        address = f"localhost:{_free_port()}"
-        commands = [[*base, f"--distributed={address},{processes},{i}"] for i in range(processes)]
-    running = [subprocess.Popen(command) for command in commands]
-    asked, first, died = False, 0, None
-    while any(process.poll() is None for process in running):
+def once(arguments: list[str], signals: StopSignals) -> int:
+    """Run once and wait; returns the exit code."""
+    running = subprocess.Popen([sys.executable, "-m", "experiments.run", *arguments])
+    asked = False
+    while running.poll() is None:
         if signals.received and not asked:
             asked = True
-            _ask(running)
-        codes = [process.returncode for process in running if process.returncode]
-        if codes and died is None:
-            first, died = codes[0], time.monotonic()
-            _ask(running)
-        if died is not None and time.monotonic() - died > _GRACE:
-            for process in running:
-                if process.poll() is None:
-                    process.kill()
+            running.send_signal(signal.SIGTERM)
         time.sleep(0.1)
-    return first or next((process.returncode for process in running if process.returncode), 0)
-
-
-def _ask(running: list[subprocess.Popen]) -> None:
-    for process in running:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
+    return running.returncode
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,16 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.launch", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--restarts", type=int, default=3, help="times that the run is started again")
-    parser.add_argument("--processes", type=int, default=1, help="processes of this machine that share the job")
     parser.add_argument("run", nargs="*", metavar="-- ARGUMENT", help="of experiments.run")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    for name, least in (("restarts", 0), ("processes", 1)):
-        if getattr(options, name) < least:
-            print(f"error: --{name}={getattr(options, name)}: at least {least}", file=sys.stderr)
-            return EXIT_USER
+    if options.restarts < 0:
+        print(f"error: --restarts={options.restarts}: at least 0", file=sys.stderr)
+        return EXIT_USER
     with StopSignals() as signals:
         for attempt in range(options.restarts + 1):
-            code = once(options.run, options.processes, signals)
+            code = once(options.run, signals)
             if code in (0, EXIT_USER, EXIT_DIVERGED) or signals.received:
                 return code
             if attempt == options.restarts:

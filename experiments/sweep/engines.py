@@ -67,7 +67,8 @@ def ray_cluster(made: Sequence[Point], directory: Path, *, workers: int, retries
 
 
 def commands(made: Sequence[Point], directory: Path, executor: str, workers: int, hosts: Sequence[str]) -> str:
-    """The same runs as commands for others to carry out: `print` (a line each), `slurm` (a job array) or `gcloud` (TPU VMs).
+    """The same runs as commands for others to carry out: `print` (a line each), `slurm` (a job array) or `gcloud` (TPU VMs of
+    one host each).
 
     Raises:
       UserError: gcloud without the names of its TPU VMs.
@@ -85,8 +86,7 @@ def commands(made: Sequence[Point], directory: Path, executor: str, workers: int
     found = []
     for i, host in enumerate(hosts):
         if own := lines[i::len(hosts)]:
-            chained = " && ".join(f"{line} --distributed=auto" for line in own)
-            found.append(f"gcloud compute tpus tpu-vm ssh {host} --worker=all --command={_quoted(f'cd jaxpost && {chained}')}")
+            found.append(f"gcloud compute tpus tpu-vm ssh {host} --command={_quoted('cd jaxpost && ' + ' && '.join(own))}")
     return "\n".join(found)
 
 

@@ -56,7 +56,7 @@ def test_a_probe_of_the_catalogue_runs_as_in_an_experiment(given, tmp_path, name
     probe = catalog.get(name, subject=probing.subject(suite), schedule=schedules.At(STEPS), **SETTINGS.get(name, {}))
     shelf = Shelf(probe)
     measure = measuring.Measurement(base, MODEL, (probe,), batch=batch, bundle=shelf, directory=tmp_path)
-    arm = dataclasses.make_dataclass("Arm", ["name"])("arm")
+    arm = dataclasses.make_dataclass("Arm", ["name", "probes"])("arm", ())
     found = set()
     for step, params_S in path.items():
         carried_S = jax.vmap(ever_changed.start)(params_S)

@@ -15,7 +15,7 @@ from experiments import launch
 def test_killed_and_preempted_runs_start_again_and_no_others(codes, restarts, expected, monkeypatch):
     begun = []
 
-    def once(arguments, processes, signals):
+    def once(arguments, signals):
         begun.append(arguments)
         return codes[len(begun) - 1]
 

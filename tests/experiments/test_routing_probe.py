@@ -68,7 +68,7 @@ def test_the_probe_runs_as_in_an_experiment(start, batch, tmp_path):
     shelf = Shelf(probe)
     measure = measuring.Measurement(Base(start, "digest", 1, 0.5, 1.0), MODEL, (probe,), batch=batch, bundle=shelf,
                                     directory=tmp_path)
-    arm, tables = dataclasses.make_dataclass("Arm", ["name"])("arm"), []
+    arm, tables = dataclasses.make_dataclass("Arm", ["name", "probes"])("arm", ()), []
     for step in STEPS:
         moved = [jax.tree.map(lambda x, k=seed + step: x + 0.01 * jax.random.normal(jax.random.key(k), x.shape), start)
                  for seed in SEEDS]

@@ -22,8 +22,8 @@ from jaxpost.records.tabulating.latex import tex_escape, tex_number, tex_table
 from jaxpost.records.tabulating.tables import main_table
 from jaxpost.records.verify import verify
 
-# Of bundles of many arms, of gradients, and of runs on whole tables.
-OF_OTHERS = ("changes", "coherence_layers", "pathway_trajectories", "fourier_progress")
+# Of bundles of many arms or runs, of gradients, and of runs on whole tables.
+OF_OTHERS = ("changes", "responses", "coherence_layers", "pathway_trajectories", "fourier_progress")
 DRAWN = [name for name in FIGURES if name not in OF_OTHERS]
 
 

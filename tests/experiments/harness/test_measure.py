@@ -100,7 +100,7 @@ def test_needs_are_met_in_float32_and_each_is_made_once(base, policies, tmp_path
     measure = measuring.Measurement(base, MODEL, (Seen(), Seen(id="again")), directory=tmp_path)
     made = []
     monkeypatch.setattr(measure, "matrices", lambda params: made.append(1) or measuring._matrix_program(MODEL)(params))
-    columns = measure(dataclasses.make_dataclass("Arm", ["name"])("arm"), 1, SEEDS, policies, {})
+    columns = measure(dataclasses.make_dataclass("Arm", ["name", "probes"])("arm", ()), 1, SEEDS, policies, {})
     assert made == [1] and len(columns["metric"]) == 4
     values = measure.values(Seen(), 1, SEEDS, policies)
     single = jax.tree.map(lambda x: x[1].astype(jnp.float32), policies)
@@ -123,7 +123,7 @@ def test_a_key_depends_on_seed_probe_and_step_or_on_the_seed_alone(base, policie
 def test_trajectories_wait_until_the_arm_is_finished_and_gather_all_seeds(base, policies, tmp_path):
     shelf = Shelf()
     measure = measuring.Measurement(base, MODEL, (Seen(schedule=schedules.At((1, 4))),), directory=tmp_path, bundle=shelf)
-    arm = dataclasses.make_dataclass("Arm", ["name"])("arm")
+    arm = dataclasses.make_dataclass("Arm", ["name", "probes"])("arm", ())
     for step, scale in ((1, 1.0), (4, 3.0)):
         moved = jax.tree.map(lambda x, c=scale: c * x, policies)
         for seeds in ([5, 6], [1, 2]):  # blocks in any order
@@ -142,7 +142,7 @@ def test_trajectories_wait_until_the_arm_is_finished_and_gather_all_seeds(base, 
 
 def test_inline_values_are_the_history(base, tmp_path):
     measure = measuring.Measurement(base, MODEL, (catalog.get("loss_tokens", schedule=schedules.At((2,))),), directory=tmp_path)
-    arm = dataclasses.make_dataclass("Arm", ["name"])("arm")
+    arm = dataclasses.make_dataclass("Arm", ["name", "probes"])("arm", ())
     columns = measure(arm, 2, SEEDS, {}, {"loss_tokens": np.asarray([[1.0, 2.0], [3.0, 5.0]])})
     assert columns["value"] == [1.5, 4.0] and set(columns["metric"]) == {"policy.loss_tokens"}
 
