@@ -327,7 +327,41 @@ HARNESS = [
           "tests/experiments/harness/test_matched.py::test_between_measured_steps_and_from_a_base_without_success_it_is_linear"),
 ]
 
-FAULTS = [*OBJECTIVES, *NUMBERS, *PROBES, *TRAINING, *TASKS_AND_MODELS, *RECORDS_AND_FILES, *HARNESS]
+_FUZZED = "tests/tasks/test_worlds.py::test_fuzzed_completions_score_as_in_plain_python"
+_STYLES = "tests/tasks/test_traces.py::test_every_style_is_right_and_controls_have_its_length"
+
+WORLDS_AND_ROLES = [
+    Fault("off by one", "jaxpost/roles.py", "jnp.cumsum(ended_T, axis=-1) - ended_T > 0", "jnp.cumsum(ended_T, axis=-1) > 0",
+          "tests/test_roles.py::test_roles_between_marks"),
+    Fault("dropped mask", "jaxpost/training/role_metrics.py", "rows.mask_NxT * (rows.role_NxT == code)", "rows.mask_NxT",
+          "tests/training/test_roles.py::test_weights_and_metrics_follow_the_roles"),
+    Fault("dropped weight", "jaxpost/objectives/token_weights.py", "found.at[roles.code(name)].set(weight)",
+          "found.at[roles.code(name)].set(1.0)", "tests/training/test_roles.py::test_weights_and_metrics_follow_the_roles"),
+    Fault("off by one", "jaxpost/tasks/traces.py", "jnp.argmax(ended_T) + 1, tokens_T.shape[0])",
+          "jnp.argmax(ended_T), tokens_T.shape[0])", _STYLES),
+    Fault("dropped option", "jaxpost/tasks/traces.py", "jnp.any(steps.detour_KxD != vocab.PAD, axis=1, keepdims=True)",
+          "jnp.all(steps.detour_KxD != vocab.PAD, axis=1, keepdims=True)", _STYLES),
+    Fault("sign", "jaxpost/tasks/joins.py", "possible_C & (count <= 4) & ~reached_C", "possible_C & (count <= 4)",
+          "tests/tasks/test_traces.py::test_dead_ends_of_countdown_reach_nothing"),
+    Fault("wrong seed stream", "jaxpost/tasks/general_points.py",
+          'return found & (base.fold_of(_content(problem)) == knobs["fold"])', "return found",
+          "tests/tasks/test_contract.py::test_no_problem_of_training_is_evaluated_in_another_form"),
+    Fault("dropped option", "jaxpost/tasks/grid.py", 'name_4 = jnp.where(knobs["fake"] == 1, jnp.arange(4), shown_4)',
+          "name_4 = shown_4", _FUZZED),
+    Fault("off by one", "jaxpost/tasks/grid.py", "beyond = self.next_Cx4[place, action]", "beyond = place", _FUZZED),
+    Fault("sign", "jaxpost/tasks/gameable.py", '"gaming": fooled & ~right}', '"gaming": fooled}', _FUZZED),
+    Fault("dropped mask", "jaxpost/tasks/satisfiability.py",
+          "true_LxN = (made.variable_LxN >= 0) & (value_K[jnp.maximum(made.variable_LxN, 0)] != made.negated_LxN)",
+          "true_LxN = value_K[jnp.maximum(made.variable_LxN, 0)] != made.negated_LxN", _FUZZED),
+    Fault("side", "jaxpost/tasks/permutations.py", "np.take_along_axis(second, first, axis=1)",
+          "np.take_along_axis(first, second, axis=1)",
+          "tests/tasks/test_worlds.py::test_permutations_are_a_group_and_conjugation_undoes_itself"),
+    Fault("forgotten padding", "jaxpost/tasks/environment.py",
+          "(jnp.where(done_N, 0.0, reward_N), ~done_N, seen_NxP, action_NxA)", "(reward_N, ~done_N, seen_NxP, action_NxA)",
+          "tests/tasks/test_worlds.py::test_closed_loop_with_optimal_actions_takes_the_shortest_way"),
+]
+
+FAULTS = [*OBJECTIVES, *NUMBERS, *PROBES, *TRAINING, *TASKS_AND_MODELS, *WORLDS_AND_ROLES, *RECORDS_AND_FILES, *HARNESS]
 
 
 def copy(folder: Path) -> Path:

@@ -14,14 +14,18 @@ class Uniform:
       pool: number of problems, the first of the split, that are drawn with replacement; 0: no end. Studies of memorisation
         need a pool that is seen again and again. Problems of a pool are distinct as indices; a family with few problems may
         hold one of them twice.
+      indices: the problems of the pool themselves, in place of the first ones: those of `tasks.distinct` hold none twice.
 
     Raises:
-      ValueError: a negative pool.
+      ValueError: a negative pool, or indices that are not as many as the pool says.
     """
 
     pool: int = 0
+    indices: tuple[int, ...] = ()
 
     def __post_init__(self):
+        if self.indices and self.pool not in (0, len(self.indices)):
+            raise ValueError(f"pool={self.pool} with {len(self.indices)} indices; leave pool at 0, or let it be their number")
         if self.pool < 0:
             raise ValueError(f"pool={self.pool} is negative; expected a number of problems, or 0 for no end")
 
@@ -32,6 +36,9 @@ class Uniform:
     def sample(self, state: dict, key: jax.Array, count: int) -> jax.Array:
         """index_B, uint32 problem indices; the same key gives the same problems."""
         del state
+        if self.indices:
+            chosen = jax.random.randint(key, (count,), 0, len(self.indices))
+            return jnp.asarray(self.indices, jnp.uint32)[chosen]
         if self.pool:
             return jax.random.randint(key, (count,), 0, self.pool).astype(jnp.uint32)
         return jax.random.bits(key, (count,), "uint32")

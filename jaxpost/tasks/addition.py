@@ -14,6 +14,8 @@ Splits (n = `digits`):
 Content is the unordered pair of operands: a + b in `train` keeps b + a out of evaluation. Half of all pairs belong to
 each fold, so a generator runs out of attempts with probability 2**-512.
 
+Difficulty: the number of digits of an operand.
+
 Guess baseline: the best constant answer (it beats random digits, which get 10**-(width + 1)), over the split before
 folding:
     train, id           a + b = 10**n - 1 has 10**n of the 10**(2n) pairs: 10**-n.
@@ -93,6 +95,8 @@ def make(digits=3, reverse=True):
         oracle=oracle,
         verify=verify,
         guess=lambda split: _guess(task, split, digits),
+        content=_content,
+        difficulty=lambda problem: problem.width.astype(jnp.float32),
     )
     return task
 
@@ -104,7 +108,7 @@ def _sample(key, knobs, places):
         return _draw(key, knobs, places)
 
     def accept(problem):
-        return _fold(problem) == knobs["fold"]
+        return base.fold_of(_content(problem)) == knobs["fold"]
 
     return base.first_accepted(draw, accept, key)[0]
 
@@ -123,15 +127,15 @@ def _draw(key, knobs, places):
     return Problem(digit_Wx2[:, 0], digit_Wx2[:, 1], jnp.asarray(knobs["width"], jnp.int32))
 
 
-def _fold(problem):
-    """Fold of the unordered pair: the larger operand first (compared at the highest place where they differ)."""
+def _content(problem):
+    """The unordered pair: the larger operand first (compared at the highest place where they differ)."""
     differ_W = problem.a_W != problem.b_W
     place_W = jnp.arange(differ_W.shape[0])
     highest = jnp.argmax(jnp.where(differ_W, place_W + 1, 0))
     swap = problem.a_W[highest] < problem.b_W[highest]
     larger_W = jnp.where(swap, problem.b_W, problem.a_W)
     smaller_W = jnp.where(swap, problem.a_W, problem.b_W)
-    return base.fold_of(jnp.concatenate([larger_W, smaller_W]))
+    return jnp.concatenate([larger_W, smaller_W])
 
 
 def _prompt(problem, places):

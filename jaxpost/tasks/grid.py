@@ -253,18 +253,21 @@ class Rules:
         place_C = jnp.arange(self.C)
         outside_C = (place_C // self.M >= knobs["size"]) | (place_C % self.M >= knobs["size"])
 
-        def draw(cell_word, place_word, move_word, pull_word, name_word):
-            order_C = jnp.lexsort((place_word, outside_C))
-            target, player = order_C[0].astype(jnp.int32), order_C[1].astype(jnp.int32)
+        name_word = base.words(jax.random.fold_in(key, base.ATTEMPTS), NAME_TOKENS)[0]  # not drawn again
+        held_4 = knobs["low"] + jnp.argsort(jnp.where(jnp.arange(NAME_TOKENS) < knobs["high"] - knobs["low"],
+                                                      name_word >> 1, jnp.uint32(2**31)))[:4]
+        shown_4 = jnp.where(knobs["ordered"] == 1, knobs["low"] + jnp.arange(4), held_4).astype(jnp.int32)
+        name_4 = jnp.where(knobs["fake"] == 1, jnp.arange(4), shown_4).astype(jnp.int32)
+        size = jnp.asarray(knobs["size"], jnp.int32)
+
+        def draw(cell_word, place_word, move_word, pull_word):
+            target = base.below(place_word[0], size * size)
+            player = (target + 1 + base.below(place_word[1], size * size - 1)) % (size * size)
+            target, player = (place // size * self.M + place % size for place in (target, player))
             kept_C = (place_C == target) | (place_C == player)
             barrier = WALL if self.world == "sokoban" else HOLE
             cell_C = jnp.where(base.below(cell_word, 5) == 0, barrier, FLOOR)
             cell_C = jnp.where(outside_C, WALL, jnp.where(kept_C, FLOOR, cell_C)).astype(jnp.int32)
-            held_4 = knobs["low"] + jnp.argsort(jnp.where(jnp.arange(NAME_TOKENS) < knobs["high"] - knobs["low"],
-                                                          name_word >> 1, jnp.uint32(2**31)))[:4]
-            shown_4 = jnp.where(knobs["ordered"] == 1, knobs["low"] + jnp.arange(4), held_4).astype(jnp.int32)
-            name_4 = jnp.where(knobs["fake"] == 1, jnp.arange(4), shown_4).astype(jnp.int32)
-            size = jnp.asarray(knobs["size"], jnp.int32)
             problem = Problem(cell_C, player, jnp.int32(-1), target, size, shown_4, name_4)
             if self.world == "lake":
                 return problem
@@ -279,7 +282,7 @@ class Rules:
                 good = apart + jnp.abs(problem.box % self.M - problem.target % self.M) >= 2
             return good & (base.fold_of(self.content(problem)) == knobs["fold"])
 
-        return base.choose(key, (self.C, self.C, 20, 18, NAME_TOKENS), draw, accept)
+        return base.choose(key, (self.C, 2, 20, 18), draw, accept)
 
     def _backwards(self, problem, move_word, pull_word, moves):
         """The level some backward moves before: the player steps back, mostly on and on, and mostly pulls a box in front."""

@@ -12,7 +12,7 @@ Differs from the papers in: they split ordered pairs, so that symmetry alone sol
 
 Tokens are the family's own: the special ones of `vocab`, `=`, the operators (all, whichever are used), the numbers.
 
-Guess baseline: the best constant answer of the split.
+Difficulty: 1. Guess baseline: the best constant answer of the split.
 """
 
 from typing import Any, NamedTuple
@@ -97,6 +97,8 @@ def make(modulus=53, operators=("add",), train_fraction=0.5, labels="true"):
         oracle=oracle,
         verify=verify,
         guess=guess,
+        content=_content,
+        difficulty=lambda problem: jnp.float32(1),
         vocab_size=NUMBER + modulus,
         table=lambda split: listed[split],
     )

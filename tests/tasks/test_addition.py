@@ -50,7 +50,7 @@ def test_swapped_operands_are_in_the_same_fold_and_both_folds_are_used():
     for a, b in itertools.product(range(100), repeat=2):
         digits = [jnp.asarray([x % 10, x // 10, 0]) for x in (a, b)]
         if a < b and (a + b) % 37 == 0:
-            one, other = (addition._fold(addition.Problem(*pair, 2)) for pair in (digits, digits[::-1]))
+            one, other = (base.fold_of(addition._content(addition.Problem(*pair, 2))) for pair in (digits, digits[::-1]))
             assert one == other
             folds.append(int(one))
     assert 0.3 < np.mean(folds) < 0.7

@@ -110,12 +110,12 @@ GOLDEN = {  # first 12 digits of digest(task, split, COUNT)
         "ood/literals": "cbb1cbc5c818",
     },
     "grid": {
-        "train": "28ddbab0adb4",
-        "id": "15e804a9e530",
-        "ood/larger": "507a4d05da06",
-        "ood/moves": "a96ac8709cd8",
-        "ood/names": "e4b2bf0e063e",
-        "ood/fake": "a76c28428e91",
+        "train": "18dead0b8313",
+        "id": "409d6882ca03",
+        "ood/larger": "4bc80112eb23",
+        "ood/moves": "7b85f8f9dfa0",
+        "ood/names": "c81fd05be546",
+        "ood/fake": "fdcc5807c2f8",
     },
 }
 

@@ -1,5 +1,6 @@
 """Styles of oracles, over all families that reason: one program a family."""
 
+import dataclasses
 import functools
 import re
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import roles, tasks
+from jaxpost import curricula, roles, tasks
 from jaxpost.tasks import machine, traces, vocab
 
 COUNT = 64
@@ -159,7 +160,11 @@ def test_a_batch_may_hold_several_difficulties_and_a_pool_no_problem_twice():
     index = tasks.distinct(small, "train", 10)
     prompts = np.asarray(tasks.examples(small, "train", index).prompt_NxP)
     assert len(np.unique(prompts, axis=0)) == 10 and len(np.unique(index)) == 10
+    drawn = curricula.Uniform(indices=tuple(index.tolist())).sample({}, jax.random.key(0), 256)
+    assert set(np.asarray(drawn).tolist()) == set(index.tolist())
+    with pytest.raises(ValueError, match="pool=3 with 10 indices"):
+        curricula.Uniform(3, tuple(index.tolist()))
     with pytest.raises(ValueError, match="a pool of 1000 problems .* have .* different ones; nearest valid: "):
         tasks.distinct(small, "train", 1000)
-    with pytest.raises(ValueError, match="'addition' has no canonical form"):
-        tasks.distinct(tasks.get("addition"), "train", 3)
+    with pytest.raises(ValueError, match="'rasp' has no canonical form"):
+        tasks.distinct(dataclasses.replace(small, content=None), "train", 3)
