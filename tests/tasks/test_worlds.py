@@ -102,6 +102,17 @@ def test_every_satisfying_assignment_is_accepted():
     assert satisfiability.satisfied(jax.tree.map(lambda x: x[0], batch.problem), batch.problem.planted_K[0])
 
 
+def test_gaming_is_not_being_right():
+    """The same problems under three scores: a right sum is no gaming, and a gamed answer satisfies the checker alone."""
+    family = {score: tasks.get("gameable", score=score, checkers=("suggestion", "first", "mark", "echo"))
+              for score in ("gaming", "proxy", "true")}
+    gamed = tasks.examples(family["gaming"], "train", np.arange(COUNT))
+    right_NxT = jax.vmap(family["true"].oracle, in_axes=(0, None))(gamed.problem, None)
+    for score, of_gamed, of_right in (("gaming", 1, 0), ("proxy", 1, 1), ("true", 0, 1)):
+        assert (verifier(family[score])(gamed.problem, gamed.answer_NxT) == of_gamed).all()
+        assert (verifier(family[score])(gamed.problem, right_NxT) == of_right).all()
+
+
 def test_permutations_are_a_group_and_conjugation_undoes_itself():
     table = permutations._all("s5", 53)
     product = np.full((120, 120), -1)
@@ -110,6 +121,8 @@ def test_permutations_are_a_group_and_conjugation_undoes_itself():
     a, b, c = np.random.default_rng(0).integers(0, 120, (3, 50))
     np.testing.assert_array_equal(product[product[a, b], c], product[a, product[b, c]])
     assert (product[0] == np.arange(120)).all()
+    place = {tuple(row): i for i, row in enumerate(permutations.S5.tolist())}
+    assert product[place[1, 0, 2, 3, 4], place[0, 2, 1, 3, 4]] == place[2, 0, 1, 3, 4]  # c_i = b[a_i]: the first acts first
     conjugate = np.full((120, 120), -1)
     other = permutations._all("s5_conjugate", 53)
     conjugate[other.a, other.b] = other.c
