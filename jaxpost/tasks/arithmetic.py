@@ -94,6 +94,11 @@ def make(problem="expression", modulus=11, size=None, ood_size=None, style="answ
     return task
 
 
+def _inverses(p):
+    """The inverse of every residue modulo p, 0 for 0."""
+    return jnp.asarray([0] + [pow(b, -1, p) for b in range(1, p)], jnp.int32)
+
+
 def _content(made):
     return jnp.append(made.state[0], made.size)
 
@@ -114,8 +119,6 @@ class _Kind(NamedTuple):
 def _expression(M, p):
     """Row s of the state is the expression after s of at most M operations; its tokens, PAD at the end."""
     W = 4 * M + 1
-    inverse = jnp.asarray([0] + [pow(b, -1, p) for b in range(1, p)], jnp.int32)
-
     def draw(key, size):
         value_word, place_M, op_M, second_M = base.words(jax.random.fold_in(key, 1), 1, M, M, M)
         start_W = jnp.zeros(W, jnp.int32).at[0].set(vocab.ID + base.below(value_word[0], p))
@@ -127,7 +130,7 @@ def _expression(M, p):
             place = jnp.argmax(jnp.cumsum(number_W) > chosen)
             value, op = token_W[place] - vocab.ID, base.below(op_word, 4)
             b = jnp.where(op < 2, base.below(second_word, p), 1 + base.below(second_word, p - 1))  # + - * /
-            a = jnp.stack([value - b, value + b, value * inverse[b], value * b])[op] % p
+            a = jnp.stack([value - b, value + b, value * _inverses(p)[b], value * b])[op] % p
             symbol = jnp.asarray(vocab.encode("+-*/"))[op]
             new_5 = jnp.stack([vocab.TOKEN["("], vocab.ID + a, symbol, vocab.ID + b, vocab.TOKEN[")"]]).astype(jnp.int32)
             index_W = jnp.arange(W)
@@ -153,8 +156,6 @@ def _expression(M, p):
 
 def _equations(M, p):
     """Row s of the state is the augmented matrix [M, M + 1] after s columns are cleared; 0 from row and column `size` on."""
-    inverse = jnp.asarray([0] + [pow(b, -1, p) for b in range(1, p)], jnp.int32)
-
     def draw(key, size):
         live_M = jnp.arange(M) < size
         matrix = base.below(base.words(jax.random.fold_in(key, 1), M * (M + 1))[0], p).reshape(M, M + 1)
@@ -166,7 +167,7 @@ def _equations(M, p):
             pivot_M = (matrix[:, column] != 0) & (jnp.arange(M) >= column)
             pivot = jnp.argmax(pivot_M)
             swapped = matrix.at[column].set(matrix[pivot]).at[pivot].set(matrix[column])
-            row = swapped[column] * inverse[swapped[column, column]] % p
+            row = swapped[column] * _inverses(p)[swapped[column, column]] % p
             cleared = (swapped - swapped[:, column, None] * row[None]) % p
             cleared = cleared.at[column].set(row)
             good = good & (~happens | jnp.any(pivot_M))

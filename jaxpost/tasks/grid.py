@@ -179,7 +179,12 @@ class Rules:
         row, column = np.divmod(np.arange(self.C), M)
         there = np.stack([row, column], axis=1)[:, None] + DELTA
         inside = ((there >= 0) & (there < M)).all(axis=-1)
-        self.next_Cx4 = jnp.asarray(np.where(inside, there[..., 0] * M + there[..., 1], -1), jnp.int32)
+        self._next_Cx4 = np.where(inside, there[..., 0] * M + there[..., 1], -1).astype(np.int32)
+
+    @property
+    def next_Cx4(self):
+        """The place that each action leads to, -1 outside the grid."""
+        return jnp.asarray(self._next_Cx4)
 
     def move(self, problem, action):
         """The level after an action; as it was for -1, against a wall, and in a hole."""

@@ -134,8 +134,6 @@ def _upto(row_W, size):
 
 
 def _comparison(W):
-    signs = jnp.asarray(vocab.encode("<=>"))
-
     def draw(word, other, size):
         a_W, b_W = base.below(word[0], 10), base.below(word[1], 10)
         shared = base.below(other[0], size + 1)  # the digits that agree before the rest is drawn
@@ -145,17 +143,20 @@ def _comparison(W):
         a_W, b_W = jnp.where(made.row_2xW >= 0, vocab.DIGIT + made.row_2xW, vocab.PAD)
         return traces.joined(a_W, ">", b_W)
 
+    def signs(order):
+        return jnp.asarray(vocab.encode("<=>"))[1 + order]
+
     def order(made):
         return jnp.sign(made.row_2xW[0] - made.row_2xW[1])
 
     def answer(made):
         differ_W = order(made) != 0
-        return signs[1 + jnp.where(jnp.any(differ_W), order(made)[jnp.argmax(differ_W)], 0)]
+        return signs(jnp.where(jnp.any(differ_W), order(made)[jnp.argmax(differ_W)], 0))
 
     def steps(made):
         differ_W = order(made) != 0
         size = jnp.where(jnp.any(differ_W), jnp.argmax(differ_W) + 1, made.size)
-        columns = [vocab.DIGIT + made.row_2xW[0], ":", vocab.DIGIT + made.row_2xW[1], signs[1 + order(made)], ";"]
+        columns = [vocab.DIGIT + made.row_2xW[0], ":", vocab.DIGIT + made.row_2xW[1], signs(order(made)), ";"]
         return traces.table(columns, (0, 2), size, W)
 
     return _Kind(draw, prompt, answer, steps, prompt_len=2 * W + 3, answer_len=2, longest=5 * W, detour=5)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpost.tasks import base, traces, vocab
 
@@ -52,7 +53,7 @@ def make(coordinates=8, simple=2, complex_slabs=5, noise=0.0, style="answer", ro
     base.require(good, NAME, "simple, complex_slabs", (simple, complex_slabs),
                  f"integers with 2 <= simple < complex <= {LEVELS}")
     base.require(0 <= noise <= 0.5, NAME, "noise", noise, "a share from 0 to 0.5")
-    slabs_D = jnp.asarray([simple] + [complex_slabs] * (coordinates - 1))
+    slabs_D = np.asarray([simple] + [complex_slabs] * (coordinates - 1), np.int32)
 
     def levels(word_D, label):
         """A random level of each coordinate that belongs to the label: label, label + 2, ..."""
