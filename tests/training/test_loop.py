@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import objectives, sharding, tasks, training
+from jaxpost import models, objectives, sharding, tasks, training
 from jaxpost.models import Completions
 
 
@@ -113,6 +113,22 @@ def test_an_ensemble_over_devices_is_the_same_ensemble(make):
     a, _ = training.run_segment(here, states(run, 4), members(run, range(4)), 4, None)
     b, _ = training.run_segment(there, states(run, 4), members(run, range(4)), 4, None)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), a.params, b.params)
+
+
+@pytest.mark.parametrize("sizes", [{"ensemble": 2, "data": 2}, {"fsdp": 2, "tensor": 2}, {"ensemble": 2, "fsdp": 2},
+                                   {"ensemble": 2, "data": 2, "tensor": 2}])
+def test_members_on_a_mixed_mesh_stay_laid_out_by_the_rules_and_learn_the_same(make, sizes):
+    run = make("cross_entropy", "sft")
+    mesh = sharding.make_mesh(sizes, jax.devices()[:np.prod(list(sizes.values()))])
+    here = training.segment_program(run.source, run.spec, 8)
+    there = training.segment_program(run.source, run.spec, 8, mesh)
+    a, _ = training.run_segment(here, states(run, 4), members(run, range(4)), 3, None)
+    layout = sharding.member_shardings(states(run, 4), models.parameter_table(run.spec.model), mesh)
+    with sharding.on_mesh(mesh):
+        b, _ = training.run_segment(there, jax.device_put(states(run, 4), layout), members(run, range(4)), 3, None)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=2e-6), a.params, b.params)
+    kept = jax.tree.map(lambda x, place: x.sharding.is_equivalent_to(place, x.ndim), b.params, layout.params)
+    assert all(jax.tree.leaves(kept)), kept
 
 
 def test_demonstrations_mix_tasks_of_different_lengths():
