@@ -109,9 +109,9 @@ def mesh(section: ConfigDict, rows: int):
         raise UserError(f"{text} needs {wanted} devices, found {len(devices)}; set it to at most {len(devices)}, or on a CPU "
                         f"run with XLA_FLAGS=--xla_force_host_platform_device_count={wanted}")
     if all(sizes.get(axis, 1) > 1 for axis in _NOT_TOGETHER):
-        raise UserError(f"mesh: {', '.join(f'{axis}:{sizes[axis]}' for axis in _NOT_TOGETHER)} cannot go together: the "
-                        "compiler (XLA as of jax 0.10) aborts on members whose parameters are split over two axes; leave one of "
-                        "them at 1")
+        together = ", ".join(f"{axis}:{sizes[axis]}" for axis in _NOT_TOGETHER)
+        raise UserError(f"mesh: {together} cannot go together: the compiler (XLA as of jax 0.10) aborts on members whose "
+                        "parameters are split over two axes; leave one of them at 1")
     made = sharding.make_mesh(sizes, devices[:wanted])
     try:
         sharding.check_divisible(rows, made, "a training step (train.prompts * train.group)")

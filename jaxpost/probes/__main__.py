@@ -1,7 +1,6 @@
-"""`python -m jaxpost.probes [--config REFERENCE] [--markdown | NAME]`: the catalogue with prices, its page, or one row.
+"""`python -m jaxpost.probes [--markdown | NAME]`: the catalogue with prices, its page, or one row.
 
-Without a config, prices are those of a small toy model. With one (`name`, `name:argument`, `path/to/mine.py`; from a
-clone), they are those of its model, schedule and probes, and of the presets on it.
+Prices are those of a small toy model; `python -m experiments.prices CONFIG` has those of a config.
 """
 
 import argparse
@@ -18,7 +17,6 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxpost.probes", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", help="one row of the catalogue in full")
-    parser.add_argument("--config", help="prices of this config's model and probes")
     parser.add_argument("--markdown", action="store_true", help="the page docs/probes.md")
     options = parser.parse_args(arguments)
     if options.markdown:
@@ -28,8 +26,6 @@ def main(arguments: list[str]) -> int:
     try:
         if options.name:
             console.print(document.row_text(catalog.entry(options.name)), markup=False, highlight=False)
-        elif options.config:
-            _of_config(console, options.config)
         else:
             _of_toy(console)
     except ValueError as error:
@@ -41,20 +37,7 @@ def main(arguments: list[str]) -> int:
 def _of_toy(console: Console) -> None:
     """Every row of the catalogue on the toy."""
     seconds = {row.id: price.one(catalog.example(row), toy.given())[1] for row in catalog.CATALOG.values() if row.make}
-    console.print(document.catalogue(seconds, f"{toy.SAID}; --config=NAME has a config's own prices"))
-
-
-def _of_config(console: Console, reference: str) -> None:
-    try:
-        from experiments.harness import probing  # optional: runs from a clone, not packaged
-    except ImportError as error:
-        raise ValueError(f"--config needs a clone of the repository ({error}); run it in its root") from None
-    try:
-        seconds, lines, step = probing.prices_of(reference)
-    except probing.UserError as error:
-        raise ValueError(str(error)) from error
-    console.print(document.catalogue(seconds, reference))
-    console.print(document.price_table(lines, step))
+    console.print(document.catalogue(seconds, f"{toy.SAID}; python -m experiments.prices CONFIG has those of a config"))
 
 
 if __name__ == "__main__":

@@ -50,19 +50,9 @@ def test_the_command_prints_every_row_with_paper_needs_lane_null_and_price(capsy
     assert "a toy of 4 layers" in printed
 
 
-def test_the_command_prices_a_config(capsys):
-    assert command.main(["--config=rlvr_sparsity:smoke"]) == 0
-    printed = capsys.readouterr().out
-    assert "priced on rlvr_sparsity:smoke" in printed and "a train step takes" in printed and "of training" in printed
-
-
 def test_the_command_shows_one_row_in_full_and_knows_the_nearest(capsys):
     assert command.main(["policy"]) == 0
     printed = capsys.readouterr().out
     assert "policy.kl_forward" in printed and "How it misleads" in printed
     assert command.main(["polcy"]) == 2
     assert "did you mean 'policy'" in capsys.readouterr().err
-    assert command.main(["--config=rlvr_sparsty"]) == 2
-    assert "did you mean 'rlvr_sparsity'" in capsys.readouterr().err
-    assert command.main(["--config=coherence_labels"]) == 2
-    assert "chooses no probes" in capsys.readouterr().err

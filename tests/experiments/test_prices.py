@@ -1,0 +1,15 @@
+"""Prices of a config's probes, and what has none."""
+
+from experiments import prices
+
+
+def test_every_probe_is_priced_on_a_config(capsys):
+    assert prices.main(["rlvr_sparsity:smoke"]) == 0
+    printed = capsys.readouterr().out
+    assert "priced on rlvr_sparsity:smoke" in printed and "a train step takes" in printed and "of training" in printed
+
+
+def test_what_has_no_prices_is_one_line(capsys):
+    for name, message in (("rlvr_sparsty", "did you mean 'rlvr_sparsity'"), ("coherence_labels", "chooses no probes")):
+        assert prices.main([name]) == 2
+        assert message in capsys.readouterr().err
