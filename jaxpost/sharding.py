@@ -159,11 +159,11 @@ def member_shardings(states_S, table: dict, mesh: Mesh):
     return jax.tree.map(lambda place: NamedSharding(mesh, PartitionSpec(first, *place.spec)), like_parameters(one, table, mesh))
 
 
-def map_members(function, mesh: Mesh | None = None):
+def map_members(function, mesh: Mesh | None = None, whole: bool = False):
     """`lax.map` of `function` over a leading axis of members, split by shard_map over mesh axis `ensemble`.
 
     `function(member, *shared)`; on one device a member's result equals the single run bit for bit. The other axes of the mesh
-    are the compiler's, within each member.
+    are the compiler's, within each member; with `whole` every device of a member computes all of it.
     """
     def mapped(members, *shared):
         return jax.lax.map(lambda member: function(member, *shared), members)
@@ -171,11 +171,11 @@ def map_members(function, mesh: Mesh | None = None):
     if mesh is None or mesh.shape["ensemble"] == 1:
         return mapped
     member = PartitionSpec("ensemble")
-    manual = mesh.axis_names if mesh.shape["ensemble"] == mesh.size else ("ensemble",)
+    manual = mesh.axis_names if whole or mesh.shape["ensemble"] == mesh.size else ("ensemble",)
 
     def split(members, *shared):
-        whole = jax.tree.map(lambda _: PartitionSpec(), shared)
-        return jax.shard_map(mapped, mesh=mesh, in_specs=(member, *whole), out_specs=member, check_vma=False,
+        everywhere = jax.tree.map(lambda _: PartitionSpec(), shared)
+        return jax.shard_map(mapped, mesh=mesh, in_specs=(member, *everywhere), out_specs=member, check_vma=False,
                              axis_names=frozenset(manual))(members, *shared)
 
     return split

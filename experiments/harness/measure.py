@@ -233,4 +233,4 @@ def _program(probe: probes.Probe, mesh):
         key = training.stream(seed, fixed or f"probe/{probe.id}", 0 if fixed else step)
         return probe.measure(probes.Context({**own.given, **shared.given}), state, key)[1]
 
-    return jax.jit(sharding.map_members(one, mesh))
+    return jax.jit(sharding.map_members(one, mesh, whole=True))
