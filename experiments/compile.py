@@ -15,11 +15,11 @@ from rich.table import Table
 
 from experiments import study
 from experiments.harness import arms as arm_table
+from experiments.harness import checks, trainable
 from experiments.harness import config as configs
-from experiments.harness import trainable
 from experiments.harness.errors import UserError
 from experiments.run import parse
-from jaxpost import aot, models, sharding, tasks
+from jaxpost import aot, models, sharding
 from jaxpost.lookup import nearest
 
 
@@ -42,10 +42,10 @@ def compile_arm(config, arm_name: str, topology: str, sizes: dict[str, int]) -> 
       UserError: anything that the config, the mesh or the topology gets wrong.
     """
     try:
-        model = models.TransformerConfig(vocab=tasks.vocab.SIZE, **config.model.to_dict())
+        used = study.tasks_of(config)
+        model = checks.model(config.model, tuple(used.values()))
         mesh = sharding.make_mesh(sizes, devices=aot.devices(topology))
-        arms = {arm.name: arm for arm in arm_table.build(config, model, study.tasks_of(config),
-                                                         trainable.of_stage(config, model))}
+        arms = {arm.name: arm for arm in arm_table.build(config, model, used, trainable.of_stage(config, model))}
         if arm_name not in arms:
             raise UserError(f"arm {arm_name!r} is not known{nearest(arm_name, arms)}")
         arm, members = arms[arm_name], mesh.shape["ensemble"]

@@ -122,6 +122,13 @@ def on_mesh(mesh: Mesh | None):
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
+@contextlib.contextmanager
+def constants():
+    """Context in which arrays are computed now, whatever is being traced: constants of a program, free of any mesh."""
+    with jax.ensure_compile_time_eval(), jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        yield
+
+
 def constrain(tree, axes: Sequence[str | None]):
     """Constrain the leading dimensions of every leaf to logical `axes`; the identity outside `on_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -192,3 +192,17 @@ def test_a_tree_built_like_the_parameters_of_another_model_is_refused(shape, dec
     with pytest.raises(ValueError) as error:
         sharding.like_parameters(tree, table, mesh)
     assert f"['layers']['q'] is {shape}" in str(error.value) and f"{declared} is declared" in str(error.value)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_constants_are_computed_while_a_member_of_a_mixed_mesh_is_traced(whole):
+    mesh = sharding.make_mesh({"ensemble": 2, "data": 2}, jax.devices()[:4])
+
+    def member(x):
+        with sharding.constants():
+            table = np.asarray(jnp.arange(3) >> 1)
+        return x + table.sum()
+
+    with sharding.on_mesh(mesh):
+        out = jax.jit(sharding.map_members(member, mesh, whole=whole))(jnp.zeros((2, 3)))
+    np.testing.assert_array_equal(out, np.ones((2, 3)))

@@ -64,12 +64,12 @@ def values(config: ConfigDict) -> None:
 
 
 def model(section: ConfigDict, used: Sequence[Task]) -> models.TransformerConfig:
-    """The transformer of a config section; `vocab` may be given and must cover every task.
+    """The transformer of a config section; `vocab` is that of the tasks, or may be given and must cover every one.
 
     Raises:
       UserError: an unknown field, sizes that do not fit, or a vocabulary that is too small.
     """
-    fields = {"vocab": tasks.vocab.SIZE, **section.to_dict()}
+    fields = {"vocab": max((tasks.vocab.SIZE, *(task.vocab_size for task in used))), **section.to_dict()}
     known = list(models.TransformerConfig.__dataclass_fields__)
     for name in fields:
         if name not in known:

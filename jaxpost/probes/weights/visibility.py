@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpost import sharding
+
 CLASSES = 1536  # sign (2) x biased exponent (256) x mantissa (zero, odd, even)
 LAWS = ("gaussian", "laplace", "t3", "lognormal")  # of updates whose own law is unknown, heavy tails to nearly equal sizes
 LOG_SD = 0.25  # of "lognormal": |d| log-normal, random sign, as of an optimizer that normalises every entry's step
@@ -106,14 +108,14 @@ def representatives() -> jax.Array:
 @functools.cache
 def class_half_ulps() -> tuple[np.ndarray, np.ndarray]:
     """`half_ulps` of the representatives, f32[C] twice: computed once, never by the compiler of every program."""
-    with jax.ensure_compile_time_eval():
+    with sharding.constants():
         return tuple(np.asarray(h) for h in half_ulps(representatives()))
 
 
 @functools.cache
 def class_boundary_exponents() -> tuple[np.ndarray, np.ndarray]:
     """`boundary_exponents` of the representatives, likewise."""
-    with jax.ensure_compile_time_eval():
+    with sharding.constants():
         return tuple(np.asarray(e) for e in boundary_exponents(representatives()))
 
 
@@ -148,7 +150,7 @@ def visibility_empirical(histogram: jax.Array, n: int, dtype: str = "bf16") -> j
     odd one. `n` entries made the histogram. dtype="fp32" asks whether float32 sees it, for w0 on the bf16 grid (its
     float32 mantissa is even). Rounding of w0 + d to float32 before the cast is neglected.
     """
-    with jax.ensure_compile_time_eval():
+    with sharding.constants():
         codes = np.asarray(representatives())
     outward, inward = class_boundary_exponents()
     odd = ((codes & 1) == 1) & (dtype == "bf16")
