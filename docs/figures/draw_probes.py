@@ -25,6 +25,7 @@ from trend_figures import trend  # noqa: E402, F401
 
 from jaxpost import linalg  # noqa: E402
 from jaxpost.probes import guide as reading  # noqa: E402
+from jaxpost.probes.curvature import krylov  # noqa: E402
 from jaxpost.probes.gradients import gram as gradient_gram  # noqa: E402
 from jaxpost.probes.weights import blind_energy, visibility  # noqa: E402
 from jaxpost.records.drawing import style  # noqa: E402
@@ -257,6 +258,35 @@ def gate_leash(ax):
     ax.semilogx(sizes, sizes * fisher_**0.5 / np.sqrt(2 * np.asarray(kl)), "o-", color=FOUND)
     ax.axhline(1, color=BLIND, ls=":")
     ax.set(xlabel="size of the step", ylabel="Fisher length / sqrt(2 KL)")
+
+
+def gate_curvature(ax):
+    m, n, k = 24, 16, 2
+    u, _, vt = np.linalg.svd(_rng(31).standard_normal((m, n)), full_matrices=False)
+    strengths = np.linspace(0, 3, 9)
+    rng = _rng(32)
+    frames = [np.kron(*(np.linalg.qr(rng.standard_normal((size, k)))[0] for size in (m, n))) for _ in range(20)]
+    plant, seen = np.kron(u[:, :k], vt[:k].T), []
+    for strength in strengths:
+        g = rng.standard_normal((400, m * n)) + strength * rng.standard_normal((400, k * k)) @ plant.T
+        mean = (g**2).sum() / g.size
+        seen.append([((g @ q) ** 2).mean() / mean for q in (plant, *frames)])
+    seen = np.asarray(seen)
+    ax.plot(strengths, seen[:, 0], "o-", color=FOUND, label="principal subspace")
+    ax.fill_between(strengths, seen[:, 1:].min(1), seen[:, 1:].max(1), color=BLIND, alpha=0.5, label="random frames")
+    ax.set(xlabel="strength of the plant", ylabel="relative curvature")
+
+
+def curvature(ax):
+    values = 1 / np.arange(1, 201) ** 1.2
+    q = np.linalg.qr(_rng(33).standard_normal((200, 200)))[0]
+    h, start = jnp.asarray((q * values) @ q.T, jnp.float32), jnp.asarray(_rng(34).standard_normal((1, 200)), jnp.float32)
+    depths = range(1, 13)
+    found = [krylov.top_eigenpairs(lambda v: {"w": v["w"] @ h}, {"w": start}, 1, depth) for depth in depths]
+    ax.errorbar(depths, [float(f.values_K[0]) for f in found], [float(f.residual_K[0]) for f in found], color=FOUND, fmt="o-",
+                label="Ritz value and residual")
+    ax.axhline(1, color=BLIND, ls=":", label="largest eigenvalue")
+    ax.set(xlabel="products", ylabel="sharpness")
 
 
 def gate_ulp(ax):

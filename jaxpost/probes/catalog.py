@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxpost.lookup import nearest
 from jaxpost.probes import base, fourier, policy, policy_samples, routing, schedules, toy, weights
+from jaxpost.probes.curvature import gate_probe, spectrum
 from jaxpost.probes.gradients import chunks as gradient_chunks
 from jaxpost.probes.gradients import coherence
 from jaxpost.probes.gradients import gram as gradient_gram
@@ -63,7 +64,7 @@ class Entry:
     make: Callable[..., base.Probe] | None = None
     takes: tuple[str, ...] = ()  # fields of Subject, which are arguments of `make`
     optional: tuple[str, ...] = ()  # further ones, where the subject has them
-    by_name: bool = False  # of some models or tasks only: no preset holds it
+    by_name: bool = False  # dear, or of some models or tasks only: no preset holds it
     schedule: schedules.Schedule | None = None  # of a user's own; None: the run's measured steps
     where: str = ""
     lane: str = ""
@@ -183,6 +184,10 @@ _ROWS = (
     Entry("gate.ulp", "how far updates lie from what bf16 can see", half_ulp.HalfULP),
     Entry("gate.leash", "how the KL that was spent compares with the update's length in the Fisher metric", kl_leash.KLLeash,
           ("predict",)),
+    Entry("gate.curvature", "whether the base's principal directions are the curved ones, and whether the update avoids them",
+          gate_probe.GateCurvature, ("predict",)),
+    Entry("curvature", "leading eigenvalues, sharpness by layer and under Adam, traces and density of the Hessian or GGN",
+          spectrum.CurvatureSpectrum, ("predict",), by_name=True),
     Entry("weight.drift", "how the distance grows with training time: logarithm, power, random walk", drift.Drift),
     Entry("distance", "L1 and spectral norm of the update, against its Frobenius norm alone", forgetting.WeightDistances),
     Entry("fisher", "the update's length in the base's diagonal Fisher", fisher.FisherDistance, ("predict",)),

@@ -145,6 +145,25 @@ STATISTICS = (
         "step is small, not that a leash made it so.",
         "ratio of length to sqrt(2 KL) as the step grows"),
     Statistic(
+        "gate_curvature", "Gate II: curvature along directions of the base", ("gate.curvature",),
+        "Curvature of the base's own predictions along a direction, relative to a random direction of the same matrix: 1 is "
+        "nothing special. Principal masks and subspaces above their null say that the leading directions of W0 are the curved "
+        "ones; an update below its shuffled twin avoids curvature beyond what its size and density do.",
+        "A principal mask is a proxy of curvature that need not hold: published tests with Hessian products contradict each "
+        "other (geometry of RLVR, 48 cells of which none cleared two standard errors). The conditioned form depends on its "
+        "damping and rows: without damping it is 0. Many matrices are compared at once: one outside its band is expected in "
+        "twenty. Targets are drawn from the base, so rows' noise is in the interval.",
+        "relative curvature of a planted principal subspace and of random frames, against the strength of the plant"),
+    Statistic(
+        "curvature", "Spectrum of the Hessian or GGN", ("curvature",),
+        "The largest eigenvalues (sharpness) bound the step that a gradient method can take without oscillating: 2 / sharpness "
+        "for gradient descent, 38 / sharpness_adam for Adam with b1 = 0.9. The trace is the sum of all; share_above says how "
+        "few directions carry it.",
+        "Sequence sums: longer rows are sharper. The GGN leaves out the residuals' part of the Hessian, which is small only "
+        "near a fit. Sharpness changes under a rescaling that leaves the function as it was. A Ritz value lies below its "
+        "eigenvalue: read the numerical error.",
+        "largest eigenvalue by Lanczos against products spent, with its residual"),
+    Statistic(
         "gate_ulp", "Gate III: half an ULP", ("gate.ulp",),
         "The share of entries beyond 2^j half ULPs: how far from visible the rest is; size_free removes the size of the "
         "update.",

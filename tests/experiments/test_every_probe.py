@@ -19,7 +19,7 @@ from .shelf import Shelf
 MODEL = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, ff=16)
 STEPS, SEEDS = (1, 2, 4, 8), [7, 8]
 SETTINGS = {"weight": {"ks": (4,), "alphas": (0.5,)}, "weight.rank_one": {"k": 4}, "gradient": {"draws": 1},
-            "gradient_gram": {"examples": 4}}
+            "gradient_gram": {"examples": 4}, "gate.curvature": {"k": 4}}
 DEAR = {"weight", "weight.consensus", "weight.rank_one", "weight.fixed_spectrum", "gate.leash", "gate.ulp", "distance",
         "interpolation", "gradient"}
 CHOSEN = [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ())
