@@ -69,7 +69,7 @@ def _shapes(tree, shardings):
 
 def _state(source, spec: training.StepSpec) -> training.TrainState:
     return jax.eval_shape(lambda: training.create(spec, models.init(spec.model, jax.random.key(0)),
-                                                  source.curriculum.init()))
+                                                  source.curriculum.init(jax.random.key(0))))
 
 
 def _policy(tree: dict) -> dict:

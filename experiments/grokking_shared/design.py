@@ -40,7 +40,7 @@ class FromScratch(Arm):
         del params, reference
         start = models.init(self.spec.model, training.stream(seed, "init", 0))
         trainable = None if self.trainable is None else self.trainable(start, seed)
-        return training.create(self.spec, start, self.source.curriculum.init(), trainable)
+        return training.create(self.spec, start, self.source.curriculum.init(jax.random.key(0)), trainable)
 
 
 @dataclasses.dataclass(frozen=True)

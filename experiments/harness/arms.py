@@ -46,7 +46,8 @@ class Arm:
         if not self.spec.model.value_head:
             params = {name: x for name, x in params.items() if name != "value"}
         trainable = None if self.trainable is None else self.trainable(params, seed)
-        state = training.create(self.spec, params, self.source.curriculum.init(), trainable)
+        state = training.create(self.spec, params, self.source.curriculum.init(training.stream(seed, "curriculum", 0)),
+                                trainable)
         if reference is None:
             return state
         kept = {name: jax.tree.map(lambda own, other: jnp.asarray(other, own.dtype), state.params[name], part)

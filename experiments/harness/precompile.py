@@ -84,7 +84,7 @@ class Ahead:
     def _shapes(self, arm: Arm, members: int) -> tuple:
         """Shapes and dtypes of an ensemble's states and members."""
         def one(params):
-            state = training.create(arm.spec, params, arm.source.curriculum.init())
+            state = training.create(arm.spec, params, arm.source.curriculum.init(jax.random.key(0)))
             return state, training.Member(jnp.uint32(0), jax.tree.map(jnp.asarray, arm.scalars))
 
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((members, *x.shape), x.dtype), jax.eval_shape(one, self.params))

@@ -277,7 +277,8 @@ def prices_of(reference: str) -> tuple[dict[str, float], list[price.Priced], flo
         raise UserError(f"config {reference!r}: experiment {config.experiment!r} chooses no probes of the catalogue")
     given = shapes(setup.model, demonstration_batch(setup.task, config.measure.problems))
     arm = setup.arms[0]
-    state = jax.eval_shape(lambda p: training.create(arm.spec, p, arm.source.curriculum.init()), given[probes.PARAMS])
+    state = jax.eval_shape(lambda p: training.create(arm.spec, p, arm.source.curriculum.init(jax.random.key(0))),
+                           given[probes.PARAMS])
     member = training.Member(jnp.uint32(0), arm.scalars)
     cost = price.traced(lambda s, p: training.one_step(arm.source, arm.spec, member, s,
                                                        p if arm.source.needs_reference else None), state, given[probes.PARAMS])

@@ -104,7 +104,7 @@ def carry_out(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: B
 
 def _trained(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: Bundle, session: Session):
     """The state at the last step. Raises: as `carry_out`."""
-    arm, fresh = run.arm, run.arm.source.curriculum.init()
+    arm, fresh = run.arm, run.arm.source.curriculum.init(jax.random.key(0))
     with Checkpoints(run.block.directory, say=ensemble.telling(session, bundle, arm.name)) as saves:
         plan = ensemble.Plan(base, "", setup.grid, 0, 0.0, setup.mesh, measure)
         if (found := ensemble.resumable(saves, arm.name, run.block, plan, bundle, session)) is not None:

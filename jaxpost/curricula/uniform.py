@@ -5,9 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxpost.curricula.base import Context, Curriculum, Plan
+
 
 @dataclasses.dataclass(frozen=True)
-class Uniform:
+class Uniform(Curriculum):
     """Every training problem equally likely, independent of what was learned.
 
     Attributes:
@@ -29,21 +31,13 @@ class Uniform:
         if self.pool < 0:
             raise ValueError(f"pool={self.pool} is negative; expected a number of problems, or 0 for no end")
 
-    def init(self) -> dict:
-        """No state."""
-        return {}
-
-    def sample(self, state: dict, key: jax.Array, count: int) -> jax.Array:
-        """index_B, uint32 problem indices; the same key gives the same problems."""
-        del state
+    def sample(self, state: dict, key: jax.Array, plan: Plan, context: Context) -> tuple[dict, Plan]:
+        """Independent draws; without a pool the plan's own, which are uniform. The same key gives the same problems."""
+        del context
+        count = plan.index_B.shape[0]
         if self.indices:
             chosen = jax.random.randint(key, (count,), 0, len(self.indices))
-            return jnp.asarray(self.indices, jnp.uint32)[chosen]
+            return state, plan._replace(index_B=jnp.asarray(self.indices, jnp.uint32)[chosen])
         if self.pool:
-            return jax.random.randint(key, (count,), 0, self.pool).astype(jnp.uint32)
-        return jax.random.bits(key, (count,), "uint32")
-
-    def observe(self, state: dict, index_B: jax.Array, success_B: jax.Array) -> dict:
-        """Nothing to learn from outcomes."""
-        del index_B, success_B
-        return state
+            return state, plan._replace(index_B=jax.random.randint(key, (count,), 0, self.pool).astype(jnp.uint32))
+        return state, plan

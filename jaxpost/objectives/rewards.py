@@ -23,6 +23,7 @@ class Answer(NamedTuple):
     length_N: jax.Array  # tokens, the end token included
     finished_N: jax.Array  # 1 if it ended with its end token, else 0
     tokens_NxT: jax.Array | None = None  # padded behind the end
+    budget: jax.Array | None = None  # of a curriculum, tokens: the target of BUDGETED terms in place of their length
 
 
 def soft_overlong(length_N: jax.Array, limit: int, cache: int) -> jax.Array:
@@ -57,7 +58,7 @@ class Reward:
       correct            the verifier's score
       finished           1 if the completion ended with its end token, else 0
       cosine_length      `cosine_length` with limit `length`
-      triangular_length  `triangular_length` with target `length`
+      triangular_length  `triangular_length` with target `length`, or with the length budget of the curriculum
       band_length        the same, flat up to the target
       soft_overlong      `soft_overlong` with limit `length` and cache `cache`
 
@@ -99,14 +100,19 @@ class Reward:
         return self.weight + (self.end_weight - self.weight) * jnp.minimum(step / self.horizon, 1.0)
 
 
+def _target(answer: Answer, term: Reward) -> jax.Array | int:
+    return term.length if answer.budget is None else answer.budget
+
+
 PARTS: dict[str, Callable[[Answer, Reward], jax.Array]] = {
     "correct": lambda answer, term: answer.correct_N,
     "finished": lambda answer, term: answer.finished_N,
     "cosine_length": lambda answer, term: cosine_length(answer.correct_N, answer.length_N, term.length, term.right, term.wrong),
-    "triangular_length": lambda answer, term: triangular_length(answer.length_N, term.length),
-    "band_length": lambda answer, term: triangular_length(answer.length_N, term.length, flat=True),
+    "triangular_length": lambda answer, term: triangular_length(answer.length_N, _target(answer, term)),
+    "band_length": lambda answer, term: triangular_length(answer.length_N, _target(answer, term), flat=True),
     "soft_overlong": lambda answer, term: soft_overlong(answer.length_N, term.length, term.cache),
 }
+BUDGETED = ("triangular_length", "band_length")
 _LENGTHS = ("cosine_length", "triangular_length", "band_length", "soft_overlong")
 
 

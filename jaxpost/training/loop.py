@@ -37,7 +37,7 @@ def one_step(source, spec: StepSpec, member: Member, state: TrainState, referenc
     """
     reference = reference_of(spec, state, reference)
     batch, seen, curriculum_state = source.batch(member, state, reference)
-    return learn(spec, member, state, reference, batch, seen, curriculum_state)
+    return learn(spec, member, state, reference, batch, seen, curriculum_state, probes=source.curriculum.probes)
 
 
 def reference_of(spec: StepSpec, state: TrainState, reference: dict | None) -> dict | None:
@@ -46,9 +46,17 @@ def reference_of(spec: StepSpec, state: TrainState, reference: dict | None) -> d
 
 
 def learn(spec: StepSpec, member: Member, state: TrainState, reference: dict | None, batch: Batch, seen: dict,
-          curriculum_state: dict) -> tuple[TrainState, dict]:
-    """Train on a batch that is made, and take over what making it found: (state, metrics)."""
+          curriculum_state: dict, *, probes: bool = False) -> tuple[TrainState, dict]:
+    """Train on a batch that is made, and take over what making it found: (state, metrics).
+
+    Args:
+      probes: whether a batch may have no row in the loss; then all but the step stays as it is, optimizer moments included.
+    """
+    before = state
     state, measured = train_step(spec, state, batch, member.scalars, reference)
+    if probes:
+        trains = (batch.absent_N < 1).any()
+        state = jax.tree.map(lambda new, old: jnp.where(trains, new, old), state, before)._replace(step=state.step)
     if spec.reference_refresh:
         due = state.step % spec.reference_refresh == 0
         state = state._replace(reference=jax.tree.map(lambda new, old: jnp.where(due, new, old), state.params, reference))

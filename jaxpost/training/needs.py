@@ -9,8 +9,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxpost import sharding
+from jaxpost import curricula, sharding
+from jaxpost.lookup import nearest
 from jaxpost.objectives import NEEDS, Batch, Objective, kl, token_weights
+from jaxpost.objectives.policy_gradient import PolicyGradient
 from jaxpost.tasks import Task
 from jaxpost.training.state import Member, TrainState, stream
 from jaxpost.training.step import StepSpec, chosen, forward, given, token_logp
@@ -21,6 +23,75 @@ GIVES = {
     "Preferences": _EVERY_SOURCE | {"label", "outside"},
     "Rollouts": _EVERY_SOURCE | {"truncated", "demonstrations", "outside"},
 }
+
+CURRICULUM_GIVES = {  # beside what depends on objective and reward: "advantage", "scale" and "length_reward"
+    "Demonstrations": frozenset({"loss", "length"}),
+    "Preferences": frozenset(),
+    "Rollouts": frozenset({"reward", "length", "rollouts"}),
+}
+
+
+def require_curriculum(source: str, curriculum: curricula.Curriculum, objective: Objective | None, tasks: tuple[Task, ...],
+                       *, budgeted: bool = False, oversample: int = 1) -> None:
+    """Refuse a curriculum that needs what the run does not give, before anything is traced.
+
+    Args:
+      source: a key of CURRICULUM_GIVES.
+      budgeted: whether a term of the reward reads a length budget.
+      oversample: of the rollouts; advantages are known of the groups alone that are trained on.
+
+    Raises:
+      ValueError: names the need, and what would give it; or knobs that the task does not have.
+    """
+    gives = set(CURRICULUM_GIVES[source])
+    advantages = source == "Rollouts" and isinstance(objective, PolicyGradient)
+    gives |= {"scale"} if advantages or source == "Demonstrations" else set()
+    gives |= {"advantage"} if advantages and oversample == 1 else set()
+    gives |= {"length_reward"} if budgeted else set()
+    for need in sorted(curriculum.needs - gives):
+        if need not in curricula.NEEDS:
+            raise ValueError(f"the curriculum needs {need!r}, which no source gives{nearest(need, curricula.NEEDS)}")
+        why = f" with oversample={oversample}; set it to 1" if need == "advantage" and oversample > 1 else ""
+        givers = [name for name, given in CURRICULUM_GIVES.items() if need in given and name != source]
+        raise ValueError(f"the curriculum needs {curricula.NEEDS[need]}, and {source} does not give it{why}"
+                         + (f" ({', '.join(givers)} does)" if givers else ""))
+    if (curriculum.needs or curriculum.knobs or curriculum.probes) and len(tasks) > 1:
+        raise ValueError(f"a curriculum that learns chooses among the problems of one task, and the mixture has {len(tasks)}")
+    for name, _, high in curriculum.knobs:
+        splits = [split for split in tasks[0].splits.values() if isinstance(split, dict)]
+        if not splits or name not in splits[0]:
+            raise ValueError(f"the curriculum sets the knob {name!r}, which task {tasks[0].name!r} does not have"
+                             f"{nearest(name, sorted(splits[0]) if splits else ())}")
+        if high > (most := max(int(split[name]) for split in splits)):
+            raise ValueError(f"the curriculum sets the knob {name!r} up to {high}, and the splits of task {tasks[0].name!r} go "
+                             f"to {most}; nearest valid: {most}")
+
+
+def planned_problems(task: Task, plan: curricula.Plan, repeats: int = 1) -> tuple[jax.Array, dict | None]:
+    """(index_N, knobs_N or None) of a plan's problems, each `repeats` times: arguments of `tasks.problems`."""
+    index_N = jnp.repeat(plan.index_B, repeats)
+    split = task.splits.get("train")
+    own = {name: x_B for name, x_B in plan.knobs.items() if isinstance(split, dict) and name in split}
+    if not own:
+        return index_N, None
+    every = {name: jnp.broadcast_to(jnp.asarray(x), index_N.shape) for name, x in split.items()}
+    return index_N, every | {name: jnp.repeat(x_B, repeats).astype(every[name].dtype) for name, x_B in own.items()}
+
+
+def left_out(batch: Batch, rows_N: jax.Array) -> Batch:
+    """The batch with rows out of the loss: masked, and counted nowhere."""
+    return batch.leave_out(rows_N)._replace(mask_NxT=batch.mask_NxT * ~rows_N[:, None])
+
+
+def probed(batch: Batch, train: jax.Array) -> Batch:
+    """The batch of a plan: all rows are out of the loss if it does not train."""
+    return left_out(batch, jnp.broadcast_to(~jnp.asarray(train), batch.mask_NxT.shape[:1]))
+
+
+def trained_rows(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """(rows in the loss, rows)."""
+    absent_N = jnp.zeros(batch.mask_NxT.shape[0]) if batch.absent_N is None else batch.absent_N
+    return (1 - absent_N).sum(), jnp.asarray(absent_N.size, jnp.float32)
 
 
 def source_of(objective: Objective) -> str:

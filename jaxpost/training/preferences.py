@@ -8,8 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxpost import models, sharding, tasks
-from jaxpost.curricula import Uniform
+from jaxpost import curricula, models, sharding, tasks
 from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
 from jaxpost.training import needs
@@ -36,10 +35,13 @@ class Preferences:
     task: Task
     pairs: int  # K
     spec: StepSpec  # its temperature is the sampler's
-    curriculum: Uniform = Uniform()
+    curriculum: curricula.Curriculum = curricula.Uniform()
 
     def __post_init__(self):
         needs.require("Preferences", self.spec, self.task)
+        needs.require_curriculum("Preferences", self.curriculum, self.spec.objective, (self.task,))
+        if self.curriculum.probes:
+            raise ValueError("the curriculum plans steps that do not train, and Preferences always trains")
         least = 2 if "outside" in self.spec.objective.needs else 1
         if self.pairs < least:
             raise ValueError(f"pairs={self.pairs} with objective {self.spec.objective.name!r}; nearest valid: {least}"
@@ -72,8 +74,10 @@ class Preferences:
         """
         reference = given(self.spec, reference)
         key = stream(member.seed, f"data/{self.task.name}", state.step)
-        index_K = self.curriculum.sample(state.curriculum_state, key, self.pairs)
-        shown = sharding.constrain(tasks.examples(self.task, "train", index_K), ())  # as in rl.rollout: no vote in redraw loops
+        curriculum_state, plan = self.curriculum.sample(state.curriculum_state, key, curricula.blank(key, self.pairs),
+                                                        curricula.Context(state.step))
+        shown = tasks.examples(self.task, "train", *needs.planned_problems(self.task, plan))
+        shown = sharding.constrain(shown, ())  # as in rl.rollout: no vote in redraw loops
         made = models.sample(self.spec.model, reference, sharding.constrain(shown.prompt_NxP, ("batch",)),
                              stream(member.seed, "rollout", state.step), length=self.task.completion_len,
                              temperature=self.spec.temperature, eos=self.task.ends, pad=self.task.pad)
@@ -81,7 +85,7 @@ class Preferences:
         batch = self._filled(self.rows_of(shown, made, reward_K), member, state, reference)
         count = jnp.asarray(self.pairs, jnp.float32)
         metrics = {"reference_reward": (reward_K.sum(), count), "informative": ((reward_K != 1).sum(dtype=jnp.float32), count)}
-        return batch, metrics, state.curriculum_state  # the policy's own success is not seen here
+        return batch, metrics, curriculum_state  # the policy's own success is not seen here
 
     def rows_of(self, shown: tasks.Examples, made: models.Completions, reward_K: jax.Array) -> Batch:
         """Answers and samples interleaved; a pair whose sample is right (reward 1) has mask 0."""

@@ -6,12 +6,12 @@ the sampled ones first), P prompt and T completion tokens; over-sampling draws m
 """
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpost import models, sharding, tasks
-from jaxpost.curricula import Uniform
+from jaxpost import curricula, models, sharding, tasks
 from jaxpost.objectives import Batch, rewards
 from jaxpost.tasks import Task
 from jaxpost.training import needs
@@ -39,6 +39,10 @@ class Rollouts:
     A reward of several terms (`objectives.rewards`) replaces the verifier's score in what is trained on; metrics have the sum
     as `reward` and each term, without its weight, as `reward_<kind>`. The curriculum goes on seeing the verifier's score.
 
+    A curriculum plans the problems and may leave rows out or scale their advantages (`curricula.Weights`). It sees sampled
+    rows, not demonstrated ones. A row that is left out is masked and has no reward; over-sampling fills up its group's place
+    where the whole group is left out. Metric `trained_rows`: the share of rows that are in the loss, where some may not be.
+
     Raises:
       ValueError: the objective needs what rollouts do not give, or a number out of range.
     """
@@ -46,7 +50,7 @@ class Rollouts:
     task: Task
     prompts: int  # B
     spec: StepSpec  # its group is G, its temperature the behaviour's
-    curriculum: Uniform = Uniform()
+    curriculum: curricula.Curriculum = curricula.Uniform()
     demonstrations: int | None = None  # G - S; None: 1 if the objective needs demonstrations, else 0
     oversample: int = 1  # prompts are drawn so many times over
     reward: tuple[rewards.Reward, ...] = ()  # terms of the reward; none: the verifier's score alone
@@ -70,6 +74,8 @@ class Rollouts:
                              "leave reward empty")
         if self.oversample < 1:
             raise ValueError(f"oversample={self.oversample} must be at least 1 (1: every prompt drawn is trained on)")
+        needs.require_curriculum("Rollouts", self.curriculum, self.spec.objective, (self.task,), oversample=self.oversample,
+                                 budgeted=any(term.kind in rewards.BUDGETED for term in self.reward))
 
     @property
     def needs_demonstrations(self) -> bool:
@@ -97,13 +103,16 @@ class Rollouts:
         return needs.reference_argument(self.spec)
 
     def rollout(self, params: dict, seed: jax.Array, step: jax.Array, curriculum_state: dict, early_stop: bool = False):
-        """(problems, prompts, Completions, index) of all prompts drawn, oversample*B*G rows, sampled from `params`."""
-        count = self.oversample * self.prompts
-        index_B = self.curriculum.sample(curriculum_state, stream(seed, f"data/{self.task.name}", step), count)
+        """(problems, prompts, Completions, Planned) of all prompts drawn, oversample*B*G rows, sampled from `params`."""
+        key = stream(seed, f"data/{self.task.name}", step)
+        context = curricula.Context(step, self.spec.group - self.demonstrations)
+        blank = curricula.blank(key, self.oversample * self.prompts)
+        planned = Planned(*self.curriculum.sample(curriculum_state, key, blank, context))
+        index_N, knobs_N = needs.planned_problems(self.task, planned.plan, self.spec.group)
         # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration, and
         # on CPU that collective can deadlock with another one (it does in executables from the compilation cache).
-        problems_N = sharding.constrain(tasks.problems(self.task, "train", jnp.repeat(index_B, self.spec.group)), ())
-        return problems_N, *self.answers(params, seed, step, problems_N, early_stop), index_B
+        problems_N = sharding.constrain(tasks.problems(self.task, "train", index_N, knobs_N), ())
+        return problems_N, *self.answers(params, seed, step, problems_N, early_stop), planned
 
     def answers(self, params: dict, seed: jax.Array, step: jax.Array, problems_N,
                 early_stop: bool = False) -> tuple[jax.Array, models.Completions]:
@@ -156,7 +165,8 @@ class Rollouts:
         return "outside" in self.spec.objective.needs
 
     def rows_of(self, prompt_NxP, made: models.Completions, reward_N: jax.Array, member: Member, state: TrainState,
-                reference: dict | None, outside_N: jax.Array | None = None) -> Batch:
+                reference: dict | None, outside_N: jax.Array | None = None,
+                weights: curricula.Weights | None = None) -> Batch:
         """The training rows of verified rollouts; the permuted-reward control shuffles the samples of each group."""
         group, sampled = self.spec.group, self.spec.group - self.demonstrations
         reward_BxG = reward_N.reshape(-1, group)
@@ -166,8 +176,9 @@ class Rollouts:
         reward_BxG = jnp.where(member.scalars.permute_rewards, permuted_BxG, reward_BxG)
         batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, reward_BxG.reshape(-1), made.logp_NxT, outside_N=outside_N,
                       role_NxT=needs.roles_of(self.task, made.tokens_NxT))
+        batch = batch if weights is None else self._weighed(batch, weights)
         if self.oversample > 1:
-            batch = self._keep(batch, informative(reward_BxG))
+            batch = self._keep(batch, informative(batch.reward_N.reshape(-1, group)))
         if self.demonstrations:
             shown_G = (jnp.arange(group) >= sampled).astype(jnp.float32)
             batch = batch._replace(demonstration_NxT=jnp.tile(shown_G, self.prompts)[:, None] * batch.mask_NxT)
@@ -182,44 +193,94 @@ class Rollouts:
         grouped = jax.tree.map(lambda x: x.reshape(-1, self.spec.group, *x.shape[1:])[kept_B], batch)
         batch = sharding.constrain(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), grouped), ("batch",))
         counts_N = jnp.repeat(informative_B[kept_B], self.spec.group)
-        return batch.leave_out(~counts_N)._replace(mask_NxT=batch.mask_NxT * counts_N[:, None],
-                                                   reward_N=jnp.where(counts_N, batch.reward_N, jnp.nan))
+        batch = batch._replace(reward_N=jnp.where(counts_N, batch.reward_N, jnp.nan))
+        return needs.left_out(batch, ~counts_N)
 
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
         """Fused rollout and verification: (rows, metrics, curriculum state) of the state's step."""
-        problems_N, prompt_NxP, made, index_B = self.rollout(state.params, member.seed, state.step,
+        problems_N, prompt_NxP, made, planned = self.rollout(state.params, member.seed, state.step,
                                                              state.curriculum_state)
         reward_N = self.verify(problems_N, made)
         outside_B = self.verify(*self.greedy(state.params, problems_N, prompt_NxP)) if self.needs_greedy else None
-        return self.verified(member, state, reference, prompt_NxP, made, index_B, reward_N, outside_B)
+        return self.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B)
 
     def verified(self, member: Member, state: TrainState, reference: dict | None, prompt_NxP: jax.Array,
-                 made: models.Completions, index_B: jax.Array, reward_N: jax.Array,
+                 made: models.Completions, planned: "Planned", reward_N: jax.Array,
                  outside_B: jax.Array | None = None) -> tuple[Batch, dict, dict]:
         """(rows, metrics, curriculum state) of answers with their rewards, wherever these were found.
 
         Args:
+          planned: of `rollout`.
           outside_B: reward of each group's greedy answer, where `needs_greedy`.
         """
         outside_N = None if outside_B is None else jnp.repeat(outside_B, self.spec.group)
         score_N, parts = reward_N, {}
         if self.reward:
-            reward_N, parts = rewards.compose(self.reward, self._answer(made, score_N), state.step)
-        batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N)
-        success_B = self._groups(score_N)[0].reshape(len(index_B), -1).mean(axis=1)
+            answer = self._answer(made, score_N)._replace(budget=planned.plan.knobs.get("length_budget"))
+            reward_N, parts = rewards.compose(self.reward, answer, state.step)
+        feedback, weights = self._feedback(state, made, planned.plan, score_N)
+        if "advantage" in self.curriculum.needs:
+            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights)
+            feedback = feedback._replace(advantage_BxG=self._advantages(batch, member, state))
+            curriculum_state, weights = self.curriculum.observe(planned.state, feedback, weights)
+            batch = self._weighed(batch, weights)
+        else:
+            curriculum_state, weights = self.curriculum.observe(planned.state, feedback, weights)
+            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights)
+        if self.curriculum.probes:
+            batch = needs.probed(batch, planned.plan.train)
         seen = {"reward": reward_N} | {f"reward_{name}": value_N for name, value_N in parts.items()}
         own = {name: self._groups(value_N)[0] for name, value_N in seen.items()}
         metrics = {name: (own_N.sum(), jnp.asarray(own_N.size, jnp.float32)) for name, own_N in own.items()}
         if self.oversample > 1:
             told_B = informative(reward_N.reshape(-1, self.spec.group)).astype(jnp.float32)
             metrics["informative"] = (told_B.sum(), jnp.asarray(told_B.size, jnp.float32))
-        return batch, metrics, self.curriculum.observe(state.curriculum_state, index_B, success_B)
+        if self.curriculum.probes or any(weight_BxS is not None for weight_BxS in weights):
+            metrics["trained_rows"] = needs.trained_rows(batch)
+        return batch, metrics, curriculum_state
 
+    def _feedback(self, state: TrainState, made: models.Completions, plan: curricula.Plan,
+                  score_N: jax.Array) -> tuple[curricula.Feedback, curricula.Weights]:
+        """(what the curriculum sees of the sampled rows but for their advantages, the weights that its plan implies)."""
+        score_BxS, length_BxS = (self._groups(x_N)[0].reshape(plan.index_B.shape[0], -1)
+                                 for x_N in (score_N, made.mask_NxT.sum(axis=1)))
+        used_BxS, weights = jnp.ones(score_BxS.shape), curricula.Weights()
+        if plan.rollouts_B is not None:
+            used_BxS = (jnp.arange(score_BxS.shape[1])[None] < plan.rollouts_B[:, None]).astype(jnp.float32)
+            weights = weights.times(keep=used_BxS)
+        return curricula.Feedback(state.step, plan, used_BxS, score_BxS, length_BxG=length_BxS), weights
+
+    def _advantages(self, batch: Batch, member: Member, state: TrainState) -> jax.Array:
+        """advantage_BxS of the sampled rows, the mean over a row's counted tokens; 0 for a row without one."""
+        prepared = self.spec.objective.prepare(batch, self.spec.group, member.scalars.kl_coef, state.objective_state)
+        counted_NxT = prepared.mask_NxT > 0
+        total_N = jnp.where(counted_NxT, prepared.advantage_NxT, 0.0).sum(axis=1)
+        return self._groups(total_N / jnp.maximum(counted_NxT.sum(axis=1), 1))[0].reshape(
+            -1, self.spec.group - self.demonstrations)
+
+    def _weighed(self, batch: Batch, weights: curricula.Weights) -> Batch:
+        """The rows with a curriculum's weights; demonstrated rows have weight 1."""
+        keep_N, train_N, scale_N = (None if x_BxS is None else
+                                    jnp.pad(x_BxS, ((0, 0), (0, self.demonstrations)), constant_values=1.0).reshape(-1)
+                                    for x_BxS in weights)
+        if keep_N is not None:
+            batch = batch._replace(reward_N=jnp.where(keep_N > 0, batch.reward_N, jnp.nan))
+        for in_loss_N in (keep_N, train_N):
+            if in_loss_N is not None:
+                batch = needs.left_out(batch, in_loss_N <= 0)
+        return batch if scale_N is None else batch._replace(weight_N=scale_N)
 
     def _answer(self, made: models.Completions, score_N: jax.Array) -> rewards.Answer:
         """What the terms of a reward may read."""
         finished_N = tasks.ends(made.tokens_NxT, self.task.ends).any(axis=1).astype(jnp.float32)
         return rewards.Answer(score_N, made.mask_NxT.sum(axis=1), finished_N, made.tokens_NxT)
+
+
+class Planned(NamedTuple):
+    """What a curriculum's `sample` gave."""
+
+    state: Any
+    plan: curricula.Plan
 
 
 def informative(reward_BxG: jax.Array) -> jax.Array:

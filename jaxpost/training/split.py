@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from jaxpost import models, sharding, tasks
+from jaxpost import curricula, models, sharding, tasks
 from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.loop import learn, reference_of
-from jaxpost.training.rl import Rollouts
+from jaxpost.training.rl import Planned, Rollouts
 from jaxpost.training.state import Member, TrainState
 from jaxpost.training.step import StepSpec, create
 
@@ -36,7 +36,7 @@ class Answers(NamedTuple):
     problems_N: Any
     prompt_NxP: jax.Array
     made: models.Completions
-    index_B: jax.Array
+    planned: Planned
     greedy: Any = None  # (problems_B, Completions) where the objective compares with the greedy answer
 
 
@@ -58,18 +58,19 @@ def programs(task: Task, spec: StepSpec, source: Rollouts | None = None, mesh: M
     """
     def rollout(params, seed, step, curriculum_state, problems_N):
         if problems_N is None:
-            problems_N, prompt_NxP, made, index_B = source.rollout(params, seed, step, curriculum_state, early_stop=True)
+            problems_N, prompt_NxP, made, planned = source.rollout(params, seed, step, curriculum_state, early_stop=True)
         else:
             prompt_NxP, made = source.answers(params, seed, step, problems_N, early_stop=True)
-            index_B = jnp.zeros(made.tokens_NxT.shape[0] // spec.group, jnp.uint32)
+            planned = Planned(curriculum_state, curricula.Plan(jnp.zeros(made.tokens_NxT.shape[0] // spec.group, jnp.uint32)))
         greedy = source.greedy(params, problems_N, prompt_NxP, early_stop=True) if source.needs_greedy else None
-        return Answers(*sharding.constrain((problems_N, prompt_NxP, made), ("batch",)), index_B,
+        return Answers(*sharding.constrain((problems_N, prompt_NxP, made), ("batch",)), planned,
                        sharding.constrain(greedy, ("batch",)))
 
-    def update(state, member, reference, prompt_NxP, made, index_B, reward_N, outside_B):
+    def update(state, member, reference, prompt_NxP, made, plan, reward_N, outside_B):
         reference = reference_of(spec, state, reference)
-        found = source.verified(member, state, reference, prompt_NxP, made, index_B, reward_N, outside_B)
-        return kept(*learn(spec, member, state, reference, *found))
+        planned = Planned(state.curriculum_state, plan)
+        found = source.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B)
+        return kept(*learn(spec, member, state, reference, *found, probes=source.curriculum.probes))
 
     def shown(state, member, reference, problems_N):
         reference = reference_of(spec, state, reference)
@@ -127,7 +128,8 @@ def rl_step(run: Programs, member: Member, state: TrainState, reference: dict | 
         found = run.rollout(state.params, member.seed, state.step, state.curriculum_state, fed)
         reward_N = put(_verified(verify, found.problems_N, found.made), run.mesh)
         outside_B = None if found.greedy is None else put(_verified(verify, *found.greedy), run.mesh)
-        return run.update(state, member, reference, found.prompt_NxP, found.made, found.index_B, reward_N, outside_B)
+        state = state._replace(curriculum_state=found.planned.state)
+        return run.update(state, member, reference, found.prompt_NxP, found.made, found.planned.plan, reward_N, outside_B)
 
 
 def _verified(verify, problems, made: models.Completions) -> np.ndarray:

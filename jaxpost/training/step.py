@@ -178,6 +178,8 @@ def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars
     objective = spec.objective
     spec.check_rows(batch.mask_NxT.shape[0])
     batch = objective.prepare(sharding.constrain(batch, ("batch",)), spec.group, scalars.kl_coef, state.objective_state)
+    if batch.weight_N is not None:
+        batch = batch._replace(advantage_NxT=batch.advantage_NxT * batch.weight_N[:, None])
 
     def one(state, rows):
         return update(spec, state, objective.balance(rows), scalars, reference)

@@ -9,13 +9,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxpost import roles, sharding, tasks
-from jaxpost.curricula import Uniform
+from jaxpost import curricula, roles, sharding, tasks
 from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.state import Member, TrainState, stream
-from jaxpost.training.step import StepSpec
+from jaxpost.training.step import StepSpec, token_logp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +26,15 @@ class Demonstrations:
     """
 
     mixture: tuple[tuple[Task, int], ...]
-    curriculum: Uniform = Uniform()
+    curriculum: curricula.Curriculum = curricula.Uniform()
     spec: StepSpec | None = None  # whose objective's needs are filled; None: the rows alone
 
     def __post_init__(self):
         if self.spec is not None:
             needs.require("Demonstrations", self.spec, *(task for task, _ in self.mixture))
+        if "loss" in self.curriculum.needs and self.spec is None:
+            raise ValueError("a curriculum that sees losses needs the step's spec; pass spec")
+        needs.require_curriculum("Demonstrations", self.curriculum, None, tuple(task for task, _ in self.mixture))
 
     @property
     def rows(self) -> int:
@@ -55,21 +57,45 @@ class Demonstrations:
         return self.spec is not None and needs.reference_argument(self.spec)
 
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
-        """(rows, metrics, curriculum state) of the state's step; the rows are a pure function of (seed, step)."""
-        parts = []
+        """(rows, metrics, curriculum state) of the state's step.
+
+        The rows are a pure function of (seed, step) and of what the curriculum has learned.
+        """
+        parts, curriculum_state = [], state.curriculum_state
         for task, count in self.mixture:
             key = stream(member.seed, f"data/{task.name}", state.step)
-            index_N = self.curriculum.sample(state.curriculum_state, key, count)
-            parts.append(demonstrations(task, "train", index_N))
+            curriculum_state, plan = self.curriculum.sample(curriculum_state, key, curricula.blank(key, count),
+                                                            curricula.Context(state.step))
+            parts.append(demonstrations(task, "train", *needs.planned_problems(task, plan)))
         batch = _stack(parts)
         if self.spec is not None:
             batch = needs.fill(self.spec, batch, member, state, reference)
-        return batch, {}, state.curriculum_state
+        if len(parts) > 1:  # of several tasks: the curriculum learns nothing
+            return batch, {}, curriculum_state
+        feedback = curricula.Feedback(state.step, plan, jnp.ones((self.rows, 1)),
+                                      length_BxG=batch.mask_NxT.sum(axis=1, keepdims=True),
+                                      loss_BxG=self._losses(state, batch) if "loss" in self.curriculum.needs else None)
+        curriculum_state, weights = self.curriculum.observe(curriculum_state, feedback, curricula.Weights())
+        metrics = {}
+        for weight_Nx1 in weights:
+            if weight_Nx1 is not None:
+                batch = needs.left_out(batch, weight_Nx1[:, 0] <= 0)
+                batch = batch._replace(mask_NxT=batch.mask_NxT * weight_Nx1)
+        if self.curriculum.probes:
+            batch = needs.probed(batch, plan.train)
+        if batch.absent_N is not None:
+            metrics["trained_rows"] = needs.trained_rows(batch)
+        return batch, metrics, curriculum_state
+
+    def _losses(self, state: TrainState, batch: Batch) -> jax.Array:
+        """loss_Nx1: mean negative log-likelihood of each row's counted tokens under the parameters before the update."""
+        nll_NxT = jnp.where(batch.mask_NxT > 0, -token_logp(self.spec, state.params, batch), 0.0)
+        return nll_NxT.sum(axis=1, keepdims=True) / jnp.maximum(batch.mask_NxT.sum(axis=1, keepdims=True), 1.0)
 
 
-def demonstrations(task: Task, split: str, index_N: jax.Array) -> Batch:
-    """The oracle's answers as supervised rows; the end token counts, padding does not."""
-    shown = sharding.constrain(tasks.examples(task, split, index_N), ())  # as in rl.rollout: no vote in redraw loops
+def demonstrations(task: Task, split: str, index_N: jax.Array, knobs_N: dict | None = None) -> Batch:
+    """The oracle's answers as supervised rows; the end token counts, padding does not. knobs_N as in `tasks.examples`."""
+    shown = sharding.constrain(tasks.examples(task, split, index_N, knobs_N), ())  # as in rl.rollout: no vote in redraw loops
     return Batch(shown.prompt_NxP, shown.answer_NxT, tasks.through(shown.answer_NxT, task.ends),
                  role_NxT=needs.roles_of(task, shown.answer_NxT))
 

@@ -79,6 +79,7 @@ class GivenRows:
 
     spec: StepSpec | None
     rows: Batch
+    curriculum: Uniform = Uniform()  # samples nothing here
 
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
         """As `WholeTable.batch`."""

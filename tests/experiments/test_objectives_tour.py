@@ -272,7 +272,7 @@ def test_a_program_compiled_ahead_is_the_one_that_would_have_been(tmp_path):
     members = training.stack([training.Member(jnp.uint32(s), arm.scalars) for s in (1, 2)])
 
     def trained(program):
-        states = training.stack([training.create(arm.spec, params, arm.source.curriculum.init())] * 2)
+        states = training.stack([training.create(arm.spec, params, arm.source.curriculum.init(jax.random.key(0)))] * 2)
         return training.run_segment(program, states, members, 2, None)[0].params
 
     with ahead.Ahead(jax.eval_shape(lambda: params), 2, 3, Bundle()) as compiler:

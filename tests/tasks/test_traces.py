@@ -169,7 +169,9 @@ def test_a_batch_may_hold_several_difficulties_and_a_pool_no_problem_twice():
     index = tasks.distinct(small, "train", 10)
     prompts = np.asarray(tasks.examples(small, "train", index).prompt_NxP)
     assert len(np.unique(prompts, axis=0)) == 10 and len(np.unique(index)) == 10
-    drawn = curricula.Uniform(indices=tuple(index.tolist())).sample({}, jax.random.key(0), 256)
+    key = jax.random.key(0)
+    plan = curricula.blank(key, 256)
+    drawn = curricula.Uniform(indices=tuple(index.tolist())).sample({}, key, plan, curricula.Context(0))[1].index_B
     assert set(np.asarray(drawn).tolist()) == set(index.tolist())
     with pytest.raises(ValueError, match="pool=3 with 10 indices"):
         curricula.Uniform(3, tuple(index.tolist()))

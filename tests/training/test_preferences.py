@@ -24,7 +24,7 @@ def test_pairs_are_an_answer_and_a_wrong_sample_of_the_reference(feed, other, na
     batch, metrics, _ = run.batch(run.member, run.state, reference)
     first, second = (jax.tree.map(lambda x, i=i: np.asarray(x)[i::2], batch) for i in (0, 1))
     np.testing.assert_array_equal(first.prompt_NxP, second.prompt_NxP)
-    index = run.source.curriculum.sample({}, training.stream(run.member.seed, f"data/{run.task.name}", 0), 16)
+    index = jax.random.bits(training.stream(run.member.seed, f"data/{run.task.name}", 0), (16,), "uint32")
     shown = tasks.examples(run.task, "train", index)
     np.testing.assert_array_equal(first.completion_NxT, shown.answer_NxT)
     np.testing.assert_array_equal(first.prompt_NxP, shown.prompt_NxP)

@@ -213,9 +213,15 @@ def test_a_term_of_ones_own_reads_the_tokens(monkeypatch):
 
 
 def test_a_pool_is_drawn_from_and_nothing_else():
-    index_B = np.asarray(curricula.Uniform(pool=5).sample({}, jax.random.key(0), 400))
+    def drawn(pool):
+        key = jax.random.key(0)
+        plan = curricula.Uniform(pool=pool).sample({}, key, curricula.blank(key, 400), curricula.Context(0))[1]
+        return np.asarray(plan.index_B)
+
+    index_B = drawn(5)
     assert set(index_B) == set(range(5)) and index_B.dtype == np.uint32
     assert np.bincount(index_B).min() > 50  # 80 expected, standard deviation 8
-    assert len(set(np.asarray(curricula.Uniform().sample({}, jax.random.key(0), 400)))) == 400
+    np.testing.assert_array_equal(index_B, jax.random.randint(jax.random.key(0), (400,), 0, 5))
+    np.testing.assert_array_equal(drawn(0), jax.random.bits(jax.random.key(0), (400,), "uint32"))  # hardly one twice
     with pytest.raises(ValueError, match="pool=-1 is negative"):
         curricula.Uniform(pool=-1)
