@@ -1,0 +1,152 @@
+"""Orders that are fixed before training or by the step: easy to hard and its controls, stages, cycles.
+
+Shapes: B items a step, M items of the pool.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpost.curricula import selection
+from jaxpost.curricula.base import Context, Graded, Plan, Pooled
+
+ORDERS = ("easy_to_hard", "hard_to_easy", "random")
+
+
+def _require_steps(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"steps={steps}: the schedule needs the number of steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ordered(Pooled):
+    """Uniform draws from the first n items of an order, n growing linearly from `start` M to M over `ramp` of the steps.
+
+      easy_to_hard  ascending difficulty, ties in the order of the pool
+      hard_to_easy  descending: the anti-curriculum
+      random        a permutation of the run's seed: the control with the same growth
+
+    Raises:
+      ValueError: no pool or steps, an unknown order, shares out of range, or no difficulties for an order by them.
+    """
+
+    paper: ClassVar[str] = "arXiv:2012.03107"
+    differs: ClassVar[str] = "linear pacing alone; the score is the task's difficulty"
+
+    order: str = "easy_to_hard"
+    start: float = 0.2
+    ramp: float = 0.5
+    steps: int = 0
+    difficulty: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_steps(self.steps)
+        if self.order not in ORDERS:
+            raise ValueError(f"order={self.order!r} is not known (valid: {', '.join(ORDERS)})")
+        if not (0 < self.start <= 1 and 0 < self.ramp <= 1):
+            raise ValueError(f"start={self.start}, ramp={self.ramp}: expected shares in (0, 1]")
+        if self.order != "random":
+            Graded(self.pool, self.difficulty)
+
+    def init(self, key: jax.Array) -> dict:
+        """The order."""
+        if self.order == "random":
+            return {"order_M": jax.random.permutation(key, self.pool).astype(jnp.int32)}
+        sign = 1 if self.order == "easy_to_hard" else -1
+        return {"order_M": jnp.asarray(np.argsort(sign * np.asarray(self.difficulty), kind="stable"), jnp.int32)}
+
+    def sample(self, state: dict, key: jax.Array, plan: Plan, context: Context) -> tuple[dict, Plan]:
+        """As `Curriculum.sample`."""
+        share = self.start + (1 - self.start) * jnp.clip(context.step / (self.ramp * self.steps), 0.0, 1.0)
+        open_now = jnp.ceil(share * self.pool - 1e-4).astype(jnp.int32)
+        place_B = jax.random.randint(key, plan.index_B.shape, 0, jnp.clip(open_now, 1, self.pool))
+        return state, plan._replace(index_B=state["order_M"][place_B].astype(jnp.uint32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Curry(Graded):
+    """Curry-DPO's order: the problems in `stages` parts by difficulty, easy first, each trained alone for its share of steps.
+
+    Raises:
+      ValueError: no pool, difficulties or steps, or stages that are not 1 to M.
+    """
+
+    paper: ClassVar[str] = "arXiv:2403.07230"
+    differs: ClassVar[str] = "ordered by the problem's difficulty, not by the rating gap of a pair; `refresh_every` of the " \
+        "arm makes each stage's start the reference"
+
+    stages: int = 3
+    steps: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_steps(self.steps)
+        if not 1 <= self.stages <= self.pool:
+            raise ValueError(f"stages={self.stages} of {self.pool} problems")
+
+    def sample(self, state: dict, key: jax.Array, plan: Plan, context: Context) -> tuple[dict, Plan]:
+        """As `Curriculum.sample`."""
+        order_M = jnp.asarray(np.argsort(np.asarray(self.difficulty), kind="stable"))
+        stage = jnp.clip(jnp.asarray(context.step) * self.stages // self.steps, 0, self.stages - 1)
+        low, high = stage * self.pool // self.stages, (stage + 1) * self.pool // self.stages
+        place_B = jax.random.randint(key, plan.index_B.shape, low, high)
+        return state, plan._replace(index_B=order_M[place_B].astype(jnp.uint32))
+
+
+def cycle(start: float, factor: float, end: float, total: float) -> tuple[float, ...]:
+    """Shares of the data by epoch: from `start` by 1 / factor up to `end`, down again and so on, until they sum to `total`."""
+    shares, share, grows = [], start, True
+    while sum(shares) < total:
+        shares.append(share)
+        if share >= end or share <= start:
+            grows = share < end
+        share = min(share / factor, end) if grows else max(share * factor, start)
+    return tuple(shares)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cyclical(Graded):
+    """Cyclical curriculum: each epoch trains on a share of the pool, which bounces between `start` and `end` (`cycle`).
+
+    An epoch's subset is drawn without replacement with probability proportional to the score, 1 / (1 + difficulty), and
+    lasts steps / epochs steps.
+
+    Raises:
+      ValueError: no pool, difficulties or steps, or numbers out of range.
+    """
+
+    paper: ClassVar[str] = "arXiv:2202.05531"
+    differs: ClassVar[str] = "the score is the task's difficulty, not the loss of a trained model; epochs have equal steps"
+
+    start: float = 0.25
+    factor: float = 0.5
+    end: float = 1.0
+    total: float = 6.0  # epochs of the whole data
+    steps: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_steps(self.steps)
+        if not (0 < self.start <= self.end <= 1 and 0 < self.factor < 1 and self.total > 0):
+            raise ValueError(f"start={self.start}, end={self.end}, factor={self.factor}, total={self.total}: expected "
+                             "0 < start <= end <= 1, a factor in (0, 1) and epochs above 0")
+
+    def init(self, key: jax.Array) -> dict:
+        """A word from which every epoch's subset is drawn."""
+        return {"word": jax.random.bits(key, (), "uint32")}
+
+    def sample(self, state: dict, key: jax.Array, plan: Plan, context: Context) -> tuple[dict, Plan]:
+        """As `Curriculum.sample`."""
+        shares = cycle(self.start, self.factor, self.end, self.total)
+        epoch = jnp.clip(jnp.asarray(context.step) * len(shares) // self.steps, 0, len(shares) - 1)
+        logit_M = -jnp.log1p(jnp.asarray(self.difficulty, jnp.float32))
+        subset_key = jax.random.fold_in(jax.random.key(state["word"]), epoch)
+        order_M = selection.without_replacement(subset_key, logit_M, self.pool)
+        sizes = [max(1, math.floor(share * self.pool)) for share in shares]
+        place_B = jax.random.randint(key, plan.index_B.shape, 0, jnp.asarray(sizes)[epoch])
+        return state, plan._replace(index_B=order_M[place_B].astype(jnp.uint32))

@@ -1,0 +1,99 @@
+"""The table of rules: a name, the rule, and the settings that make it that row; `get` refuses what is not known."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxpost.curricula.alp_gmm import AlpGmm
+from jaxpost.curricula.arms import Dump, Sec, Tscl
+from jaxpost.curricula.base import Curriculum, Pooled, chain
+from jaxpost.curricula.budgets import Cures, Gvm, Knapsack
+from jaxpost.curricula.filters import D3s, DifficultyFilter, Pods, VlCogito
+from jaxpost.curricula.length import LengthBudget
+from jaxpost.curricula.orders import Curry, Cyclical, Ordered
+from jaxpost.curricula.replay import Replay
+from jaxpost.curricula.rescored import Adcl
+from jaxpost.curricula.self_paced import SelfPaced
+from jaxpost.curricula.uniform import Uniform
+from jaxpost.lookup import nearest
+
+
+class Row(NamedTuple):
+    """A rule and the settings in which the row differs from its defaults."""
+
+    rule: type[Curriculum]
+    settings: Mapping = {}
+
+
+RULES = {
+    "uniform": Row(Uniform),
+    "sec": Row(Sec),
+    "dump": Row(Dump),
+    "tscl_online": Row(Tscl),
+    "tscl_naive": Row(Tscl, {"variant": "naive"}),
+    "tscl_window": Row(Tscl, {"variant": "window"}),
+    "tscl_sampling": Row(Tscl, {"variant": "sampling"}),
+    "plr": Row(Replay),
+    "robust_plr": Row(Replay, {"robust": True}),
+    "alp_gmm": Row(AlpGmm),
+    "easy_to_hard": Row(Ordered),
+    "hard_to_easy": Row(Ordered, {"order": "hard_to_easy"}),
+    "random_order": Row(Ordered, {"order": "random"}),
+    "curry": Row(Curry),
+    "cyclical": Row(Cyclical),
+    "adcl": Row(Adcl),
+    "cures": Row(Cures),
+    "knapsack": Row(Knapsack),
+    "gvm": Row(Gvm),
+    "difficulty_filter": Row(DifficultyFilter),
+    "pods": Row(Pods),
+    "d3s": Row(D3s),
+    "vl_cogito": Row(VlCogito),
+    "self_paced": Row(SelfPaced),
+    "length_budget": Row(LengthBudget),
+}
+FROM_THE_RUN = ("pool", "difficulty", "steps")  # settings that a run knows
+
+
+def get(name: str, **settings) -> Curriculum:
+    """A row of the table with settings replaced.
+
+    Raises:
+      ValueError: a name or setting that is not known (the message has the nearest), or a value that the rule refuses.
+    """
+    if name not in RULES:
+        raise ValueError(f"curriculum {name!r} is not known{nearest(name, RULES)}")
+    row = RULES[name]
+    valid = takes(name)
+    for setting in settings:
+        if setting not in valid:
+            raise ValueError(f"curriculum {name!r}: setting {setting!r} is not known{nearest(setting, valid)}")
+    try:
+        return row.rule(**{**row.settings, **settings})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"curriculum {name!r}: {error}") from error
+
+
+def takes(name: str) -> tuple[str, ...]:
+    """The settings of a row that may differ."""
+    row = RULES[name]
+    return tuple(field.name for field in dataclasses.fields(row.rule) if field.name not in row.settings)
+
+
+def for_run(wanted: Mapping[str, Mapping], known: Mapping) -> Curriculum:
+    """The chain of the named rules, after uniform draws from the run's pool.
+
+    Args:
+      wanted: name -> settings, in order.
+      known: values of FROM_THE_RUN (a function is called where a rule takes it); a setting of the same name goes before it.
+
+    Raises:
+      ValueError: as `get`; or a pool that a rule needs and the run does not have.
+    """
+    links = [Uniform(pool=known["pool"])]
+    for name, settings in wanted.items():
+        if name in RULES and issubclass(RULES[name].rule, Pooled) and not known["pool"]:
+            raise ValueError(f"curriculum {name!r} chooses among the problems of a pool, and pool=0 has no end; set pool")
+        missing = [key for key in known if name in RULES and key in takes(name) and key not in settings]
+        links.append(get(name, **{key: known[key]() if callable(known[key]) else known[key] for key in missing}, **settings))
+    return chain(*links)
