@@ -115,8 +115,12 @@ def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping
         raise UserError(f"arm {name!r}: {error}") from error
     if stage.reward:
         source = _rewarded(name, stage, source)
-    if stage.pool:
-        source = dataclasses.replace(source, curriculum=curricula.Uniform(pool=stage.pool))
+    if stage.pool or stage.curriculum:
+        known = {"pool": stage.pool, "steps": stage.steps, "difficulty": lambda: tasks.difficulties(task, "train", stage.pool)}
+        try:
+            source = dataclasses.replace(source, curriculum=curricula.for_run(dict(stage.curriculum), known))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"arm {name!r}: {error}") from error
     scalars = training.Scalars(stage.learning_rate, stage.kl_coef, permute_rewards=stage.permute_rewards)
     return Arm(name, source, spec, scalars, offset=OFFSET if stage.independent else 0,
                rate_key=keys.get("learning_rate", f"arm.{name}.learning_rate"),

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from experiments.harness import config as configs
 from experiments.harness.defaults import TRAIN_FIELDS
 from experiments.harness.errors import UserError
+from jaxpost import curricula
 from jaxpost.lookup import nearest
 
 BASE = "base"
@@ -32,6 +33,7 @@ class Stage:
 
     task: str = "task"  # or second, or a name of the section tasks
     pool: int = 0  # distinct training problems; 0: without end
+    curriculum: tuple = ()  # ((rule, settings), ...), in turn; empty: uniform draws
     objective: str = "cross_entropy"  # a row of the recipe table
     family: str = ""  # that the objective must be of, so that an override cannot make the arm's name a lie; empty: any
     settings: tuple = ()  # ((part, value), ...) that differ from the recipe's
@@ -155,6 +157,27 @@ def _value(where: str, value, config):
         raise UserError(f"{where}={value!r}: {key}={found!r} has no such element") from error
 
 
+def _rules(name: str, given) -> tuple:
+    """((rule, settings), ...) of a name, of names in turn, or of {name: settings} in the order of the table of rules.
+
+    Raises:
+      UserError: another type, a rule that is not known, or one that appears twice.
+    """
+    if hasattr(given, "items"):
+        order = list(curricula.RULES)
+        rules = sorted(given.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else -1)
+    else:
+        rules = [(rule, {}) for rule in ((given,) if isinstance(given, str) else given)]
+    for i, (rule, settings) in enumerate(rules):
+        if rule not in curricula.RULES:
+            raise UserError(f"arm {name!r}: curriculum {rule!r} is not known{nearest(rule, curricula.RULES)}")
+        if not hasattr(settings, "items"):
+            raise UserError(f"arm {name!r}: curriculum {rule!r} takes {{setting: value}}, found {settings!r}")
+        if rule in [other for other, _ in rules[:i]]:
+            raise UserError(f"arm {name!r}: curriculum {rule!r} appears twice")
+    return tuple((rule, dict(settings.items())) for rule, settings in rules)
+
+
 def _stage(name: str, table: dict, config) -> Stage:
     for field in table:
         if field not in _FIELDS:
@@ -174,6 +197,7 @@ def _stage(name: str, table: dict, config) -> Stage:
     for field in ("settings", "reward", "optimizer_settings"):
         given = values.get(field, {})
         values[field] = tuple(sorted(given.items())) if hasattr(given, "items") else given
+    values["curriculum"] = _rules(name, values.get("curriculum", ()))
     for field, value in values.items():
         default = _FIELDS[field]
         kind = float if field == "kl_coef" else type(default)

@@ -30,6 +30,7 @@ from jaxpost.tasks import (
 from jaxpost.tasks.base import (
     Examples,
     Task,
+    difficulties,
     digest,
     distinct,
     ends,
@@ -51,6 +52,7 @@ __all__ = [
     "FAMILIES",
     "Examples",
     "Task",
+    "difficulties",
     "digest",
     "distinct",
     "ends",

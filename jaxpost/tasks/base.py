@@ -163,6 +163,17 @@ def distinct(task, split, count, within=None):
     return first[:count].astype(np.uint32)
 
 
+def difficulties(task, split, count):
+    """Difficulty of the first `count` problems of a split, a tuple of floats; what it counts, the family says.
+
+    Raises: ValueError for an unknown split, or a task that does not say how difficult its problems are.
+    """
+    if task.difficulty is None:
+        raise ValueError(f"task {task.name!r} does not say how difficult its problems are")
+    made = problems(task, split, np.arange(count, dtype=np.uint32))
+    return tuple(np.asarray(jax.vmap(task.difficulty)(made), float).tolist())
+
+
 def table(task, split):
     """Every problem of a split once, with its prompt and oracle answer: Examples with N the size of the split.
 

@@ -76,6 +76,7 @@ class Rollouts:
             raise ValueError(f"oversample={self.oversample} must be at least 1 (1: every prompt drawn is trained on)")
         needs.require_curriculum("Rollouts", self.curriculum, self.spec.objective, (self.task,), oversample=self.oversample,
                                  budgeted=any(term.kind in rewards.BUDGETED for term in self.reward))
+        jax.eval_shape(lambda: self._plan(self.curriculum.init(jax.random.key(0)), jax.random.key(0), 0))  # refuses budgets
 
     @property
     def needs_demonstrations(self) -> bool:
@@ -104,15 +105,17 @@ class Rollouts:
 
     def rollout(self, params: dict, seed: jax.Array, step: jax.Array, curriculum_state: dict, early_stop: bool = False):
         """(problems, prompts, Completions, Planned) of all prompts drawn, oversample*B*G rows, sampled from `params`."""
-        key = stream(seed, f"data/{self.task.name}", step)
-        context = curricula.Context(step, self.spec.group - self.demonstrations)
-        blank = curricula.blank(key, self.oversample * self.prompts)
-        planned = Planned(*self.curriculum.sample(curriculum_state, key, blank, context))
+        planned = self._plan(curriculum_state, stream(seed, f"data/{self.task.name}", step), step)
         index_N, knobs_N = needs.planned_problems(self.task, planned.plan, self.spec.group)
         # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration, and
         # on CPU that collective can deadlock with another one (it does in executables from the compilation cache).
         problems_N = sharding.constrain(tasks.problems(self.task, "train", index_N, knobs_N), ())
         return problems_N, *self.answers(params, seed, step, problems_N, early_stop), planned
+
+    def _plan(self, curriculum_state: Any, key: jax.Array, step: jax.Array | int) -> "Planned":
+        blank = curricula.blank(key, self.oversample * self.prompts)
+        context = curricula.Context(step, self.spec.group - self.demonstrations)
+        return Planned(*self.curriculum.sample(curriculum_state, key, blank, context))
 
     def answers(self, params: dict, seed: jax.Array, step: jax.Array, problems_N,
                 early_stop: bool = False) -> tuple[jax.Array, models.Completions]:

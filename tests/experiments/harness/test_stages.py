@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import arms, defaults, stages, work
 from experiments.harness.errors import UserError
-from jaxpost import models, tasks
+from jaxpost import curricula, models, tasks
 
 MODEL = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=1, heads=1, kv_heads=1, head_dim=16, ff=16)
 TASKS = {"task": tasks.get("addition", digits=1)}
@@ -68,6 +68,24 @@ def test_the_reference_is_the_base_an_end_or_an_average_and_may_be_refreshed():
     chex.assert_trees_all_equal(made["soup"].fresh(params, 0, reference).params, params)
 
 
+def test_a_curriculum_is_a_name_names_or_settings():
+    chained = {"task": tasks.get("chains")}
+    made = {arm.name: arm.source.curriculum for arm in arms.build(config({
+        "a": {"objective": "grpo", "pool": 8, "group": 4}, "b": {"like": "a", "curriculum": "sec"},
+        "c": {"like": "a", "curriculum": ("vl_cogito", "pods")},
+        "d": {"like": "a", "curriculum": {"pods": {"keep": 3}, "sec": {"temperature": 0.5}}, "steps": 9},
+        "e": {"like": "a", "objective": "cross_entropy", "curriculum": "easy_to_hard", "steps": 9}}, "abcde"), MODEL, chained)}
+    difficulty = tasks.difficulties(chained["task"], "train", 8)
+    assert len(difficulty) == 8 and len(set(difficulty)) > 1
+    uniform = curricula.Uniform(pool=8)
+    assert made["a"] == uniform
+    assert made["b"] == curricula.chain(uniform, curricula.get("sec", pool=8, difficulty=difficulty))
+    assert made["c"] == curricula.chain(uniform, curricula.get("vl_cogito", steps=150), curricula.get("pods"))
+    assert made["d"].links[1:] == (curricula.get("sec", pool=8, difficulty=difficulty, temperature=0.5),
+                                   curricula.get("pods", keep=3))
+    assert made["e"].links[1].steps == 9 and made["e"].links[1].difficulty == difficulty
+
+
 def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     made = arms.build(config({"a": {"objective": "grpo"}, "b": {"like": "a", "learning_rate": 1e-2, "permute_rewards": True},
                               "c": {"like": "a", "start": "b"}, "d": {"like": "a", "pool": 4}}, ("a", "c", "d")), MODEL, TASKS)
@@ -103,6 +121,15 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     ({"a": {"objective": "cross_entropy", "reward": {"correct": 1.0}}}, "which samples no answers; leave reward out"),
     ({"a": {"objective": "remax", "reward": {"correct": 1.0}}}, "leave reward empty"),
     ({"a": {"objective": "grpo", "start": "b", "reference": "start"}, "b": {}}, "reads no reference policy"),
+    ({"a": {"objective": "grpo", "curriculum": "secc"}}, "curriculum 'secc' is not known; did you mean 'sec'?"),
+    ({"a": {"objective": "grpo", "curriculum": {"pods": {"kep": 2}}}}, "setting 'kep' is not known; did you mean 'keep'?"),
+    ({"a": {"objective": "grpo", "curriculum": {"pods": 2}}}, "takes {setting: value}, found 2"),
+    ({"a": {"objective": "grpo", "curriculum": ("pods", "pods")}}, "curriculum 'pods' appears twice"),
+    ({"a": {"objective": "grpo", "curriculum": "sec"}}, "among the problems of a pool, and pool=0 has no end; set pool"),
+    ({"a": {"objective": "grpo", "curriculum": "sec", "pool": 8}}, "1 of them different; take a task"),
+    ({"a": {"objective": "grpo", "curriculum": "knapsack", "pool": 8, "group": 4}}, "average=8 rollouts a problem"),
+    ({"a": {"objective": "cross_entropy", "curriculum": "pods"}}, "Demonstrations does not give it (Rollouts does)"),
+    ({"a": {"objective": "grpo", "curriculum": "self_paced"}}, "needs the loss of each example before the update"),
     ({"a": {"objective": "grpo", "settings": {"clip_hihg": 0.3}}}, "clip_hihg"),
     ({"a": {}, "g": {"over": {"pool": (1, 2)}}}, "its name needs 1 pairs of braces, found 0"),
     ({"a": {}, "g{}": {}}, "has braces in its name and no 'over'"),
