@@ -105,17 +105,20 @@ def test_over_sampling_refills_what_a_filter_leaves_out(feed):
     assert len(counted) and all((row == prompts[1::2]).all(axis=1).any() for row in counted)
 
 
-def test_rules_learn_in_a_step_and_resume_from_their_state(feed):
-    """SEC, then budgets, then weights: two steps, and the second again from a copy of the state."""
+def test_members_of_an_ensemble_learn_apart_and_resume_bit_for_bit(feed):
+    """SEC, then budgets, then weights: two members, two steps in one segment, and in two with a copy through the host."""
     chain = [curricula.get("sec", **POOL), curricula.get("knapsack", pool=8, average=3), curricula.get("vl_cogito", steps=4)]
     run, state = fresh(feed("grpo", make=rolled(*chain)))
-    middle, _ = run.step(run.member, state, None)
-    copy = jax.tree.map(lambda x: jnp.asarray(np.array(x)), middle)
-    a, b = (run.step(run.member, one, None)[0] for one in (middle, copy))
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    program = training.segment_program(run.source, run.spec, 2)
+    members = training.stack([run.member, run.member._replace(seed=jnp.uint32(6))])
+    whole, _ = program(training.stack([state, state]), members, 2, None)
+    half, _ = program(training.stack([state, state]), members, 1, None)
+    resumed, _ = program(jax.tree.map(lambda x: np.array(x), half), members, 1, None)
+    for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(x, y)
-    assert np.asarray(a.curriculum_state[0]["q_A"]).any() and int(a.curriculum_state[1]["count_M"].sum()) == 24
-    assert run.step._cache_size() == 1
+    sec, knapsack, _ = whole.curriculum_state
+    assert np.asarray(sec["q_A"]).any(axis=1).all() and (np.asarray(sec["q_A"])[0] != np.asarray(sec["q_A"])[1]).any()
+    assert knapsack["count_M"].sum(axis=1).tolist() == [24, 24]
 
 
 def test_self_paced_demonstrations(make):
