@@ -60,7 +60,7 @@ def test_rows_are_the_closed_form_within_their_errors():
     for layer in (0, 1):
         row = by["curvature.sharpness", "layer", layer, None, "matrix=ggn"]
         wanted = np.linalg.eigvalsh(h[5:25, 5:25])[-1]
-        assert abs(row["value"] - wanted) <= row["num_err"] + 1e-12 and row["num_err"] < 1e-2 * wanted
+        assert abs(row["value"] - wanted) <= row["num_err"] + 1e-12 and row["num_err"] < 5e-2 * wanted
     trace = by["curvature.trace", "global", None, None, "matrix=ggn"]
     assert abs(trace["value"] - np.trace(h)) < 2 * (trace["ci_hi"] - trace["ci_lo"]) and trace["unit"] == "draw"
     assert trace["ci_hi"] - trace["ci_lo"] < 0.3 * np.trace(h)
