@@ -106,7 +106,7 @@ def test_a_claim_of_a_paper_is_one_file_of_eighty_lines(name):
 
 def test_the_study_of_the_documentation_is_one():
     """Its config passes every check, and its grid, reward and average are what the text says."""
-    (code, _) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "study.md").read_text(), re.M | re.S)
+    code, *_ = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "study.md").read_text(), re.M | re.S)
     given = {}
     exec(compile(code, "study.md", "exec"), given)
     setup = Setup(given["get_config"](), given["CLAIMS"])
