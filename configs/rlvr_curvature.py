@@ -6,7 +6,7 @@ of its cross-entropy on demonstrations) is measured along principal and low-magn
 along the updates of GRPO, SFT and GRPO with shuffled rewards, each against blind directions of equal norm, density and rank,
 and again with all other parameters free to answer (layer-conditioned).
 
-Command:   python -m experiments.run --config=rlvr_curvature          (4 seeds, 3 arms; 5 minutes predicted on two idle cores)
+Command:   python -m experiments.run --config=rlvr_curvature          (4 seeds, 3 arms; not run to its end yet)
            python -m experiments.run --config=rlvr_curvature:smoke    (2 seeds, tiny; about 3 minutes, 6 the first time)
 Healthy:   GRPO and SFT raise success, shuffled rewards do not; the nulls of masks and frames contain 1.
 Against:   one public test of the proxy by Hessian products found none of 48 cells beyond two standard errors, and a smaller
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "5 min on two idle CPU cores, predicted (smoke 3 min)"
+RUN_TIME = "about 10 min on two CPU cores, by its base (3 min) and first arm (2 min) (smoke 3 min)"
 PRINCIPAL, LOW = ({"alpha": "0.3", "mask": mask} for mask in ("principal", "low_magnitude"))
 
 
