@@ -22,10 +22,10 @@ from experiments import study
 from experiments.harness import claims as claim_rules
 from experiments.harness import config as configs
 from experiments.harness.claims.checking import FIELDS
-from experiments.harness.errors import EXIT_USER, UserError
+from experiments.harness.command import refuse
+from experiments.harness.errors import UserError
 from jaxpost import records
 from jaxpost.records import BundleError, settings, storage
-from jaxpost.records.plain_text import visible
 
 REPLICATES = ("seeds.first", "seeds.count", "seeds.base", "seeds.bases")  # keys that only add replicates
 _ROLES = ("seed", "null")
@@ -170,8 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         bundle_id = collect(options.directories, out)
     except (UserError, BundleError) as error:
-        print("error: " + visible(" ".join(str(error).split())), file=sys.stderr)
-        return EXIT_USER
+        return refuse(error)
     print(f"bundle {bundle_id[:12]}: {out / 'report.html'}")
     return 0
 

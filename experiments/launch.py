@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+from experiments.harness.command import refuse
 from experiments.harness.errors import EXIT_DIVERGED, EXIT_STOPPED, EXIT_USER
 from experiments.harness.session import StopSignals
 
@@ -38,8 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", nargs="*", metavar="-- ARGUMENT", help="of experiments.run")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     if options.restarts < 0:
-        print(f"error: --restarts={options.restarts}: at least 0", file=sys.stderr)
-        return EXIT_USER
+        return refuse(f"--restarts={options.restarts}: at least 0")
     with StopSignals() as signals:
         for attempt in range(options.restarts + 1):
             code = once(options.run, signals)

@@ -9,6 +9,7 @@ import sys
 from rich.console import Console
 
 from experiments.harness import probing
+from experiments.harness.command import refuse
 from experiments.harness.errors import UserError
 from jaxpost.probes import page as document
 
@@ -23,8 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         seconds, lines, step = probing.prices_of(options.config)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return refuse(error, error.exit_code)
     console.print(document.catalogue(seconds, options.config))
     console.print(document.price_table(lines, step))
     return 0

@@ -20,17 +20,12 @@ from pathlib import Path
 from experiments import compile_cache, compiler_log
 from experiments.compiler_log import CompilerLog
 from experiments.harness import config as configs
-from experiments.harness.errors import EXIT_USER, UserError
+from experiments.harness.command import Parser, refuse
+from experiments.harness.errors import UserError
 from experiments.harness.session import StopSignals
 from jaxpost.checkpoint import CheckpointError
 from jaxpost.lookup import nearest
 from jaxpost.records import BundleError, config_hash
-from jaxpost.records.plain_text import visible
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message}; see python -m experiments.run --help")
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -39,7 +34,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     Raises:
       UserError: an argument that is neither.
     """
-    parser = _Parser(prog="python -m experiments.run", description=__doc__, allow_abbrev=False,
+    parser = Parser(prog="python -m experiments.run", description=__doc__, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter,
                      epilog="--config.a.b=VALUE overrides a key of the config. A config is Python and is executed: "
                             "--config=PATH.py runs whatever that file says, with your rights; give files that you trust.")
@@ -80,17 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
             _run(sys.argv[1:] if arguments is None else arguments, signals)
         return 0
     except UserError as error:
-        return _say(error, error.exit_code)
+        return refuse(error, error.exit_code)
     except (BundleError, CheckpointError) as error:
-        return _say(error, EXIT_USER)
+        return refuse(error)
     except OSError as error:  # a full disk or a missing permission, met outside a bundle or a checkpoint
-        return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was written before "
-                    "is intact: make room or fix the permissions and run the same command again", EXIT_USER)
-
-
-def _say(error: object, code: int) -> int:
-    print("error: " + visible(" ".join(str(error).split())), file=sys.stderr)
-    return code
+        return refuse(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was written before "
+                      "is intact: make room or fix the permissions and run the same command again")
 
 
 def _run(arguments: list[str], signals: StopSignals) -> None:

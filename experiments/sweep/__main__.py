@@ -22,25 +22,20 @@ from rich.live import Live
 from rich.table import Table
 
 from experiments.harness import config as configs
+from experiments.harness.command import Parser, refuse
 from experiments.harness.errors import EXIT_STOPPED, EXIT_USER, UserError
 from experiments.harness.session import StopSignals
 from experiments.run import overrides_of
 from experiments.sweep import engines, points
 from experiments.sweep.worker import ELSEWHERE, FAILED, STOPPED
 from jaxpost.lookup import nearest
-from jaxpost.records.plain_text import visible
 
 EXECUTORS = ("local", "ray", "slurm", "gcloud", "print")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message}; see python -m experiments.sweep --help")
-
-
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """(options, overrides of every run). Raises: UserError."""
-    parser = _Parser(prog="python -m experiments.sweep", description=__doc__, allow_abbrev=False,
+    parser = Parser(prog="python -m experiments.sweep", description=__doc__, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="name, name:argument or path/to/mine.py")
     parser.add_argument("--over", action="append", default=[], help="KEY=VALUE,VALUE,... (may be repeated)")
@@ -86,8 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((directory / "compiled").resolve()))
         return _carry_out(options, made, directory)
     except UserError as error:
-        print("error: " + visible(" ".join(str(error).split())), file=sys.stderr)
-        return error.exit_code
+        return refuse(error, error.exit_code)
 
 
 def _carry_out(options: argparse.Namespace, made: list[points.Point], directory: Path) -> int:

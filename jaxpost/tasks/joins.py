@@ -36,6 +36,7 @@ def merge(slots, left, right, joined, live):
 
 
 def join(a, b, op):
+    """The value of a op b; a division is the whole part, and one by 0 is taken as by 1."""
     return jnp.select(
         [op == expression.PLUS, op == expression.MINUS, op == expression.TIMES], [a + b, a - b, a * b], a // jnp.maximum(b, 1)
     )
