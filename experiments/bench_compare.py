@@ -171,10 +171,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
             session.boundary("the pair that was compared is kept")
         targets.append(target("memory", "< 2.5 GiB", np.asarray([max(peaks) / GIB]), max(peaks) < 2.5 * GIB,
                                f"the command was given {config.memory_gib:g} GiB"))
-        benchmark.show(session, TITLE, targets)
-        bundle_id = bundle.close({}, extra={"n_seeds": 1, "targets": [dataclasses.asdict(one) for one in targets]})
+        benchmark.publish(bundle, session, TITLE, targets)
         shutil.rmtree(workdir / "pairs")
-        session.say(f"bundle {bundle_id[:12]}: {workdir}")
 
 
 def _element(config: ConfigDict, folder: Path, bundle: records.Bundle) -> tuple[list[Target], float]:

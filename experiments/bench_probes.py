@@ -1,6 +1,5 @@
 """Prices of probes beside the training that they watch: ratios in one run, two sides by turns, against fixed targets."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,10 +103,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         for part in (_shares, _coherence, _subspaces):
             targets += part(setup, trainer, bundle)
             session.boundary("nothing is kept of an unfinished benchmark")
-        benchmark.show(session, TITLE, targets)
-        results = [dataclasses.asdict(target) for target in targets]
-        bundle_id = bundle.close({ANGLE.id: ANGLE}, extra={"n_seeds": 1, "targets": results})
-        session.say(f"bundle {bundle_id[:12]}: {workdir}")
+        benchmark.publish(bundle, session, TITLE, targets, {ANGLE.id: ANGLE})
 
 
 def _shares(setup: Setup, trainer: Trainer, bundle: records.Bundle) -> list[Target]:

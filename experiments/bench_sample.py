@@ -1,7 +1,5 @@
 """Sampling beside `generate` of transformers: the same weights, prompts and number of tokens, by turns."""
 
-import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.session import StopSignals
 from jaxpost import models
-from jaxpost.models import hf
 
 TITLE = "What sampling costs"
 QUESTION = "Does sampling keep up with `generate` of transformers, and how near is it to the machine's matrix products?"
@@ -37,7 +34,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     if claims:
         raise UserError("bench_sample states targets, no claims; remove CLAIMS from the config's file")
     benchmark.require_least(config, rows=1, prompt=1, tokens=1, turns=1)
-    torch, transformers = benchmark.peer("torch"), benchmark.peer("transformers")
+    torch, _ = benchmark.peer("torch"), benchmark.peer("transformers")  # both before anything is made
     c = models.TransformerConfig(**config.model)
     with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
         if found is None:
@@ -45,9 +42,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         bundle, session = found
         params = models.init(c, jax.random.key(0))
         prompt = np.array(jax.random.randint(jax.random.key(1), (config.rows, config.prompt), 1, c.vocab))
-        with tempfile.TemporaryDirectory() as folder:
-            hf.save(Path(folder) / "model", c, params)
-            model = transformers.AutoModelForCausalLM.from_pretrained(Path(folder) / "model").eval()
+        model = benchmark.transformers_model(c, params).eval()
         inputs = {"input_ids": torch.tensor(prompt), "attention_mask": torch.ones(prompt.shape, dtype=torch.long)}
         model.generation_config.eos_token_id = None
 
@@ -66,9 +61,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         shares = " and ".join(f"{np.median(wall_s):.2f} s ({work / np.median(wall_s) / rate:.2f} of the matmul rate)"
                               for wall_s in (ours_s, theirs_s))
         targets = [benchmark.at_least("generate", theirs_s / ours_s, 3.0, f"ours and theirs: {shares}", "of our time")]
-        benchmark.show(session, TITLE, targets)
-        bundle_id = bundle.close({}, extra={"n_seeds": 1, "targets": [dataclasses.asdict(t) for t in targets]})
-        session.say(f"bundle {bundle_id[:12]}: {workdir}")
+        benchmark.publish(bundle, session, TITLE, targets)
 
 
 def agree(c: models.TransformerConfig, params: dict, prompt_NxP: np.ndarray, greedy_NxT: np.ndarray) -> None:

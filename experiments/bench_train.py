@@ -1,7 +1,5 @@
 """A train step beside eager torch: the same weights, rows, loss and AdamW, by turns."""
 
-import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.session import StopSignals
 from jaxpost import models, objectives, training
-from jaxpost.models import hf
 
 TITLE = "What a train step costs"
 QUESTION = "Does a supervised step keep up with eager torch, and how near is it to the machine's matrix products?"
@@ -67,7 +64,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     if claims:
         raise UserError("bench_train states targets, no claims; remove CLAIMS from the config's file")
     benchmark.require_least(config, rows=1, tokens=1, turns=1, microbatches=1)
-    torch, transformers = benchmark.peer("torch"), benchmark.peer("transformers")
+    torch, _ = benchmark.peer("torch"), benchmark.peer("transformers")  # both before anything is made
     c = models.TransformerConfig(**config.model)
     with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
         if found is None:
@@ -75,9 +72,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         bundle, session = found
         params = models.init(c, jax.random.key(0))
         tokens = np.array(jax.random.randint(jax.random.key(1), (config.rows, config.tokens + 1), 0, c.vocab))
-        with tempfile.TemporaryDirectory() as folder:
-            hf.save(Path(folder) / "model", c, params)
-            model = transformers.AutoModelForCausalLM.from_pretrained(Path(folder) / "model").train()
+        model = benchmark.transformers_model(c, params).train()
         losses, sides = [], (Ours(c, params, tokens, config), Theirs(torch, model, tokens, config))
         ours_s, theirs_s = benchmark.by_turns(*(lambda side=side: losses.append(side.step()) for side in sides), config.turns)
         agree(*np.asarray(losses).reshape(-1, 2).T)
@@ -91,9 +86,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         targets = [benchmark.at_least("torch", theirs_s / ours_s, 1.2, f"ours and theirs: {note}", "of our time"),
                    benchmark.at_least("limit", work / ours_s / rate, 0.85, f"theirs {np.median(work / theirs_s / rate):.2f}",
                                       "of the matmul rate")]
-        benchmark.show(session, TITLE, targets)
-        bundle_id = bundle.close({}, extra={"n_seeds": 1, "targets": [dataclasses.asdict(t) for t in targets]})
-        session.say(f"bundle {bundle_id[:12]}: {workdir}")
+        benchmark.publish(bundle, session, TITLE, targets)
 
 
 def agree(ours: np.ndarray, theirs: np.ndarray) -> None:

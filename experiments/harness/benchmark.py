@@ -5,9 +5,11 @@ A ratio is taken within a turn, so that both sides see the same machine; its med
 
 import dataclasses
 import importlib
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,9 @@ from rich.table import Table
 
 from experiments.harness.errors import UserError
 from experiments.harness.session import Session
+from jaxpost import models
+from jaxpost.models import hf
+from jaxpost.records import Bundle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,22 @@ def require_least(config, **least: int) -> None:
             raise UserError(f"{key}={value}: must be at least {smallest}")
     if config.mesh.ensemble != 1:
         raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+
+
+def transformers_model(c: models.TransformerConfig, params: dict):
+    """The peer's model with the same weights, by way of a Hugging Face directory. Raises: UserError, as `peer`."""
+    transformers = peer("transformers")
+    with tempfile.TemporaryDirectory() as folder:
+        hf.save(Path(folder) / "model", c, params)
+        return transformers.AutoModelForCausalLM.from_pretrained(Path(folder) / "model")
+
+
+def publish(bundle: Bundle, session: Session, title: str, targets: Sequence[Target], metrics: Mapping = MappingProxyType({})
+            ) -> None:
+    """Print the table, close the bundle with it, and say where it is."""
+    show(session, title, targets)
+    bundle_id = bundle.close(metrics, extra={"n_seeds": 1, "targets": [dataclasses.asdict(target) for target in targets]})
+    session.say(f"bundle {bundle_id[:12]}: {bundle.path}")
 
 
 def show(session: Session, title: str, targets: Sequence[Target]) -> None:
