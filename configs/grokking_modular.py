@@ -82,36 +82,41 @@ CLAIMS = (
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     defaults.require(argument, "default", "smoke")
-    c = ConfigDict()
-    c.experiment = "grokking_modular"
-    c.arms = ("grok", "no-decay", "random-labels")
-    c.seeds = ConfigDict({
-        "first": 200,  # a seed draws the initial parameters; pilots used 0 to 4 and 100 to 104
-        "count": 5,  # more may be added later: finished ones are reused
-    })
+    c = defaults.from_scratch()
+    c.title = "Progress measures of modular addition"
+    c.question = __doc__.splitlines()[0]
+    c.papers = ("2301.05217", "2201.02177")
+    c.seeds.update({"first": 200})  # a seed draws the initial parameters; pilots used 0 to 4 and 100 to 104
     c.task = ConfigDict({"name": "modular", "modulus": 29, "train_fraction": 0.8})
     c.model = ConfigDict({"width": 48, "layers": 1, "heads": 2, "kv_heads": 2, "head_dim": 24, "ff": 96})
-    c.train = ConfigDict({
+    c.train.update({
         "steps": 2500,  # of the whole training table
-        "learning_rate": 1e-3,  # AdamW, betas (.9, .98), no warmup
+        "learning_rate": 1e-3,  # AdamW, betas (.9, .98), no warm-up
         "weight_decay": 3.0,  # of every arm but no-decay
         "steps_per_call": 500,  # at most, between host decisions
     })
-    c.measure = ConfigDict({
-        "grid_points": 48,  # measured steps, log-spaced from 1 to the last, and 0
+    c.arm = ConfigDict({
+        "grok": {"start": "scratch", "source": "table", "answer_tokens": 1,
+                 "optimizer_settings": {"weight_decay": "train.weight_decay"}},
+        "no-decay": {"like": "grok", "optimizer_settings": {"weight_decay": 0.0}},
+        "random-labels": {"like": "grok", "task_settings": {"labels": "random"}},
+    })
+    c.arms = ("grok", "no-decay", "random-labels")
+    # Mean test accuracy over seeds; an arm that never reached it, a control in training, supports nothing.
+    c.gate = ConfigDict({"kind": "mean_reached", "metric": "fit.accuracy", "split": "id", "level": 0.99,
+                         "control_split": "train"})
+    c.measure.update({"grid_points": 48, "probes": ("fit", "fourier")})
+    c.probe = ConfigDict({"fourier": {
         "reach": 0.95,  # share of the energy along a + b that the key frequencies hold at the last step
         "cap": 8,  # most key frequencies
         "sets": 32,  # random sets of frequencies in the null
-    })
-    c.reached = 0.99  # mean test accuracy over seeds; an arm that never reached it supports nothing
-    c.mesh = ConfigDict({"ensemble": 1})  # this experiment runs on one device
-    c.checkpoint = ConfigDict({"every_seconds": 20.0})
-    c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})
+    }})
     if argument == "smoke":
         c.seeds.count = 2
         c.arms = ("grok", "random-labels")
         c.task.update({"modulus": 13})
         c.model.update({"width": 32, "head_dim": 16, "ff": 64})
         c.train.update({"steps": 200})
-        c.measure.update({"grid_points": 8, "sets": 8})
+        c.measure.update({"grid_points": 8})
+        c.probe.fourier.update({"sets": 8})
     return c

@@ -78,43 +78,58 @@ CLAIMS = (
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     defaults.require(argument, "default", "smoke")
-    c = ConfigDict()
-    c.experiment = "grokking_pathways"
-    c.arms = ("moe", "moe-no-decay-random", "dense", "moe-frozen-router")
-    c.seeds = ConfigDict({
-        "first": 300,  # a seed draws the initial parameters
-        "count": 5,  # more may be added later: finished ones are reused
-    })
+    c = defaults.from_scratch()
+    c.title = "Routing pathways and delayed generalisation"
+    c.question = ("Do pathway distance and consistency between layers, read on the training set alone, follow the test "
+                  "accuracy of a mixture of experts beyond what training time explains?")
+    c.papers = ("2506.21551", "2201.02177")
+    c.seeds.update({"first": 300})  # a seed draws the initial parameters
     c.task = ConfigDict({"name": "modular", "modulus": 13, "operators": ("add", "subtract"), "train_fraction": 0.85})
-    c.model = ConfigDict({
-        "width": 32, "layers": 3, "heads": 4, "kv_heads": 4, "head_dim": 8,
-        "ff": 16,  # of one expert
-        "experts": 6, "experts_per_token": 2, "shared_ff": 0, "renormalise": True,
-    })
-    c.train = ConfigDict({
+    c.model = ConfigDict({"width": 32, "layers": 3, "heads": 4, "kv_heads": 4, "head_dim": 8, "ff": 32})
+    c.train.update({
         "steps": 3600,  # of the whole training table
-        "learning_rate": 5e-3,  # AdamW, betas (.9, .98), no warmup
+        "learning_rate": 5e-3,  # AdamW, betas (.9, .98), no warm-up
         "weight_decay": 1.0,  # of every arm but the control
         "steps_per_call": 200,  # at most, between host decisions
     })
-    c.measure = ConfigDict({
-        "grid_points": 16,  # log-spaced steps from 1 to the last,
-        "even_points": 25,  # evenly spaced ones, and 0
-        "examples": 96,  # training problems that are routed
+    c.arm = ConfigDict({
+        "dense": {"start": "scratch", "source": "table", "answer_tokens": 1, "probes": ("fit",),
+                  "optimizer_settings": {"weight_decay": "train.weight_decay"}},
+        # The multiplications of a token are those of the dense arm: ff of it = experts_per_token * ff of an expert + shared_ff.
+        "moe": {"like": "dense", "probes": (), "model": {"ff": 16, "experts": 6, "experts_per_token": 2, "shared_ff": 0,
+                                                         "renormalise": True}},
+        "moe-no-decay-random": {"like": "moe", "optimizer_settings": {"weight_decay": 0.0},
+                                "task_settings": {"labels": "random"}},
+        "moe-frozen-router": {"like": "moe", "trainable": "frozen_router"},
+    })
+    c.arms = ("moe", "moe-no-decay-random", "dense", "moe-frozen-router")
+    # Accuracy that counts as learned, as the paper's generalised samples; other seeds count in no claim.
+    c.gate = ConfigDict({"kind": "runs_reached", "metric": "fit.accuracy", "level": 0.8, "never": ("moe-no-decay-random",)})
+    c.measure.update({"grid_points": 16, "even_points": 25, "problems": 96, "probes": ("fit", "routing")})
+    c.probe = ConfigDict({"routing": {
+        "split": "train",
         "eps": 0.5, "delta": 0.5,  # nat: a problem is memorised from where its loss stays at most eps and near its last
         "pairs": 4096,  # of problems, for distances
         "draws": 2,  # of nulls without a closed form
+    }})
+    c.trend = ConfigDict({
+        "outcome": {"metric": "fit.accuracy", "split": "id", "name": "test_accuracy"},
+        "curves": {
+            "distance": {"metric": _DISTANCE, "params": _ALL},
+            "distance_memorised": {"metric": _DISTANCE, "params": _MEMORISED},
+            "cosine": {"metric": _COSINE, "params": _ALL},
+            "cosine_memorised": {"metric": _COSINE, "params": _MEMORISED},
+            "entropy": {"metric": "router.entropy"}, "load_cv": {"metric": "router.load_cv"}},
+        "borrowed": {"moe-no-decay-random": "moe"},
+        "block": 6, "draws": 999,
     })
-    c.trend = ConfigDict({"block": 6, "draws": 999})
-    c.reached = 0.8  # accuracy that counts as learned, as the paper's generalised samples; other seeds count in no claim
-    c.mesh = ConfigDict({"ensemble": 1})  # this experiment runs on one device
-    c.checkpoint = ConfigDict({"every_seconds": 20.0})
-    c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})
     if argument == "smoke":
         c.seeds.count = 2
         c.task.update({"modulus": 7})
-        c.model.update({"width": 16, "layers": 2, "heads": 2, "kv_heads": 2, "ff": 8, "experts": 4})
+        c.model.update({"width": 16, "layers": 2, "heads": 2, "kv_heads": 2, "ff": 16})
+        c.arm.moe.model.update({"ff": 8, "experts": 4})
         c.train.update({"steps": 120, "steps_per_call": 60})
-        c.measure.update({"grid_points": 6, "even_points": 6, "examples": 24, "pairs": 64, "draws": 2})
+        c.measure.update({"grid_points": 6, "even_points": 6, "problems": 24})
+        c.probe.routing.update({"pairs": 64, "draws": 2})
         c.trend.update({"block": 3, "draws": 99})
     return c

@@ -99,9 +99,9 @@ def judged(found: Sequence[Run]) -> list[dict]:
         manifest = group[0].manifest
         if manifest["config"].get("experiment") != configs.STUDY or not manifest["claims"]:
             continue
-        setup = study.Setup(ConfigDict(manifest["config"]), [_tuples(claim) for claim in manifest["claims"]])
+        setup = study.setup_of(ConfigDict(manifest["config"]), [_tuples(claim) for claim in manifest["claims"]])
         rows = records.measurement_table(_once([_plain(run) for run in group]))
-        for result in claim_rules.judge(setup.claims, rows, setup.last, claim_rules.gates.success_moved(setup.ends)):
+        for result in claim_rules.judge(setup.claims, rows, setup.last, setup.gate):
             arms = tuple(settings.named(arm, dict(own)) for arm in result["arms"])
             under = ", ".join(f"{key} {value}" for key, value in own)  # an id holds no '='
             results.append({**result, "id": f"{result['id']}{settings.MARK if own else ''}{under}", "arms": arms})

@@ -45,7 +45,7 @@ def compile_arm(config, arm_name: str, topology: str, sizes: dict[str, int]) -> 
         used = study.tasks_of(config)
         model = checks.model(config.model, tuple(used.values()))
         mesh = sharding.make_mesh(sizes, devices=aot.devices(topology))
-        arms = {arm.name: arm for arm in arm_table.build(config, model, used, trainable.of_stage(config, model))}
+        arms = {arm.name: arm for arm in arm_table.build(config, model, used, trainable.of_stage(config))}
         if arm_name not in arms:
             raise UserError(f"arm {arm_name!r} is not known{nearest(arm_name, arms)}")
         arm, members = arms[arm_name], mesh.shape["ensemble"]

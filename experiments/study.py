@@ -1,8 +1,11 @@
-"""A study: pretrain a base, train every arm over seeds, measure, match, judge, publish. What it trains is in the config."""
+"""A study: pretrain a base, train every arm over seeds, measure, match, judge, publish. What it trains is in the config.
+
+A study whose arms start from scratch has no base (`experiments.harness.scratch`).
+"""
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -10,11 +13,25 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, ensemble, exhibits, forgetting, matched, power, probing, stages, trainable, work
+from experiments.harness import (
+    checks,
+    ensemble,
+    exhibits,
+    forgetting,
+    matched,
+    one_arm,
+    power,
+    probing,
+    scratch,
+    stages,
+    trainable,
+    work,
+)
 from experiments.harness import claims as claim_rules
 from experiments.harness.arms import Arm
-from experiments.harness.base_model import Base, Pretraining
-from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.base_model import Pretraining
+from experiments.harness.errors import UserError
+from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import Measurement, concatenate, grid, write_base_rows
 from experiments.harness.session import Session, StopSignals
 from jaxpost import probes, records, training
@@ -27,8 +44,7 @@ METRICS = {**probes.METRICS, **trainable.METRICS, **work.METRICS}
 
 def tasks_of(config: ConfigDict) -> dict[str, Task]:
     """{"task", "second", name of section tasks: task}. Raises: UserError, as `arms.make_task`."""
-    return {name: arm_table.make_task(section)
-            for name, section in {"task": config.task, "second": config.second, **config.tasks}.items()}
+    return {name: arm_table.make_task(section) for name, section in arm_table.task_sections(config).items()}
 
 
 class Setup:
@@ -41,6 +57,9 @@ class Setup:
     def __init__(self, config: ConfigDict, claims: Sequence[dict]):
         self.config = config
         checks.values(config)
+        if absent := [section for section in ("pretrain", "second") if section not in config]:
+            raise UserError(f"the config has no section {absent[0]!r}, and its arms start from a base; give them "
+                            f"start={stages.SCRATCH!r}, or begin with defaults.study()")
         if config.pilot:
             power.pilot_rows(config.pilot)
         self.tasks = tasks_of(config)
@@ -48,7 +67,7 @@ class Setup:
         self.model = checks.model(config.model, tuple(self.tasks.values()))
         self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group)
         self.stages = stages.stages(config)
-        self.arms = arm_table.build(config, self.model, self.tasks, trainable.of_stage(config, self.model))
+        self.arms = arm_table.build(config, self.model, self.tasks, trainable.of_stage(config))
         trained = [arm for arm in self.arms if arm.steps]
         self.grid = tuple(sorted({step for arm in trained for step in grid(arm.steps, config.measure.grid_points)}))
         others = [(name, task, "id") for name, task in self.tasks.items() if name != "task"]
@@ -60,8 +79,8 @@ class Setup:
         self.claims = claim_rules.placed(claim_rules.judgeable(claims, [arm.name for arm in self.arms]),
                                          {name: dataclasses.asdict(stage) for name, stage in self.stages.items()})
         claim_rules.check(self.claims, [label for label, _, _ in self.suite.splits])
-        panel = {"ks": config.measure.ks, "alphas": config.measure.alphas}
-        self.probes = probing.chosen(config.measure.probes, self.suite, self.grid, {"weight": panel})
+        self.gate = claim_rules.gates.named(config.gate, self.ends)
+        self.probes = probing.chosen(config.measure.probes, self.suite, self.grid, probing.settings_of(config))
         probing.require(self.probes, COMPARED, self.claims)
         self.arms = [dataclasses.replace(arm, probes=probing.of_arm(arm.name, arm.probes, self.probes, COMPARED))
                      for arm in self.arms]
@@ -91,37 +110,42 @@ class Setup:
         return (*due, arm.steps)
 
 
+    def carry_out(self, bundle: records.Bundle, session: Session) -> dict:
+        """Every base with its arms; returns the inventory of their tensors."""
+        config = self.config
+        if not len(bundle.read_rows()):
+            if config.pilot:
+                power.announce(session.console, self.claims, config.pilot, config.seeds.count, config.seeds.bases)
+            first = next(arm for arm in self.arms if arm.steps)
+            step = probing.step_seconds(first, self.model, len(self.seeds), config.train.steps_per_call, self.mesh)
+            probing.predict(session, self.probes, probing.shapes(self.model, self.batch), self.grid[-1],
+                            config.measure.probes, config.measure.budget, step)
+        inventory = [_one_base(self, b, bundle, session) for b in range(config.seeds.bases)]
+        probing.report_costs(bundle, session)
+        return concatenate(*inventory)
+
+
+def setup_of(config: ConfigDict, claims: Sequence[dict]) -> "Setup | scratch.Setup":
+    """The checked study of a config, from a base or from scratch. Raises: UserError."""
+    return (scratch.Setup if stages.from_scratch(stages.stages(config)) else Setup)(config, claims)
+
+
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Run, resume, add seeds to a finished run, or report that it is finished.
 
     Raises:
       UserError, BundleError, CheckpointError: one clear line; nothing that was written is lost.
     """
-    setup = Setup(config, claims)
-    stated = Stated(config.title, config.question, setup.claims, [arm.name for arm in setup.arms if arm.steps], setup.seeds,
-                    config.seeds.bases)
+    setup = setup_of(config, claims)
+    bases, trained = config.seeds.get("bases", 1), [arm.name for arm in setup.arms if arm.steps]
+    stated = Stated(config.title, config.question, setup.claims, trained, setup.seeds, bases)
     with opened(config, stated, workdir, name, signals) as found:
         if found is None:
             return
         bundle, session = found
-        if not len(bundle.read_rows()):
-            if config.pilot:
-                power.announce(session.console, setup.claims, config.pilot, config.seeds.count, config.seeds.bases)
-            first = next(arm for arm in setup.arms if arm.steps)
-            step = probing.step_seconds(first, setup.model, len(setup.seeds), config.train.steps_per_call, setup.mesh)
-            probing.predict(session, setup.probes, probing.shapes(setup.model, setup.batch), setup.grid[-1],
-                            config.measure.probes, config.measure.budget, step)
-        inventory = [_one_base(setup, b, bundle, session) for b in range(config.seeds.bases)]
-        probing.report_costs(bundle, session)
-        session.phase("report", 1)
-        began = time.monotonic()
-        results = claim_rules.judge(setup.claims, bundle.read_rows(), setup.last, claim_rules.gates.success_moved(setup.ends))
-        bundle_id = records.finish(bundle, metrics=METRICS, claims=results, tensors=concatenate(*inventory),
-                                   papers=exhibits.papers(config.papers), extra={"n_seeds": config.seeds.count},
-                                   hierarchical=config.seeds.bases > 1)
-        session.say(f"report written in {time.monotonic() - began:.0f} s")
-        exhibits.print_claims(session.console, results)
-        session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
+        inventory = setup.carry_out(bundle, session)
+        publish(stated, bundle, session, setup.last, setup.gate, metrics=METRICS, tensors=inventory,
+                papers=exhibits.papers(config.papers), hierarchical=bases > 1)
 
 
 def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session) -> dict:
@@ -154,36 +178,16 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
 
 def _one_arm(setup: Setup, arm: Arm, finals: Mapping, plan: ensemble.Plan, directory: Path, bundle, session: Session) -> dict:
     """The final parameters of an arm's seeds, leading axis S: trained, or the average that it starts from."""
-    began, measure = time.monotonic(), plan.measure
-    starts = _ends(arm.start, finals, plan.base, setup.seeds)
-    references = _ends(arm.reference, finals, plan.base, setup.seeds) if arm.spec.reference_refresh else None
     if not arm.steps:
+        starts = one_arm.ends(arm.start, finals, arm, plan.base.params, setup.seeds)
         params_S = jax.tree.map(lambda *x: np.stack(x), *map(starts, setup.seeds))
-        bundle.write_rows(f"{plan.prefix}{arm.name}-00000", concatenate(*measure.standing(arm.name, setup.seeds, params_S)))
+        standing = plan.measure.standing(arm.name, setup.seeds, params_S)
+        bundle.write_rows(f"{plan.prefix}{arm.name}-00000", concatenate(*standing))
         session.say(f"{arm.name}: the average of {', '.join(arm.start)}, measured")
         return params_S
     own = dataclasses.replace(plan, grid=setup.measured(arm))
-    found = ensemble.blocks(directory / "arms", arm.name, setup.seeds, setup.config.mesh.ensemble)
-    for block in found:
-        ensemble.train(arm, block, own, bundle, session, starts, references)
-    params_S = {name: x for name, x in ensemble.final_params(arm, found, own).items() if name in plan.base.params}
-    measure.finish(arm.name, setup.seeds)
-    session.say(f"{arm.name}: {len(setup.seeds)} seeds, {arm.steps} steps, {time.monotonic() - began:.0f} s")
-    session.boundary(f"{arm.name} is finished")
-    return params_S
-
-
-def _ends(names: Sequence[str], finals: Mapping, base: Base, seeds: Sequence[int]) -> Callable[[int], dict]:
-    """seed -> the base, the end of the same seed's run of another arm, or the average of several."""
-    def of(name: str, seed: int) -> dict:
-        return base.params if name == stages.BASE else jax.tree.map(lambda x: x[seeds.index(seed)], finals[name])
-
-    def end(seed: int) -> dict:
-        ends = [of(name, seed) for name in names]
-        return ends[0] if len(ends) == 1 else jax.tree.map(
-            lambda *x: np.mean([np.asarray(leaf, np.float32) for leaf in x], axis=0, dtype=np.float32), *ends)
-
-    return end
+    found = one_arm.train(arm, own, setup.seeds, finals, directory / "arms", setup.config.mesh.ensemble, bundle, session)
+    return one_arm.final_params(arm, found, own)
 
 
 def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: dict, matrices: dict, bundle,

@@ -11,9 +11,8 @@ from ml_collections import ConfigDict
 
 from experiments.coherence_labels import problems as label_problems
 from experiments.harness import claims as claim_rules
-from experiments.harness import exhibits
 from experiments.harness.errors import Diverged, UserError
-from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import concatenate, grid
 from experiments.harness.session import Session, StopSignals
 from jaxpost import probes, records, training
@@ -126,11 +125,8 @@ def run(config: ConfigDict, claims: Sequence[Mapping], workdir: Path, name: str,
         bundle, session = found
         for arm in config.arms:
             _train(setup, arm, bundle, session)
-        results = claim_rules.judge(setup.claims, bundle.read_rows(), dict.fromkeys(config.arms, setup.grid[-1]),
-                                    claim_rules.gates.fell(LOSS.id, config.learned))
-        bundle_id = records.finish(bundle, metrics=METRICS, claims=results, extra={"n_seeds": config.seeds.count})
-        exhibits.print_claims(session.console, results)
-        session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
+        publish(stated, bundle, session, dict.fromkeys(config.arms, setup.grid[-1]),
+                claim_rules.gates.fell(LOSS.id, config.learned), metrics=METRICS)
 
 
 def _train(setup: Setup, arm: str, bundle: records.Bundle, session: Session) -> None:

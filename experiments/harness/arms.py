@@ -1,11 +1,12 @@
 """The arms: each one's source, step and scalars, built from its stage."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from experiments.harness.errors import UserError
 from experiments.harness.stages import BASE, Stage, stages
@@ -15,6 +16,7 @@ from jaxpost.objectives import rewards
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 
+SOURCES = ("", "table")
 ADAMW = (("name", "adamw"), ("b2", 0.98))
 OFFSET = 1_000_003  # of the seeds of an independent arm
 MOST_PROGRAMS = 24  # that a study compiles for its arms
@@ -26,7 +28,7 @@ class Arm:
     """One column of the experiment. `source` makes its batches; `scalars` are arguments of the compiled program."""
 
     name: str
-    source: training.Rollouts | training.Demonstrations | training.Preferences
+    source: training.Rollouts | training.Demonstrations | training.Preferences | training.WholeTable
     spec: training.StepSpec
     scalars: training.Scalars
     offset: int = 0  # added to a member's seed: arms that differ in it share no batch and no sample
@@ -36,6 +38,7 @@ class Arm:
     reference: tuple[str, ...] = (BASE,)  # the same, of the policy that a KL or a ratio compares with
     steps: int = 0
     probes: tuple[str, ...] = ()  # that measure it; empty: all
+    task: Task | None = None  # that it trains on
 
     def fresh(self, params: dict, seed: int, reference: dict | None = None) -> training.TrainState:
         """The state of a member at step 0; a critic that the objective does not train is left behind.
@@ -55,18 +58,27 @@ class Arm:
         return state._replace(reference={**state.params, **kept})  # a critic's head is nobody's reference
 
 
-def build(config, model: models.TransformerConfig, used: Mapping[str, Task],
-          trainable: Callable[[Stage], Callable] | None = None) -> list[Arm]:
+def build(config, model: models.TransformerConfig | Callable[[Stage, Task], models.TransformerConfig],
+          used: Mapping[str, Task], trainable: Callable[[Stage, models.TransformerConfig], Callable] | None = None
+          ) -> list[Arm]:
     """The arms named in `config.arms` and those they start from, in an order in which each start comes first.
 
     Args:
+      model: of the base that all arms share, or (stage, task) -> that of an arm which starts from scratch.
       used: name -> task, of the fields `task`.
-      trainable: stage -> what it trains, for stages that do not train everything.
+      trainable: (stage, model) -> what it trains, for stages that do not train everything.
 
     Raises:
       UserError: an unknown arm, task or objective, values that do not fit, or more than MOST_PROGRAMS programs.
     """
-    made = [make(name, stage, model, used, trainable) for name, stage in stages(config).items()]
+    made, variants = [], {}
+    for name, stage in stages(config).items():
+        own = used
+        if stage.task_settings and stage.task in used:
+            key = stage.task, stage.task_settings
+            variants[key] = variants.get(key) or variant(config, *key)
+            own = {**used, stage.task: variants[key]}
+        made.append(make(name, stage, model, own, trainable))
     programs = {(arm.source, arm.spec) for arm in made if arm.steps}
     if len(programs) > MOST_PROGRAMS:
         raise UserError(f"the {len(made)} arms compile {len(programs)} programs, and at most {MOST_PROGRAMS} are allowed; arms "
@@ -74,9 +86,13 @@ def build(config, model: models.TransformerConfig, used: Mapping[str, Task],
     return made
 
 
-def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping[str, Task],
-         trainable: Callable[[Stage], Callable] | None = None) -> Arm:
-    """One arm. Raises: UserError: a task or objective that is not known, or rows that do not divide."""
+def make(name: str, stage: Stage, model: models.TransformerConfig | Callable, used: Mapping[str, Task],
+         trainable: Callable[[Stage, models.TransformerConfig], Callable] | None = None) -> Arm:
+    """One arm; arguments as in `build`.
+
+    Raises:
+      UserError: a task or objective that is not known, or rows that do not divide.
+    """
     keys = dict(stage.keys)
 
     def said(field: str) -> str:
@@ -85,8 +101,14 @@ def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping
     if stage.task not in used:
         raise UserError(f"{said('task')} is not known{nearest(stage.task, used)}")
     task, rows = used[stage.task], stage.prompts * stage.group
+    if isinstance(model, models.TransformerConfig) and stage.model:
+        raise UserError(f"arm {name!r}: model={dict(stage.model)}, and arms that start from one base share its model; set the "
+                        "section model, or start from 'scratch'")
+    if stage.source not in SOURCES:
+        raise UserError(f"{said('source')} is not known{nearest(stage.source, SOURCES)}")
+    model = model if isinstance(model, models.TransformerConfig) else model(stage, task)
     for value, where in ((stage.microbatches, "microbatches"), (stage.minibatches, "minibatches")):
-        if value < 1 or rows % value:
+        if value < 1 or (rows % value and not stage.source):
             near = min((m for m in range(1, rows + 1) if rows % m == 0), key=lambda m, v=value: abs(m - v))
             raise UserError(f"{said(where)} does not divide the train.prompts * train.group = {rows} rows of a step; nearest "
                             f"valid: {near}")
@@ -109,7 +131,8 @@ def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping
                                  microbatches=stage.microbatches, minibatches=stage.minibatches, epochs=stage.epochs,
                                  temperature=stage.temperature, storage_dtype=stage.storage_dtype, pad=task.pad,
                                  reference_refresh=stage.refresh_every or kept)
-        source = training.source(task, spec, rows if demonstrated else stage.prompts)
+        source = _table(name, stage, task, spec, demonstrated) if stage.source else training.source(
+            task, spec, rows if demonstrated else stage.prompts)
         spec.transform()
     except (ValueError, TypeError) as error:
         raise UserError(f"arm {name!r}: {error}") from error
@@ -124,8 +147,16 @@ def make(name: str, stage: Stage, model: models.TransformerConfig, used: Mapping
     scalars = training.Scalars(stage.learning_rate, stage.kl_coef, permute_rewards=stage.permute_rewards)
     return Arm(name, source, spec, scalars, offset=OFFSET if stage.independent else 0,
                rate_key=keys.get("learning_rate", f"arm.{name}.learning_rate"),
-               trainable=trainable(stage) if trainable and stage.trainable else None, start=stage.start,
-               reference=stage.reference, steps=stage.steps, probes=stage.probes)
+               trainable=trainable(stage, model) if trainable and stage.trainable else None, start=stage.start,
+               reference=stage.reference, steps=stage.steps, probes=stage.probes, task=task)
+
+
+def _table(name: str, stage: Stage, task: Task, spec: training.StepSpec, demonstrated: bool) -> training.WholeTable:
+    """Every problem of the training split at every step. Raises: UserError: an objective that samples; ValueError."""
+    if not demonstrated or stage.pool or stage.curriculum:
+        raise UserError(f"arm {name!r}: source='table' trains on every problem at every step, with demonstrations: it takes no "
+                        f"objective that samples ({stage.objective!r}), no pool and no curriculum")
+    return training.WholeTable(task, tokens=stage.answer_tokens or None, spec=spec)
 
 
 def _optimizer(stage: Stage) -> tuple:
@@ -162,6 +193,17 @@ def lengths(name: str, length: int) -> dict:
     if getattr(objective, "overlong_limit", None) is not None:
         parts |= {"overlong_limit": length, "overlong_cache": max(1, length // 5)}
     return parts
+
+
+def task_sections(config) -> dict:
+    """{"task", "second" where there is one, name of section tasks: its section {name, options...}}."""
+    own = {name: config[name] for name in ("task", "second") if name in config}
+    return {**own, **config.get("tasks", {})}
+
+
+def variant(config, name: str, settings: Sequence[tuple]) -> Task:
+    """A task of the config with options that differ. Raises: UserError, as `make_task`."""
+    return make_task(ConfigDict({**task_sections(config)[name].to_dict(), **dict(settings)}))
 
 
 def make_task(section) -> Task:

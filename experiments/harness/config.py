@@ -17,7 +17,7 @@ from jaxpost.lookup import nearest
 DIRECTORY = Path(__file__).resolve().parent.parent.parent / "configs"
 STUDY = "study"  # the experiment whose arms, stages and claims are data
 # Sections whose reader refuses unknown keys itself, and has defaults.
-OPEN = ("model", "task", "second", "mesh", "arm", "tasks", "tune")
+OPEN = ("model", "task", "second", "mesh", "arm", "tasks", "tune", "gate", "trend", "probe")
 # Cannot change a row: the config hash leaves them out.
 EXCLUDED = ("title", "question", "papers", "pilot", "wandb", "checkpoint", "seeds.count", "measure.budget")
 
@@ -94,6 +94,8 @@ def _like_the_shipped(config: ConfigDict, name: str) -> None:
     if shipped not in (STUDY, *names()):
         raise UserError(f"config {name!r}: experiment={shipped!r} is not known{nearest(str(shipped), (STUDY, *names()))}")
     wanted = leaves(defaults.study() if shipped == STUDY else module(shipped).get_config("default"))
+    if shipped == STUDY and "pretrain" not in config:  # nothing starts from a base
+        wanted = leaves(defaults.from_scratch())
     named = {value for key, value in found.items() if key.startswith("arm.") and isinstance(value, str)}
     if "arm" in config:  # what a study's arms may take from the section train
         named |= {f"train.{field}" for field in defaults.TRAIN_FIELDS}
@@ -104,7 +106,8 @@ def _like_the_shipped(config: ConfigDict, name: str) -> None:
             raise UserError(f"config {name!r}: key {key!r} is not known{nearest(key, wanted)}")
     for key in wanted:
         if key not in found and (key.partition(".")[0] not in OPEN or key.endswith(".name")):
-            start = "defaults.study()" if shipped == STUDY else f"configs.module({shipped!r}).get_config()"
+            start = ("defaults.study() or defaults.from_scratch()" if shipped == STUDY else
+                     f"configs.module({shipped!r}).get_config()")
             raise UserError(f"config {name!r}: key {key!r} is missing; start from c = {start} (experiments.harness) and change "
                             "what differs")
 

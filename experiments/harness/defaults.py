@@ -80,6 +80,9 @@ def study() -> ConfigDict:
     })
     c.arm = ConfigDict()  # name -> table of an arm
     c.arms = ()  # the arms that run, in this order
+    c.gate = ConfigDict({"kind": "success_moved"})  # of experiments/harness/claims/gates.py: an arm that supports nothing
+    c.trend = ConfigDict()  # curves of finished arms against an outcome: experiments/harness/trends.py
+    c.probe = ConfigDict()  # id -> settings of a probe that differ from its defaults
     c.measure = ConfigDict({
         "grid_points": 6,  # measured steps, log-spaced from 1 to the last
         "ks": (16, 8), "alphas": (0.5,),  # first is primary
@@ -90,6 +93,20 @@ def study() -> ConfigDict:
     c.mesh = ConfigDict({"ensemble": 1})  # devices that share the seeds
     c.checkpoint = ConfigDict({"every_seconds": 20.0})
     c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
+    return c
+
+
+def from_scratch() -> ConfigDict:
+    """A study whose arms start from scratch: no base, no second task, and so nothing that compares with them."""
+    c = study()
+    del c.pretrain, c.second, c.seeds["base"], c.seeds["bases"]
+    c.train.objective = "cross_entropy"
+    c.measure = ConfigDict({
+        "grid_points": 16,  # log-spaced steps from 1 to the last,
+        "even_points": 0,  # evenly spaced ones, and 0
+        "problems": 256,  # of the probe batch, and of a split where answers are sampled
+        "probes": ("fit",),  # ids
+    })
     return c
 
 

@@ -26,6 +26,12 @@ PAPERS = (
      "Post-Training", "author": "Lai, Song and others", "year": "2025", "eprint": "2507.05386"},
     {"key": "lin2023spurious", "title": "Spurious Feature Diversification Improves Out-of-distribution Generalization",
      "author": "Lin, Yong and others", "year": "2023", "eprint": "2309.17230"},
+    {"key": "nanda2023progress", "title": "Progress measures for grokking via mechanistic interpretability",
+     "author": "Nanda, Neel and others", "year": "2023", "eprint": "2301.05217"},
+    {"key": "power2022grokking", "title": "Grokking: Generalization Beyond Overfitting on Small Algorithmic Datasets",
+     "author": "Power, Alethea and others", "year": "2022", "eprint": "2201.02177"},
+    {"key": "li2025grokking", "title": "Where to find Grokking in LLM Pretraining? Monitor Memorization-to-Generalization "
+     "without Test", "author": "Li, Ziyue and others", "year": "2025", "eprint": "2506.21551"},
 )
 
 

@@ -1,15 +1,19 @@
-"""From a config to an open bundle: claim the directory, resume it, add seeds to it, or say that it is finished."""
+"""From a config to an open bundle, and from its rows to the report: claim the directory, resume it, add seeds to it, or say
+that it is finished; judge the claims, seal, publish.
+"""
 
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from experiments.harness import ensemble
+from experiments.harness import claims as claim_rules
+from experiments.harness import ensemble, exhibits
 from experiments.harness.config import EXCLUDED
 from experiments.harness.session import Session, StopSignals
 from jaxpost import records
@@ -62,3 +66,21 @@ def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals
             bundle = claim()
         session.say(f"{bundle.state} run in {workdir}")
         yield bundle, session
+
+
+def publish(stated: Stated, bundle: records.Bundle, session: Session, last: Mapping[str, int], gate: Callable, *,
+            metrics: Mapping, papers: Sequence[Mapping] = (), **more: object) -> None:
+    """Judge the claims on all rows, seal the bundle with its report, and print both.
+
+    Args:
+      last: arm -> its last step; gate: of `claims.gates`.
+      metrics: definitions of everything in the rows. more: of `records.finish`.
+    """
+    session.phase("report", 1)
+    began = time.monotonic()
+    results = claim_rules.judge(stated.claims, bundle.read_rows(), last, gate)
+    extra = {"n_seeds": len(stated.seeds), **more.pop("extra", {})}
+    bundle_id = records.finish(bundle, metrics=metrics, claims=results, papers=papers, extra=extra, **more)
+    session.say(f"report written in {time.monotonic() - began:.0f} s")
+    exhibits.print_claims(session.console, results)
+    session.say(f"bundle {bundle_id[:12]}: {bundle.path / 'report.html'}")

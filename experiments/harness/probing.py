@@ -151,6 +151,23 @@ def chosen_for(names: Sequence[str], measured: catalog.Subject, model: models.Tr
     return tuple(split)
 
 
+def settings_of(config) -> dict[str, dict]:
+    """{probe id: settings that differ from its defaults}: the panel of weights in section `measure`, the rest in `probe`.
+
+    Raises:
+      UserError: settings of a probe that is not known.
+    """
+    found: dict[str, dict] = {}
+    if "ks" in config.measure:
+        found["weight"] = {"ks": config.measure.ks, "alphas": config.measure.alphas}
+    for key, value in configs.leaves(config.probe).items():
+        name, _, setting = key.rpartition(".")
+        if name not in catalog.CATALOG:
+            raise UserError(f"config key 'probe.{key}': probe {name!r} is not known{nearest(name, catalog.CATALOG)}")
+        found.setdefault(name, {})[setting] = value
+    return found
+
+
 def _settings_of(probe: probes.Probe, steps: Sequence[int]) -> list[probes.Probe]:
     if not isinstance(probe, weights.WeightGeometry) or len(steps) < 2:
         return [probe]
@@ -211,7 +228,7 @@ def require_batch(found: Sequence[probes.Probe], batch, model: models.Transforme
                 jax.eval_shape(probe.init, ctx, jax.random.key(0))
             except ValueError as error:
                 raise UserError(f"measure.problems: the probe batch does not fit probe {probe.id!r}: {error}") from error
-            except jax.errors.ConcretizationTypeError:  # from here on values decide: the shapes fit
+            except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):  # values decide: the shapes fit
                 continue
 
 

@@ -1,7 +1,8 @@
 """Arms as data: tables with inheritance, grids and references to other keys, resolved to one stage an arm.
 
-An arm is one stage of training and the place it starts from: the base, another arm's end, or the average of several ends.
-So an arm of several stages is a chain of arms, and a stage that two chains share is trained once. In a config:
+An arm is one stage of training and the place it starts from: the base, another arm's end, the average of several ends, or
+scratch, which are initial parameters of each seed's own. So an arm of several stages is a chain of arms, and a stage that two
+chains share is trained once. In a config:
 
     c.arm = ConfigDict({
         "grpo": {"objective": "grpo"},                                   # what is not said is in the section train
@@ -24,6 +25,7 @@ from jaxpost import curricula
 from jaxpost.lookup import nearest
 
 BASE = "base"
+SCRATCH = "scratch"  # as a start: initial parameters, drawn by each seed and the same in every arm of one model
 START = "start"  # as a reference: where the stage starts
 
 
@@ -32,6 +34,9 @@ class Stage:
     """What an arm trains on and how: the fields of its table."""
 
     task: str = "task"  # or second, or a name of the section tasks
+    task_settings: tuple = ()  # ((option, value), ...) of the task that differ while this arm trains
+    source: str = ""  # table: every problem of the training split at every step; empty: as the objective needs, drawn
+    answer_tokens: int = 0  # of a table: the first tokens of an answer are trained; 0: all, with the end token
     pool: int = 0  # distinct training problems; 0: without end
     curriculum: tuple = ()  # ((rule, settings), ...), in turn; empty: uniform draws
     objective: str = "cross_entropy"  # a row of the recipe table
@@ -57,7 +62,8 @@ class Stage:
     storage_dtype: str = "float32"
     permute_rewards: bool = False  # control: shuffled within each group
     independent: bool = False  # whether batches and samples differ from those of other arms with the same seed
-    trainable: str = ""  # a mask, lora or pissa (section tune); empty: all
+    model: tuple = ()  # ((field, value), ...) that differ from the section model, of an arm that starts from scratch
+    trainable: str = ""  # a mask, frozen_router, lora or pissa (section tune); empty: all
     start: tuple[str, ...] = (BASE,)
     probes: tuple[str, ...] = ()  # of measure.probes, beside those of the comparisons; empty: all
     keys: tuple = ()  # ((field, key of the config), ...) for messages: what was taken from another key
@@ -80,11 +86,11 @@ def stages(config) -> dict[str, Stage]:
             raise UserError(f"arm {name!r} needs its own end: {' -> '.join((*path[path.index(name):], name))}")
         if name not in tables:
             place = f"arm {path[-1]!r} needs the end of {name!r}, which" if path else f"arm {name!r}"
-            raise UserError(f"{place} is not known{nearest(name, (*tables, *((BASE, START) if path else ())))}")
+            raise UserError(f"{place} is not known{nearest(name, (*tables, *((BASE, SCRATCH, START) if path else ())))}")
         if name not in out:
             stage = _stage(name, _inherited(name, tables, ()), config)
             for needed in (*stage.start, *stage.reference):
-                if needed != BASE:
+                if needed not in (BASE, SCRATCH):
                     visit(needed, (*path, name))
             out[name] = stage
 
@@ -100,8 +106,24 @@ def names(config) -> list[str]:
 
 def chain(name: str, found: Mapping[str, Stage]) -> list[str]:
     """The arms that an arm's parameters have passed through, itself last; every branch of an average."""
-    parts = [part for start in found[name].start if start != BASE for part in chain(start, found)]
+    parts = [part for start in found[name].start if start in found for part in chain(start, found)]
     return [*dict.fromkeys(parts), name]
+
+
+def from_scratch(found: Mapping[str, Stage]) -> bool:
+    """Whether the arms of a study begin at initial parameters instead of a base.
+
+    Raises:
+      UserError: some do and some do not, so that nothing would compare them.
+    """
+    roots = {name: {start for stage in chain(name, found) for start in found[stage].start} - set(found) for name in found}
+    scratch = [name for name, starts in roots.items() if SCRATCH in starts]
+    if not scratch:
+        return False
+    if based := [name for name, starts in roots.items() if BASE in starts]:
+        raise UserError(f"arm {scratch[0]!r} starts from {SCRATCH!r} and arm {based[0]!r} from {BASE!r}: a study has a base or "
+                        "has none; give both one start, or make two studies")
+    return True
 
 
 def _grids(config) -> dict[str, dict]:
@@ -121,8 +143,9 @@ def _grids(config) -> dict[str, dict]:
                  for i, x in enumerate(_value(f"arm.{name}.over.{field}", value, config))] for field, value in over.items()]
         for place in itertools.product(*(range(len(axis)) for axis in axes)):
             tables[name.format(*place)] = table | {field: axis[i] for field, axis, i in zip(over, axes, place)}
-    if taken := [name for name in tables if name == BASE or "/" in name]:
-        raise UserError(f"arm {taken[0]!r}: {BASE!r} is the base's name, and a name holds no slash; choose another")
+    if taken := [name for name in tables if name in (BASE, SCRATCH, START) or "/" in name]:
+        raise UserError(f"arm {taken[0]!r}: {BASE}, {SCRATCH} and {START} are places where an arm starts, and a name holds no "
+                        "slash; choose another")
     return tables
 
 
@@ -194,8 +217,10 @@ def _stage(name: str, table: dict, config) -> Stage:
             values[field], keys[field] = config.train[field], f"train.{field}"
     if len(values["start"]) > 1:
         values["steps"] = values["steps"] if "steps" in table else 0
-    for field in ("settings", "reward", "optimizer_settings"):
+    for field in ("settings", "reward", "optimizer_settings", "task_settings", "model"):
         given = values.get(field, {})
+        if field in ("optimizer_settings", "model") and hasattr(given, "items"):  # numbers, which may stand in other keys
+            given = {key: _value(f"arm.{name}.{field}.{key}", value, config) for key, value in given.items()}
         values[field] = tuple(sorted(given.items())) if hasattr(given, "items") else given
     values["curriculum"] = _rules(name, values.get("curriculum", ()))
     for field, value in values.items():

@@ -15,8 +15,8 @@ from jaxpost import models, probes, training
 from jaxpost.lookup import nearest
 from jaxpost.training import adapters, masking
 
-RANDOM = "random"
-NAMES = (*masking.PATTERNS, RANDOM, "lora", "pissa")
+RANDOM, FROZEN_ROUTER, ADAPTERS = "random", "frozen_router", ("lora", "pissa")
+NAMES = (*masking.PATTERNS, RANDOM, FROZEN_ROUTER, *ADAPTERS)
 DEFAULTS = MappingProxyType({  # the section `tune`
     "k": 16, "alpha": 0.5,  # of the masks: rank of the reconstruction, share of the entries
     "outside": False,  # whether embeddings, head and gains are trained under masks
@@ -49,6 +49,10 @@ class Tuned:
 
     def check(self) -> None:
         """Refuse ranks, fractions and modules that the model does not have, before any compute. Raises: UserError."""
+        if self.name == FROZEN_ROUTER:
+            if not self.model.experts:
+                raise UserError(f"trainable={FROZEN_ROUTER!r} of a model without experts; set experts in the section model")
+            return
         try:
             masking.settings_of(self.model, self.k, self.alpha)
             jax.eval_shape(lambda: adapters.lora(models.init(self.model, jax.random.key(0)), self.modules, self.rank,
@@ -58,6 +62,8 @@ class Tuned:
 
     def __call__(self, params: dict, seed: int) -> NamedTuple:
         name = self.name
+        if name == FROZEN_ROUTER:
+            return masking.without(params, ("router",))
         if name == "lora":
             return adapters.lora(params, self.modules, self.rank, training.stream(seed, "adapter", 0), alpha=self.lora_alpha)
         if name == "pissa":
@@ -69,8 +75,8 @@ class Tuned:
         return masking.on_linear(params, masks, outside=self.outside)
 
 
-def of_stage(config: ConfigDict, model: models.TransformerConfig) -> Callable[[Stage], Tuned]:
-    """stage -> what it trains, with the settings of the config's section `tune` (DEFAULTS where it says nothing).
+def of_stage(config: ConfigDict) -> Callable[[Stage, models.TransformerConfig], Tuned]:
+    """(stage, model) -> what it trains, with the settings of the config's section `tune` (DEFAULTS where it says nothing).
 
     Raises:
       UserError: a name or key that is not known, or a value that the model does not have.
@@ -81,7 +87,7 @@ def of_stage(config: ConfigDict, model: models.TransformerConfig) -> Callable[[S
             raise UserError(f"config key 'tune.{key}' is not known{nearest(key, DEFAULTS)}")
     tune = {**DEFAULTS, **given}
 
-    def made(stage: Stage) -> Tuned:
+    def made(stage: Stage, model: models.TransformerConfig) -> Tuned:
         if stage.trainable not in NAMES:
             raise UserError(f"trainable={stage.trainable!r} is not known{nearest(stage.trainable, NAMES)}")
         tuned = Tuned(model, stage.trainable, tune["k"], tune["alpha"], tune["outside"], tune["rank"], tune["lora_alpha"],

@@ -15,7 +15,7 @@ from experiments.harness import checks, defaults, ensemble, exhibits, probing
 from experiments.harness import claims as claim_rules
 from experiments.harness.base_model import Base, Pretraining
 from experiments.harness.errors import UserError
-from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import Measurement, concatenate, grid, infos, write_base_rows
 from experiments.harness.session import Session, StopSignals
 from experiments.harness.stages import Stage
@@ -93,7 +93,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
       UserError, BundleError, CheckpointError: one clear line; nothing that was written is lost.
     """
     setup = Setup(config, claims)
-    with opened(config, Stated(TITLE, QUESTION, setup.claims, ARMS, setup.seeds), workdir, name, signals) as found:
+    stated = Stated(TITLE, QUESTION, setup.claims, ARMS, setup.seeds)
+    with opened(config, stated, workdir, name, signals) as found:
         if found is None:
             return
         bundle, session = found
@@ -104,14 +105,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         session.say(f"base {base.digest}: step {base.step}, new task {base.success:.3f}, second task {base.second:.3f}")
         bundle.cost("pretrain", arm="base-0", wall_s=time.monotonic() - began)
         inventory = _train_and_compare(setup, base, bundle, session)
-        session.phase("report", 1)
-        results = claim_rules.judge(setup.claims, bundle.read_rows(), dict.fromkeys(ARMS, setup.grid[-1]),
-                                    claim_rules.gates.success_moved(dict.fromkeys(ARMS, claim_rules.End(setup.grid[-1]))))
+        gate = claim_rules.gates.success_moved(dict.fromkeys(ARMS, claim_rules.End(setup.grid[-1])))
         metrics = {**probes.METRICS, **mask_pairs.METRICS, interventions.LOGIT_CHANGE.id: interventions.LOGIT_CHANGE}
-        bundle_id = records.finish(bundle, metrics=metrics, claims=results, tensors=inventory,
-                                   papers=exhibits.papers(defaults.RLVR_PAPERS), extra={"n_seeds": config.seeds.count})
-        exhibits.print_claims(session.console, results)
-        session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
+        publish(stated, bundle, session, dict.fromkeys(ARMS, setup.grid[-1]), gate, metrics=metrics, tensors=inventory,
+                papers=exhibits.papers(defaults.RLVR_PAPERS))
 
 
 def _train_and_compare(setup: Setup, base: Base, bundle: records.Bundle, session: Session) -> dict:

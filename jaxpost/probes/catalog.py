@@ -48,6 +48,8 @@ class Subject:
     targets: tuple[str, ...] | None = None  # fields of an example that are its label
     route: routing.Route | None = None  # (params, examples) -> routing.Routed, of a Mixture of Experts
     top: int | None = None  # experts a token of that mixture
+    tables: tuple[fit.Table, ...] | None = None  # every problem of the splits of a task that lists them
+    addition: fourier.Addition | None = None  # every a + b of modular addition, and how a policy answers it
     suite: Any = None  # fixed problems: measure(params, base, key) -> dict of scalars
     guesses: tuple[tuple[str, float], ...] | None = None  # (label, baseline) of the suite's splits
 
@@ -76,7 +78,7 @@ class Entry:
 
 CATALOG: dict[str, Entry] = {}
 TOY = Subject(loss=toy.loss, predict=toy.predict, solved=toy.solved, targets=toy.TARGETS, route=toy.route,
-              top=2, suite=toy.Suite(), guesses=(("id", 0.0),))
+              top=2, suite=toy.Suite(), guesses=(("id", 0.0),), tables=toy.TABLES, addition=toy.ADDITION)
 
 
 def entry(name: str) -> Entry:
@@ -172,6 +174,11 @@ def _weight(ks: tuple[int, ...] = Panel.ks, alphas: tuple[float, ...] = Panel.al
     return weights.WeightGeometry(Panel(ks=ks, alphas=alphas, spectra=spectra, rank_draws=rank_draws), **settings)
 
 
+def _fourier(addition: fourier.Addition, reach: float = fourier.Rule.reach, cap: int = fourier.Rule.cap,
+             sets: int = fourier.Rule.sets, **settings: Any) -> fourier.Fourier:
+    return fourier.Fourier(addition.read, addition.problems, fourier.Rule(reach, cap, sets), inputs=addition.inputs, **settings)
+
+
 _ROWS = (
     Entry("weight", "where and how far the weights moved: sparsity, spectrum, rotation, overlaps, energies, ranks", _weight),
     Entry("weight.stripes", "whether some rows or columns change more often than a blind update's would", stripes.Stripes),
@@ -207,6 +214,10 @@ _ROWS = (
     Entry("advantage_covariance", "whether the loss raises tokens that are likely already: log-probability against advantage",
           policy.AdvantageCovariance),
     Entry("loss_tokens", "how many tokens entered the loss: equal work between arms", policy.LossTokens),
+    Entry("fit", "how well the policy fits every problem of a split: exact loss and accuracy", fit.TableFit, ("tables",),
+          by_name=True),
+    Entry("fourier", "how much of modular addition the logits know as waves of a + b, before the test loss shows it", _fourier,
+          ("addition",), by_name=True),
     Entry("jaccard", "whether runs from one base change the same entries", lane="sidecar",
           where="measured from the final weights of all seeds when the arms are finished",
           needs=frozenset({base.WEIGHTS0, base.WEIGHTS}), metrics=("weight.jaccard",)),
@@ -221,12 +232,6 @@ _ROWS = (
           metrics=(predictability.LINEARITY.id,)),
     Entry("trend", "whether two trajectories of a run move together beyond what training time explains", lane="offline",
           where="taken of the rows of finished arms (grokking_pathways)", metrics=tuple(m.id for m in trend_rows.METRICS)),
-    Entry("fit", "how well the policy fits every problem of a split: exact loss and accuracy", lane="sidecar",
-          where="measured by experiments that train on whole tables (grokking_modular, grokking_pathways)",
-          needs=frozenset({base.PARAMS}), metrics=fit.TableFit.metrics),
-    Entry("fourier", "how much of modular addition the logits know as waves of a + b, before the test loss shows it",
-          lane="sidecar", where="measured where the task is modular addition (grokking_modular)",
-          needs=frozenset({base.PARAMS}), metrics=fourier.Fourier.metrics),
     Entry("conflict", "whether two losses pull the same parameters in one direction", lane="sidecar",
           where="a function of two losses on one batch (gradient_conflict)",
           needs=frozenset({base.PARAMS, base.PROBE_BATCH}),

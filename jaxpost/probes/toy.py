@@ -1,6 +1,6 @@
 """A small model that needs no other room: what the catalogue is priced and documented on where no config is given.
 
-Legend: V vocabulary, D width, F feed-forward width, E experts, L layers, T tokens.
+Legend: V vocabulary, D width, F feed-forward width, E experts, L layers, T tokens, P modulus of the toy's addition.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxpost.probes import base, policy_samples, routing
-from jaxpost.probes.policy import fisher
+from jaxpost.probes import base, fourier, policy_samples, routing
+from jaxpost.probes.policy import fisher, table_fit
 from jaxpost.probes.updates import ever_changed
 
+P = 13  # modulus of the toy's addition
 V, D, F, E, L, T, ROWS = 512, 256, 512, 8, 4, 32, 64
 TARGETS = ("label",)
 SAID = f"a toy of {L} layers of width {D}, {ROWS} rows of {T} tokens"
@@ -73,6 +75,22 @@ def route(params: dict, examples: dict) -> routing.Routed:
     routed = jax.vmap(lambda tokens: _stack(params, tokens)[1])(examples["tokens"])
     losses, right = (jax.vmap(lambda example, of=of: of(params, example))(examples) for of in (loss, solved))
     return routing.Routed(routed, jnp.ones(examples["tokens"].shape), losses / T, right)
+
+
+def _answers(params: dict, tokens_NxT: jax.Array) -> jax.Array:
+    """Logits of the last position of every row, [N, V]."""
+    return jax.vmap(lambda tokens: logits(params, tokens)[-1])(tokens_NxT)
+
+
+def _reading(params: dict, tokens_NxT: jax.Array) -> fourier.Reading:
+    """The toy on a + b modulo P: operands are tokens, answers too."""
+    return fourier.Reading(_answers(params, tokens_NxT)[:, :P].reshape(P, P, P), params["embed"][:P], params["head"].T[:P])
+
+
+_PAIRS = np.stack(np.meshgrid(np.arange(P), np.arange(P), indexing="ij"), axis=-1).reshape(-1, 2)
+TABLES = (table_fit.Table("id", _answers, _PAIRS.sum(axis=1) % P, _PAIRS),)
+ADDITION = fourier.Addition(_reading, fourier.Problems((_PAIRS.sum(axis=1) % P).reshape(P, P), np.ones((P, P), bool)),
+                            fourier.Inputs(_PAIRS))
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,8 @@ def trajectories(turn=(30.0, 33.0, 36.0), ratio=0.5, top=1.0, control=0.0, sharp
 
 def judged(name, table):
     stated = {c["id"]: c for c in configs.module("grokking_modular").CLAIMS}
-    test, train = ({"metric": "fit.accuracy", "split": split} for split in ("id", "train"))
     last = dict.fromkeys(("grok", "no-decay"), STEPS[-1])
-    (result,) = claims.judge([stated[name]], table, last, claims.gates.mean_reached(test, 0.99, control=train))
+    (result,) = claims.judge([stated[name]], table, last, claims.gates.mean_reached("fit.accuracy", "id", 0.99, "train"))
     return result
 
 

@@ -1,31 +1,36 @@
 """The grokking experiment: bad input before any compute, one finished run, a kill, added seeds."""
 
-import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from experiments import grokking_modular, run
-from experiments.grokking_shared import design as grokking
+from experiments import run
 from experiments.harness import config as configs
-from jaxpost import records, training
-from jaxpost.probes import catalog
+from experiments.harness.errors import UserError
+from experiments.study import setup_of
+from jaxpost import models, records, training
 from jaxpost.probes.fourier import basis as fourier_basis
 from jaxpost.records.verify import verify
 
 from .conftest import record_reads
 
 TINY = ("--config.train.steps=6", "--config.train.steps_per_call=4", "--config.measure.grid_points=3",
-        "--config.measure.sets=2", "--config.task.modulus=5", "--config.task.train_fraction=0.6", "--config.model.width=8",
-        "--config.model.heads=1", "--config.model.kv_heads=1", "--config.model.head_dim=8", "--config.model.ff=8")
-GRID = (0, 1, 2, 6)
+        "--config.probe.fourier.sets=2", "--config.task.modulus=5", "--config.task.train_fraction=0.6",
+        "--config.model.width=8", "--config.model.heads=1", "--config.model.kv_heads=1",
+        "--config.model.head_dim=8", "--config.model.ff=8")
+GRID, ARMS = (0, 1, 2, 6), ("grok", "no-decay", "random-labels")
 
 
 def arguments(workdir, *more):
-    arms = "--config.arms=('grok','no-decay','random-labels')"
-    return ["--config=grokking_modular:smoke", f"--workdir={workdir}", *TINY, arms, *more]
+    return ["--config=grokking_modular:smoke", f"--workdir={workdir}", *TINY, f"--config.arms={ARMS}", *more]
+
+
+def made(*overrides):
+    """The checked study, with overrides "a.b=value"."""
+    return setup_of(configs.load("grokking_modular:smoke", dict(text.split("=", 1) for text in overrides)), ())
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def test_a_run_gives_a_verified_bundle_with_curves_measures_and_claims(finished)
     path, _ = finished
     assert not verify(path)[1]
     table = records.read_measurements(path)
-    for arm in grokking_modular.ARMS:
+    for arm in ARMS:
         for metric in ("fit.loss", "fit.accuracy", "fourier.restricted_loss", "fourier.gini", "fourier.sum_squares"):
             rows = records.select(table, arm=arm, role="seed", metric=metric)
             assert sorted(set(rows["step"].to_pylist())) == list(GRID) and set(rows["seed"].to_pylist()) == {200, 201}
@@ -63,10 +68,10 @@ def test_arms_of_a_seed_start_equal_and_only_the_stated_thing_differs(finished):
     start = {(row["arm"], row["seed"]): row["value"] for row in table.to_pylist()}
     assert start["grok", 200] == start["no-decay", 200] != start["random-labels", 200]
     assert start["grok", 200] != start["grok", 201]
-    config = configs.load("grokking_modular:smoke", {"arms": "('grok','no-decay','random-labels')"})
-    arms = {one.arm.name: one.arm for one in grokking_modular.design(config, ()).arms}
+    setup = made(f"arms={ARMS}")
+    arms, stated = {arm.name: arm for arm in setup.arms}, setup.config.train.weight_decay
     decay = {name: dict(arm.spec.optimizer)["weight_decay"] for name, arm in arms.items()}
-    assert decay == {"grok": config.train.weight_decay, "no-decay": 0.0, "random-labels": config.train.weight_decay}
+    assert decay == {"grok": stated, "no-decay": 0.0, "random-labels": stated}
     rows = [arms[name].source.table() for name in ("grok", "random-labels")]
     np.testing.assert_array_equal(rows[0].prompt_NxP, rows[1].prompt_NxP)
     assert (rows[0].completion_NxT != rows[1].completion_NxT).mean() > 0.5
@@ -74,15 +79,15 @@ def test_arms_of_a_seed_start_equal_and_only_the_stated_thing_differs(finished):
 
 
 def test_what_was_measured_is_what_the_parameters_say(finished):
-    config = configs.load("grokking_modular:smoke", dict(word.removeprefix("--config.").split("=", 1) for word in TINY))
-    one = grokking_modular.design(config, ()).arms[0]
-    state = one.arm.fresh(None, 200)
-    logits = np.asarray(one.probes[1].read(state.params, one.probes[1].inputs.values).logits_PxPxC, np.float64)
-    batch = training.WholeTable(one.arm.source.task, "train", tokens=1).table()
+    setup = made(*(word.removeprefix("--config.") for word in TINY))
+    arm, probe = setup.arms[0], setup.measured["grok"].probes[1]
+    state = arm.fresh(models.init(arm.spec.model, training.stream(200, "init", 0)), 200)
+    logits = np.asarray(probe.read(state.params, probe.inputs.values).logits_PxPxC, np.float64)
+    batch = training.WholeTable(arm.task, "train", tokens=1).table()
     numbers = 8  # tokens before the numbers
     a, b, c = (np.asarray(x) - numbers for x in (batch.prompt_NxP[:, 0], batch.prompt_NxP[:, 2], batch.completion_NxT[:, 0]))
     np.testing.assert_array_equal((a + b) % 5, c)
-    logp = training.token_logp(one.arm.spec, state.params, batch)[:, 0]  # over the whole vocabulary
+    logp = training.token_logp(arm.spec, state.params, batch)[:, 0]  # over the whole vocabulary
     table = records.select(records.read_measurements(finished[0]), role="seed", arm="grok", step=0, seed=200)
     (loss,) = records.select(table, metric="fit.loss", split="train")["value"].to_pylist()
     assert loss == pytest.approx(-float(np.mean(logp)), rel=1e-5)
@@ -132,14 +137,17 @@ def test_seeds_are_added_and_finished_ones_kept(finished, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("override", "expected"), [
-    ("--config.arms=('grock',)", "did you mean 'grok'"),
+    ("--config.arms=('grock',)", "arm 'grock' is not known; did you mean 'grok'"),
     ("--config.task.modulus=12", "odd modulus of at least 3"),
-    ("--config.task.name=addition", "task.name='addition': Fourier measures are of 'modular' addition"),
+    ("--config.task.name=addition", "unknown option of task 'addition' 'modulus'"),
     ("--config.task.train_fraction=1.5", "train_fraction=1.5, expected a number between 0 and 1"),
-    ("--config.reached=1.5", "reached=1.5: an accuracy"),
-    ("--config.reached=0.0", "reached=0.0: an accuracy"),
-    ("--config.measure.reach=0.0", "reach must be in (0, 1]"),
-    ("--config.mesh.ensemble=2", "runs on one device"),
+    ("--config.gate.level=1.5", "gate.level=1.5: an accuracy"),
+    ("--config.gate.level=0.0", "gate.level=0.0: an accuracy"),
+    ("--config.gate.kind=mean_reach", "did you mean 'mean_reached'"),
+    ("--config.probe.fourier.reach=0.0", "reach must be in (0, 1]"),
+    ("--config.measure.probes=('fit','distance')", "probe 'distance' compares with a base"),
+    ("--config.arm.grok.source=tabel", "arm.grok.source='tabel' is not known; did you mean 'table'"),
+    ("--config.train.objective=grpo", "takes no objective that samples ('grpo')"),
     ("--config.train.learning_rate=0.0", "a learning rate must be greater than 0"),
     ("--config.seeds.count=0", "seeds.count=0: must be at least 1"),
 ])
@@ -149,25 +157,20 @@ def test_a_mistake_is_one_line_with_the_fix(capsys, tmp_path, override, expected
     assert expected in err and err.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
-def test_an_operation_without_a_sum_is_refused():
-    config = configs.load("grokking_modular:smoke", {})
+@pytest.mark.parametrize(("task", "expected"), [
+    ({"name": "modular", "modulus": 13, "operators": ("add", "multiply")}, "task.operators: Fourier measures read a \\+ b"),
+    ({"name": "permutations"}, "task.name='permutations': Fourier measures are of 'modular' addition"),
+])
+def test_a_task_without_a_sum_is_refused(task, expected):
+    config = configs.load("grokking_modular:smoke", {"arms": "('grok',)"})
     config.unlock()
-    config.task.operators = ("add", "multiply")
-    with pytest.raises(grokking.UserError, match="task.operators: Fourier measures read a \\+ b"):
-        grokking_modular.design(config, ())
-
-
-def test_probes_that_compare_with_a_base_are_refused(tmp_path):
-    config = configs.load("grokking_modular:smoke", {})
-    design = grokking_modular.design(config, ())
-    against = dataclasses.replace(design.arms[0], probes=(catalog.get("distance"),))
-    with pytest.raises(grokking.UserError, match="probe 'distance' compares with a base"):
-        grokking.carry_out(dataclasses.replace(design, arms=(against,)), config, tmp_path / "run", "x", None)
-    assert not (tmp_path / "run").exists()
+    config.task = ConfigDict(task)
+    with pytest.raises(UserError, match=expected):
+        setup_of(config, ())
 
 
 def test_trajectories_are_read_on_a_grid_from_step_0():
-    config = configs.load("grokking_modular", {})
-    steps = grokking.steps_of(config)
-    assert steps[:2] == (0, 1) and steps[-1] == config.train.steps and len(steps) > 30
-    assert grokking.seeds_of(config) == [200, 201, 202, 203, 204]
+    setup = setup_of(configs.load("grokking_modular", {}), ())
+    steps = setup.steps(setup.arms[0])
+    assert steps[:2] == (0, 1) and steps[-1] == setup.config.train.steps and len(steps) > 30
+    assert setup.seeds == [200, 201, 202, 203, 204]

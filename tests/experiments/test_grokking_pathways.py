@@ -8,21 +8,25 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import grokking_pathways, run
-from experiments.grokking_shared import trends as pathway_trends
-from experiments.grokking_shared.trends import CONTROL, LEADER
-from experiments.harness import claims
+from experiments import run
+from experiments.harness import claims, one_arm, tables
 from experiments.harness import config as configs
+from experiments.harness import trends as trend_rows
 from experiments.harness.claims.statistics import window_start
+from experiments.study import setup_of
 from jaxpost import models, records, tasks, training
 from jaxpost.probes import trends
 from jaxpost.records.verify import verify
 
 from .conftest import record_reads
 
-TINY = {"seeds.first": "200", "train.steps": "12", "train.steps_per_call": "6", "model.width": "8", "model.ff": "4",
-        "measure.grid_points": "3", "measure.even_points": "6", "measure.examples": "8", "measure.draws": "1",
+TINY = {"seeds.first": "200", "train.steps": "12", "train.steps_per_call": "6", "model.width": "8", "arm.moe.model.ff": "4",
+        "measure.grid_points": "3", "measure.even_points": "6", "measure.problems": "8", "probe.routing.draws": "1",
         "trend.draws": "9", "task.modulus": "5"}
+
+
+LEADER, CONTROL, FROZEN = "moe", "moe-no-decay-random", "moe-frozen-router"
+ARMS = (LEADER, CONTROL, "dense", FROZEN)
 
 
 def arguments(workdir, *more):
@@ -31,7 +35,9 @@ def arguments(workdir, *more):
 
 
 def tiny(**more):
-    return configs.load("grokking_pathways:smoke", TINY | {key.replace("__", "."): value for key, value in more.items()})
+    """The checked study, with overrides a__b=value."""
+    overrides = {key.replace("__", "."): value for key, value in more.items()}
+    return setup_of(configs.load("grokking_pathways:smoke", TINY | overrides), ())
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,7 @@ def test_a_run_gives_a_verified_bundle_with_routing_trends_and_claims(finished):
     assert not verify(path)[1]
     table = records.read_measurements(path)
     steps = {0, 1, 2, 3, 4, 6, 8, 10, 12}
-    for arm in grokking_pathways.ARMS:
+    for arm in ARMS:
         fit = records.select(table, arm=arm, role="seed", metric="fit.accuracy", split="id")
         assert set(fit["step"].to_pylist()) == steps and set(fit["seed"].to_pylist()) == {200, 201}
         routed = records.select(table, arm=arm, role="seed", metric="pathway.distance")
@@ -85,7 +91,7 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path
     class Killed(BaseException):
         pass
 
-    real, calls = pathway_trends.rows, []
+    real, calls = trend_rows.rows, []
 
     def dying(*given):
         calls.append(given)
@@ -93,7 +99,7 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path
             raise Killed
         return real(*given)
 
-    monkeypatch.setattr(pathway_trends, "rows", dying)
+    monkeypatch.setattr(trend_rows, "rows", dying)
     with pytest.raises(Killed):
         run.main(arguments(tmp_path / "run"))
     assert run.main(arguments(tmp_path / "run")) == 0
@@ -103,12 +109,13 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path
 
 @pytest.mark.parametrize(("override", "expected"), [
     ("--config.arms=('mo',)", "did you mean 'moe'"),
-    ("--config.model.experts=0", "set it to at least 2"),
-    ("--config.model.experts_per_token=9", "nearest valid: 4"),
-    ("--config.measure.eps=0.0", "eps"),
+    ("--config.arm.moe.model.experts=0", "experts"),
+    ("--config.arm.moe.model.experts_per_token=9", "nearest valid: 4"),
+    ("--config.arm.dense.trainable=frozen_router", "a model without experts"),
+    ("--config.arm.dense.probes=('routing',)", "probe 'routing' needs 'route'"),
+    ("--config.probe.routing.eps=0.0", "eps"),
     ("--config.trend.block=0", "trend.block=0"),
-    ("--config.reached=1.5", "reached=1.5"),
-    ("--config.mesh.ensemble=2", "runs on one device"),
+    ("--config.gate.level=1.5", "gate.level=1.5"),
     ("--config.task.modulus=2", "modulus"),
 ])
 def test_a_mistake_is_one_line_with_the_fix(capsys, tmp_path, override, expected):
@@ -118,17 +125,15 @@ def test_a_mistake_is_one_line_with_the_fix(capsys, tmp_path, override, expected
 
 
 def test_the_dense_arm_has_the_multiplications_of_a_tokens_experts():
-    config = tiny(model__shared_ff="3")
-    task = tasks.get("modular", modulus=5)
-    mixture, dense = (grokking_pathways.model_of(arm, config.model, task) for arm in ("moe", "dense"))
+    made = {arm.name: arm.spec.model for arm in setup_of(configs.load("grokking_pathways", {}), ()).arms}
+    mixture, dense = made[LEADER], made["dense"]
     assert dense.experts == 0 and dense.ff == mixture.experts_per_token * mixture.ff + mixture.shared_ff
     assert all(getattr(dense, field) == getattr(mixture, field) for field in ("vocab", "width", "layers", "heads", "head_dim"))
 
 
 def test_frozen_routers_stay_bit_for_bit_and_the_rest_moves():
-    config = tiny()
-    made = grokking_pathways._measured("moe-frozen-router", config, (0, 2)).arm
-    start = made.fresh(None, 3)
+    made = next(arm for arm in tiny().arms if arm.name == FROZEN)
+    start = made.fresh(models.init(made.spec.model, jax.random.key(3)), 3)
     program = training.segment_program(made.source, made.spec, 6)
     states, members = training.stack([start] * 2), training.stack([training.Member(np.uint32(3), made.scalars)] * 2)
     before = jax.device_get(start.params)
@@ -138,22 +143,21 @@ def test_frozen_routers_stay_bit_for_bit_and_the_rest_moves():
 
 
 def test_paired_arms_start_equal_and_the_control_has_random_answers_and_no_decay():
-    config = tiny()
-    made = {name: grokking_pathways._measured(name, config, (0, 2)) for name in (LEADER, CONTROL, "moe-frozen-router")}
-    starts = [one.arm.fresh(None, 5).params for one in made.values()]
+    setup = tiny()
+    arms, measured = {arm.name: arm for arm in setup.arms}, setup.measured
+    starts = [one_arm.ends(arms[name].start, {}, arms[name], None, [5])(5) for name in (LEADER, CONTROL, FROZEN)]
     for other in starts[1:]:
         chex.assert_trees_all_equal(starts[0], other)
-    np.testing.assert_array_equal(made[LEADER].batch.prompt, made[CONTROL].batch.prompt)
-    assert (made[LEADER].batch.answer != made[CONTROL].batch.answer).mean() > 0.5
-    assert dict(made[CONTROL].arm.spec.optimizer)["weight_decay"] == 0 < dict(made[LEADER].arm.spec.optimizer)["weight_decay"]
+    np.testing.assert_array_equal(measured[LEADER].batch.prompt, measured[CONTROL].batch.prompt)
+    assert (measured[LEADER].batch.answer != measured[CONTROL].batch.answer).mean() > 0.5
+    assert dict(arms[CONTROL].spec.optimizer)["weight_decay"] == 0 < dict(arms[LEADER].spec.optimizer)["weight_decay"]
 
 
 def test_the_route_is_the_models_routing_and_the_answers_outcome():
-    config = tiny()
-    task = tasks.get("modular", modulus=5, operators=("add", "subtract"), train_fraction=0.75)
-    model = grokking_pathways.model_of("moe", config.model, task)
-    params, rows = models.init(model, jax.random.key(1)), grokking_pathways.training_rows(task, 10)
-    routed = grokking_pathways.route_of(model, task.pad)(params, rows)
+    arm = tiny().arms[0]
+    task, model = arm.task, arm.spec.model
+    params, rows = models.init(model, jax.random.key(1)), tables.training_rows(task, 10)
+    routed = tables.route_of(model, task.pad)(params, rows)
     out = models.teacher_forced(model, params, rows.prompt, rows.answer[:, None], task.pad)
     logits = np.asarray(out.logits[:, 0], np.float64)
     logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))

@@ -1,8 +1,11 @@
 """Gates: an arm that did not do what it is for supports nothing. Fixed before the run, like the claims.
 
-A gate is (rows of all seeds, claim, arm of the claim) -> Gate.
+A gate is (rows of all seeds, claim, arm of the claim) -> Gate. A config names one of GATES in its section `gate`:
+
+    c.gate = ConfigDict({"kind": "mean_reached", "metric": "fit.accuracy", "split": "id", "level": 0.99})
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from experiments.harness.claims.curves import Run, curves, values
+from experiments.harness.errors import UserError
 from jaxpost import stats
+from jaxpost.lookup import nearest
 from jaxpost.probes import trends
 
 LEARNED = 0.05  # an arm whose new-task success moved by less supports nothing
@@ -32,6 +37,30 @@ class End(NamedTuple):
     split: str = "id"  # on which its success has to move
 
 
+def named(section: Mapping, ends: Mapping[str, End]) -> Callable:
+    """The gate of a config's section {kind, settings...}.
+
+    Args:
+      ends: arm -> where it ends.
+
+    Raises:
+      UserError: a kind or setting that is not known, a setting that is missing, or an accuracy that is none.
+    """
+    settings = dict(section)
+    kind = settings.pop("kind", "success_moved")
+    if kind not in GATES:
+        raise UserError(f"gate.kind={kind!r} is not known{nearest(kind, GATES)}")
+    taken = {name: p for name, p in inspect.signature(GATES[kind]).parameters.items() if name != "ends"}
+    for name in settings:
+        if name not in taken:
+            raise UserError(f"config key 'gate.{name}' is not known{nearest(name, taken)}")
+    if missing := [name for name, p in taken.items() if p.default is inspect.Parameter.empty and name not in settings]:
+        raise UserError(f"gate.{missing[0]} is missing; {kind!r} takes {', '.join(taken)}")
+    if settings.get("metric") in _ACCURACIES and not 0 < settings.get("level", 1) <= 1:
+        raise UserError(f"gate.level={settings['level']}: an accuracy, greater than 0 and at most 1")
+    return GATES[kind](**settings, **({"ends": ends} if kind == "success_moved" else {}))
+
+
 def success_moved(ends: Mapping[str, End]) -> Callable:
     """Success on the arm's split moved by at least LEARNED since step 0, with an interval that leaves out 0."""
     def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
@@ -46,14 +75,14 @@ def success_moved(ends: Mapping[str, End]) -> Callable:
     return gate
 
 
-def mean_reached(curve: Mapping, level: float, control: Mapping | None = None) -> Callable:
-    """The mean over runs of a curve {metric, split} reached a level at some step; in every arm of a claim but its first, a
-    control, that of the curve `control`.
+def mean_reached(metric: str, split: str, level: float, control_split: str = "") -> Callable:
+    """The mean over runs of a metric on a split reached a level at some step; in every arm of a claim but its first, a
+    control, on `control_split` where that is stated.
     """
     def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
-        of = curve if control is None or arm == claim["arms"][0] else control
-        name = f"{of['metric']} ({of['split']})"
-        found = list(curves(table, {**of, "arm": arm}).values())
+        on = split if not control_split or arm == claim["arms"][0] else control_split
+        name = f"{metric} ({on})"
+        found = list(curves(table, {"metric": metric, "split": on, "arm": arm}).values())
         if not found:
             return Gate(False, f"{arm}: no {name}")
         mean_P, last = np.mean([value_P for _, value_P in found], axis=0), [value_P[-1] for _, value_P in found]
@@ -94,6 +123,10 @@ def fell(metric: str, share: float) -> Callable:
         return Gate(bool(interval.lo > share), text)
 
     return gate
+
+
+GATES = {gate.__name__: gate for gate in (success_moved, mean_reached, runs_reached, fell)}
+_ACCURACIES = ("fit.accuracy", "policy.success")
 
 
 def stacked(found: Mapping[Run, float]) -> np.ndarray:

@@ -68,6 +68,14 @@ class Inputs:
     values: Any
 
 
+class Addition(NamedTuple):
+    """What the probe reads: how a policy answers every a + b, the right answers, and what `read` takes beside parameters."""
+
+    read: Callable[[Any, Any], Reading]  # (params, inputs) -> Reading
+    problems: Problems
+    inputs: Inputs | None = None
+
+
 @dataclass(frozen=True)
 class Fourier:
     """Restricted and excluded loss, share of the logits' variance, Gini of (un)embedding, sum of squares.

@@ -1,1 +1,0 @@
-"""What the two grokking experiments share: the design, its claims, trends of pathways."""

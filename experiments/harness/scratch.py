@@ -1,0 +1,159 @@
+"""A study without a base: every seed begins at initial parameters of its own, the same in every arm of one model.
+
+Arms may have models and tasks of their own, so each is measured by itself, from step 0 on. Probes that compare with a base are
+refused: there is none.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.harness import arms as arm_table
+from experiments.harness import checks, ensemble, one_arm, power, probing, stages, tables, trainable, trends, work
+from experiments.harness import claims as claim_rules
+from experiments.harness.arms import Arm
+from experiments.harness.errors import UserError
+from experiments.harness.measure import Measurement, grid
+from experiments.harness.session import Session
+from jaxpost import models, probes, training
+from jaxpost.records import Bundle
+from jaxpost.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """How an arm is measured: its probes, and the probe batch where one of them needs it."""
+
+    probes: Sequence[probes.Probe]
+    batch: object = None
+
+
+class Setup:
+    """Everything a config determines before any compute; building it finds what a user got wrong.
+
+    Raises:
+      UserError: a value that cannot run; the message names the fix.
+    """
+
+    def __init__(self, config: ConfigDict, claims: Sequence[dict]):
+        self.config = config
+        checks.values(config)
+        if config.pilot:
+            power.pilot_rows(config.pilot)
+        self.stages = stages.stages(config)
+        self.tasks = {name: arm_table.make_task(section) for name, section in arm_table.task_sections(config).items()}
+        self.task = self.tasks["task"]
+        self.arms = arm_table.build(config, self._model, self.tasks, trainable.of_stage(config))
+        self._require_chains()
+        self.mesh = checks.mesh(config.mesh, self.arms[0].source.rows)
+        trends.check(config.trend, stages.names(config))
+        claim_rules.fields(claims)
+        claim_rules.require_arms(claims, stages.names(config))
+        self.claims = claim_rules.placed(claim_rules.judgeable(claims, [arm.name for arm in self.arms]),
+                                         {name: dataclasses.asdict(stage) for name, stage in self.stages.items()})
+        self.gate = claim_rules.gates.named(config.gate, self.ends)
+        self.measured = {arm.name: self._measured(arm) for arm in self.arms}
+        claim_rules.check(self.claims, self.splits)
+        probing.require([probe for own in self.measured.values() for probe in own.probes], (), self.claims)
+
+    def _model(self, stage: stages.Stage, task: Task) -> models.TransformerConfig:
+        """The model of an arm; its vocabulary is the task's own where none is stated."""
+        fields = {"vocab": task.vocab_size, **self.config.model.to_dict(), **dict(stage.model)}
+        return checks.model(ConfigDict(fields), (task,))
+
+    def _require_chains(self) -> None:
+        """Refuse an arm that goes on from another model, or compares with a policy that there is not. Raises: UserError."""
+        own = {arm.name: arm for arm in self.arms}
+        for arm in self.arms:
+            for start in arm.start:
+                if start in own and own[start].spec.model != arm.spec.model:
+                    raise UserError(f"arm {arm.name!r} starts from {start!r}, whose model is another; give both one model")
+            if arm.source.needs_reference:
+                raise UserError(f"arm {arm.name!r}: its objective compares with a reference policy, and a study from scratch "
+                                "has no base; set reference to 'start' or to an arm")
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, the same for every arm."""
+        return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """On which something is measured."""
+        others = [name for name in self.tasks if name != "task"]
+        return (*tables.SPLITS, *(split for split in self.task.splits if split.startswith("ood/")), *others)
+
+    @property
+    def ends(self) -> dict[str, claim_rules.End]:
+        """arm -> its last step."""
+        return {arm.name: claim_rules.End(arm.steps) for arm in self.arms}
+
+    @property
+    def last(self) -> dict[str, int]:
+        """arm -> its last step."""
+        return {arm.name: arm.steps for arm in self.arms}
+
+    def steps(self, arm: Arm) -> tuple[int, ...]:
+        """Measured steps: 0, then `measure.grid_points` log-spaced and `measure.even_points` evenly spaced ones to the last."""
+        measure = self.config.measure
+        even = np.linspace(0, arm.steps, measure.even_points + 1)[1:].round().astype(int)
+        return (0, *sorted({*grid(arm.steps, measure.grid_points), *(int(step) for step in even)}))
+
+    def _measured(self, arm: Arm) -> Measured:
+        """The probes that the arm names, or all of `measure.probes`. Raises: UserError: as `probing.chosen_for`."""
+        config, names, task = self.config, arm.probes or self.config.measure.probes, arm.task
+        if isinstance(arm.source, training.WholeTable):
+            given, batch = tables.subject(arm.spec.model, task, names), tables.training_rows(task, config.measure.problems)
+        else:
+            suite = training.Suite(arm.spec.model, self._evaluated(task), config.measure.problems, "id")
+            given, batch = probing.subject(suite), probing.demonstration_batch(task, config.measure.problems)
+        found = probing.chosen_for(names, given, arm.spec.model, self.steps(arm), probing.settings_of(config))
+        for probe in found:
+            if probe.needs & {probes.WEIGHTS0, probes.PARAMS0}:
+                raise UserError(f"probe {probe.id!r} compares with a base, and a study from scratch has none; leave it out")
+        batch = batch if probes.PROBE_BATCH in probes.merge_needs(found) else None
+        probing.require_batch(found, batch, arm.spec.model)
+        return Measured(found, batch)
+
+    def _evaluated(self, task: Task) -> tuple[tuple[str, Task, str], ...]:
+        """(label, task, split) of what the policy is asked: the splits of the arm's task, and the other tasks."""
+        own = ("id", *(split for split in task.splits if split.startswith("ood/")))
+        others = [(name, other, "id") for name, other in self.tasks.items() if other is not task and name != "task"]
+        return (*((split, task, split) for split in own), *others)
+
+    def carry_out(self, bundle: Bundle, session: Session) -> None:
+        """Every arm, and what is made of the rows of finished arms."""
+        config, finals = self.config, {}
+        if config.pilot and not len(bundle.read_rows()):
+            power.announce(session.console, self.claims, config.pilot, config.seeds.count)
+        needed = {name for stage in self.stages.values() for name in (*stage.start, *stage.reference)}
+        for arm in self.arms:
+            plan = self._plan(arm, bundle)
+            found = one_arm.train(arm, plan, self.seeds, finals, bundle.path / "base-0" / "arms", config.mesh.ensemble, bundle,
+                                  session)
+            if arm.name in needed:
+                finals[arm.name] = one_arm.final_params(arm, found, plan)
+        bundle.write_rows("work", work.rows(self.arms, self.stages, None))
+        for arm in self.arms if config.trend else ():
+            if columns := trends.rows(config.trend, bundle.read_rows(), arm.name, list(self.last)):
+                bundle.write_rows(f"derived-{arm.name}", columns)
+        probing.report_costs(bundle, session)
+
+    def _plan(self, arm: Arm, bundle: Bundle) -> ensemble.Plan:
+        own, config = self.measured[arm.name], self.config
+        base = _NoBase(models.init(arm.spec.model, jax.random.key(0)))
+        measure = Measurement(base, arm.spec.model, own.probes, batch=own.batch, mesh=self.mesh, bundle=bundle,
+                              directory=bundle.path / "base-0" / "series")
+        return ensemble.Plan(base, "", self.steps(arm), config.train.steps_per_call, config.checkpoint.every_seconds, self.mesh,
+                             measure)
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoBase:
+    """What stands for a base where there is none: parameters for their shapes, no digest."""
+
+    params: dict
+    digest: None = None
