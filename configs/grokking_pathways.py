@@ -115,10 +115,10 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.trend = ConfigDict({
         "outcome": {"metric": "fit.accuracy", "split": "id", "name": "test_accuracy"},
         "curves": {
-            "distance": {"metric": _DISTANCE, "params": _ALL},
-            "distance_memorised": {"metric": _DISTANCE, "params": _MEMORISED},
-            "cosine": {"metric": _COSINE, "params": _ALL},
-            "cosine_memorised": {"metric": _COSINE, "params": _MEMORISED},
+            "distance": {"metric": _DISTANCE, "params": {**_ALL}},
+            "distance_memorised": {"metric": _DISTANCE, "params": {**_MEMORISED}},
+            "cosine": {"metric": _COSINE, "params": {**_ALL}},
+            "cosine_memorised": {"metric": _COSINE, "params": {**_MEMORISED}},
             "entropy": {"metric": "router.entropy"}, "load_cv": {"metric": "router.load_cv"}},
         "borrowed": {"moe-no-decay-random": "moe"},
         "block": 6, "draws": 999,

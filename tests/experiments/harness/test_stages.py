@@ -133,7 +133,7 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     ({"a": {"objective": "grpo", "settings": {"clip_hihg": 0.3}}}, "clip_hihg"),
     ({"a": {}, "g": {"over": {"pool": (1, 2)}}}, "its name needs 1 pairs of braces, found 0"),
     ({"a": {}, "g{}": {}}, "has braces in its name and no 'over'"),
-    ({"a": {}, "base": {}}, "is the base's name"),
+    ({"a": {}, "base": {}}, "are places where an arm starts"),
 ])
 def test_a_mistake_is_one_line_with_the_fix(table, expected):
     with pytest.raises(UserError) as error:
