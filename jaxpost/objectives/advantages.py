@@ -19,17 +19,24 @@ WEIGHT_FORMULAS = {  # further baselines of an objective, which are whole advant
     "positive": "max(R, 0)",
     "outside": "R - Batch.outside_N",
 }
+REJECTED_FORMULAS = {  # what becomes of rows that the baselines accepted and positive give A = 0
+    "counted": "rows with A = 0 count as any other",
+    "left_out": "rows with A = 0 do not count; with baseline accepted the others have A = 1",
+}
 WHITENING_FORMULAS = {
     "none": "A",
     "row": "(A - mean_rows(A)) / (std_rows(A) + eps)",
     "token": "(A - mean_tokens(A)) / sqrt(var_tokens(A) + 1e-8)",
 }
 BASELINES, SCALES, WHITENINGS = tuple(FORMULAS), tuple(SCALE_FORMULAS), tuple(WHITENING_FORMULAS)
+REJECTED = tuple(REJECTED_FORMULAS)
 LONE = ("zero", "reward")
 
 
-def written(baseline: str, scale: str) -> str:
-    """The formula of an advantage: a baseline of FORMULAS or WEIGHT_FORMULAS, and a scale."""
+def written(baseline: str, scale: str, rejected: str = "counted") -> str:
+    """The formula of an advantage: a baseline of FORMULAS or WEIGHT_FORMULAS, a scale, and what becomes of rejected rows."""
+    if (baseline, rejected) == ("accepted", "left_out"):
+        return "1 where R >= 1, else 0"
     if baseline in WEIGHT_FORMULAS:
         return WEIGHT_FORMULAS[baseline]
     centred = FORMULAS[baseline]
@@ -96,7 +103,8 @@ def accepted(reward_BxG: jax.Array, threshold: float = 1.0) -> jax.Array:
     w_bg = G / #accepted_b on accepted samples, 0 elsewhere, so a group with one accepted sample keeps its rows and loss
     tokens. For means over rows this is cycling the accepted samples of a group through its G rows; for a token mean the
     direction is, while the denominator stays that of all the group's tokens (as in Minimal-RL, arXiv:2504.11343). A group
-    without an accepted sample weighs 0 everywhere.
+    without an accepted sample weighs 0 everywhere. The row `raft` leaves rejected rows out of the count instead
+    (rejected="left_out"): maximum likelihood of the accepted samples, each counted once.
     """
     keep = (reward_BxG >= threshold).astype(reward_BxG.dtype)
     return keep * (reward_BxG.shape[1] / jnp.maximum(keep.sum(axis=1, keepdims=True), 1.0))

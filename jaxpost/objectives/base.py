@@ -48,7 +48,7 @@ class Batch(NamedTuple):
     advantage_NxT: jax.Array | None = None  # filled by prepare
     return_NxT: jax.Array | None = None  # filled by prepare: the critic's target
     share_NxT: jax.Array | None = None  # filled by prepare or balance: weight of a token's term
-    total_N: jax.Array | None = None  # filled by balance: the number of rows of the optimizer step
+    total_N: jax.Array | None = None  # filled by balance: a number of the optimizer step, such as its rows or sampled tokens
     weight_N: jax.Array | None = None  # of a curriculum: multiplies the row's advantages once they are known
     absent_N: jax.Array | None = None  # 1 on rows that are not of the loss: they never count, not even as empty ones
 

@@ -63,6 +63,7 @@ PARTS = (
     Part("Ratio", "ratio", ratios.FORMULAS, (ratios.ratio,), _weighs),
     Part("Baseline", "baseline", advantages.FORMULAS | advantages.WEIGHT_FORMULAS,
          (advantages.advantage, advantages.accepted, advantages.positive)),
+    Part("Rejected rows", "rejected", advantages.REJECTED_FORMULAS, (), lambda o: o.baseline in ("accepted", "positive")),
     Part("Scale", "scale", advantages.SCALE_FORMULAS, ()),
     Part("Whitening", "whiten", advantages.WHITENING_FORMULAS, (advantages.whiten,)),
     Part("Clip", "clip", clipping.FORMULAS, (clipping.clipped,), _clips),

@@ -130,22 +130,27 @@ class WeightedSum(PolicyGradient):
         return jnp.where(wholly_demonstrated(batch), jnp.nan, super().score(batch, kl_coef, state))
 
     def balance(self, batch: Batch) -> Batch:
-        """Fill `share_NxT`: (count of L_RL) / (count of L_SFT) over the update's rows."""
+        """Fill `share_NxT`: (count of L_RL) / (count of L_SFT) over the update's rows, and `total_N`: the first of the two.
+
+        An update without anything sampled is on the count of L_SFT, with share 1.
+        """
         sampled, shown = parts(batch)
         count = self.aggregate(sampled, batch.leave_out(wholly_demonstrated(batch))._replace(mask_NxT=sampled))[1]
         own = aggregation.aggregate(shown, shown, self.sft_aggregation)[1]
-        share = jnp.where(own > 0, count / jnp.maximum(own, 1.0), 0.0)
-        return super().balance(batch)._replace(share_NxT=jnp.broadcast_to(share, shown.shape))
+        share = jnp.where(count > 0, count / jnp.maximum(own, 1.0), 1.0)
+        return super().balance(batch)._replace(share_NxT=jnp.broadcast_to(share, shown.shape),
+                                               total_N=jnp.broadcast_to(count, shown.shape[:1]))
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
-        """As `Objective.loss`; the count is that of the sampled tokens."""
+        """As `Objective.loss`; the count is that of L_RL, of L_SFT in an update that sampled nothing."""
         demonstrated_N = wholly_demonstrated(batch)
         view, batch = masked(view, batch)
         sampled, shown = parts(batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
         nll_NxT = -view.logp_NxT * token_weights.stopped(view.logp_NxT, self.sft_token_weight)
         rl, count = self.aggregate(x_NxT, batch.leave_out(demonstrated_N)._replace(mask_NxT=sampled))
-        sft, _ = aggregation.aggregate(nll_NxT * batch.share_NxT, shown, self.sft_aggregation)
+        sft, own = aggregation.aggregate(nll_NxT * batch.share_NxT, shown, self.sft_aggregation)
+        count = jnp.where(batch.total_N[0] > 0, count, own)
         mu = jnp.asarray(self.weight(state), rl.dtype)
         aux["sft"] = mean_over(nll_NxT, shown)
         return (1 - mu if self.complement else 1.0) * rl + mu * sft, count, aux
@@ -196,19 +201,25 @@ class SingleStage(PolicyGradient):
         return batch._replace(share_NxT=jax.lax.stop_gradient(jnp.where(batch.mask_NxT > 0, weight_NxT, 0.0)))
 
     def balance(self, batch: Batch) -> Batch:
-        """Scale the demonstrations' terms to the count of the sampled tokens: weights here, advantages there."""
+        """Scale the demonstrations' terms to the count of the sampled tokens: weights here, advantages there.
+
+        An update without anything sampled is on the count of the demonstrated tokens. `total_N` is the number of sampled ones.
+        """
         sampled, shown = parts(batch)
-        scale = jnp.where(shown > 0, sampled.sum() / jnp.maximum(shown.sum(), 1.0), 1.0)
-        return super().balance(batch)._replace(share_NxT=batch.share_NxT * scale, advantage_NxT=batch.advantage_NxT * scale)
+        count = sampled.sum()
+        scale = jnp.where((shown > 0) & (count > 0), count / jnp.maximum(shown.sum(), 1.0), 1.0)
+        return super().balance(batch)._replace(share_NxT=batch.share_NxT * scale, advantage_NxT=batch.advantage_NxT * scale,
+                                               total_N=jnp.broadcast_to(count, shown.shape[:1]))
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
-        """As `Objective.loss`; the count is that of the sampled tokens."""
+        """As `Objective.loss`; the count is that of the sampled tokens, of the demonstrated ones where an update has none."""
         del state, kl_coef
         view, batch = masked(view, batch)
         sampled, shown = parts(batch)
         x_NxT = -batch.share_NxT * view.logp_NxT
         x_NxT = x_NxT - jnp.where(shown > 0, batch.advantage_NxT * jnp.exp(view.logp_NxT), 0.0)
-        return jnp.where(batch.mask_NxT > 0, x_NxT, 0.0).sum(), sampled.sum(), {"sft": mean_over(-view.logp_NxT, shown)}
+        count = jnp.where(batch.total_N[0] > 0, sampled.sum(), shown.sum())
+        return jnp.where(batch.mask_NxT > 0, x_NxT, 0.0).sum(), count, {"sft": mean_over(-view.logp_NxT, shown)}
 
 
 def wholly_demonstrated(batch: Batch) -> jax.Array:

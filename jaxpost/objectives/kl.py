@@ -33,7 +33,8 @@ def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, clam
       estimator: k1, k2 or k3.
       clamp: the estimate is held in [-clamp, clamp], without gradient beyond (verl's k3: 10).
       log_ratio_clamp: d is held in [-log_ratio_clamp, log_ratio_clamp] first (verl's k3: 20). Without it the -d of the
-        exponential is held below 80, where float32 is still finite.
+        exponential is held below 80, where float32 is still finite: from d = -80 down k3 is constant and has no gradient.
+        TRL 1.16 does not hold it and overflows there (d = -88 in float32).
 
     Raises:
       ValueError: unknown estimator.
@@ -44,7 +45,9 @@ def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, clam
     d = logp_NxT - reference_NxT
     if log_ratio_clamp is not None:
         d = jnp.clip(d, -log_ratio_clamp, log_ratio_clamp)
-    k = d if estimator == "k1" else d * d / 2 if estimator == "k2" else jnp.expm1(jnp.minimum(-d, FINITE)) + d
+    if estimator == "k3":
+        d = jnp.maximum(d, -FINITE)
+    k = d if estimator == "k1" else d * d / 2 if estimator == "k2" else jnp.expm1(-d) + d
     return k if clamp is None else jnp.clip(k, -clamp, clamp)
 
 

@@ -30,12 +30,14 @@ def lines(o, name: str = "loss", tokens: str = "") -> list[str]:
 def advantage(o) -> list[str]:
     """The advantage that the batch is prepared with, from the score of a row to the number of a token."""
     found = [f"R = {_reward(o)}"] if _reward(o) != "score" else []
-    centred = advantages.written(o.baseline, o.scale)
+    centred = advantages.written(o.baseline, o.scale, o.rejected)
     if o.credit_unit == "row":
         found.insert(0, f"A = {centred}")
     else:
         penalty = " - kl_coef k" if o.kl_place == "reward" else ""
         found = [*o.credit_formula(), f"s_t = (on the row's last token: {centred}; else 0){penalty}", *found]
+    if o.rejected == "left_out":
+        found.append("rows with A = 0 do not count")
     if o.informative_only:
         found.append("A = 0 in a group whose R are all equal")
     if o.whiten != "none":

@@ -23,6 +23,7 @@ class PolicyGradient(Objective):
 
     reward_low: float = 0.0  # a verifier's score s in [0, 1] counts reward_low + (1 - reward_low) s
     baseline: str = "none"  # advantages.BASELINES, accepted (RAFT weights), positive (RAFT++) or outside (Batch.outside_N)
+    rejected: str = "counted"  # advantages.REJECTED: rows of A = 0, of baselines accepted and positive
     scale: str = "none"  # advantages.SCALES
     ddof: int = 1  # of the standard deviation
     eps: float = 1e-4  # added to the standard deviation
@@ -56,7 +57,8 @@ class PolicyGradient(Objective):
         self.choose(baseline=(*advantages.BASELINES, *_OWN_SCALE), scale=advantages.SCALES,
                     whiten=advantages.WHITENINGS, credit_unit=("row", "token"), ratio=ratios.LEVELS,
                     clip=clipping.RULES, kl_estimator=kl.ESTIMATORS, kl_place=kl.PLACES, kl_gradient=kl.GRADIENTS,
-                    ddof=(0, 1), lone_reward=advantages.LONE)
+                    ddof=(0, 1), lone_reward=advantages.LONE,
+                    rejected=advantages.REJECTED)
         self._require_consistent_parts()
         self._require_ranges()
         self._refuse_unread_parts()
@@ -131,6 +133,8 @@ class PolicyGradient(Objective):
             self.unread(f"with baseline={self.baseline!r}, whose advantages are not negative", "clip_low", "dual_clip")
         if self.baseline == "accepted":
             self.unread("with baseline='accepted', which asks for a score of 1", "reward_low")
+        if self.baseline not in ("accepted", "positive"):
+            self.unread(f"with baseline={self.baseline!r}, which rejects no row (choose 'accepted' or 'positive')", "rejected")
         if self.baseline in ("mean", "leave_one_out"):
             self.unread(f"with baseline={self.baseline!r}, which gives equal rewards advantage 0 anyway", "informative_only")
         if self.credit_unit == "row":
@@ -227,7 +231,9 @@ class PolicyGradient(Objective):
     def compare(self, batch: Batch, score_N: jax.Array, group: int) -> Batch:
         """Fill `advantage_NxT` with each row's score against its group, the same on all its tokens."""
         score_BxG = score_N.reshape(-1, group)
-        if self.baseline == "accepted":
+        if self.baseline == "accepted" and self.rejected == "left_out":
+            advantage_BxG = (score_BxG >= 1).astype(score_BxG.dtype)
+        elif self.baseline == "accepted":
             advantage_BxG = advantages.accepted(score_BxG)
             kept_N = jnp.repeat(advantage_BxG.sum(axis=1) > 0, group)
             batch = batch._replace(mask_NxT=batch.mask_NxT * kept_N[:, None])
@@ -239,6 +245,9 @@ class PolicyGradient(Objective):
         else:
             advantage_BxG = advantages.advantage(score_BxG, baseline=self.baseline, scale=self.scale, ddof=self.ddof,
                                                  eps=self.eps, lone=self.lone_reward)
+        if self.rejected == "left_out":
+            rejected_N = advantage_BxG.reshape(-1) == 0
+            batch = batch.leave_out(rejected_N)._replace(mask_NxT=batch.mask_NxT * ~rejected_N[:, None])
         if self.informative_only:
             advantage_BxG = advantage_BxG * advantages.informative(score_BxG)
         return batch._replace(advantage_NxT=jnp.broadcast_to(advantage_BxG.reshape(-1, 1), batch.mask_NxT.shape))
@@ -259,10 +268,13 @@ class PolicyGradient(Objective):
         k_NxT = kl.estimate(batch.behaviour_NxT, batch.reference_NxT, self.kl_estimator, self.kl_clamp, self.kl_log_ratio_clamp)
         return jnp.where(batch.mask_NxT > 0, k_NxT, 0.0)
 
+    def old(self, batch: Batch) -> jax.Array:
+        """old_NxT: log-probabilities under the proximal policy where the batch has it, else under the behaviour."""
+        return batch.behaviour_NxT if batch.proximal_NxT is None else batch.proximal_NxT
+
     def importance(self, view: View, batch: Batch) -> jax.Array:
-        """ratio_NxT of the current policy to the proximal one (if the batch has it) or to the behaviour."""
-        old_NxT = batch.behaviour_NxT if batch.proximal_NxT is None else batch.proximal_NxT
-        return ratios.ratio(view.logp_NxT, old_NxT, batch.mask_NxT, self.ratio, self.log_ratio_clamp)
+        """ratio_NxT of the current policy to the old one."""
+        return ratios.ratio(view.logp_NxT, self.old(batch), batch.mask_NxT, self.ratio, self.log_ratio_clamp)
 
     def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(per-token policy loss, which tokens the clip holds)."""
@@ -302,7 +314,7 @@ class PolicyGradient(Objective):
 
 
 ROWS = (
-    PolicyGradient("raft", "rl", "arXiv:2304.06767", "groups", baseline="accepted"),
+    PolicyGradient("raft", "rl", "arXiv:2304.06767", "groups", baseline="accepted", rejected="left_out"),
     PolicyGradient("reinforce", "rl", "doi:10.1007/BF00992696", "groups", baseline="mean", aggregation="sequence_sum"),
     PolicyGradient("remax", "rl", "arXiv:2310.10505", "groups", baseline="outside", aggregation="sequence_sum"),
     PolicyGradient("rloo", "rl", "arXiv:2402.14740", "groups", baseline="leave_one_out", ratio="sequence_product",

@@ -14,7 +14,7 @@ from jaxpost.objectives.base import Batch, View
 from jaxpost.objectives.policy_gradient import PolicyGradient
 
 COVARIANCES = ("clip", "kl")
-GUARD_LOGPS = ("behaviour", "current")
+GUARD_LOGPS = ("old", "current")
 
 
 def largest_variance(value_N: jax.Array, present_N: jax.Array, count: jax.Array | int) -> jax.Array:
@@ -120,10 +120,10 @@ class CovarianceGuard(PolicyGradient):
       clip  a random `guard_share` of tokens, taken among those with covariance in (guard_low, guard_high), has no gradient
       kl    the `guard_share` with the largest covariance pays guard_coef |l - o|
 
-    Differs from the paper in: with guard_logp="behaviour" covariances are of the behaviour's log-probabilities, before the
-    first update, and so are the same for every later update and microbatch; "current" takes those of the policy at each
-    update, over the rows of the update, and leaves out of "clip" what the ratio's clip holds already (verl). The two are the
-    same at the first update on rows sampled from the policy itself. At least one token is chosen, as in the official code.
+    Differs from the paper in: with guard_logp="old" covariances are of o, the log-probabilities before the first update that
+    the ratio divides by, and so are the same for every later update and microbatch; "current" takes those of the policy at
+    each update, over the rows of the update, and leaves out of "clip" what the ratio's clip holds already (verl). The two are
+    the same at the first update on rows sampled from the policy itself. At least one token is chosen, as in the official code.
     """
 
     guard: str = "clip"  # COVARIANCES
@@ -131,7 +131,7 @@ class CovarianceGuard(PolicyGradient):
     guard_low: float = 1.0  # of guard "clip"
     guard_high: float = 5.0
     guard_coef: float = 1.0  # of guard "kl"
-    guard_logp: str = "behaviour"  # GUARD_LOGPS: whose log-probabilities covary
+    guard_logp: str = "old"  # GUARD_LOGPS: whose log-probabilities covary
 
     def __post_init__(self):
         super().__post_init__()
@@ -148,10 +148,10 @@ class CovarianceGuard(PolicyGradient):
     def surrogate_formula(self) -> list[str]:
         """As `PolicyGradient.surrogate_formula`."""
         x, *where = super().surrogate_formula()
-        lp = "b" if self.guard_logp == "behaviour" else "l"
+        lp = "o" if self.guard_logp == "old" else "l"
         covariance = f"c = ({lp} - mean_tokens({lp})) (A - mean_tokens(A)), without gradient"
         if self.guard == "kl":
-            return [f"{x} + (guard_coef |l - b| on guarded tokens)", *where,
+            return [f"{x} + (guard_coef |l - o| on guarded tokens)", *where,
                     "guarded: the guard_share of counted tokens with the largest c, at least one", covariance]
         free = " and not held by the clip" if self.guard_logp == "current" else ""
         return [f"(0 on guarded tokens, else {x})", *where,
@@ -165,7 +165,7 @@ class CovarianceGuard(PolicyGradient):
         batch = super().prepare(batch, group, kl_coef, state)
         if self.guard_logp == "current":
             return batch
-        return batch._replace(share_NxT=self.guarded(batch.behaviour_NxT, batch, batch.mask_NxT))
+        return batch._replace(share_NxT=self.guarded(self.old(batch), batch, batch.mask_NxT))
 
     @property
     def couples_update(self) -> bool:
@@ -191,7 +191,7 @@ class CovarianceGuard(PolicyGradient):
             guarded = batch.share_NxT > 0
         if self.guard == "clip":
             return jnp.where(guarded, 0.0, x_NxT), held | guarded
-        distance = jnp.abs(view.logp_NxT - batch.behaviour_NxT)
+        distance = jnp.abs(view.logp_NxT - self.old(batch))
         return x_NxT + jnp.where(guarded, self.guard_coef * distance, 0.0), held
 
 

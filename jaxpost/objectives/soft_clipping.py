@@ -65,8 +65,7 @@ class GammaWeight(PolicyGradient):
 
     def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(per-token policy loss, no token held)."""
-        old_NxT = batch.behaviour_NxT if batch.proximal_NxT is None else batch.proximal_NxT
-        product_NxT = ratios.ratio(view.logp_NxT, old_NxT, batch.mask_NxT, "sequence_product", 20.0)
+        product_NxT = ratios.ratio(view.logp_NxT, self.old(batch), batch.mask_NxT, "sequence_product", 20.0)
         w_NxT = jnp.clip(product_NxT, 1e-8, jnp.exp(jnp.asarray(20.0, product_NxT.dtype)))
         high = batch.advantage_NxT >= 0
         k = jnp.where(high, self.k_positive, self.k_negative).astype(w_NxT.dtype)

@@ -30,11 +30,11 @@ class Rollouts:
     control, and counted in metrics.
 
     Dynamic sampling (DAPO, arXiv:2503.14476) with `oversample` above 1: that many times B prompts are drawn, and the first
-    B groups whose rewards are not all equal are trained on, in the order drawn. Where there are fewer, groups of equal
-    rewards fill up with mask 0 and no reward: they count nowhere (but in aggregation "constant", which counts rows). Cost:
-    sampling and verifying take `oversample` times as long, whatever is kept; log-probabilities and gradients are taken of
-    the B groups only. Differs from the paper in: one round of a fixed size instead of sampling until B groups are there, so
-    that the step's shapes are static.
+    B groups whose sampled rows do not all have the same reward are trained on, in the order drawn. Where there are fewer,
+    groups of equal rewards fill up with mask 0 and no reward: they count nowhere (but in aggregation "constant", which counts
+    rows). Cost: sampling and verifying take `oversample` times as long, whatever is kept; log-probabilities and gradients are
+    taken of the B groups only. Differs from the paper in: one round of a fixed size instead of sampling until B groups are
+    there, so that the step's shapes are static.
 
     A reward of several terms (`objectives.rewards`) replaces the verifier's score in what is trained on; metrics have the sum
     as `reward` and each term, without its weight, as `reward_<kind>`. The curriculum goes on seeing the verifier's score.
@@ -181,7 +181,7 @@ class Rollouts:
                       role_NxT=needs.roles_of(self.task, made.tokens_NxT))
         batch = batch if weights is None else self._weighed(batch, weights)
         if self.oversample > 1:
-            batch = self._keep(batch, informative(batch.reward_N.reshape(-1, group)))
+            batch = self._keep(batch, informative(batch.reward_N.reshape(-1, group)[:, :sampled]))
         if self.demonstrations:
             shown_G = (jnp.arange(group) >= sampled).astype(jnp.float32)
             batch = batch._replace(demonstration_NxT=jnp.tile(shown_G, self.prompts)[:, None] * batch.mask_NxT)
@@ -236,7 +236,7 @@ class Rollouts:
         own = {name: self._groups(value_N)[0] for name, value_N in seen.items()}
         metrics = {name: (own_N.sum(), jnp.asarray(own_N.size, jnp.float32)) for name, own_N in own.items()}
         if self.oversample > 1:
-            told_B = informative(reward_N.reshape(-1, self.spec.group)).astype(jnp.float32)
+            told_B = informative(own["reward"].reshape(-1, self.spec.group - self.demonstrations)).astype(jnp.float32)
             metrics["informative"] = (told_B.sum(), jnp.asarray(told_B.size, jnp.float32))
         if self.curriculum.probes or any(weight_BxS is not None for weight_BxS in weights):
             metrics["trained_rows"] = needs.trained_rows(batch)

@@ -144,6 +144,28 @@ def test_no_demonstration_in_the_batch_leaves_the_rl_term():
     assert jnp.isfinite(total)
 
 
+@pytest.mark.parametrize("name, weight", [("chord_mu", None), ("chord_phi", 0.1), ("rl_sft", 1.0), ("srft", None)])
+def test_an_update_that_sampled_nothing_keeps_its_demonstrations(name, weight):
+    """Its loss is the SFT term alone, over demonstrated tokens; its two halves add up."""
+    constant = {"sft_weight_end": None, "warmup": 0, "decay": 0, "sft_weight": 0.3} if name == "chord_mu" else {}
+    objective = given.recipe(name, **constant)
+    view, batch = given.needed(objective, *given.rows())
+    shown = batch._replace(mask_NxT=batch.mask_NxT * batch.demonstration_NxT)
+    ready = given.prepared(objective, shown)
+    keep, logp = np.asarray(shown.mask_NxT), np.asarray(view.logp_NxT)
+    if name == "srft":
+        H = (np.asarray(batch.entropy_NxT) * keep).sum() / keep.sum()
+        x = 0.5 * np.exp(-H) * -logp - np.asarray(objective.prepare(batch, given.GROUP).advantage_NxT) * np.exp(logp)
+    else:
+        p = np.exp(logp)
+        x = (weight or 0.3) * -logp * (p * (1 - p) if objective.sft_token_weight == "p(1-p)" else 1.0)
+    total, count, _ = objective.loss(view, ready, objective.init())
+    assert float(count) == keep.sum() and float(total / count) == pytest.approx((x * keep).sum() / keep.sum(), rel=1e-12)
+    halves = [objective.loss(jax.tree.map(lambda a, s=s: a[s], view), ready.where(s), objective.init())
+              for s in (slice(0, 4), slice(4, 8))]
+    np.testing.assert_allclose([sum(h[i] for h in halves) for i in range(2)], [total, count], rtol=1e-12)
+
+
 def test_srft_against_numpy():
     objective, view, batch = given.ready("srft", seed=1)
     raw = given.rows(1)[1]

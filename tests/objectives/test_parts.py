@@ -24,7 +24,7 @@ TRIED = {"aggregation": aggregation.MODES, "aggregation_empty": aggregation.EMPT
          "scale": advantages.SCALES, "whiten": advantages.WHITENINGS, "ratio": ratios.LEVELS, "clip": clipping.RULES,
          "kl_estimator": kl.ESTIMATORS, "kl_place": kl.PLACES, "kl_gradient": kl.GRADIENTS, "credit_unit": ("row", "token"),
          "sft_token_weight": token_weights.KINDS, "ddof": (0, 1), "end_token": (0, 1),
-         "lone_reward": advantages.LONE, "guard_logp": selection.GUARD_LOGPS}
+         "lone_reward": advantages.LONE, "rejected": advantages.REJECTED, "guard_logp": selection.GUARD_LOGPS}
 ROOM = {"d3s": {"keep_rows": 0.9, "keep_tokens": 0.9},  # otherwise hardly a token is left to show a difference
         "amft": {"meta_rate": 10.0}}  # reaches both ends of its range
 NUMBERS = (0.0, 0.05, 0.45, 0.9, 1.2, 2.6, 700)

@@ -279,10 +279,33 @@ def test_accepted_positive_and_informative_samples():
     ones = jnp.ones((8, 2))
     reward = jnp.asarray([1., 0, 0, 1, 1, 1, 1, 1])
     batch = objectives.Batch(None, None, ones, reward, -ones, reference_NxT=-ones)
-    first = lambda name: np.asarray(given.recipe(name).prepare(batch, 4).advantage_NxT[:, 0])  # noqa: E731
-    np.testing.assert_allclose(first("raft"), [2, 0, 0, 2, 1, 1, 1, 1])
+    ready = lambda name, **parts: given.recipe(name, **parts).prepare(batch, 4)  # noqa: E731
+    first = lambda name, **parts: np.asarray(ready(name, **parts).advantage_NxT[:, 0])  # noqa: E731
+    np.testing.assert_allclose(first("raft", rejected="counted"), [2, 0, 0, 2, 1, 1, 1, 1])
+    np.testing.assert_allclose(first("raft"), reward)
+    np.testing.assert_allclose(ready("raft").mask_NxT[:, 0], reward)  # a rejected row is not in the mean
+    np.testing.assert_allclose(ready("raft_pp", rejected="left_out").mask_NxT[:, 0], reward)
     np.testing.assert_allclose(first("raft_pp"), [1, 0, 0, 1, 1, 1, 1, 1])
     np.testing.assert_allclose(first("reinforce_rej"), [1, -1, -1, 1, 0, 0, 0, 0])
+
+
+def test_raft_is_the_likelihood_of_the_accepted_rows_alone():
+    objective, view, batch = given.ready("raft")
+    total, count, _ = objective.loss(view, batch, {})
+    keep = np.asarray(given.rows()[1].mask_NxT) * (np.asarray(batch.reward_N) >= 1)[:, None]
+    grads = np.asarray(given.differentiated(objective, view, batch)[2].logp_NxT)
+    np.testing.assert_allclose(grads / float(count), -keep / keep.sum(), atol=1e-14)
+    counted = given.ready("raft", rejected="counted")[0]
+    assert "rows with A = 0 do not count" in "".join(objective.formula()) and counted.formula() != objective.formula()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_k3_is_constant_and_without_gradient_far_below_the_reference(dtype):
+    d = jnp.asarray([-70.0, -88.5, -200.0, 3.0], dtype)
+    value, slope = jax.vmap(jax.value_and_grad(lambda x: kl.estimate(x, jnp.zeros_like(x), "k3")))(d)
+    assert value.dtype == dtype and np.isfinite(value).all()
+    np.testing.assert_allclose(value, np.expm1([70.0, 80, 80, -3]) + [-70.0, -80, -80, 3], rtol=1e-6)
+    np.testing.assert_allclose(slope, [1 - np.exp(70.0), 0, 0, 1 - np.exp(-3)], rtol=1e-6)
 
 
 def test_dapo_penalises_long_rows_and_drops_truncated_ones():

@@ -124,6 +124,18 @@ def test_kl_cov_penalises_the_largest_covariances():
     assert float(s / total) == pytest.approx(x[keep].mean(), rel=1e-12)
 
 
+@pytest.mark.parametrize("guard", ["clip", "kl"])
+def test_a_proximal_policy_is_what_the_guard_and_the_ratio_are_of(guard):
+    """With it in the batch the behaviour's log-probabilities do not matter."""
+    parts = {"guard_share": 0.1, **({"guard_low": 0.02, "guard_high": 3.0} if guard == "clip" else {})}
+    objective = given.recipe(f"{guard}_cov", **parts)
+    view, batch = given.needed(objective, *given.rows(N=32))
+    near = given.rows(N=32)[1].proximal_NxT
+    losses = [objective.loss(view, given.prepared(objective, batch._replace(behaviour_NxT=b, proximal_NxT=p)), {})[0]
+              for b, p in ((near, None), (near, near), (batch.behaviour_NxT, near))]
+    assert losses[0] == losses[1] == losses[2]
+
+
 def verl_guard(guard, logp, old, A, mask, *, share, low, high, coef, uniform):
     """The losses of verl's clip_cov and kl_cov on one mini-batch, as its source says, with the random order given."""
     keep, ratio = mask > 0, np.exp(logp - old)
@@ -146,7 +158,7 @@ def verl_guard(guard, logp, old, A, mask, *, share, low, high, coef, uniform):
 def test_covariances_of_the_current_policy_are_those_of_verl(guard):
     parts = {"guard_share": 0.1, **({"guard_low": 0.02, "guard_high": 3.0} if guard == "clip" else {"guard_coef": 0.7})}
     values = {}
-    for whose in ("behaviour", "current"):
+    for whose in ("old", "current"):
         objective, view, batch = given.ready(f"{guard}_cov", N=32, guard_logp=whose, **parts)
         total, count, _ = objective.loss(view, batch, {})
         values[whose] = float(total / count)
@@ -154,10 +166,10 @@ def test_covariances_of_the_current_policy_are_those_of_verl(guard):
     uniform = np.asarray(selection._uniform(batch)) if guard == "clip" else None
     arrays = map(np.asarray, (view.logp_NxT, batch.behaviour_NxT, batch.advantage_NxT, batch.mask_NxT))
     expected = verl_guard(guard, *arrays, share=0.1, low=0.02, high=3.0, coef=0.7, uniform=uniform)
-    assert values["current"] == pytest.approx(expected, rel=1e-10) and abs(values["behaviour"] - expected) > 1e-4
+    assert values["current"] == pytest.approx(expected, rel=1e-10) and abs(values["old"] - expected) > 1e-4
     same = batch._replace(behaviour_NxT=view.logp_NxT)
     first = [float(o.loss(view, o.prepare(same, given.GROUP), {})[0])
-             for o in (given.recipe(f"{guard}_cov", guard_logp=whose, **parts) for whose in ("behaviour", "current"))]
+             for o in (given.recipe(f"{guard}_cov", guard_logp=whose, **parts) for whose in ("old", "current"))]
     assert first[0] == pytest.approx(first[1], rel=1e-12)  # at the first update they are the same
 
 

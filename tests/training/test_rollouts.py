@@ -130,6 +130,17 @@ def test_informative_groups_are_kept_in_the_order_drawn(feed, reward_BxG, kept, 
     assert float(run.spec.objective.balance(prepared).mask_NxT.sum()) == 8 * sum(counted)
 
 
+def test_a_demonstration_does_not_make_a_group_informative(feed):
+    """Three groups of two samples and a right demonstration: only the one whose samples differ is kept."""
+    run = feed("chord_phi", prompts=1, group=3, make=oversampled(3))
+    tokens = jnp.arange(9, dtype=jnp.int32)[:, None] + 5 + jnp.zeros((1, 4), jnp.int32)
+    made = Completions(tokens, -jnp.ones((9, 4)), jnp.ones((9, 4)))
+    reward_N = jnp.asarray([0, 0, 1, 0, 1, 1, 1, 1, 1.0])
+    rows = run.source.rows_of(jnp.ones((9, 7), jnp.int32), made, reward_N, run.member, run.state, None)
+    np.testing.assert_array_equal(rows.completion_NxT[:, 0] - 5, [3, 4, 5])
+    np.testing.assert_array_equal(rows.mask_NxT[:, 0], [1, 1, 1])
+
+
 def test_oversampling_counts_every_prompt_drawn(feed):
     run = feed("dapo", group=2, make=oversampled(3))
     batch, metrics, _ = run.batch(run.member, run.state, None)
