@@ -85,8 +85,9 @@ class ActorCritic(PolicyGradient):
             score_N = jnp.where(spread, score_N / jnp.where(spread, std, 1.0), score_N)
         return jnp.where(jnp.isnan(score_N), 0.0, score_N)
 
-    def credit(self, batch: Batch, kl_coef: jax.Array | float) -> Batch:
+    def credit(self, batch: Batch, kl_coef: jax.Array | float, group: int) -> Batch:
         """Fill `advantage_NxT` from the critic, and `return_NxT` = A + V before whitening."""
+        del group
         reward_NxT = self.token_rewards(batch, kl_coef)
         advantage_NxT = advantages.generalised(reward_NxT, batch.value_NxT, batch.mask_NxT, self.gamma, self.lam)
         target_NxT = jnp.where(jnp.isnan(batch.reward_N)[:, None], 0.0, advantage_NxT) + batch.value_NxT

@@ -8,11 +8,15 @@ FORMULAS = {  # baseline -> the centred reward, as docs/objectives.md writes it
     "mean": "R - mean_group(R)",
     "leave_one_out": "R - mean_others(R)",
     "batch_mean": "R - mean_batch(R)",
+    "length_weighted": "R - sum_group(n R) / sum_group(n)",
+    "best_gap": "max_group(R) - (second largest R of the group) in the row of the largest, else 0",
+    "ignored": "0",
 }
 SCALE_FORMULAS = {  # of the centred reward c
     "none": "c",
     "group": "c / (std_group(R, ddof) + eps)",
     "batch": "c / (std_batch(R, ddof) + eps)",
+    "informative": "c N / #(rows of groups whose R are not all equal)",
 }
 WEIGHT_FORMULAS = {  # further baselines of an objective, which are whole advantages
     "accepted": "G / #accepted of the group where R >= 1, else 0 (a group without an accepted sample carries no loss)",
@@ -31,6 +35,7 @@ WHITENING_FORMULAS = {
 BASELINES, SCALES, WHITENINGS = tuple(FORMULAS), tuple(SCALE_FORMULAS), tuple(WHITENING_FORMULAS)
 REJECTED = tuple(REJECTED_FORMULAS)
 LONE = ("zero", "reward")
+COMPARING = ("mean", "leave_one_out", "length_weighted", "best_gap")  # baselines from the other rewards of the group
 
 
 def written(baseline: str, scale: str, rejected: str = "counted") -> str:
@@ -40,16 +45,24 @@ def written(baseline: str, scale: str, rejected: str = "counted") -> str:
     if baseline in WEIGHT_FORMULAS:
         return WEIGHT_FORMULAS[baseline]
     centred = FORMULAS[baseline]
-    return SCALE_FORMULAS[scale].replace("c", f"({centred})" if scale != "none" and baseline != "none" else centred, 1)
+    bare = scale == "none" or baseline in ("none", "ignored")
+    return SCALE_FORMULAS[scale].replace("c", centred if bare else f"({centred})", 1)
 
 
 def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof: int = 1,
-              eps: float = 1e-4, lone: str = "zero") -> jax.Array:
+              eps: float = 1e-4, lone: str = "zero", length_BxG: jax.Array | None = None) -> jax.Array:
     """(reward - baseline) / (std + eps), over the rewards that are there.
 
       baseline  none: 0; mean: the group's mean; leave_one_out: mean of the other samples of the group (RLOO,
-                arXiv:2402.14740); batch_mean: mean of all rewards
+                arXiv:2402.14740); batch_mean: mean of all rewards; length_weighted: mean of the group weighted by the rows'
+                lengths, which makes the variance of an on-policy gradient smallest where a row's squared gradient grows
+                with its length (OPO, arXiv:2505.23585)
+                best_gap: only the best row of a group has an advantage, by how much it beats the second (a leave-one-out
+                baseline of the group's maximum, arXiv:2503.19595, as verl's grpo_passk; equal best rows: none)
+                ignored: 0 whatever the reward, for rewards that are elsewhere, such as a KL to a teacher
       scale     none: divide by 1; group: standard deviation of the group's rewards; batch: of all rewards
+                informative: multiply by (rows) / (rows of groups whose rewards differ), so that groups without a gradient
+                do not make it smaller (GPG, arXiv:2504.02546)
 
     Args:
       reward_BxG: float rewards; NaN is a missing one: it is left out of every mean and its advantage is 0.
@@ -57,6 +70,7 @@ def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof
       eps: added to the standard deviation (TRL 1e-4, Tunix and verl 1e-6).
       lone: the advantage of the only reward that is there in a group, which has none to be compared with, for baselines of
         the group: "zero" (TRL), or "reward", the reward itself, not scaled (verl).
+      length_BxG: counted tokens of the rows, of baseline "length_weighted".
 
     Returns:
       advantage_BxG. Equal rewards give 0.
@@ -76,9 +90,15 @@ def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof
     mean_Bx1, std_Bx1 = _moments(r, present, ddof, 1)
     if baseline == "none":
         centred = r
+    elif baseline == "ignored":
+        centred = jnp.zeros_like(r)
     elif baseline == "batch_mean":
         centred = r - _moments(r, present, ddof, None)[0]
     else:
+        if baseline == "length_weighted":
+            mean_Bx1 = _weighted_mean(r, length_BxG * present)
+        if baseline == "best_gap":
+            mean_Bx1, r = _second(r, present)
         share = n_Bx1 / jnp.maximum(n_Bx1 - 1, 1) if baseline == "leave_one_out" else 1.0
         flat_Bx1 = informative(reward_BxG) == 0  # exactly 0 there, whatever the mean rounds to
         centred = jnp.where(n_Bx1 > 1, jnp.where(flat_Bx1, 0.0, (r - mean_Bx1) * share), r if lone == "reward" else 0.0)
@@ -86,7 +106,23 @@ def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof
         centred = jnp.where(n_Bx1 > 1, centred / (std_Bx1 + eps), centred)
     elif scale == "batch":
         centred = centred / (_moments(r, present, ddof, None)[1] + eps)
+    elif scale == "informative":
+        told_Bx1 = informative(reward_BxG) * n_Bx1
+        centred = centred * (n_Bx1.sum() / jnp.maximum(told_Bx1.sum(), 1))
     return jnp.where(present, centred, 0.0)
+
+
+def _weighted_mean(x, weight):
+    total = weight.sum(axis=1, keepdims=True)
+    return jnp.where(total > 0, (x * weight).sum(axis=1, keepdims=True) / jnp.where(total > 0, total, 1), 0.0)
+
+
+def _second(r, present):
+    """(second largest present reward of each group, the rewards with all but the largest at that value)."""
+    ranked = jnp.sort(jnp.where(present, r, -jnp.inf), axis=1)
+    second_Bx1 = ranked[:, -2:-1] if r.shape[1] > 1 else r
+    second_Bx1 = jnp.where(jnp.isfinite(second_Bx1), second_Bx1, 0.0)
+    return second_Bx1, jnp.where((r == ranked[:, -1:]) & present, r, second_Bx1)
 
 
 def _moments(x, present, ddof, axis):

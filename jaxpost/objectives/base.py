@@ -38,10 +38,14 @@ class Batch(NamedTuple):
     proximal_NxT: jax.Array | None = None  # ... under the trainer's own parameters before the first update on the batch
     value_NxT: jax.Array | None = None  # the critic's value of each token's state, before the first update
     entropy_NxT: jax.Array | None = None  # of the policy at each token, before the first update, nats
+    collision_NxT: jax.Array | None = None  # sum over the vocabulary of the policy's squared probabilities, as entropy_NxT
     demonstration_NxT: jax.Array | None = None  # 1 on tokens that a demonstrator wrote, 0 on sampled ones
     truncated_N: jax.Array | None = None  # 1 on rows that were cut before their end token
     label_N: jax.Array | None = None  # unpaired preferences: 1 desirable, 0 undesirable
+    tie_N: jax.Array | None = None  # 1 on both rows of a pair whose answers are equally good
     outside_N: jax.Array | None = None  # a constant of the row from elsewhere, see the objective that needs it
+    term_NxK: jax.Array | None = None  # values of the terms of a composed reward; NaN: this row has no such term
+    term_weight_NxK: jax.Array | None = None  # and their weights at this step
     token_weight_NxT: jax.Array | None = None  # from the data, or of the roles: selective masks, planning tokens
     role_NxT: jax.Array | None = None  # int32, what each token is for (jaxpost.roles); None: all are the answer
     seed_N: jax.Array | None = None  # uint32, a fresh random word a row, for objectives that sample
@@ -76,12 +80,15 @@ NEEDS = {
     "reference": "Batch.reference_NxT: log-probabilities under a reference policy",
     "proximal": "Batch.proximal_NxT: the trainer's own log-probabilities before the first update",
     "entropy": "Batch.entropy_NxT: entropies of the policy before the first update",
+    "collision": "Batch.collision_NxT: sums of the policy's squared probabilities before the first update",
+    "terms": "Batch.term_NxK and Batch.term_weight_NxK: terms of a composed reward, with their weights",
     "value": "Batch.value_NxT and View.value_NxT: a value head",
     "logits": "View.logits_NxTxV",
     "reference_logits": "View.reference_NxTxV: logits of a reference policy",
     "demonstrations": "Batch.demonstration_NxT: demonstrated rows or tokens in each group",
     "truncated": "Batch.truncated_N",
     "label": "Batch.label_N",
+    "tie": "Batch.tie_N: which pairs have two answers equally good",
     "outside": "Batch.outside_N: a number a row from elsewhere (the greedy answer's reward, a mismatched pair's log-ratio)",
     "token_weight": "Batch.token_weight_NxT: of the tokens' roles by the objective's role_weights, or the data's own",
     "seed": "Batch.seed_N",
@@ -150,9 +157,10 @@ class Objective:
                              f"{'pairs' if self.batch == 'pairs' else f'groups of {group}'}; "
                              f"nearest valid: {max(rows // unit, 1) * unit} rows")
         for need in sorted(self.needs):
-            place = NEEDS[need].partition(":")[0].split(" and ")[0]
-            if place.startswith("Batch.") and getattr(batch, place.removeprefix("Batch.")) is None:
-                raise ValueError(f"objective {self.name!r} needs {NEEDS[need]}, and the batch has none")
+            for place in NEEDS[need].partition(":")[0].split(" and "):
+                if place.startswith("Batch.") and getattr(batch, place.removeprefix("Batch.")) is None:
+                    said = NEEDS[need] if place in NEEDS[need].split(" and ")[0] else place
+                    raise ValueError(f"objective {self.name!r} needs {said}, and the batch has none")
         for field in ("behaviour_NxT", "reference_NxT", "proximal_NxT"):
             _refuse_probabilities(self.name, f"Batch.{field}", getattr(batch, field), batch.mask_NxT)
         if _concrete(batch.reward_N) and np.isinf(np.asarray(batch.reward_N)).any():

@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from jaxpost.objectives import advantages, aggregation, clipping, kl, links, ratios, scores, token_weights
+from jaxpost.objectives import advantages, aggregation, clipping, kl, links, preference, ratios, scores, token_weights
 from jaxpost.objectives.base import NEEDS, Objective
 from jaxpost.objectives.recipes import RECIPES, get, overrides
 from jaxpost.pages import entry, linked
@@ -67,6 +67,9 @@ PARTS = (
     Part("Scale", "scale", advantages.SCALE_FORMULAS, ()),
     Part("Whitening", "whiten", advantages.WHITENING_FORMULAS, (advantages.whiten,)),
     Part("Clip", "clip", clipping.FORMULAS, (clipping.clipped,), _clips),
+    Part("Level of the sampler's correction", "sampler_level", ratios.SAMPLER_FORMULAS, (ratios.sampler_weight,),
+         lambda o: o.corrects_sampler),
+    Part("Rule of the sampler's correction", "sampler_rule", ratios.SAMPLER_RULE_FORMULAS, (), lambda o: o.corrects_sampler),
     Part("Place of the KL", "kl_place", kl.PLACE_FORMULAS, ()),
     Part("KL estimator", "kl_estimator", kl.FORMULAS, (kl.estimate, kl.full_vocabulary), lambda o: o.kl_place != "none"),
     Part("KL gradient", "kl_gradient", kl.GRADIENT_FORMULAS, (kl.penalty,), lambda o: o.kl_place == "loss"),
@@ -74,6 +77,7 @@ PARTS = (
     Part("Token weight", "token_weight", token_weights.FORMULAS, (token_weights.stopped,)),
     Part("Link of a pair", "link", links.DIFFERENCE_FORMULAS | links.SEPARATE_FORMULAS,
          (links.of_difference, links.of_rewards)),
+    Part("Pairing", "pairing", preference.PAIRING_FORMULAS, ()),
     Part("Label noise", "smoothing", links.SMOOTHING_FORMULAS, ()),
     Part("Score of a row", "reduction", scores.FORMULAS, (scores.score,)),
     Part("Transform of a score", "transform", scores.TRANSFORM_FORMULAS, ()),

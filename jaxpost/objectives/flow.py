@@ -53,9 +53,9 @@ class FlowBalance(Objective):
                         `Batch.reward_N` is not read
 
     The loss is the mean over pieces, weighted by their lam^(j-i-1) (aggregation "token", as in the official code of
-    arXiv:2310.04363), or the mean over rows of their own such means ("sequence"). A row without a reward, or without a
-    piece, does not count; with aggregation_empty="counted" and flows="group" a row without a token is the trajectory from the
-    prompt to its end, e = log Z - log R.
+    arXiv:2310.04363), the mean over rows of their own such means ("sequence"), or of their own such sums ("sequence_sum"). A
+    row without a reward, or without a piece, does not count; with aggregation_empty="counted" and flows="group" a row without
+    a token is the trajectory from the prompt to its end, e = log Z - log R.
 
     The stopped log Z of "group" gives the gradient of the group's variance of log R - log pi exactly, because the deviations
     from a mean sum to 0, as long as the parameters are those before the update; with several updates a batch it stays behind.
@@ -74,7 +74,8 @@ class FlowBalance(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        self.choose(batch=("groups",), aggregation=("token", "sequence"), level=LEVELS, flows=FLOWS, reward=REWARDS)
+        self.choose(batch=("groups",), aggregation=("token", "sequence", "sequence_sum"), level=LEVELS, flows=FLOWS,
+                    reward=REWARDS)
         self.require(self.flows != "group" or self.level == "trajectory",
                      f"flows='group' with level={self.level!r}: a group's mean estimates log Z, not the flow of a prefix; "
                      "choose flows='critic' or 'termination', or level='trajectory'")
@@ -114,8 +115,9 @@ class FlowBalance(Objective):
         piece = LEVEL_FORMULAS[self.level]
         if self.flows == "termination" and self.level == "trajectory":
             piece = "e_ij^2 of i = 0, j = n - 1"
-        mean = "mean over rows of" if self.level == "trajectory" else (
-            "mean over all pieces of" if self.aggregation == "token" else "mean over rows of the mean over their pieces of")
+        mean = "mean over rows of" if self.level == "trajectory" else {
+            "token": "mean over all pieces of", "sequence": "mean over rows of the mean over their pieces of",
+            "sequence_sum": "mean over rows of the sum over their pieces of"}[self.aggregation]
         return [f"loss = {mean} {piece}", "e_ij = log F_i + sum_{i<=t<j} l_t - log F_j", FLOW_FORMULAS[self.flows],
                 REWARD_FORMULAS[self.reward]]
 
@@ -148,7 +150,7 @@ class FlowBalance(Objective):
         return jnp.repeat(mean_B, group)
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
-        """As `Objective.loss`; the count is the weight of the pieces ("token") or the number of rows with one ("sequence").
+        """As `Objective.loss`; the count is the weight of the pieces ("token") or the number of rows with one (others).
 
         Memory grows as N T^2 unless flows="group". aux: `imbalance`, the mean over rows of e^2 of the
         longest piece.
@@ -174,6 +176,8 @@ class FlowBalance(Objective):
         if self.aggregation == "token":
             return total_N.sum(), weight_N.sum(), aux
         some_N = weight_N > 0
+        if self.aggregation == "sequence_sum":
+            return total_N.sum(), some_N.sum().astype(total_N.dtype), aux
         return jnp.where(some_N, total_N / jnp.where(some_N, weight_N, 1.0), 0.0).sum(), some_N.sum().astype(total_N.dtype), aux
 
     def _weights(self, pair, row, length):
@@ -222,6 +226,8 @@ def _before(x_NxT):
 ROWS = (
     FlowBalance("trajectory_balance", "rl", "arXiv:2201.13259, log Z as in arXiv:2302.05446", "groups"),
     FlowBalance("subtrajectory_balance", "rl", "arXiv:2209.12782", "groups", level="subtrajectory", flows="critic", lam=0.9),
+    FlowBalance("subtrajectory_balance_sum", "rl", "arXiv:2209.12782", "groups", level="subtrajectory", flows="critic", lam=0.9,
+                aggregation="sequence_sum"),
     FlowBalance("modified_subtrajectory_balance", "rl", "arXiv:2310.04363", "groups", level="subtrajectory",
                 flows="termination", reward="reference", end_token=2),
     FlowBalance("modified_detailed_balance", "rl", "arXiv:2310.04363", "groups", level="detailed", flows="termination",

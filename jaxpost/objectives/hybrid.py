@@ -5,6 +5,7 @@ demonstrated; their behaviour log-probability is 0 (the demonstrator is taken to
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from jaxpost.objectives import aggregation, policy_formula, token_weights
 from jaxpost.objectives.base import Batch, View, masked, mean_over
 from jaxpost.objectives.policy_gradient import PolicyGradient
 
-RESHAPE_FORMULAS = {"none": "p", "fraction": "p / (p + reshape_constant)", "power": "p^reshape_constant"}
+RESHAPE_FORMULAS = {"none": "p", "fraction": "p / (p + reshape_constant)", "power": "p^reshape_constant",
+                    "logp": "l", "p_logp": "p l"}
 RESHAPES = tuple(RESHAPE_FORMULAS)
 LEFT_OUT = "wholly demonstrated rows take no part in their group's R"
 
@@ -22,7 +24,8 @@ LEFT_OUT = "wholly demonstrated rows take no part in their group's R"
 class MixedPolicy(PolicyGradient):
     """Demonstrations join their prompt's group and share its baseline (LUFFY, arXiv:2504.14945).
 
-    loss of a demonstrated token = -A f(p), p = pi(token):  none: p;  fraction: p / (p + c);  power: p^c
+    loss of a demonstrated token = -A f(p), p = pi(token):  none: p;  fraction: p / (p + c);  power: p^c;
+                                                            logp: log p;  p_logp: p log p
     loss of a sampled token      = as PolicyGradient
 
     With "fraction" the weight on grad log pi is c p / (p + c)^2: rare demonstrated tokens are not drowned.
@@ -34,9 +37,9 @@ class MixedPolicy(PolicyGradient):
     def __post_init__(self):
         super().__post_init__()
         self.choose(reshape=RESHAPES)
-        self.require((self.reshape == "none") == (self.reshape_constant is None),
+        self.require((self.reshape in ("fraction", "power")) == (self.reshape_constant is not None),
                      f"reshape_constant={self.reshape_constant} with reshape={self.reshape!r}: 'fraction' and 'power' need a "
-                     "constant, 'none' takes None")
+                     "constant, the others take None")
         self.require(self.reshape_constant is None or self.reshape_constant > 0,
                      f"reshape_constant={self.reshape_constant} must be greater than 0, e.g. 0.1")
 
@@ -58,6 +61,8 @@ class MixedPolicy(PolicyGradient):
             p_NxT = p_NxT / (p_NxT + self.reshape_constant)
         elif self.reshape == "power":
             p_NxT = jnp.exp(self.reshape_constant * view.logp_NxT)
+        elif self.reshape in ("logp", "p_logp"):
+            p_NxT = view.logp_NxT * (1.0 if self.reshape == "logp" else p_NxT)
         shown = batch.demonstration_NxT > 0
         return jnp.where(shown, -batch.advantage_NxT * p_NxT, x_NxT), held & ~shown
 
@@ -77,6 +82,7 @@ class WeightedSum(PolicyGradient):
     decay: int = 0  # batches
     complement: bool = True  # False: L_RL + mu L_SFT
     sft_token_weight: str = "none"  # token_weights.KINDS
+    sft_cutoff: float | None = None  # demonstrated tokens of at least this probability have no gradient, l is held there
     sft_aggregation: str = "token"  # of L_SFT: token, sequence or sequence_sum
 
     def __post_init__(self):
@@ -86,6 +92,8 @@ class WeightedSum(PolicyGradient):
         self.require(self.sft_weight >= 0, f"sft_weight={self.sft_weight} is negative, e.g. 0.1")
         self.require(not self.complement or self.sft_weight <= 1,
                      f"sft_weight={self.sft_weight} is above 1 and 1 - mu negative; for L_RL + mu L_SFT set complement=False")
+        self.require(self.sft_cutoff is None or 0 < self.sft_cutoff < 1,
+                     f"sft_cutoff={self.sft_cutoff} must lie between 0 and 1, e.g. 0.9; for no cutoff use None")
         scheduled = self.sft_weight_end is not None
         self.require(scheduled == (self.decay > 0) and (scheduled or not self.warmup),
                      f"sft_weight_end={self.sft_weight_end}, warmup={self.warmup}, decay={self.decay}: a schedule needs "
@@ -102,7 +110,8 @@ class WeightedSum(PolicyGradient):
         schedule = ["mu = sft_weight"] if self.sft_weight_end is None else [
             "mu rises linearly from 0 to sft_weight over warmup batches,",
             "   then falls along a cosine to sft_weight_end over decay batches"]
-        x, where = ("l", "") if w == "1" else (f"{w} l", ", p = exp(l)")
+        likely = "l" if self.sft_cutoff is None else "min(l, log sft_cutoff)"
+        x, where = (likely, "") if w == "1" else (f"{w} {likely}", ", p = exp(l)")
         return [f"loss = {'(1 - mu) ' if self.complement else ''}L_RL + mu L_SFT", *schedule,
                 f"L_SFT = {aggregation.FORMULAS[self.sft_aggregation]} [ -{x} ] of demonstrated tokens{where}",
                 *policy_formula.lines(self, "L_RL", " of sampled tokens"), LEFT_OUT]
@@ -147,7 +156,8 @@ class WeightedSum(PolicyGradient):
         view, batch = masked(view, batch)
         sampled, shown = parts(batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
-        nll_NxT = -view.logp_NxT * token_weights.stopped(view.logp_NxT, self.sft_token_weight)
+        logp_NxT = view.logp_NxT if self.sft_cutoff is None else jnp.minimum(view.logp_NxT, math.log(self.sft_cutoff))
+        nll_NxT = -logp_NxT * token_weights.stopped(view.logp_NxT, self.sft_token_weight)
         rl, count = self.aggregate(x_NxT, batch.leave_out(demonstrated_N)._replace(mask_NxT=sampled))
         sft, own = aggregation.aggregate(nll_NxT * batch.share_NxT, shown, self.sft_aggregation)
         count = jnp.where(batch.total_N[0] > 0, count, own)
@@ -174,7 +184,7 @@ class SingleStage(PolicyGradient):
     def __post_init__(self):
         super().__post_init__()
         self.choose(aggregation=("token",), ratio=("none",), clip=("surrogate",), kl_place=("none", "reward"))
-        self.unread("on terms with weights of their own", "entropy_coef", "sampler_cap")
+        self.unread("on terms with weights of their own", "entropy_coef", "sampler_cap", "sampler_floor", "off_policy_limit")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -236,10 +246,19 @@ def parts(batch: Batch) -> tuple[jax.Array, jax.Array]:
 ROWS = (
     MixedPolicy("luffy", "hybrid", "arXiv:2504.14945", "groups", baseline="mean", ratio="token",
                 aggregation="constant_total", aggregation_length=8192, entropy_coef=0.001),
+    MixedPolicy("luffy_logp", "hybrid", "arXiv:2504.14945 (reshape logp)", "groups", baseline="mean", ratio="token",
+                aggregation="constant_total", aggregation_length=8192, entropy_coef=0.001, reshape="logp",
+                reshape_constant=None),
+    MixedPolicy("luffy_p_logp", "hybrid", "arXiv:2504.14945 (reshape p_logp)", "groups", baseline="mean", ratio="token",
+                aggregation="constant_total", aggregation_length=8192, entropy_coef=0.001, reshape="p_logp",
+                reshape_constant=None),
     WeightedSum("chord_mu", "hybrid", "arXiv:2508.11408", "groups", baseline="mean", scale="group", ratio="token",
                 clip_low=0.2, clip_high=0.2, sft_weight=0.5, sft_weight_end=0.02, warmup=200, decay=400),
     WeightedSum("chord_phi", "hybrid", "arXiv:2508.11408", "groups", baseline="mean", scale="group", ratio="token",
                 clip_low=0.2, clip_high=0.2, sft_weight=0.1, sft_token_weight="p(1-p)"),
+    WeightedSum("chord_phi_cutoff", "hybrid", "arXiv:2508.11408 (cutoff_prob of Trinity-RFT)", "groups", baseline="mean",
+                scale="group", ratio="token", clip_low=0.2, clip_high=0.2, sft_weight=0.1, sft_token_weight="p(1-p)",
+                sft_cutoff=0.9),
     WeightedSum("rl_sft", "hybrid", "arXiv:2504.14945 (baseline RL + SFT)", "groups", baseline="mean", ratio="token",
                 sft_weight=1.0, complement=False),
     SingleStage("srft", "hybrid", "arXiv:2506.19767 (reconstructed)", "groups", baseline="mean", scale="group"),

@@ -1,5 +1,7 @@
 """Kullback-Leibler terms from log-probabilities. Shapes: N rows, T tokens, V vocabulary."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -88,3 +90,27 @@ def entropy(logits_NxTxV: jax.Array) -> jax.Array:
     """Entropy of softmax(logits) per token, nats."""
     logp = jax.nn.log_softmax(logits_NxTxV, axis=-1)
     return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+
+
+def collision(logits_NxTxV: jax.Array) -> jax.Array:
+    """sum_v p_v^2 of p = softmax(logits) per token: the probability that two draws are the same token."""
+    return jnp.exp(jax.nn.logsumexp(2 * logits_NxTxV, axis=-1) - 2 * jax.nn.logsumexp(logits_NxTxV, axis=-1))
+
+
+def mean_logp(logits_NxTxV: jax.Array) -> jax.Array:
+    """Mean over the vocabulary of log softmax(logits) per token, nats."""
+    return logits_NxTxV.mean(axis=-1) - jax.nn.logsumexp(logits_NxTxV, axis=-1)
+
+
+def jensen_shannon(logits_NxTxV: jax.Array, other_NxTxV: jax.Array, weight: float) -> jax.Array:
+    """Generalised Jensen-Shannon divergence per token, nats: w KL(q || m) + (1 - w) KL(p || m), m = w q + (1 - w) p.
+
+    Args:
+      logits_NxTxV, other_NxTxV: of p and of q.
+      weight: w, in (0, 1).
+
+    Source: arXiv:2306.13649; divided by w it tends to KL(q || p) for w -> 0, divided by 1 - w to KL(p || q) for w -> 1.
+    """
+    logp, logq = jax.nn.log_softmax(logits_NxTxV, axis=-1), jax.nn.log_softmax(other_NxTxV, axis=-1)
+    logm = jnp.logaddexp(logq + math.log(weight), logp + math.log1p(-weight))
+    return jnp.sum(weight * jnp.exp(logq) * (logq - logm) + (1 - weight) * jnp.exp(logp) * (logp - logm), axis=-1)

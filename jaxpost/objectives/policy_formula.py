@@ -12,13 +12,15 @@ def lines(o, name: str = "loss", tokens: str = "") -> list[str]:
       o: the objective; name: of the loss; tokens: which of them it is taken over, if not all.
     """
     x, *where = o.surrogate_formula()
-    if o.sampler_cap is not None:
-        x = f"w ({x})"
-        but = ", 1 on demonstrated tokens" if "demonstrations" in o.needs else ""
-        where.append(f"w = sg(min(exp(o - b), sampler_cap)){but}")
+    if o.off_policy_limit is not None:
+        x = f"m ({x})"
+        where.append("m = 0 where A < 0 and mean_t(b - l) > off_policy_limit, else 1")
+    if o.corrects_sampler:
+        x, said = _corrected(o, x)
+        where += said
     if o.kl_place == "loss":
         x += f" + kl_coef {kl.GRADIENT_FORMULAS[o.kl_gradient]}"
-    if o.entropy_coef:
+    if o.entropy_bonus:
         x += " - entropy_coef H"
     x += o.further_formula()
     found = [f"{name} = {aggregation.FORMULAS[o.aggregation]} [ {x} ]{tokens}", *where]
@@ -30,7 +32,7 @@ def lines(o, name: str = "loss", tokens: str = "") -> list[str]:
 def advantage(o) -> list[str]:
     """The advantage that the batch is prepared with, from the score of a row to the number of a token."""
     found = [f"R = {_reward(o)}"] if _reward(o) != "score" else []
-    centred = advantages.written(o.baseline, o.scale, o.rejected)
+    centred = o.centred_formula()
     if o.credit_unit == "row":
         found.insert(0, f"A = {centred}")
     else:
@@ -47,6 +49,21 @@ def advantage(o) -> list[str]:
     if o.mask_truncated:
         found.append("a row that was cut before its end token carries no loss and stays in its group")
     return found
+
+
+def _corrected(o, x: str) -> tuple[str, list[str]]:
+    """The loss of a token, weighted for the sampler, and what the weight is."""
+    w = ratios.SAMPLER_FORMULAS[o.sampler_level]
+    low, high = o.sampler_floor is not None, o.sampler_cap is not None
+    inside = f"{'sampler_floor <= ' if low else ''}w{' <= sampler_cap' if high else ''}"
+    but = "; 1 on demonstrated tokens" if "demonstrations" in o.needs else ""
+    if o.sampler_rule == "reject":
+        return x, [f"a sampled token counts where {inside}, w = {w}"]
+    if o.sampler_rule == "mask":
+        return f"v ({x})", [f"v = sg(w) where {inside}, else 0; w = {w}{but}"]
+    held = {(False, True): "min(w, sampler_cap)", (True, False): "max(w, sampler_floor)",
+            (True, True): "clip(w, sampler_floor, sampler_cap)"}[low, high]
+    return f"v ({x})", [f"v = sg({held}), w = {w}{but}"]
 
 
 def _ratio(o) -> str:

@@ -8,10 +8,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxpost.objectives import advantages, clipping, kl, policy_formula, ratios, rewards
+from jaxpost.objectives import advantages, clipping, kl, policy_checks, policy_formula, ratios, rewards
 from jaxpost.objectives.base import Batch, Objective, View, masked, mean_over
-
-_OWN_SCALE = tuple(advantages.WEIGHT_FORMULAS)  # baselines that advantages.advantage does not know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,11 @@ class PolicyGradient(Objective):
     clip_cap: float | None = None  # of clip "capped_weight": the ratio's bound itself (TRL: epsilon_high), instead of clip_high
     dual_clip: float | None = None  # c > 1: the loss of A < 0 is at most c |A| (verl: 3)
     ratio_cap: float | None = None  # the ratio itself is held below it, for any sign of A (TRL's delta)
-    sampler_cap: float | None = None  # truncated importance weight min(proximal / behaviour, cap) of each token
+    sampler_cap: float | None = None  # upper bound of the importance weight w = proximal / behaviour, which corrects for
+    sampler_floor: float | None = None  # a sampler that is not quite the trainer; and its lower bound; both None: no weight
+    sampler_level: str = "token"  # ratios.SAMPLER_LEVELS: what w is taken over
+    sampler_rule: str = "truncate"  # ratios.SAMPLER_RULES: what becomes of w outside its bounds
+    off_policy_limit: float | None = None  # tokens with A < 0 carry no loss in rows with mean_t(b - l) above it, nats
     kl_estimator: str = "k3"  # kl.ESTIMATORS, read when kl_place is not "none"
     kl_place: str = "none"  # kl.PLACES
     kl_gradient: str = "value"  # kl.GRADIENTS, of a KL in the loss
@@ -54,95 +56,14 @@ class PolicyGradient(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        self.choose(baseline=(*advantages.BASELINES, *_OWN_SCALE), scale=advantages.SCALES,
+        self.choose(baseline=(*advantages.BASELINES, *policy_checks.OWN_SCALE), scale=advantages.SCALES,
                     whiten=advantages.WHITENINGS, credit_unit=("row", "token"), ratio=ratios.LEVELS,
                     clip=clipping.RULES, kl_estimator=kl.ESTIMATORS, kl_place=kl.PLACES, kl_gradient=kl.GRADIENTS,
-                    ddof=(0, 1), lone_reward=advantages.LONE,
-                    rejected=advantages.REJECTED)
-        self._require_consistent_parts()
-        self._require_ranges()
-        self._refuse_unread_parts()
-
-    def _require_consistent_parts(self):
-        self.require(self.clip_cap is None or self.clip == "capped_weight",
-                     f"clip_cap={self.clip_cap} with clip={self.clip!r}: only 'capped_weight' takes a cap")
-        self.require(self.clip != "capped_weight" or (self.clip_cap is None) != (self.clip_high is None),
-                     f"clip='capped_weight' with clip_cap={self.clip_cap}, clip_high={self.clip_high} needs one of the two: "
-                     "clip_cap is the bound of the ratio itself (TRL's epsilon_high, in spite of its name), clip_high its "
-                     "distance from 1")
-        self.require(self.clip == "surrogate" or self.ratio != "none",
-                     f"clip={self.clip!r} weights by a ratio and needs one, e.g. ratio='token', not 'none'")
-        self.require(self.baseline != "accepted" or (self.kl_place != "reward" and self.overlong_limit is None),
-                     "baseline='accepted' asks for a score of 1, which a penalty in the reward takes from every row; "
-                     "put the KL in the loss and leave overlong_limit None")
-        self.require(not self.informative_only or self.whiten == "none",
-                     f"informative_only with whiten={self.whiten!r} would give the other groups an advantage again; "
-                     "choose whiten='none'")
-        self.require(self.kl_estimator != "full" or self.kl_place != "reward",
-                     "kl_estimator='full' is a term of the loss; in the reward use 'k1'")
-        self.require(self.kl_estimator != "full" or self.kl_gradient == "value",
-                     f"kl_estimator='full' is exact; kl_gradient={self.kl_gradient!r} must be 'value'")
-
-    def _require_ranges(self):
-        self.require(self.clip_cap is None or self.clip_cap > 0,
-                     f"clip_cap={self.clip_cap} must be greater than 0; it is the bound of the ratio itself, e.g. 1.28; for a "
-                     "distance from 1 use clip_high, e.g. 0.28")
-        for field in ("clip_low", "clip_high"):
-            value = getattr(self, field)
-            self.require(value is None or value > 0,
-                         f"{field}={value} must be greater than 0; it is a distance from 1, e.g. 0.2")
-        self.require(self.clip_low is None or self.clip_low <= 1, f"clip_low={self.clip_low} is above 1: no ratio is that low; "
-                     "for no lower bound use None")
-        self.require(self.dual_clip is None or self.dual_clip > 1 + (self.clip_high or 0),
-                     f"dual_clip={self.dual_clip} must be greater than 1 + clip_high, e.g. 3")
-        for field in ("eps", "kl_coef"):
-            self.require(getattr(self, field) >= 0, f"{field}={getattr(self, field)} is negative")
-        self.require(0 <= self.gamma <= 1, f"gamma={self.gamma} must lie in [0, 1], e.g. 1")
-        self.require(self.reward_low < 1, f"reward_low={self.reward_low} must be below 1, e.g. -1")
-        self.require(self.overlong_limit is None or 0 < self.overlong_cache <= self.overlong_limit,
-                     f"overlong_cache={self.overlong_cache} must lie in 1 .. overlong_limit={self.overlong_limit}")
-        for field, usual in (("sampler_cap", 2), ("ratio_cap", 2)):
-            value = getattr(self, field)
-            self.require(value is None or value > 1, f"{field}={value} must be greater than 1, e.g. {usual}")
-        for field, usual in (("log_ratio_clamp", 20), ("kl_log_ratio_clamp", 20), ("kl_clamp", 10)):
-            value = getattr(self, field)
-            self.require(value is None or value > 0, f"{field}={value} must be greater than 0, e.g. {usual}")
-
-    def _refuse_unread_parts(self):
-        if self.kl_place == "none":
-            self.unread("with kl_place='none' (choose 'loss' or 'reward')", "kl_estimator", "kl_gradient", "kl_coef")
-        if self.kl_place == "none" or self.kl_estimator == "full":
-            self.unread("without a KL from log-probabilities of the sampled tokens", "kl_clamp", "kl_log_ratio_clamp")
-        if self.kl_place == "reward":
-            self.unread("with kl_place='reward': a reward has no gradient (choose kl_place='loss')", "kl_gradient")
-        if self.ratio == "none":
-            self.unread("with ratio='none', whose value is always 1 (choose ratio='token')", "clip_low", "clip_high",
-                        "dual_clip", "ratio_cap", "log_ratio_clamp")
-        if self.clip != "surrogate":
-            self.unread(f"with clip={self.clip!r} (choose clip='surrogate')", "dual_clip", "ratio_cap")
-        if self.clip == "capped_weight":
-            self.unread("with clip='capped_weight' (choose clip='weight')", "clip_low")
-        if self.scale == "none":
-            self.unread("where no standard deviation is taken (choose a scale)", "ddof",
-                        *(() if self.whiten == "row" else ("eps",)))
-        if self.baseline not in ("mean", "leave_one_out"):
-            self.unread(f"with baseline={self.baseline!r}, which compares with no other sample of the group", "lone_reward")
-        if self.baseline in _OWN_SCALE:
-            self.unread(f"with baseline={self.baseline!r}", "scale")
-        if self.baseline in ("accepted", "positive"):
-            self.unread(f"with baseline={self.baseline!r}, whose advantages are not negative", "clip_low", "dual_clip")
-        if self.baseline == "accepted":
-            self.unread("with baseline='accepted', which asks for a score of 1", "reward_low")
-        if self.baseline not in ("accepted", "positive"):
-            self.unread(f"with baseline={self.baseline!r}, which rejects no row (choose 'accepted' or 'positive')", "rejected")
-        if self.baseline in ("mean", "leave_one_out"):
-            self.unread(f"with baseline={self.baseline!r}, which gives equal rewards advantage 0 anyway", "informative_only")
-        if self.credit_unit == "row":
-            self.unread("with credit_unit='row' (choose credit_unit='token')", "gamma")
-        elif self.gamma == 1 and self.kl_place != "reward":
-            self.unread("with gamma=1 and no KL reward, where every token has its row's advantage", "credit_unit")
-        if self.overlong_limit is None:
-            self.unread("without an overlong_limit", "overlong_cache")
+                    ddof=(0, 1), lone_reward=advantages.LONE, rejected=advantages.REJECTED,
+                    sampler_level=ratios.SAMPLER_LEVELS, sampler_rule=ratios.SAMPLER_RULES)
+        policy_checks.consistent(self)
+        policy_checks.ranges(self)
+        policy_checks.unread(self)
 
     @property
     def counts_rows(self) -> bool:
@@ -150,14 +71,29 @@ class PolicyGradient(Objective):
         return super().counts_rows or self.whiten == "row"
 
     @property
+    def compares(self) -> bool:
+        """Whether a row's advantage comes from the other rewards of its group, which a lone reward has not."""
+        return self.baseline in advantages.COMPARING
+
+    @property
+    def takes_deviation(self) -> bool:
+        """Whether an advantage is divided by a standard deviation."""
+        return self.scale in ("group", "batch")
+
+    @property
+    def corrects_sampler(self) -> bool:
+        """Whether the loss of a token is weighted for a sampler that is not quite the trainer."""
+        return self.sampler_cap is not None or self.sampler_floor is not None
+
+    @property
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         found = set()
         if self.kl_place != "none":
             found.add("reference_logits" if self.kl_estimator == "full" else "reference")
-        if self.kl_place == "loss" and self.kl_estimator == "full" or self.entropy_coef:
+        if self.kl_place == "loss" and self.kl_estimator == "full" or self.entropy_bonus:
             found.add("logits")
-        if self.sampler_cap is not None:
+        if self.corrects_sampler:
             found.add("proximal")
         if self.mask_truncated:
             found.add("truncated")
@@ -178,6 +114,10 @@ class PolicyGradient(Objective):
         """How `prepare` makes A."""
         return policy_formula.advantage(self)
 
+    def centred_formula(self) -> str:
+        """What `centred` makes of the score of a row."""
+        return advantages.written(self.baseline, self.scale, self.rejected)
+
     def credit_formula(self) -> list[str]:
         """How rewards s_t of tokens become A, with credit_unit="token"."""
         return ["A_t = s_t + gamma A_(t+1)"]
@@ -196,14 +136,17 @@ class PolicyGradient(Objective):
         self.check(batch, group)
         for field in ("reward_N", "behaviour_NxT"):
             self.require(getattr(batch, field) is not None, f"needs Batch.{field}, and the batch has none")
-        self.require(group > 1 or self.lone_reward == "reward" or self.baseline not in ("mean", "leave_one_out"),
+        self.require(group > 1 or self.lone_reward == "reward" or not self.compares,
                      f"baseline={self.baseline!r} with one sample a prompt gives every row advantage 0; sample at least 2 "
                      "(group), or choose lone_reward='reward' or baseline='none'")
         coef = self.kl_coef if kl_coef is None else kl_coef
         score_N = self.score(batch, coef, state)
+        batch = self.compare(batch, score_N, group)
         if self.mask_truncated:  # out of the loss, not out of its group
             batch = batch._replace(mask_NxT=batch.mask_NxT * (1 - batch.truncated_N)[:, None])
-        batch = self.credit(self.compare(batch, score_N, group), coef)
+        batch = self.credit(batch, coef, group)
+        if self.corrects_sampler and self.sampler_rule == "reject":
+            batch = batch._replace(mask_NxT=batch.mask_NxT * self.sampler_weight(batch))
         present_Nx1 = self._compared(jnp.where(jnp.isnan(batch.reward_N), jnp.nan, score_N), group)[:, None]
         live_NxT = batch.mask_NxT * present_Nx1
         advantage_NxT = jnp.where(present_Nx1, batch.advantage_NxT, 0.0)
@@ -214,7 +157,7 @@ class PolicyGradient(Objective):
     def _compared(self, score_N, group):
         """bool_N: rows with a reward and, unless `lone_reward` says otherwise, another one of their group to compare with."""
         present_BxG = ~jnp.isnan(score_N).reshape(-1, group)
-        if self.lone_reward == "zero" and self.baseline in ("mean", "leave_one_out"):
+        if self.lone_reward == "zero" and self.compares:
             present_BxG = present_BxG & (present_BxG.sum(axis=1, keepdims=True) > 1)
         return present_BxG.reshape(-1)
 
@@ -231,29 +174,32 @@ class PolicyGradient(Objective):
     def compare(self, batch: Batch, score_N: jax.Array, group: int) -> Batch:
         """Fill `advantage_NxT` with each row's score against its group, the same on all its tokens."""
         score_BxG = score_N.reshape(-1, group)
-        if self.baseline == "accepted" and self.rejected == "left_out":
-            advantage_BxG = (score_BxG >= 1).astype(score_BxG.dtype)
-        elif self.baseline == "accepted":
-            advantage_BxG = advantages.accepted(score_BxG)
-            kept_N = jnp.repeat(advantage_BxG.sum(axis=1) > 0, group)
-            batch = batch._replace(mask_NxT=batch.mask_NxT * kept_N[:, None])
-        elif self.baseline == "positive":
-            advantage_BxG = advantages.positive(score_BxG)
-        elif self.baseline == "outside":
-            difference_BxG = score_BxG - batch.outside_N.reshape(-1, group)
-            advantage_BxG = jnp.where(jnp.isnan(difference_BxG), 0.0, difference_BxG)
-        else:
-            advantage_BxG = advantages.advantage(score_BxG, baseline=self.baseline, scale=self.scale, ddof=self.ddof,
-                                                 eps=self.eps, lone=self.lone_reward)
+        advantage_BxG = self.centred(batch, score_BxG)
         if self.rejected == "left_out":
             rejected_N = advantage_BxG.reshape(-1) == 0
             batch = batch.leave_out(rejected_N)._replace(mask_NxT=batch.mask_NxT * ~rejected_N[:, None])
+        elif self.baseline == "accepted":
+            kept_N = jnp.repeat(advantage_BxG.sum(axis=1) > 0, group)
+            batch = batch._replace(mask_NxT=batch.mask_NxT * kept_N[:, None])
         if self.informative_only:
             advantage_BxG = advantage_BxG * advantages.informative(score_BxG)
         return batch._replace(advantage_NxT=jnp.broadcast_to(advantage_BxG.reshape(-1, 1), batch.mask_NxT.shape))
 
-    def credit(self, batch: Batch, kl_coef: jax.Array | float) -> Batch:
+    def centred(self, batch: Batch, score_BxG: jax.Array) -> jax.Array:
+        """advantage_BxG of the rows, from their scores."""
+        if self.baseline == "accepted":
+            return (score_BxG >= 1).astype(score_BxG.dtype) if self.rejected == "left_out" else advantages.accepted(score_BxG)
+        if self.baseline == "positive":
+            return advantages.positive(score_BxG)
+        if self.baseline == "outside":
+            difference_BxG = score_BxG - batch.outside_N.reshape(score_BxG.shape)
+            return jnp.where(jnp.isnan(difference_BxG), 0.0, difference_BxG)
+        return advantages.advantage(score_BxG, baseline=self.baseline, scale=self.scale, ddof=self.ddof, eps=self.eps,
+                                    lone=self.lone_reward, length_BxG=batch.mask_NxT.sum(axis=1).reshape(score_BxG.shape))
+
+    def credit(self, batch: Batch, kl_coef: jax.Array | float, group: int) -> Batch:
         """Turn row advantages into token advantages: as they are, or rewards to go with a KL penalty a token."""
+        del group
         if self.credit_unit == "row":
             return batch
         reward_NxT = self.token_rewards(batch, kl_coef)
@@ -282,6 +228,21 @@ class PolicyGradient(Objective):
                                 low=self.clip_low, high=self.clip_high, cap=self.clip_cap, dual=self.dual_clip,
                                 ratio_cap=self.ratio_cap)
 
+    def sampler_weight(self, batch: Batch) -> jax.Array:
+        """weight_NxT for a sampler that is not quite the trainer, without gradient; 1 on demonstrated tokens."""
+        sampled_NxT = batch.mask_NxT if batch.demonstration_NxT is None else batch.mask_NxT * (1 - batch.demonstration_NxT)
+        weight_NxT = ratios.sampler_weight(batch.proximal_NxT, batch.behaviour_NxT, sampled_NxT, level=self.sampler_level,
+                                           rule=self.sampler_rule, low=self.sampler_floor, high=self.sampler_cap)
+        return jnp.where((sampled_NxT > 0) | (batch.mask_NxT <= 0), weight_NxT, 1.0)
+
+    def off_policy(self, view: View, batch: Batch) -> jax.Array:
+        """bool_NxT: tokens with A < 0 in rows that the policy has left, mean_t(b - l) > off_policy_limit."""
+        away_NxT = jnp.where(batch.mask_NxT > 0, batch.behaviour_NxT - jax.lax.stop_gradient(view.logp_NxT), 0.0)
+        if batch.demonstration_NxT is not None:
+            away_NxT = away_NxT * (1 - batch.demonstration_NxT)
+        mean_N = away_NxT.sum(axis=1) / jnp.maximum((batch.mask_NxT > 0).sum(axis=1), 1)
+        return (batch.advantage_NxT < 0) & (mean_N > self.off_policy_limit)[:, None]
+
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`."""
         del state
@@ -292,10 +253,10 @@ class PolicyGradient(Objective):
     def token_loss(self, view: View, batch: Batch, kl_coef: jax.Array | float | None):
         """(per-token loss before aggregation, aux)."""
         x_NxT, held = self.surrogate(view, batch)
-        if self.sampler_cap is not None:
-            weight_NxT = ratios.truncated_weight(batch.proximal_NxT, batch.behaviour_NxT, self.sampler_cap)
-            shown = False if batch.demonstration_NxT is None else batch.demonstration_NxT > 0
-            x_NxT = jnp.where(shown, x_NxT, x_NxT * weight_NxT)  # a demonstration was not sampled
+        if self.off_policy_limit is not None:
+            x_NxT = jnp.where(self.off_policy(view, batch), 0.0, x_NxT)
+        if self.corrects_sampler and self.sampler_rule != "reject":  # which has left its tokens out
+            x_NxT = x_NxT * self.sampler_weight(batch)
         aux = {"clipped": mean_over(held, batch.mask_NxT)}
         if self.kl_place == "loss":
             coef = self.kl_coef if kl_coef is None else kl_coef
@@ -306,11 +267,20 @@ class PolicyGradient(Objective):
                                    self.importance(view, batch), self.kl_clamp, self.kl_log_ratio_clamp)
             aux["kl"] = mean_over(k_NxT, batch.mask_NxT)
             x_NxT = x_NxT + coef * k_NxT
-        if self.entropy_coef:
+        if self.entropy_bonus:
             entropy_NxT = kl.entropy(view.logits_NxTxV)
             aux["entropy"] = mean_over(entropy_NxT, batch.mask_NxT)
-            x_NxT = x_NxT - self.entropy_coef * entropy_NxT
+            x_NxT = x_NxT - self.entropy_weight(batch) * entropy_NxT
         return x_NxT, aux
+
+    @property
+    def entropy_bonus(self) -> bool:
+        """Whether the loss has one."""
+        return self.entropy_coef > 0
+
+    def entropy_weight(self, batch: Batch) -> jax.Array | float:
+        """The weight of the entropy bonus of a token."""
+        return self.entropy_coef
 
 
 ROWS = (
@@ -325,6 +295,19 @@ ROWS = (
                    clip_high=0.2, aggregation="constant", aggregation_length=1024),
     PolicyGradient("dapo", "rl", "arXiv:2503.14476", "groups", baseline="mean", scale="group", ratio="token",
                    clip_low=0.2, clip_high=0.28, mask_truncated=True, overlong_limit=20480, overlong_cache=4096),
+    PolicyGradient("opo", "rl", "arXiv:2505.23585", "groups", baseline="length_weighted", aggregation="sequence_sum"),
+    PolicyGradient("gpg", "rl", "arXiv:2504.02546", "groups", baseline="mean", scale="informative"),
+    PolicyGradient("grpo_passk", "rl", "arXiv:2503.19595", "groups", baseline="best_gap", scale="group", ratio="token",
+                   clip_low=0.2, clip_high=0.2, aggregation="sequence"),
+    PolicyGradient("deepseek_v3_2", "rl", "arXiv:2512.02556", "groups", baseline="mean", ratio="token", clip_low=0.2,
+                   clip_high=0.2, aggregation="sequence", off_policy_limit=0.5, kl_place="loss", kl_coef=0.001,
+                   kl_gradient="ratio_weighted"),
+    PolicyGradient("tis", "rl", "F. Yao et al., Your Efficient RL Framework Secretly Brings You Off-Policy RL Training, 2025",
+                   "groups", baseline="mean", scale="group", ratio="token", clip_low=0.2, clip_high=0.2, sampler_cap=2.0),
+    PolicyGradient("mis", "rl", "J. Liu et al., When Speed Kills Stability, 2025", "groups", baseline="mean", scale="group",
+                   ratio="token", clip_low=0.2, clip_high=0.2, sampler_cap=3.0, sampler_level="sequence", sampler_rule="mask"),
+    PolicyGradient("icepop", "rl", "arXiv:2510.18855", "groups", baseline="mean", scale="group", ratio="token", clip_low=0.2,
+                   clip_high=0.2, sampler_floor=0.5, sampler_cap=5.0, sampler_rule="mask"),
     PolicyGradient("gspo", "rl", "arXiv:2507.18071", "groups", baseline="mean", scale="group", ratio="sequence",
                    clip_low=3e-4, clip_high=4e-4, aggregation="sequence"),
     PolicyGradient("gspo_token", "rl", "arXiv:2507.18071", "groups", baseline="mean", scale="group",

@@ -1,9 +1,6 @@
 """Paired preferences: a score for each completion, a link from two scores to a loss, label noise, an optional likelihood term.
 
 Shapes: N rows, K = N/2 pairs, T completion tokens, V vocabulary. Rows 2i and 2i+1 are the preferred and the other completion.
-
-Absent on purpose: AOT (arXiv:2406.05882) sorts the current scores of the whole batch, so that its loss is not a sum over pairs
-and cannot be accumulated exactly.
 """
 
 import dataclasses
@@ -11,11 +8,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxpost.objectives import aggregation, links, scores
+from jaxpost.objectives import aggregation, kl, links, scores
 from jaxpost.objectives.base import Batch, Objective, View, masked, mean_over
 
 NLL_ROWS = ("chosen", "both")
 WEIGHTINGS = ("none", "wpo")
+PAIRING_FORMULAS = {  # pairing -> what takes the place of beta (s_w - s_l)
+    "own": "beta (s_w - s_l) of the pair",
+    "sorted": "beta (k-th smallest of sum_t l_w - sum_t l_l, less the k-th smallest of sum_t f_w - sum_t f_l)",
+    "sorted_rows": "beta (k-th smallest s_w, less the k-th smallest s_l)",
+}
+PAIRINGS = tuple(PAIRING_FORMULAS)
 MODES = ("token", "sequence", "sequence_sum")
 EXTRA_LINKS = ("none", *links.SMOOTHED, *links.SEPARATES)  # the links without constants of their own
 
@@ -28,6 +31,13 @@ class Preference(Objective):
 
     s = a row's score, `scores.score`; link and label noise, `links.of_difference` or `links.of_rewards`; w = 1, or WPO's weight
     (arXiv:2406.11827): the product over both rows of exp(mean_t(log p(y_t) - log sum_v p(v)^2)), without gradient.
+
+    With pairing "sorted" or "sorted_rows", beta (s_w - s_l) is of sorted scores (AOT, arXiv:2406.05882): the distribution of
+    the chosen answers is to dominate that of the others, whichever answers share a prompt. The k-th smallest are taken over
+    the pairs that count in an update, which therefore cannot be split into microbatches.
+
+    With `ties`, a pair whose `Batch.tie_N` is 1 has two answers equally good; its loss is the mean of the link's over both
+    orders (CPL's label 1/2).
 
     A pair counts if both of its rows have a token; with aggregation_empty="counted" every pair does, an empty row's score
     being 0 (TRL). The pair term is a mean over pairs; `aggregation` is that of NLL = -l alone and stays "token" without it. NLL
@@ -46,6 +56,8 @@ class Preference(Objective):
     beta: float = 0.1  # inverse temperature: scale of a score
     contrastive_bias: float = 1.0  # lambda of CPL: weight of the other row's score
     margin: float = 0.0  # gamma of SimPO: taken from the scaled difference
+    pairing: str = "own"  # PAIRINGS
+    ties: bool = False  # batches hold pairs of equal answers
     link: str = "logistic"  # links.DIFFERENCES or links.SEPARATES
     smoothing: str = "none"  # links.SMOOTHINGS
     label_noise: float = 0.0  # eps: how often a label is taken to be wrong
@@ -61,10 +73,23 @@ class Preference(Objective):
         super().__post_init__()
         self.choose(batch=("pairs",), reduction=scores.REDUCTIONS, transform=scores.TRANSFORMS,
                     link=(*links.DIFFERENCES, *links.SEPARATES), smoothing=links.SMOOTHINGS, weighting=WEIGHTINGS,
-                    nll_rows=NLL_ROWS, aggregation=MODES, extra_link=EXTRA_LINKS)
+                    nll_rows=NLL_ROWS, aggregation=MODES, extra_link=EXTRA_LINKS, pairing=PAIRINGS)
         self._require_ranges()
         self._require_consistent_score()
         self._require_consistent_link()
+        self._require_consistent_pairing()
+
+    def _require_consistent_pairing(self):
+        if self.pairing == "own":
+            return
+        self.require(self.link in links.DIFFERENCES and self.extra_link == "none",
+                     f"pairing={self.pairing!r} with link={self.link!r}, extra_link={self.extra_link!r}: sorted scores have a "
+                     f"difference and no answers; choose a link from {', '.join(links.DIFFERENCES)}, and no other")
+        self.unread(f"with pairing={self.pairing!r}: a sorted difference belongs to no pair", "weighting", "contrastive_bias",
+                    "ties")
+        self.require(self.pairing != "sorted" or (self.reference_free, self.transform) == (False, "none"),
+                     f"pairing='sorted' with reference_free={self.reference_free}, transform={self.transform!r}: it sorts "
+                     "differences under the policy and under the reference; leave False and 'none', or choose 'sorted_rows'")
 
     def _require_ranges(self):
         self.require(self.beta > 0, f"beta={self.beta} must be greater than 0, e.g. 0.1")
@@ -123,7 +148,12 @@ class Preference(Objective):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return (frozenset(() if self.reference_free else ("reference",))
-                | frozenset(("logits",) if self.weighting == "wpo" else ()))
+                | frozenset(("logits",) if self.weighting == "wpo" else ()) | frozenset(("tie",) if self.ties else ()))
+
+    @property
+    def couples_update(self) -> bool:
+        """As `Objective.couples_update`: sorting does."""
+        return self.pairing != "own"
 
     def formula(self) -> list[str]:
         """As `Objective.formula`."""
@@ -150,7 +180,9 @@ class Preference(Objective):
         """What the links read: u, or both rewards."""
         used = {self.link, self.extra_link}
         bias, margin = ("contrastive_bias " if self.contrastive_bias != 1 else ""), (" - margin" if self.margin else "")
-        return [*([f"u = beta (s_w - {bias}s_l){margin}"] if used & set(links.DIFFERENCES) else []),
+        u = f"beta (s_w - {bias}s_l)" if self.pairing == "own" else PAIRING_FORMULAS[self.pairing]
+        return [*([f"u = {u}{margin}"] if used & set(links.DIFFERENCES) else []),
+                *(["of a tie the mean over both orders of its answers"] if self.ties else []),
                 *(["a = beta s_w, b = beta s_l"] if used & set(links.SEPARATES) else [])]
 
     def _score_formula(self):
@@ -198,12 +230,16 @@ class Preference(Objective):
         batch, full_K = self._complete(batch)
         view, batch = masked(view, batch)
         reward_Kx2 = self.beta * self.score(view, batch).reshape(-1, 2)
-        x_K = self.pair_coef * self.pair_loss(reward_Kx2[:, 0], reward_Kx2[:, 1])
+        counted_K = full_K
+        if self.pairing == "own":
+            x_K = self.pair_coef * self._own_loss(batch, reward_Kx2)
+        else:
+            x_K, counted_K = self.pair_coef * self._sorted_loss(view, batch, reward_Kx2, full_K), jnp.sort(full_K)[::-1]
         if self.extra_link != "none":
             x_K = x_K + self.extra_coef * self.pair_loss(reward_Kx2[:, 0], reward_Kx2[:, 1], self.extra_link)
         if self.weighting == "wpo":
             x_K = x_K * _wpo(view, batch)
-        total, count = mean_over(x_K, full_K)
+        total, count = mean_over(x_K, counted_K)
         difference_K = reward_Kx2[:, 0] - reward_Kx2[:, 1]
         aux = {"accuracy": mean_over((difference_K > 0).astype(x_K.dtype), full_K), "margin": mean_over(difference_K, full_K),
                "chosen": mean_over(reward_Kx2[:, 0], full_K), "rejected": mean_over(reward_Kx2[:, 1], full_K)}
@@ -216,12 +252,34 @@ class Preference(Objective):
 
     def score(self, view: View, batch: Batch) -> jax.Array:
         """score_N of every row."""
-        weight_NxT = scores.token_weights(batch.mask_NxT, self.discount, self.tail_weight)
-        score_N = scores.score(view.logp_NxT, None if self.reference_free else batch.reference_NxT, batch.mask_NxT, weight_NxT,
-                               reduction=self.reduction, transform=self.transform, alpha=self.alpha)
+        score_N = scores.score(view.logp_NxT, None if self.reference_free else batch.reference_NxT, batch.mask_NxT,
+                               self._token_weights(batch), reduction=self.reduction, transform=self.transform, alpha=self.alpha)
         if self.transform != "log_odds":
             return score_N
         return jnp.where((batch.mask_NxT > 0).any(axis=1), score_N, 0.0)  # the probability of nothing is 1, its odds infinite
+
+    def _own_loss(self, batch, reward_Kx2):
+        """loss_K of each pair, over both orders where it is a tie."""
+        x_K = self.pair_loss(reward_Kx2[:, 0], reward_Kx2[:, 1])
+        if not self.ties:
+            return x_K
+        return jnp.where(batch.tie_N[::2] > 0, 0.5 * (x_K + self.pair_loss(reward_Kx2[:, 1], reward_Kx2[:, 0])), x_K)
+
+    def _sorted_loss(self, view, batch, reward_Kx2, full_K):
+        """loss_K of the k-th smallest scores of the pairs that count, k = 0 to their number; the others are last."""
+        def ordered(x_K):
+            return jnp.where(full_K.sum() > jnp.arange(full_K.size), jnp.sort(jnp.where(full_K > 0, x_K, jnp.inf)), 0.0)
+
+        high, low = reward_Kx2[:, 0], reward_Kx2[:, 1]
+        if self.pairing == "sorted":
+            far_N = scores.score(batch.reference_NxT, None, batch.mask_NxT, self._token_weights(batch),
+                                 reduction=self.reduction)
+            far_K = self.beta * (far_N[::2] - far_N[1::2])
+            high, low = high - low + far_K, far_K
+        return self.pair_loss(ordered(high), ordered(low))
+
+    def _token_weights(self, batch):
+        return scores.token_weights(batch.mask_NxT, self.discount, self.tail_weight)
 
     def pair_loss(self, chosen_K: jax.Array, rejected_K: jax.Array, extra: str | None = None) -> jax.Array:
         """loss_K from the implicit rewards beta s of both rows, through the objective's link or through an extra one."""
@@ -252,8 +310,7 @@ class Preference(Objective):
 
 def _wpo(view, batch):
     """WPO's weight of a pair, without gradient."""
-    twice_NxT = jax.nn.logsumexp(2 * view.logits_NxTxV, axis=-1) - 2 * jax.nn.logsumexp(view.logits_NxTxV, axis=-1)
-    aligned_NxT = jax.lax.stop_gradient(view.logp_NxT - twice_NxT)
+    aligned_NxT = jax.lax.stop_gradient(view.logp_NxT - jnp.log(kl.collision(view.logits_NxTxV)))
     length_N = jnp.maximum(batch.mask_NxT.sum(axis=1), 1)
     return jnp.exp((aligned_NxT * batch.mask_NxT).sum(axis=1) / length_N).reshape(-1, 2).prod(axis=1)
 
@@ -276,6 +333,8 @@ ROWS = (
     _row("wpo", "arXiv:2406.11827", beta=0.01, weighting="wpo"),
     _row("exo_pair", "arXiv:2402.00856", link="exo", smoothing="conservative", label_noise=1e-3),
     _row("discopop", "arXiv:2406.08414", beta=0.05, link="discopop", discopop_tau=0.05),
+    _row("aot", "arXiv:2406.05882", pairing="sorted"),
+    _row("aot_unpaired", "arXiv:2406.05882", pairing="sorted_rows"),
     _row("nca_pair", "arXiv:2402.05369", beta=0.01, link="nca"),
     _row("bco_pair", "arXiv:2404.04656", beta=0.01, link="bco"),
     _row("sppo_hard", "arXiv:2405.00675", beta=1e-3, link="sppo_hard"),
@@ -289,6 +348,7 @@ ROWS = (
     _row("orpo", "arXiv:2403.07691", reference_free=True, reduction="mean", transform="log_odds", beta=1.0, pair_coef=0.1,
          nll_coef=1.0),
     _row("cpl", "arXiv:2310.13639", reference_free=True, beta=0.1, contrastive_bias=0.5),
+    _row("cpl_ties", "arXiv:2310.13639", reference_free=True, beta=0.1, contrastive_bias=0.5, ties=True),
     _row("cpl_kl", "arXiv:2310.13639", beta=0.2, contrastive_bias=0.75),
     _row("cpl_bc", "arXiv:2310.13639", reference_free=True, beta=0.1, nll_coef=1.0, nll_rows="both"),
 )

@@ -15,6 +15,17 @@ FORMULAS = {  # level -> r, as docs/objectives.md writes it
     "sequence_product": "exp(sum_t(l - o))",
 }
 LEVELS = tuple(FORMULAS)
+SAMPLER_FORMULAS = {  # level -> w
+    "token": "exp(o - b)",
+    "sequence": "exp(sum_t(o - b))",
+    "geometric": "exp(mean_t(o - b))",
+}
+SAMPLER_RULE_FORMULAS = {  # rule -> the weight of a token's loss
+    "truncate": "clip(w, sampler_floor, sampler_cap)",
+    "mask": "w where sampler_floor <= w <= sampler_cap, else 0",
+    "reject": "1; a token counts where sampler_floor <= w <= sampler_cap",
+}
+SAMPLER_LEVELS, SAMPLER_RULES = tuple(SAMPLER_FORMULAS), tuple(SAMPLER_RULE_FORMULAS)
 
 
 def ratio(logp_NxT: jax.Array, behaviour_NxT: jax.Array, mask_NxT: jax.Array, level: str,
@@ -57,9 +68,34 @@ def ratio(logp_NxT: jax.Array, behaviour_NxT: jax.Array, mask_NxT: jax.Array, le
     return jnp.broadcast_to(jnp.exp(total_N), logp_NxT.shape)
 
 
-def truncated_weight(proximal_NxT: jax.Array, behaviour_NxT: jax.Array, cap: float) -> jax.Array:
-    """sg(min(exp(proximal - behaviour), cap)) per token: corrects a sampler that is not quite the trainer.
+def sampler_weight(proximal_NxT: jax.Array, behaviour_NxT: jax.Array, mask_NxT: jax.Array, *, level: str = "token",
+                   rule: str = "truncate", low: float | None = None, high: float | None = None) -> jax.Array:
+    """weight_NxT, without gradient: corrects for a sampler whose probabilities are not quite the trainer's.
 
-    Source: truncated importance sampling as in Tunix (cap 2) and TRL's vLLM correction.
+    w of a token from the log-probabilities o of the trainer before the update and b of the sampler:
+
+      level  token      exp(o_t - b_t)
+             sequence   exp(sum_t(o_t - b_t)), one value a row
+             geometric  exp(mean_t(o_t - b_t)), one value a row
+
+      rule   truncate   min(max(w, low), high)                    (TRL's *_truncate; verl's rollout_is has the upper bound only)
+             mask       w where low <= w <= high, else 0          (TRL's *_mask; IcePop, arXiv:2510.18855, at level token)
+             reject     1 where low <= w <= high, else 0: a token outside leaves the mask as well (verl's rollout_rs)
+
+    Args:
+      proximal_NxT, behaviour_NxT: o and b.
+      mask_NxT: 1 on tokens that were sampled and count.
+      low, high: None is no bound.
     """
-    return jax.lax.stop_gradient(jnp.minimum(jnp.exp(proximal_NxT - behaviour_NxT), cap))
+    log_NxT = jnp.where(mask_NxT > 0, proximal_NxT - behaviour_NxT, 0.0)
+    if level != "token":
+        total_Nx1 = log_NxT.sum(axis=1, keepdims=True)
+        tokens_Nx1 = (mask_NxT > 0).sum(axis=1, keepdims=True)
+        total_Nx1 = total_Nx1 / jnp.maximum(tokens_Nx1, 1) if level == "geometric" else total_Nx1
+        log_NxT = jnp.broadcast_to(total_Nx1, log_NxT.shape)
+    w_NxT = jax.lax.stop_gradient(jnp.exp(jnp.clip(log_NxT, -LARGEST, LARGEST)))
+    low, high = -jnp.inf if low is None else low, jnp.inf if high is None else high
+    if rule == "truncate":
+        return jnp.clip(w_NxT, low, high)
+    inside = (w_NxT >= low) & (w_NxT <= high)
+    return jnp.where(inside, w_NxT if rule == "mask" else 1.0, 0.0).astype(w_NxT.dtype)

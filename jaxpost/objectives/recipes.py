@@ -8,8 +8,11 @@ import dataclasses
 from jaxpost.lookup import nearest
 from jaxpost.objectives import (
     actor_critic,
+    distillation,
+    entropy_control,
     flow,
     gradient_mixing,
+    group_credit,
     hybrid,
     implicit_reward,
     one_token,
@@ -18,12 +21,13 @@ from jaxpost.objectives import (
     selection,
     soft_clipping,
     supervised,
+    trust_region,
     unpaired,
 )
 from jaxpost.objectives.base import Objective
 
-_FAMILIES = (supervised, one_token, implicit_reward, preference, unpaired, policy_gradient, actor_critic, soft_clipping,
-             selection, hybrid, gradient_mixing, flow)
+_FAMILIES = (supervised, one_token, implicit_reward, preference, unpaired, policy_gradient, group_credit, actor_critic,
+             soft_clipping, trust_region, selection, entropy_control, hybrid, gradient_mixing, distillation, flow)
 RECIPES = {o.name: o for module in _FAMILIES for o in module.ROWS}
 
 _IDENTITY = ("name", "family", "paper", "batch")

@@ -41,8 +41,10 @@ class Supervised(RowObjective):
 
       loss = aggregate( data_weight token_weight (-l) + anchor_coef KL )
 
-    l = log pi of the demonstrated token; the token weight has no gradient. With token_weight="probability" this is DFT
-    (arXiv:2508.05629), whose gradient is -p grad l; with a forward anchor as well it is ASFT (arXiv:2509.23753).
+    l = log pi of the demonstrated token; with label_smoothing eps, (1 - eps) l + eps mean_v log pi(v) takes its place
+    (arXiv:1512.00567; Hugging Face's label_smoothing_factor). The token weight has no gradient. With
+    token_weight="probability" this is DFT (arXiv:2508.05629), whose gradient is -p grad l; with a forward anchor as well it
+    is ASFT (arXiv:2509.23753).
 
       data_weight  none    1
                    select  tokens with `Batch.token_weight_NxT` > 0 are the mask, its size does not matter: what is left
@@ -57,6 +59,7 @@ class Supervised(RowObjective):
     TRL, by those of the whole update.
     """
 
+    label_smoothing: float = 0.0  # eps: share of the target that is spread over the whole vocabulary
     token_weight: str = "none"  # token_weights.KINDS: from the token's own probability
     data_weight: str = "none"  # DATA_WEIGHTS: from the data
     role_weights: tuple = ()  # ((role, weight), ...) that make the data's weights; a role not named has weight 0
@@ -67,6 +70,7 @@ class Supervised(RowObjective):
         super().__post_init__()
         self.choose(token_weight=token_weights.KINDS, data_weight=DATA_WEIGHTS, anchor=ANCHORS)
         object.__setattr__(self, "role_weights", token_weights.pairs(self.role_weights))
+        self.require(0 <= self.label_smoothing < 1, f"label_smoothing={self.label_smoothing} must lie in [0, 1), e.g. 0.1")
         self.require(self.anchor_coef >= 0, f"anchor_coef={self.anchor_coef} is negative, e.g. 0.05")
         if self.data_weight == "none":
             self.unread("with data_weight='none'", "role_weights")
@@ -77,12 +81,14 @@ class Supervised(RowObjective):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         anchored = {"logits", "reference_logits"} if self.anchor != "none" else set()
-        return frozenset(anchored | ({"token_weight"} if self.data_weight != "none" else set()))
+        smoothed = {"logits"} if self.label_smoothing else set()
+        return frozenset(anchored | smoothed | ({"token_weight"} if self.data_weight != "none" else set()))
 
     def formula(self) -> list[str]:
         """As `Objective.formula`."""
         w = token_weights.FORMULAS[self.token_weight]
-        x = f"-{'Batch.token_weight_NxT ' if self.data_weight == 'scale' else ''}{'' if w == '1' else w + ' '}l"
+        likely = "l" if not self.label_smoothing else "((1 - label_smoothing) l + label_smoothing mean_v log pi(v))"
+        x = f"-{'Batch.token_weight_NxT ' if self.data_weight == 'scale' else ''}{'' if w == '1' else w + ' '}{likely}"
         anchor = {"none": "", "forward": " + anchor_coef KL(ref || pi)", "reverse": " + anchor_coef KL(pi || ref)"}[self.anchor]
         return [f"loss = {aggregation.FORMULAS[self.aggregation]} [ {x}{anchor} ]", *([] if w == "1" else ["p = exp(l)"]),
                 *(["only tokens with Batch.token_weight_NxT > 0 count"] if self.data_weight == "select" else [])]
@@ -103,14 +109,17 @@ class Supervised(RowObjective):
         del state
         view, batch = masked(view, batch)
         nll_NxT, aux = -view.logp_NxT, {}
-        x_NxT = nll_NxT * token_weights.stopped(view.logp_NxT, self.token_weight)
+        x_NxT = nll_NxT
+        if self.label_smoothing:
+            x_NxT = (1 - self.label_smoothing) * nll_NxT - self.label_smoothing * kl.mean_logp(view.logits_NxTxV)
+        x_NxT = x_NxT * token_weights.stopped(view.logp_NxT, self.token_weight)
         if self.data_weight == "scale":
             x_NxT = x_NxT * batch.token_weight_NxT
         if self.anchor != "none":
             kl_NxT = self._divergence(view)
             x_NxT = x_NxT + (self.anchor_coef if kl_coef is None else kl_coef) * kl_NxT
             aux["anchor"] = mean_over(kl_NxT, batch.mask_NxT)
-        if (self.token_weight, self.data_weight, self.anchor) != ("none", "none", "none"):
+        if self.label_smoothing or (self.token_weight, self.data_weight, self.anchor) != ("none", "none", "none"):
             aux["nll"] = mean_over(nll_NxT, batch.mask_NxT)
         return *self.aggregate(x_NxT, batch), aux
 
@@ -123,6 +132,7 @@ class Supervised(RowObjective):
 
 ROWS = (
     Supervised("cross_entropy", "sft", "maximum likelihood; token mean as in TRL's SFTTrainer", "rows"),
+    Supervised("sft_label_smoothing", "sft", "arXiv:1512.00567", "rows", label_smoothing=0.1),
     Supervised("dft", "sft", "arXiv:2508.05629", "rows", token_weight="probability"),
     Supervised("asft", "sft", "arXiv:2509.23753", "rows", token_weight="probability", anchor="forward", anchor_coef=0.05),
     Supervised("sft_kl", "sft", "arXiv:2509.23753 (baseline SFT + KL)", "rows", anchor="forward", anchor_coef=0.05),

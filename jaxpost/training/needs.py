@@ -17,11 +17,12 @@ from jaxpost.tasks import Task
 from jaxpost.training.state import Member, TrainState, stream
 from jaxpost.training.step import StepSpec, chosen, forward, given, token_logp
 
-_EVERY_SOURCE = frozenset({"logits", "reference_logits", "reference", "proximal", "value", "entropy", "seed", "token_weight"})
+_EVERY_SOURCE = frozenset({"logits", "reference_logits", "reference", "proximal", "value", "entropy", "collision", "seed",
+                          "token_weight"})
 GIVES = {
     "Demonstrations": _EVERY_SOURCE,
-    "Preferences": _EVERY_SOURCE | {"label", "outside"},
-    "Rollouts": _EVERY_SOURCE | {"truncated", "demonstrations", "outside"},
+    "Preferences": _EVERY_SOURCE | {"label", "outside", "tie"},
+    "Rollouts": _EVERY_SOURCE | {"truncated", "demonstrations", "outside", "terms"},
 }
 
 CURRICULUM_GIVES = {  # beside what depends on objective and reward: "advantage", "scale" and "length_reward"
@@ -164,6 +165,7 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
       reference_NxT               log-probabilities under the reference policy
       proximal_NxT                ... under the trainer's own parameters
       value_NxT, entropy_NxT      the critic's value of each token's state, and the policy's entropy there in nats
+      collision_NxT               the policy's probability there of drawing the same token twice
       seed_N                      a fresh random word a row and step, the same on every mesh
       token_weight_NxT            of the tokens' roles, where the batch has none of its own
 
@@ -177,10 +179,11 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
         found = {}
         if "reference" in needs:
             found["reference_NxT"] = token_logp(spec, given(spec, reference), rows)
-        if needs & {"proximal", "value", "entropy"}:
+        if needs & {"proximal", "value", "entropy", "collision"}:
             logits_NxTxV, value_NxT = forward(spec, state.params, rows)
             own = {"proximal": ("proximal_NxT", lambda: chosen(logits_NxTxV, rows)), "value": ("value_NxT", lambda: value_NxT),
-                   "entropy": ("entropy_NxT", lambda: kl.entropy(logits_NxTxV))}
+                   "entropy": ("entropy_NxT", lambda: kl.entropy(logits_NxTxV)),
+                   "collision": ("collision_NxT", lambda: kl.collision(logits_NxTxV))}
             found |= {field: make() for need, (field, make) in own.items() if need in needs}
         return found
 

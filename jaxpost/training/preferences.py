@@ -20,7 +20,8 @@ from jaxpost.training.step import StepSpec, given, token_logp
 class Preferences:
     """K pairs a step on fresh training problems; preferred is the oracle's answer, the other a sample of the reference policy.
 
-    Where the sample is right itself there is nothing to prefer: the pair has mask 0 and counts nowhere. Objectives without
+    Where the sample is right itself there is nothing to prefer: the pair has mask 0 and counts nowhere, or is a tie for an
+    objective that knows ties. Objectives without
     reference log-probabilities (SimPO, ORPO) still take their samples from the reference policy: the data then do not depend
     on the objective. For objectives on unpaired rows (those that need "label") the rows are the same, with
 
@@ -93,10 +94,13 @@ class Preferences:
             return jnp.stack([preferred, other], axis=1).reshape(-1, *other.shape[1:])
 
         mask_NxT = interleave(tasks.through(shown.answer_NxT, self.task.ends), made.mask_NxT)
-        wrong_Nx1 = jnp.repeat(reward_K != 1, 2)[:, None]
+        right_N = jnp.repeat(reward_K == 1, 2)
+        ties = "tie" in self.spec.objective.needs
+        wrong_Nx1 = jnp.ones_like(right_N)[:, None] if ties else ~right_N[:, None]
         tokens_NxT = interleave(shown.answer_NxT, made.tokens_NxT)
         return sharding.constrain(Batch(jnp.repeat(shown.prompt_NxP, 2, axis=0), tokens_NxT, mask_NxT * wrong_Nx1,
-                                        role_NxT=needs.roles_of(self.task, tokens_NxT)), ("batch",))
+                                        role_NxT=needs.roles_of(self.task, tokens_NxT),
+                                        tie_N=right_N.astype(jnp.float32) if ties else None), ("batch",))
 
     def _filled(self, batch, member, state, reference):
         spec, wanted = self.spec, self.spec.objective.needs

@@ -69,6 +69,9 @@ class Rollouts:
             raise ValueError(f"pad={self.spec.pad} of the step is not that of task {self.task.name!r}; set it to "
                              f"{self.task.pad}")
         rewards.require_once(self.reward)
+        if "terms" in self.spec.objective.needs and not self.reward:
+            raise ValueError(f"objective {name!r} normalises the terms of a reward, and reward is empty; give it two or more, "
+                             "e.g. (Reward('correct'), Reward('finished', 0.5))")
         if self.reward and self.needs_greedy:
             raise ValueError(f"objective {name!r} compares with the greedy answer's score, which composed rewards do not have; "
                              "leave reward empty")
@@ -169,16 +172,28 @@ class Rollouts:
 
     def rows_of(self, prompt_NxP, made: models.Completions, reward_N: jax.Array, member: Member, state: TrainState,
                 reference: dict | None, outside_N: jax.Array | None = None,
-                weights: curricula.Weights | None = None) -> Batch:
-        """The training rows of verified rollouts; the permuted-reward control shuffles the samples of each group."""
+                weights: curricula.Weights | None = None, terms: dict[str, jax.Array] | None = None) -> Batch:
+        """The training rows of verified rollouts; the permuted-reward control shuffles the samples of each group.
+
+        Args:
+          terms: value_N of each term of the reward, where the objective needs them.
+        """
         group, sampled = self.spec.group, self.spec.group - self.demonstrations
-        reward_BxG = reward_N.reshape(-1, group)
-        shuffled = jax.random.permutation(stream(member.seed, "permute", state.step), reward_BxG[:, :sampled], axis=1,
+        index_BxG = jnp.broadcast_to(jnp.arange(group), (reward_N.size // group, group))
+        shuffled = jax.random.permutation(stream(member.seed, "permute", state.step), index_BxG[:, :sampled], axis=1,
                                           independent=True)
-        permuted_BxG = jnp.concatenate([shuffled, reward_BxG[:, sampled:]], axis=1) if self.demonstrations else shuffled
-        reward_BxG = jnp.where(member.scalars.permute_rewards, permuted_BxG, reward_BxG)
-        batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, reward_BxG.reshape(-1), made.logp_NxT, outside_N=outside_N,
+        permuted_BxG = jnp.concatenate([shuffled, index_BxG[:, sampled:]], axis=1) if self.demonstrations else shuffled
+        order_BxG = jnp.where(member.scalars.permute_rewards, permuted_BxG, index_BxG)
+
+        def ordered(x_N):
+            return jnp.take_along_axis(x_N.reshape(-1, group), order_BxG, axis=1).reshape(-1)
+
+        batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, ordered(reward_N), made.logp_NxT, outside_N=outside_N,
                       role_NxT=needs.roles_of(self.task, made.tokens_NxT))
+        if "terms" in self.spec.objective.needs:
+            weight_K = jnp.stack([jnp.asarray(term.at(state.step), jnp.float32) for term in self.reward])
+            batch = batch._replace(term_NxK=jnp.stack([ordered(terms[term.kind]) for term in self.reward], axis=1),
+                                   term_weight_NxK=jnp.broadcast_to(weight_K, (reward_N.size, len(self.reward))))
         batch = batch if weights is None else self._weighed(batch, weights)
         if self.oversample > 1:
             batch = self._keep(batch, informative(batch.reward_N.reshape(-1, group)[:, :sampled]))
@@ -223,13 +238,13 @@ class Rollouts:
             reward_N, parts = rewards.compose(self.reward, answer, state.step)
         feedback, weights = self._feedback(state, made, planned.plan, score_N)
         if "advantage" in self.curriculum.needs:
-            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights)
+            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
             feedback = feedback._replace(advantage_BxG=self._advantages(batch, member, state))
             curriculum_state, weights = self.curriculum.observe(planned.state, feedback, weights)
             batch = self._weighed(batch, weights)
         else:
             curriculum_state, weights = self.curriculum.observe(planned.state, feedback, weights)
-            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights)
+            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
         if self.curriculum.probes:
             batch = needs.probed(batch, planned.plan.train)
         seen = {"reward": reward_N} | {f"reward_{name}": value_N for name, value_N in parts.items()}

@@ -1,5 +1,6 @@
 """The source of a step's rows, chosen by what the objective trains on."""
 
+from jaxpost.objectives.rewards import Reward
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.preferences import Preferences
@@ -7,11 +8,13 @@ from jaxpost.training.rl import Rollouts
 from jaxpost.training.step import StepSpec
 from jaxpost.training.supervised import Demonstrations
 
+TERMS = (Reward("correct"), Reward("finished", 0.5))  # of the reward, for an objective that normalises each apart
+
 
 def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Preferences | Rollouts:
     """What feeds `spec.objective` from a task: the same number of rows a step, prompts * group, for every objective.
 
-      groups              Rollouts: `prompts` groups of `group` rows
+      groups              Rollouts: `prompts` groups of `group` rows; the reward is TERMS for an objective that needs terms
       pairs, labelled     Preferences: prompts * group / 2 pairs
       rows                Demonstrations: prompts * group rows
 
@@ -25,7 +28,7 @@ def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Prefere
     """
     kind, rows = needs.source_of(spec.objective), prompts * spec.group
     if kind == "Rollouts":
-        return Rollouts(task, prompts, spec)
+        return Rollouts(task, prompts, spec, reward=TERMS if "terms" in spec.objective.needs else ())
     if kind == "Demonstrations":
         return Demonstrations(((task, rows),), spec=spec)
     if rows % 2:

@@ -43,7 +43,10 @@ def rows(seed=0, N=8, dtype=np.float64, lengths=None):
         prompt_NxP=None, completion_NxT=tokens, mask_NxT=mask, reward_N=reward,
         behaviour_NxT=near(0.4) * (1 - demonstrated), reference_NxT=logps(far, tokens), proximal_NxT=near(0.3),
         value_NxT=rng.normal(size=(N, T)), entropy_NxT=rng.uniform(0.1, 1.5, (N, T)), demonstration_NxT=demonstrated,
-        truncated_N=(lengths == T) * 1.0, label_N=(row_in_group % 2 == 0) * 1.0, outside_N=rng.normal(size=N),
+        collision_NxT=np.square(np.exp(logits)).sum(-1) / np.exp(logits).sum(-1) ** 2,
+        term_NxK=np.stack([reward, np.arange(N) * 7 % 3 / 2], axis=1), term_weight_NxK=np.tile([1.0, 0.5], (N, 1)),
+        tie_N=(np.arange(N) // 2 % 3 == 1) * 1.0, truncated_N=(lengths == T) * 1.0,
+        label_N=(row_in_group % 2 == 0) * 1.0, outside_N=rng.normal(size=N),
         token_weight_NxT=rng.integers(0, 2, (N, T)) * 1.0, seed_N=rng.integers(0, 2**32, N, dtype=np.uint32))
     view = objectives.View(logp, logits, far, rng.normal(size=(N, T)))
     cast = lambda x: jnp.asarray(x, dtype if np.issubdtype(x.dtype, np.floating) else x.dtype)  # noqa: E731

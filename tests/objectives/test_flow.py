@@ -82,7 +82,8 @@ def get(**parts):
 EVERY = [{"flows": "group"}, *({"flows": f, "level": lv, **more} for f in ("critic", "termination")
                                for lv, more in (("trajectory", {}), ("detailed", {}), ("detailed", {"aggregation": "sequence"}),
                                                 ("subtrajectory", {"lam": 0.7}),
-                                                ("subtrajectory", {"aggregation": "sequence"})))]
+                                                ("subtrajectory", {"aggregation": "sequence"}),
+                                                ("subtrajectory", {"aggregation": "sequence_sum", "lam": 0.7})))]
 
 
 def rewards_of(parts, log_reward, far, temperature):
@@ -129,6 +130,8 @@ def by_hand(parts, log_reward, logits, value, far, temperature):
         pieces = [(parts.get("lam", 1.0) ** (b - a - 1), (flow[a] + sum(steps[a:b]) - flow[b]) ** 2)
                   for a in range(last + 1) for b in range(a + 1, last + 1) if keep(a, b)]
         rows += [pieces] if pieces else []
+    if parts.get("aggregation") == "sequence_sum":
+        return np.mean([sum(w * e for w, e in p) for p in rows]), len(rows)
     if parts.get("aggregation") == "sequence":
         return np.mean([sum(w * e for w, e in p) / sum(w for w, _ in p) for p in rows]), len(rows)
     return sum(w * e for p in rows for w, e in p) / (total := sum(w for p in rows for w, _ in p)), total
@@ -236,7 +239,7 @@ def test_a_plain_reward_has_a_floor():
     ("trajectory_balance", {"reward_temperature": 0.0}, "must be greater than 0"),
     ("trajectory_balance", {"end_token": 2}, "the others take None"),
     ("subtrajectory_balance", {"lam": 0.0}, "for 0 take level='detailed'"),
-    ("subtrajectory_balance", {"aggregation": "sequence_sum"}, "choose one of token, sequence"),
+    ("subtrajectory_balance", {"aggregation": "constant", "aggregation_length": 4}, "choose one of token, sequence"),
     ("subtrajectory_balance", {"flows": "termination"}, "only 'reference' gives every prefix the reward"),
     ("modified_detailed_balance", {"end_token": None}, "needs the id of the end token"),
     ("modified_detailed_balance", {"end_token": 1.5}, "needs the id of the end token"),

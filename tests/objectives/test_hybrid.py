@@ -22,7 +22,7 @@ def arrays(view, batch):
 
 @pytest.mark.parametrize("reshape, constant, f", [
     ("fraction", 0.1, lambda p: p / (p + 0.1)), ("fraction", 0.3, lambda p: p / (p + 0.3)), ("power", 0.5, np.sqrt),
-    ("none", None, lambda p: p)])
+    ("none", None, lambda p: p), ("logp", None, np.log), ("p_logp", None, lambda p: p * np.log(p))])
 def test_luffy_against_numpy(reshape, constant, f):
     objective, view, batch = given.ready("luffy", reshape=reshape, reshape_constant=constant, entropy_coef=0.0)
     on, off, logp, behaviour = arrays(view, batch)
@@ -44,7 +44,8 @@ def test_the_slope_of_a_demonstrated_token_is_c_p_over_p_plus_c_squared():
 
 
 @pytest.mark.parametrize("name, weight", [
-    ("chord_phi", lambda p: p * (1 - p)), ("chord_mu", lambda p: 1.0), ("rl_sft", lambda p: 1.0)])
+    ("chord_phi", lambda p: p * (1 - p)), ("chord_mu", lambda p: 1.0), ("rl_sft", lambda p: 1.0),
+    ("chord_phi_cutoff", lambda p: p * (1 - p))])
 def test_weighted_sums_against_numpy(name, weight):
     """Group statistics of the sampled rows alone; each term a mean over its own tokens."""
     constant = {"sft_weight_end": None, "warmup": 0, "decay": 0, "sft_weight": 0.3}
@@ -55,10 +56,15 @@ def test_weighted_sums_against_numpy(name, weight):
     A = np.concatenate([z, np.zeros((len(z), 1))], axis=1).reshape(-1, 1)
     ratio = np.exp(logp - behaviour)
     rl = (-np.minimum(ratio * A, np.clip(ratio, 0.8, 1.2) * A) * on).sum() / on.sum()
-    sft = (-logp * weight(np.exp(logp)) * off).sum() / off.sum()
+    sft = (-np.minimum(logp, np.log(objective.sft_cutoff or 1.0)) * weight(np.exp(logp)) * off).sum() / off.sum()
     total, count, aux = objective.loss(view, batch, {})
     assert float(total / count) == pytest.approx((0.7 if objective.complement else 1.0) * rl + 0.3 * sft, rel=1e-12)
     assert float(count) == on.sum() and float(aux["sft"][1]) == off.sum()
+    if objective.sft_cutoff is not None:
+        low = given.ready(name, seed=2, sft_cutoff=0.2, **constant)[0]
+        grads = np.asarray(given.differentiated(low, view, batch)[2].logp_NxT)[off > 0]
+        sure = np.exp(logp)[off > 0] > 0.2
+        assert sure.any() and not grads[sure].any() and grads[~sure].all()
 
 
 @pytest.mark.parametrize("aggregation", ["sequence", "sequence_sum"])
@@ -122,8 +128,8 @@ def test_a_demonstrated_row_does_not_move_the_group():
 
 
 @pytest.mark.parametrize("name, parts, message", [
-    ("luffy", {"reshape": "sqrt"}, "choose one of none, fraction, power"),
-    ("luffy", {"reshape": "none"}, "'none' takes None"),
+    ("luffy", {"reshape": "sqrt"}, "choose one of none, fraction, power, logp"),
+    ("luffy", {"reshape": "none"}, "the others take None"), ("chord_phi", {"sft_cutoff": 1.0}, "between 0 and 1"),
     ("luffy", {"reshape_constant": 0.0}, "must be greater than 0"),
     ("chord_phi", {"sft_weight": 1.5}, "set complement=False"),
     ("chord_phi", {"sft_weight_end": 0.1}, "a schedule needs"),

@@ -331,6 +331,43 @@ def test_the_sampler_weight_is_truncated_and_constant():
     assert (np.exp(batch.proximal_NxT - batch.behaviour_NxT) > 1.1).any()
 
 
+@pytest.mark.parametrize("level", ratios.SAMPLER_LEVELS)
+@pytest.mark.parametrize("rule", ratios.SAMPLER_RULES)
+@pytest.mark.parametrize("low, high", [(None, 1.2), (0.8, None), (0.8, 1.2)])
+def test_corrections_for_the_sampler_against_loops(level, rule, low, high):
+    objective, view, batch = given.ready("grpo", aggregation="token", sampler_level=level, sampler_rule=rule, sampler_floor=low,
+                                         sampler_cap=high)
+    raw = given.rows()[1]
+    plain = given.recipe("grpo", aggregation="token")
+    base = np.asarray(given.differentiated(plain, view, given.prepared(plain, raw))[2].logp_NxT)
+    d, mask = np.asarray(raw.proximal_NxT - raw.behaviour_NxT), np.asarray(raw.mask_NxT)
+    weight = np.zeros(d.shape)
+    for n, t in zip(*np.nonzero(mask)):
+        own = d[n][mask[n] > 0]
+        w = np.exp({"token": d[n, t], "sequence": own.sum(), "geometric": own.mean()}[level])
+        inside = (low or 0) <= w <= (high or np.inf)
+        weight[n, t] = {"truncate": np.clip(w, low, high), "mask": w * inside, "reject": inside}[rule]
+    total, count, grads = given.differentiated(objective, view, batch)
+    np.testing.assert_allclose(np.where(mask > 0, grads.logp_NxT, 0), base * weight, atol=1e-13)
+    assert count == ((weight > 0).sum() if rule == "reject" else mask.sum())
+    assert (weight[mask > 0] != 1).any()
+
+
+def test_rows_off_policy_carry_no_loss_where_the_advantage_is_negative():
+    objective, view, batch = given.ready("deepseek_v3_2", N=16, off_policy_limit=0.05, kl_coef=0.0)
+    plain = given.recipe("deepseek_v3_2", off_policy_limit=None, kl_coef=0.0)
+    base = np.asarray(given.differentiated(plain, view, batch)[2].logp_NxT)
+    got = np.asarray(given.differentiated(objective, view, batch)[2].logp_NxT)
+    seen = set()
+    for n in range(16):
+        keep = np.asarray(batch.mask_NxT[n]) > 0
+        away = np.asarray(batch.behaviour_NxT - view.logp_NxT)[n][keep].mean() > 0.05
+        A = float(batch.advantage_NxT[n, 0])
+        seen.add((A < 0, bool(away)))
+        np.testing.assert_allclose(got[n], 0 * base[n] if away and A < 0 else base[n], atol=1e-14)
+    assert len(seen) == 4
+
+
 def test_a_log_ratio_clamp_holds_only_what_is_beyond_it():
     objective, view, batch = given.ready("grpo", log_ratio_clamp=0.1, clip_low=None, clip_high=None)
     grads = given.differentiated(objective, view, batch)[2].logp_NxT

@@ -55,6 +55,9 @@ PAIR_LOSS = {  # name: (what a row's score is, loss of the two scores), each wit
     "simpo": ("mean", lambda a, b: -log_sigmoid(2.5 * (a - b) - 1.375)),
     "alphapo": ("mean", lambda a, b: -log_sigmoid(2.5 * ((1 - np.exp(-a / 4)) * 4 - (1 - np.exp(-b / 4)) * 4) - 0.1)),
     "cpo": ("sum", dpo()),
+    "aot": ("sum", dpo()),  # of sorted scores, below
+    "aot_unpaired": ("ratio", dpo()),
+    "cpl_ties": ("sum", lambda a, b: -np.log(np.exp(0.1 * a) / (np.exp(0.1 * a) + np.exp(0.5 * 0.1 * b)))),
     "orpo": ("mean", lambda a, b: -0.1 * log_sigmoid(a - np.log(1 - np.exp(a)) - b + np.log(1 - np.exp(b)))),
     "cpl": ("sum", lambda a, b: -np.log(np.exp(0.1 * a) / (np.exp(0.1 * a) + np.exp(0.5 * 0.1 * b)))),
     "cpl_kl": ("ratio", lambda a, b: -np.log(np.exp(0.2 * a) / (np.exp(0.2 * a) + np.exp(0.75 * 0.2 * b)))),
@@ -75,6 +78,8 @@ def transcribed(name, logp, batch, view):
     kind, pair = PAIR_LOSS[name]
     reference = None if batch.reference_NxT is None else np.asarray(batch.reference_NxT)
     lengths = np.asarray(batch.mask_NxT).sum(1).astype(int)
+    if name in ("aot", "aot_unpaired"):
+        return transcribed_sorted(name, logp, reference, lengths)
     total, pairs, nll = 0, 0, []
     for a in range(0, len(lengths), 2):
         b = a + 1
@@ -83,10 +88,25 @@ def transcribed(name, logp, batch, view):
         row = [row_score(kind, logp[i], None if reference is None else reference[i], lengths[i], lengths[a + b - i])
                for i in (a, b)]
         weight = np.prod([wpo_weight(view, i, lengths[i]) for i in (a, b)]) if name == "wpo" else 1
-        total, pairs = total + weight * pair(*row), pairs + 1
+        own = pair(*row)
+        if name == "cpl_ties" and batch.tie_N[a]:
+            own = 0.5 * (own + pair(*row[::-1]))
+        total, pairs = total + weight * own, pairs + 1
         for i in {"chosen": (a,), "both": (a, b), None: ()}[NLL.get(name)]:
             nll.extend(-logp[i, :lengths[i]])
     return total / pairs + (np.sum(nll) / len(nll) if nll else 0)
+
+
+def transcribed_sorted(name, logp, reference, lengths):
+    """AOT: sorted differences under the policy less those under the reference; unpaired: sorted scores of either side."""
+    whole = [a for a in range(0, len(lengths), 2) if lengths[a] and lengths[a + 1]]
+    sums = lambda x, i: x[i, :lengths[i]].sum()  # noqa: E731
+    if name == "aot":
+        first, second = ([sums(x, a) - sums(x, a + 1) for a in whole] for x in (logp, reference))
+    else:
+        first, second = ([sums(logp, a + i) - sums(reference, a + i) for a in whole] for i in (0, 1))
+    pairs = zip(sorted(first, key=lambda x: x.real), sorted(second, key=lambda x: x.real), strict=True)
+    return sum(dpo()(a, b) for a, b in pairs) / len(whole)
 
 
 def wpo_weight(view, row, length):
@@ -385,3 +405,11 @@ def test_a_pair_with_an_empty_row_counts_where_asked(name):
         every = every + objective.extra_coef * np.asarray(objective.pair_loss(reward[:, 0], reward[:, 1], objective.extra_link))
     assert losses["counted"] == pytest.approx(every.sum(), rel=1e-12)
     assert losses["default"] == pytest.approx(every[[1, 3]].sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name, parts, message", [
+    ("aot", {"link": "nca"}, "sorted scores have a difference and no answers"), ("aot", {"ties": True}, "belongs to no pair"),
+    ("aot", {"reference_free": True}, "choose 'sorted_rows'"), ("aot", {"pairing": "ranked"}, "choose one of own, sorted")])
+def test_pairings_that_are_refused(name, parts, message):
+    with pytest.raises(ValueError, match=message):
+        objectives.get(name, **parts)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import objectives
+from jaxpost import models, objectives, training
 from jaxpost.objectives import aggregation
 from tests.objectives import given
 
@@ -24,8 +24,13 @@ def close(a, b, rtol=1e-12):
 
 @every_row
 def test_microbatches_add_up(name):
-    """Sum, count and gradient of 1, 2 and 4 uneven parts; pairs stay whole."""
+    """Sum, count and gradient of 1, 2 and 4 uneven parts; pairs stay whole. What couples an update is refused by the step."""
     objective, view, batch = given.ready(name)
+    if objective.couples_update:
+        model = models.TransformerConfig(vocab=8, width=8, layers=1, heads=1, kv_heads=1, head_dim=8, ff=8)
+        with pytest.raises(ValueError, match="microbatches=2 with objective .* couples all rows"):
+            training.StepSpec(model, objective, (("name", "adamw"),), microbatches=2)
+        return
     whole = given.differentiated(objective, view, batch)
     for cuts in ((0, 2, 8), (0, 2, 4, 6, 8)):
         parts = [given.differentiated(objective, jax.tree.map(lambda x, i=i, j=j: x[i:j], view), batch.where(slice(i, j)))
@@ -239,6 +244,9 @@ def test_sums_and_counts_are_those_of_a_loop_over_rows(mode, empty):
     ("grpo", {"aggregation": "constant"}, "need a length"),
     ("grpo", {"gamma": 0.9}, "choose credit_unit='token'"),
     ("dapo", {"overlong_cache": 0}, "must lie in 1"),
+    ("grpo", {"sampler_rule": "mask"}, "without sampler_cap or sampler_floor"),
+    ("grpo", {"sampler_floor": 1.5}, "must lie between 0 and 1"), ("grpo", {"off_policy_limit": 0.0}, "greater than 0"),
+    ("grpo", {"rejected": "left_out"}, "rejects no row"), ("opo", {"informative_only": True}, "equal rewards advantage 0"),
     ("ppo", {"baseline": "mean"}, "the critic is the baseline"),
     ("ppo", {"lam": 1.5}, "must lie in"),
 ])

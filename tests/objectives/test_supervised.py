@@ -76,6 +76,21 @@ def test_value_and_gradient_against_closed_forms(name, parts, kind, anchor, coef
     assert ("anchor" in aux) == (anchor != "none") and ("nll" in aux) == (name != "cross_entropy")
 
 
+@pytest.mark.parametrize("eps", [0.1, 0.5])
+def test_label_smoothing_is_cross_entropy_with_a_softened_target(eps):
+    view, batch = given.rows(2)
+    objective = given.recipe("sft_label_smoothing", label_smoothing=eps)
+    value, gradient, aux = through_logits(objective, view, given.prepared(objective, batch))
+    lp, _, target, m = distributions(view, batch)
+    soft = (1 - eps) * target + eps / given.V
+    assert value == pytest.approx((-(soft * lp).sum(-1) * m).sum() / m.sum(), rel=1e-12)
+    np.testing.assert_allclose(gradient, (np.exp(lp) - soft) * m[..., None] / m.sum(), atol=1e-14)
+    plain = through_logits(given.recipe("cross_entropy"), view, batch)[0]
+    assert float(aux["nll"][0] / aux["nll"][1]) == pytest.approx(plain, rel=1e-12)
+    with pytest.raises(ValueError, match="label_smoothing=1.0 must lie in"):
+        objectives.get("cross_entropy", label_smoothing=1.0)
+
+
 def test_golden_dft():
     """-sg(exp l) l on six toy tokens, from decimal arithmetic: value, and norm of the gradient p / count in l."""
     logp = jnp.array([[-0.5, -1.0, -0.2, -2.0], [-0.7, -0.1, 0.0, 0.0]])

@@ -147,3 +147,156 @@ def test_the_rows_reach_every_clip_region():
         for sign, line, kept in zip(np.sign(r.advantage), region, r.mask, strict=True):
             seen |= {(sign, int(x)) for x in line[kept > 0]}
     assert seen == {(s, x) for s in (-1.0, 1.0) for x in (-1, 0, 1)}
+
+
+# ---- what TRL adds to the loss: corrections for the sampler, sequence masks, high-entropy tokens, an entropy controller ----
+
+def off_the_sampler(r, seed):
+    """Log-probabilities of a sampler that is not quite the trainer, and entropies."""
+    rng = np.random.default_rng(seed + 100)
+    r.old = np.minimum(r.old, -1e-3)
+    r.sampler, r.entropy = np.minimum(r.old + 0.3 * rng.normal(size=(N, T)), -1e-3), rng.gamma(2.0, 0.4, (N, T))
+    return r
+
+
+def trl_ratio(r, mode, low, high):
+    """The lines of `GRPOTrainer._generate_and_score_completions` that make `importance_sampling_ratio`."""
+    difference = torch.tensor((r.old - r.sampler) * r.mask)
+    if mode.startswith("sequence"):
+        difference = difference.sum(-1, keepdim=True)
+    ratio = torch.exp(difference)
+    if mode.endswith("truncate"):
+        return torch.clamp(ratio, min=low, max=high)
+    low, high = -np.inf if low is None else low, np.inf if high is None else high
+    return ratio.masked_fill((ratio < low) | (ratio > high), value=0.0)
+
+
+def trl_further(r, *, loss_type="dapo", ratio=None, limit=None, quantile=1.0, entropy=None, trainer_class=None, low=0.2,
+                high=0.2):
+    logp = torch.tensor(r.logp, requires_grad=True)
+    args = types.SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1, **(entropy or {}))
+    stand_in = trainer(logp, args=args, importance_sampling_level="token", beta=0.0, loss_type=loss_type, epsilon_low=low,
+                       epsilon_high=high)
+    stand_in._get_per_token_logps_and_entropies = lambda *a, **k: (logp, torch.tensor(r.entropy), None)
+    stand_in.accelerator = types.SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x, num_processes=1,
+                                                 pad_across_processes=lambda x, **k: x, sync_gradients=True)
+    stand_in.use_vllm, stand_in.vllm_importance_sampling_correction = ratio is not None, True
+    stand_in.off_policy_mask_threshold, stand_in.top_entropy_quantile = limit, quantile
+    stand_in.get_off_policy_mask = trl.GRPOTrainer.get_off_policy_mask
+    stand_in.get_high_entropy_mask = types.MethodType(trl.GRPOTrainer.get_high_entropy_mask, stand_in)
+    if entropy is not None:
+        stand_in._entropy_bonus_enabled = stand_in.use_adaptive_entropy = True
+        stand_in.entropy_coef, stand_in._last_world_entropy, stand_in._entropy_window_stats = 0.3, 0.0, None
+    given = inputs(r) | {"sampling_per_token_logps": torch.tensor(r.sampler), "importance_sampling_ratio": ratio}
+    loss = (trainer_class or trl.GRPOTrainer)._compute_loss(stand_in, None, given)
+    loss.backward()
+    return (loss.item(), logp.grad.numpy()), stand_in
+
+
+def ours_further(r, name, **parts):
+    """As `ours`, with the proximal policy apart from the sampler, and what `prepare` makes of entropies."""
+    objective = objectives.get(name, **parts)
+    A = jnp.asarray(r.advantage)
+    batch = Batch(None, None, jnp.asarray(r.mask), reward_N=A, behaviour_NxT=jnp.asarray(r.sampler),
+                  proximal_NxT=jnp.asarray(r.old), entropy_NxT=jnp.asarray(r.entropy))
+    if name in ("top_entropy_tokens", "adaptive_entropy"):
+        batch = objective.prepare(batch, N, state={"coef": jnp.asarray(0.3)})
+    batch = batch._replace(advantage_NxT=jnp.tile(A[:, None], (1, T)))
+
+    def loss(logp_NxT):
+        total, count, _ = objective.loss(objectives.View(logp_NxT, jnp.asarray(r.logits)), batch, {})
+        return total / count
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(r.logp))
+    return (float(value), np.asarray(gradient)), objective, batch
+
+
+def compare(hf, ours, theirs):
+    (value, gradient), (expected, slope) = ours, theirs
+    assert abs(value - expected) <= 1e-12 * max(abs(expected), 1.0)
+    hf.agree(hf.normwise(gradient, slope) if slope.any() else float(np.abs(gradient).max()), 1e-12)
+
+
+@pytest.mark.parametrize("low, high", [(None, 1.3), (0.8, 1.3)])
+@pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_corrections_for_the_sampler(hf, mode, low, high):
+    level, rule = mode.split("_")
+    with jax.enable_x64(True):
+        for seed in range(3):
+            r = off_the_sampler(rows(seed), seed)
+            r.logits = np.zeros((N, T, 2))
+            mine = ours_further(r, "tis", sampler_level=level, sampler_rule=rule, sampler_floor=low, sampler_cap=high)[0]
+            compare(hf, mine, trl_further(r, ratio=trl_ratio(r, mode, low, high))[0])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_off_policy_sequence_mask(hf, seed):
+    with jax.enable_x64(True):
+        r = off_the_sampler(rows(seed), seed)
+        r.logits = np.zeros((N, T, 2))
+        mine = ours_further(r, "deepseek_v3_2", off_policy_limit=0.02, kl_place="none", kl_gradient="value", kl_coef=0.0,
+                            **COUNTED)[0]
+        compare(hf, mine, trl_further(r, loss_type="grpo", limit=0.02)[0])
+
+
+@pytest.mark.parametrize("quantile", [0.2, 0.55])
+def test_high_entropy_tokens(hf, quantile):
+    with jax.enable_x64(True):
+        for seed in range(3):
+            r = off_the_sampler(rows(seed), seed)
+            r.logits, r.sampler = np.zeros((N, T, 2)), r.old
+            r.entropy = r.entropy.astype(np.float32).astype(float)  # TRL takes the quantile in float32
+            mine = ours_further(r, "top_entropy_tokens", top_entropy=quantile, clip_high=0.2)[0]
+            compare(hf, mine, trl_further(r, quantile=quantile)[0])
+
+
+@pytest.mark.parametrize("target", [0.1, 5.0])
+def test_the_entropy_controller(target):
+    """The bonus' weight and the next coefficient; TRL's mean entropy is the logits' own here, and its gradient is not ours."""
+    options = {"entropy_target": target, "entropy_coef_delta": 0.05, "entropy_coef_max": 0.32, "entropy_coef_min": 0.0}
+    with jax.enable_x64(True):
+        r = off_the_sampler(rows(0), 0)
+        rng = np.random.default_rng(3)
+        r.logits, r.sampler = rng.normal(size=(N, T, 4)), r.old
+        p = np.exp(r.logits) / np.exp(r.logits).sum(-1, keepdims=True)
+        r.entropy = -(p * np.log(p)).sum(-1)
+        (value, _), objective, batch = ours_further(r, "adaptive_entropy", entropy_coef=0.3, entropy_target=target,
+                                                    entropy_step=0.05, entropy_high=0.32)
+        (expected, _), stand_in = trl_further(r, entropy=options)
+        after = objective.observe({"coef": jnp.asarray(0.3)}, batch)["coef"]
+    if target == 0.1:  # TRL decides by the step before, whose entropy was 0 here; ours by this batch's own
+        expected += 0.3 * (r.entropy * r.mask).sum() / r.mask.sum()
+    assert value == pytest.approx(expected, rel=1e-12) and float(after) == pytest.approx(stand_in.entropy_coef, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_gmpo(hf, seed):
+    gmpo = pytest.importorskip("trl.experimental.gmpo")
+    with jax.enable_x64(True):
+        r = off_the_sampler(rows(seed), seed)
+        theirs, _ = trl_further(r, loss_type="grpo", trainer_class=gmpo.GMPOTrainer, low=0.2, high=0.3)
+        value, gradient = ours(r, "gmpo", log_clip_low=0.2, log_clip_high=0.3, **COUNTED)
+        empty = r.advantage[r.mask.sum(axis=1) == 0].sum() / N  # an empty row is exp(0) A there and nothing here
+        compare(hf, (value - empty, gradient), theirs)
+
+
+@pytest.mark.parametrize("beta, name, parts", [
+    (0.0, "distillation", {}), (1.0, "on_policy_distillation", {}), (0.5, "gkd", {}), (0.1, "gkd", {"teacher_weight": 0.1})])
+def test_generalised_jensen_shannon(hf, beta, name, parts):
+    gkd = pytest.importorskip("trl.experimental.gkd")
+    rng = np.random.default_rng(7)
+    student, teacher, mask = rng.normal(size=(N, T, 6)), rng.normal(size=(N, T, 6)), rows().mask
+    logits = torch.tensor(student, requires_grad=True)
+    labels = torch.tensor(np.where(mask > 0, 1, -100))
+    expected = gkd.GKDTrainer.generalized_jsd_loss(logits, torch.tensor(teacher), labels, beta)
+    expected.backward()
+    with jax.enable_x64(True):
+        objective = objectives.get(name, **parts)
+        batch = Batch(None, None, jnp.asarray(mask))
+
+        def loss(x):
+            total, count, _ = objective.loss(objectives.View(jnp.zeros((N, T)), x, jnp.asarray(teacher)), batch, {})
+            return total / count
+
+        mine = jax.value_and_grad(loss)(jnp.asarray(student))
+    compare(hf, (float(mine[0]), np.asarray(mine[1])), (expected.item(), logits.grad.numpy()))
