@@ -69,6 +69,16 @@ def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> P
     return PartitionSpec(*spec)
 
 
+def ways(axis: str, size: int) -> int:
+    """Into how many equal parts the mesh that is set (`on_mesh`) splits a dimension of a logical axis; 1 without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return 1
+    split = [name for name in dict(RULES)[axis] if name not in mesh.manual_axes]
+    count = math.prod(mesh.shape[name] for name in split)
+    return 1 if size % count else count
+
+
 def parameter_shardings(table: dict, mesh: Mesh) -> dict:
     """A pytree of NamedSharding for a tree of declarations with `.shape` and `.axes` (models.parameter_table)."""
     return jax.tree.map(lambda p: NamedSharding(mesh, partition(p.axes, p.shape, mesh)), table,

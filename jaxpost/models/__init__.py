@@ -2,6 +2,7 @@
 
 from jaxpost.models.declare import (
     MATRIX_KINDS,
+    REMAT,
     Parameter,
     TransformerConfig,
     count_parameters,
@@ -9,8 +10,9 @@ from jaxpost.models.declare import (
 )
 from jaxpost.models.reader import PLAIN, Reader
 from jaxpost.models.sampler import Completions, real_tokens, sample, teacher_forced, token_logits
-from jaxpost.models.transformer import Cache, Output, apply, empty_cache, init, matrices
+from jaxpost.models.transformer import Cache, Output, apply, empty_cache, head_logits, init, matrices
+from jaxpost.models.vocabulary import TokenStatistics, token_statistics
 
-__all__ = ["MATRIX_KINDS", "PLAIN", "Cache", "Completions", "Output", "Parameter", "Reader", "TransformerConfig", "apply",
-           "count_parameters", "empty_cache", "init", "matrices", "parameter_table", "real_tokens", "sample",
-           "teacher_forced", "token_logits"]
+__all__ = ["MATRIX_KINDS", "PLAIN", "REMAT", "Cache", "Completions", "Output", "Parameter", "Reader", "TokenStatistics",
+           "TransformerConfig", "apply", "count_parameters", "empty_cache", "head_logits", "init", "matrices",
+           "parameter_table", "real_tokens", "sample", "teacher_forced", "token_logits", "token_statistics"]

@@ -8,7 +8,10 @@ Everything that needs to know a parameter by name (initialisation, sharding rule
 import dataclasses
 import math
 
+from jaxpost.lookup import nearest
+
 MATRIX_KINDS = ("q", "k", "v", "o", "gate", "up", "down", "router", "embed", "head")
+REMAT = ("none", "layer", "dots")  # what of a layer the backward pass computes again
 MIXTURE = ("experts_per_token", "shared_ff", "renormalise", "capacity")  # fields that only a mixture of experts reads
 
 
@@ -35,6 +38,8 @@ class TransformerConfig:
     tied: bool = False  # output head = embedding transposed
     value_head: bool = False  # a critic beside the output head: one number a state
     compute_dtype: str = "float32"  # of activations and matrix products; parameters keep their own storage dtype
+    remat: str = "none"  # computed again for the gradient: nothing, the whole layer, or all but its products ("dots")
+    logprob_chunk: int = 0  # a larger vocabulary is read about so many entries at a time by what trains; 0: whole
     experts: int = 0  # X, routed experts of a layer; 0 is dense
     experts_per_token: int = 2  # k
     shared_ff: int = 0  # S, width of an expert that every token takes, unweighted; 0 is none
@@ -50,7 +55,16 @@ class TransformerConfig:
                              f"nearest valid: {self.head_dim + 1}")
         if self.qk_norm_joint and not self.qk_norm:
             raise ValueError("model.qk_norm_joint=True without model.qk_norm; set qk_norm=True as well")
+        if self.remat not in REMAT:
+            raise ValueError(f"model.remat={self.remat!r} is not known{nearest(self.remat, REMAT)}")
+        if self.logprob_chunk < 0:
+            raise ValueError(f"model.logprob_chunk={self.logprob_chunk} is negative; 0 holds the logits of a token whole")
         self._check_mixture()
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether log-probabilities are taken a part of the vocabulary at a time."""
+        return 0 < self.logprob_chunk < self.vocab
 
     def _check_mixture(self) -> None:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}

@@ -121,15 +121,16 @@ def real_tokens(prompt_NxP: jax.Array, mask_NxT: jax.Array, pad: int = 0) -> jax
 
 
 def teacher_forced(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, completion_NxT: jax.Array,
-                   pad: int = 0, reader: Reader = PLAIN, mask_NxT: jax.Array | None = None) -> transformer.Output:
+                   pad: int = 0, reader: Reader = PLAIN, mask_NxT: jax.Array | None = None,
+                   logits: bool = True) -> transformer.Output:
     """The forward pass at the state of every completion token: entry t has seen the prompt and the tokens before t.
 
     Only tokens under `mask_NxT` take room in an expert of bounded capacity; None is all of the completion. It changes
-    nothing else.
+    nothing else. `logits` as in `transformer.apply`.
     """
     tokens = jnp.concatenate([prompt_NxP, completion_NxT], axis=1)
     P = prompt_NxP.shape[1]
     valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones(completion_NxT.shape, bool)], axis=1)
     counts = None if mask_NxT is None else real_tokens(prompt_NxP, mask_NxT, pad)
     return transformer.apply(config, params, tokens[:, :-1], valid_BxS=valid[:, :-1], first=P - 1, reader=reader,
-                             counts_BxT=counts)
+                             counts_BxT=counts, logits=logits)

@@ -32,13 +32,13 @@ class Cache(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the core sees of a forward pass. `taps` has "value" with a value head.
+    """What the core sees of a forward pass. `taps` has "value" with a value head, and "hidden" where logits were not wanted.
 
     `router` is empty for a dense model. Of a mixture of experts it has, named by what it is, "logits" f32[L, B, T, X]
     before the softmax, of every position, padding too; and where an expert's capacity is bounded "kept" bool[L, B, T, k].
     """
 
-    logits: jax.Array
+    logits: jax.Array | None
     cache: Cache | None
     router: dict
     taps: dict
@@ -181,7 +181,7 @@ def grow(cache: Cache, positions: int) -> Cache:
 
 def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, valid_BxS: jax.Array,
           cache: Cache | None = None, first: int = 0, reader: Reader = PLAIN,
-          counts_BxT: jax.Array | None = None) -> Output:
+          counts_BxT: jax.Array | None = None, logits: bool = True) -> Output:
     """Forward pass.
 
     Args:
@@ -195,6 +195,7 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
         what per-example gradient norms are made of (`probes.gradients.ghost`).
       counts_BxT: bool, the tokens that take room in an expert of bounded capacity; None is `valid_BxS`. Read by nothing else,
         and not with a cache: decoding is dropless, as the tokens of one step know nothing of the others' queue.
+      logits: False leaves them out and taps "hidden" [B, T - first, D], the states that the head reads (`vocabulary`).
 
     Returns:
       Output with at least float32 `logits_Bx(T-first)xV` and the extended cache (None without one). A model with a value
@@ -217,7 +218,7 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
             x, _, router = block(sharding.constrain(x, ("batch",)), layer)
             return x, router
 
-        x, router = jax.lax.scan(body, x, layers)
+        x, router = jax.lax.scan(_again(config.remat, body), x, layers)
         new = None
     else:  # not scanned, so that the keys and values of a layer stay arrays of their own
         kv_L, router_L = [], []
@@ -229,14 +230,37 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
         new = Cache(tuple(kv_L), cache.length + tokens_BxT.shape[1])
     x = rms_norm(x[:, first:], params["final_norm"], config.norm_eps, reader, "final_norm")
     B, T, D = x.shape
-    head = params["embed"].T if config.tied else params["head"]
-    logits = reader.head(x.reshape(B * T, D), head.astype(config.compute_dtype), shared, config.tied, _wide(x.dtype))
-    taps = {}
+    taps = {} if logits else {"hidden": x}
     if config.value_head and "value" in params:
         wide = _wide(x.dtype)
         (value,) = reader.linear(x.reshape(B * T, D).astype(wide), {"value": params["value"].astype(wide)})
         taps["value"] = value.reshape(B, T)
-    return Output(logits.reshape(B, T, -1), new, router, taps)
+    if not logits:
+        return Output(None, new, router, taps)
+    return Output(head_logits(config, params, x, reader, shared), new, router, taps)
+
+
+def head_logits(config: TransformerConfig, params: dict, hidden_BxTxD: jax.Array, reader: Reader = PLAIN, shared=None
+                ) -> jax.Array:
+    """At least float32 logits_BxTxV of states after the last norm; `shared` is the second result of the reader's `embed`."""
+    B, T, D = hidden_BxTxD.shape
+    head = params["embed"].T if config.tied else params["head"]
+    logits = reader.head(hidden_BxTxD.reshape(B * T, D), head.astype(config.compute_dtype), shared, config.tied,
+                         _wide(hidden_BxTxD.dtype))
+    return logits.reshape(B, T, -1)
+
+
+def _again(remat: str, body):
+    """The body of the layer scan, of which the backward pass computes again what `remat` says.
+
+      none   nothing: every activation of every layer is kept
+      layer  all of it: the layers' inputs are kept
+      dots   all but the products with weights: their outputs are kept
+    """
+    if remat == "none":
+        return body
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return jax.checkpoint(body, policy=policy, prevent_cse=False)
 
 
 def matrices(params: dict, config: TransformerConfig) -> dict[str, jax.Array]:

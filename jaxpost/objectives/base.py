@@ -73,6 +73,7 @@ class View(NamedTuple):
     logits_NxTxV: jax.Array | None = None  # of the distribution each token was drawn from (temperature applied)
     reference_NxTxV: jax.Array | None = None  # the reference's logits, constant
     value_NxT: jax.Array | None = None  # the critic's value of each token's state
+    entropy_NxT: jax.Array | None = None  # of the current policy at each token, nats
 
 
 # What an objective may need beyond the rows themselves -> who provides it.
@@ -83,6 +84,7 @@ NEEDS = {
     "collision": "Batch.collision_NxT: sums of the policy's squared probabilities before the first update",
     "terms": "Batch.term_NxK and Batch.term_weight_NxK: terms of a composed reward, with their weights",
     "value": "Batch.value_NxT and View.value_NxT: a value head",
+    "policy_entropy": "View.entropy_NxT: entropies of the current policy",
     "logits": "View.logits_NxTxV",
     "reference_logits": "View.reference_NxTxV: logits of a reference policy",
     "demonstrations": "Batch.demonstration_NxT: demonstrated rows or tokens in each group",

@@ -91,8 +91,10 @@ class PolicyGradient(Objective):
         found = set()
         if self.kl_place != "none":
             found.add("reference_logits" if self.kl_estimator == "full" else "reference")
-        if self.kl_place == "loss" and self.kl_estimator == "full" or self.entropy_bonus:
+        if self.kl_place == "loss" and self.kl_estimator == "full":
             found.add("logits")
+        if self.entropy_bonus:
+            found.add("policy_entropy")
         if self.corrects_sampler:
             found.add("proximal")
         if self.mask_truncated:
@@ -268,9 +270,8 @@ class PolicyGradient(Objective):
             aux["kl"] = mean_over(k_NxT, batch.mask_NxT)
             x_NxT = x_NxT + coef * k_NxT
         if self.entropy_bonus:
-            entropy_NxT = kl.entropy(view.logits_NxTxV)
-            aux["entropy"] = mean_over(entropy_NxT, batch.mask_NxT)
-            x_NxT = x_NxT - self.entropy_weight(batch) * entropy_NxT
+            aux["entropy"] = mean_over(view.entropy_NxT, batch.mask_NxT)
+            x_NxT = x_NxT - self.entropy_weight(batch) * view.entropy_NxT
         return x_NxT, aux
 
     @property

@@ -4,6 +4,7 @@ Shapes: N problems, P prompt and T completion tokens, V vocabulary.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -98,14 +99,40 @@ def divergence_sums(model: models.TransformerConfig, params: dict, base: dict, p
     Args:
       made: completions of `params`; drawn: of `base`, to the same prompts.
     """
-    def logits(weights, completions):
-        return models.token_logits(model, weights, prompt_NxP, completions.tokens_NxT, pad)
+    def compared(first, second, completions):
+        """(KL(first || second), entropy of first) at every token."""
+        def read(logits_NxCxV, other_NxCxV):
+            return kl.full_vocabulary(logits_NxCxV, other_NxCxV), kl.entropy(logits_NxCxV)
 
-    forward = kl.full_vocabulary(logits(base, drawn), logits(params, drawn)) * drawn.mask_NxT
-    own = logits(params, made)
-    reverse = kl.full_vocabulary(own, logits(base, made)) * made.mask_NxT
-    return {"forward": forward.sum(), "reverse": reverse.sum(), "entropy": (kl.entropy(own) * made.mask_NxT).sum(),
-            "tokens": made.mask_NxT.sum(), "base_tokens": drawn.mask_NxT.sum(), "rows": made.mask_NxT.shape[0]}
+        return _read(model, read, (first, second), prompt_NxP, completions.tokens_NxT, pad)
+
+    forward_NxT, _ = compared(base, params, drawn)
+    reverse_NxT, entropy_NxT = compared(params, base, made)
+    return {"forward": (forward_NxT * drawn.mask_NxT).sum(), "reverse": (reverse_NxT * made.mask_NxT).sum(),
+            "entropy": (entropy_NxT * made.mask_NxT).sum(), "tokens": made.mask_NxT.sum(),
+            "base_tokens": drawn.mask_NxT.sum(), "rows": made.mask_NxT.shape[0]}
+
+
+def _read(model: models.TransformerConfig, read: Callable, policies: Sequence[dict], prompt_NxP: jax.Array,
+          tokens_NxT: jax.Array, pad: int):
+    """`read` of every policy's logits [N, C, V]; a vocabulary read in parts (`model.logprob_chunk`) is read whole here, of as
+    many fewer positions C at once."""
+    if not model.in_parts:
+        return read(*(models.token_logits(model, weights, prompt_NxP, tokens_NxT, pad) for weights in policies))
+    N, T = tokens_NxT.shape
+    C = max(1, T * model.logprob_chunk // model.vocab)
+    parts = -(-T // C)
+
+    def states(weights):
+        out = models.teacher_forced(model, weights, prompt_NxP, tokens_NxT, pad, logits=False)
+        hidden_NxTxD = jnp.pad(out.taps["hidden"], ((0, 0), (0, parts * C - T), (0, 0)))
+        return jnp.moveaxis(hidden_NxTxD.reshape(N, parts, C, -1), 1, 0)
+
+    def one(hidden_NxCxD):
+        return read(*(models.head_logits(model, weights, x) for weights, x in zip(policies, hidden_NxCxD)))
+
+    found = jax.lax.map(one, tuple(map(states, policies)))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(N, parts * C)[:, :T], found)
 
 
 def means(sums: dict) -> dict:

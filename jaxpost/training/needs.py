@@ -15,10 +15,10 @@ from jaxpost.objectives import NEEDS, Batch, Objective, kl, token_weights
 from jaxpost.objectives.policy_gradient import PolicyGradient
 from jaxpost.tasks import Task
 from jaxpost.training.state import Member, TrainState, stream
-from jaxpost.training.step import StepSpec, chosen, forward, given, token_logp
+from jaxpost.training.step import StepSpec, given, output, statistics, token_logp
 
-_EVERY_SOURCE = frozenset({"logits", "reference_logits", "reference", "proximal", "value", "entropy", "collision", "seed",
-                          "token_weight"})
+_EVERY_SOURCE = frozenset({"policy_entropy", "logits", "reference_logits", "reference", "proximal", "value", "entropy",
+                           "collision", "seed", "token_weight"})
 GIVES = {
     "Demonstrations": _EVERY_SOURCE,
     "Preferences": _EVERY_SOURCE | {"label", "outside", "tie"},
@@ -180,11 +180,13 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
         if "reference" in needs:
             found["reference_NxT"] = token_logp(spec, given(spec, reference), rows)
         if needs & {"proximal", "value", "entropy", "collision"}:
-            logits_NxTxV, value_NxT = forward(spec, state.params, rows)
-            own = {"proximal": ("proximal_NxT", lambda: chosen(logits_NxTxV, rows)), "value": ("value_NxT", lambda: value_NxT),
-                   "entropy": ("entropy_NxT", lambda: kl.entropy(logits_NxTxV)),
-                   "collision": ("collision_NxT", lambda: kl.collision(logits_NxTxV))}
-            found |= {field: make() for need, (field, make) in own.items() if need in needs}
+            out = output(spec, state.params, rows)
+            own = statistics(spec, state.params, out, rows, entropy="entropy" in needs)
+            found |= {field: x for need, field, x in (("proximal", "proximal_NxT", own.logp_NxT),
+                                                      ("value", "value_NxT", out.taps.get("value")),
+                                                      ("entropy", "entropy_NxT", own.entropy_NxT)) if need in needs}
+            if "collision" in needs:
+                found["collision_NxT"] = kl.collision(out.logits)
         return found
 
     found = _by_microbatches(said, batch, spec.microbatches)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpost import models, sharding
-from jaxpost.objectives import Batch, Objective, View
+from jaxpost.objectives import Batch, Objective, View, kl
 from jaxpost.probes.gradients import inline
 from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.probes.updates import ever_changed
@@ -43,6 +43,9 @@ class StepSpec:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be greater than 0; a small one, such as 1e-4, is greedy")
+        if whole := sorted(self.objective.needs & {"logits", "reference_logits", "collision"}) if self.model.in_parts else []:
+            raise ValueError(f"objective {self.objective.name!r} needs {whole[0]} of the whole vocabulary, and the model has "
+                             f"logprob_chunk={self.model.logprob_chunk} of {self.model.vocab} entries; set it to 0")
         if self.reference_refresh < 0:
             raise ValueError(f"reference_refresh={self.reference_refresh} is negative; 0 keeps the reference frozen")
         self._check_router()
@@ -118,18 +121,20 @@ def view(spec: StepSpec, params: dict, batch: Batch, reference: dict | None = No
     Raises:
       ValueError: the objective needs a reference policy's logits, or a value head, and there is none.
     """
-    return view_of(spec, output(spec, params, batch), batch, reference)
+    out = output(spec, params, batch)
+    return view_of(spec, out, statistics(spec, params, out, batch, entropy=True), batch, reference)
 
 
-def view_of(spec: StepSpec, out: models.Output, batch: Batch, reference: dict | None = None) -> View:
-    """`view` of a forward pass that was made."""
+def view_of(spec: StepSpec, out: models.Output, found: models.TokenStatistics, batch: Batch,
+            reference: dict | None = None) -> View:
+    """`view` of a forward pass that was made, and of its statistics."""
     needs, logits_NxTxV, value_NxT = spec.objective.needs, out.logits, out.taps.get("value")
-    far_NxTxV = forward(spec, given(spec, reference), batch)[0] if "reference_logits" in needs else None
+    far_NxTxV = output(spec, given(spec, reference), batch).logits if "reference_logits" in needs else None
     if "value" in needs and value_NxT is None:
         raise ValueError(f"objective {spec.objective.name!r} needs a value head, and the model or its parameters have none; "
                          "set value_head=True on the model and start from training.create")
-    return View(chosen(logits_NxTxV, batch), logits_NxTxV if "logits" in needs else None, far_NxTxV,
-                value_NxT if "value" in needs else None)
+    return View(found.logp_NxT, logits_NxTxV if "logits" in needs else None, far_NxTxV,
+                value_NxT if "value" in needs else None, found.entropy_NxT if "policy_entropy" in needs else None)
 
 
 def given(spec: StepSpec, reference: dict | None) -> dict:
@@ -142,21 +147,27 @@ def given(spec: StepSpec, reference: dict | None) -> dict:
 
 def token_logp(spec: StepSpec, params: dict, batch: Batch, reader: models.Reader = models.PLAIN) -> jax.Array:
     """Float32 log-probability of every completion token at the spec's temperature, logp_NxT; reader as in models.apply."""
-    return chosen(forward(spec, params, batch, reader)[0], batch)
-
-
-def forward(spec: StepSpec, params: dict, batch: Batch,
-            reader: models.Reader = models.PLAIN) -> tuple[jax.Array, jax.Array | None]:
-    """(logits_NxTxV at the spec's temperature, value_NxT of each token's state or None without a value head)."""
-    out = output(spec, params, batch, reader)
-    return out.logits, out.taps.get("value")
+    return statistics(spec, params, output(spec, params, batch, reader), batch).logp_NxT
 
 
 def output(spec: StepSpec, params: dict, batch: Batch, reader: models.Reader = models.PLAIN) -> models.Output:
-    """The forward pass at the state of every completion token, logits at the spec's temperature."""
+    """The forward pass at the state of every completion token, logits at the spec's temperature.
+
+    Of a model whose vocabulary is read in parts there are no logits, but states; a reader of its own sees the head read once,
+    and gets logits.
+    """
+    whole = not spec.model.in_parts or reader is not models.PLAIN
     out = models.teacher_forced(spec.model, params, batch.prompt_NxP, batch.completion_NxT, spec.pad, reader=reader,
-                                mask_NxT=batch.mask_NxT)
-    return out._replace(logits=out.logits / spec.temperature)
+                                mask_NxT=batch.mask_NxT, logits=whole)
+    return out._replace(logits=out.logits / spec.temperature) if whole else out
+
+
+def statistics(spec: StepSpec, params: dict, out: models.Output, batch: Batch, entropy: bool = False) -> models.TokenStatistics:
+    """Log-probability and, if wanted, entropy of the policy at every completion token, of a forward pass that was made."""
+    if out.logits is None:
+        return models.token_statistics(spec.model, params, out.taps["hidden"], batch.completion_NxT,
+                                       temperature=spec.temperature, entropy=entropy)
+    return models.TokenStatistics(chosen(out.logits, batch), kl.entropy(out.logits) if entropy else None)
 
 
 def chosen(logits_NxTxV: jax.Array, batch: Batch) -> jax.Array:
@@ -205,7 +216,9 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
 
     def loss(params, rows):
         out = output(spec, params, rows)
-        seen = view_of(spec, out, rows, reference)
+        entropy = "policy_entropy" in spec.objective.needs or rows.role_NxT is not None
+        found = statistics(spec, params, out, rows, entropy)
+        seen = view_of(spec, out, found, rows, reference)
         total, count, aux = spec.objective.loss(seen, rows, state.objective_state, scalars.kl_coef)
         if rows.behaviour_NxT is not None:
             sampled = _sampled(rows)
@@ -213,7 +226,7 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
             aux["sampler_gap"] = (gap.sum(), sampled.sum())
             if rows.advantage_NxT is not None:
                 aux["advantage_covariance"] = advantage_covariance(seen.logp_NxT, rows, mean_advantage)
-        aux |= role_metrics.measure(seen.logp_NxT, out.logits, rows)
+        aux |= role_metrics.measure(found.logp_NxT, found.entropy_NxT, rows)
         if not spec.model.experts:
             return total, (total, count, aux)
         counts_NxS = models.real_tokens(rows.prompt_NxP, rows.mask_NxT, spec.pad)

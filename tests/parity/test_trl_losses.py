@@ -204,7 +204,7 @@ def ours_further(r, name, **parts):
     batch = batch._replace(advantage_NxT=jnp.tile(A[:, None], (1, T)))
 
     def loss(logp_NxT):
-        total, count, _ = objective.loss(objectives.View(logp_NxT, jnp.asarray(r.logits)), batch, {})
+        total, count, _ = objective.loss(objectives.View(logp_NxT, entropy_NxT=jnp.asarray(r.entropy)), batch, {})
         return total / count
 
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(r.logp))
@@ -224,7 +224,6 @@ def test_corrections_for_the_sampler(hf, mode, low, high):
     with jax.enable_x64(True):
         for seed in range(3):
             r = off_the_sampler(rows(seed), seed)
-            r.logits = np.zeros((N, T, 2))
             mine = ours_further(r, "tis", sampler_level=level, sampler_rule=rule, sampler_floor=low, sampler_cap=high)[0]
             compare(hf, mine, trl_further(r, ratio=trl_ratio(r, mode, low, high))[0])
 
@@ -233,7 +232,6 @@ def test_corrections_for_the_sampler(hf, mode, low, high):
 def test_the_off_policy_sequence_mask(hf, seed):
     with jax.enable_x64(True):
         r = off_the_sampler(rows(seed), seed)
-        r.logits = np.zeros((N, T, 2))
         mine = ours_further(r, "deepseek_v3_2", off_policy_limit=0.02, kl_place="none", kl_gradient="value", kl_coef=0.0,
                             **COUNTED)[0]
         compare(hf, mine, trl_further(r, loss_type="grpo", limit=0.02)[0])
@@ -244,7 +242,7 @@ def test_high_entropy_tokens(hf, quantile):
     with jax.enable_x64(True):
         for seed in range(3):
             r = off_the_sampler(rows(seed), seed)
-            r.logits, r.sampler = np.zeros((N, T, 2)), r.old
+            r.sampler = r.old
             r.entropy = r.entropy.astype(np.float32).astype(float)  # TRL takes the quantile in float32
             mine = ours_further(r, "top_entropy_tokens", top_entropy=quantile, clip_high=0.2)[0]
             compare(hf, mine, trl_further(r, quantile=quantile)[0])
@@ -252,14 +250,11 @@ def test_high_entropy_tokens(hf, quantile):
 
 @pytest.mark.parametrize("target", [0.1, 5.0])
 def test_the_entropy_controller(target):
-    """The bonus' weight and the next coefficient; TRL's mean entropy is the logits' own here, and its gradient is not ours."""
+    """The bonus' weight and the next coefficient, where the entropy before the update is that of the current policy."""
     options = {"entropy_target": target, "entropy_coef_delta": 0.05, "entropy_coef_max": 0.32, "entropy_coef_min": 0.0}
     with jax.enable_x64(True):
         r = off_the_sampler(rows(0), 0)
-        rng = np.random.default_rng(3)
-        r.logits, r.sampler = rng.normal(size=(N, T, 4)), r.old
-        p = np.exp(r.logits) / np.exp(r.logits).sum(-1, keepdims=True)
-        r.entropy = -(p * np.log(p)).sum(-1)
+        r.sampler = r.old
         (value, _), objective, batch = ours_further(r, "adaptive_entropy", entropy_coef=0.3, entropy_target=target,
                                                     entropy_step=0.05, entropy_high=0.32)
         (expected, _), stand_in = trl_further(r, entropy=options)

@@ -34,7 +34,7 @@ def test_the_first_gradient_of_the_head_in_closed_form(feed, in_float64):
             return total / count
 
         got = jax.jit(jax.grad(loss))(policy["value"])[:, 0]
-        value = jax.jit(lambda head: step_module.forward(run.spec, {**policy, "value": head}, prepared)[1])
+        value = jax.jit(lambda head: step_module.output(run.spec, {**policy, "value": head}, prepared).taps["value"])
         h_DxNxT = np.stack([value(jnp.eye(16)[:, [d]]) for d in range(16)])
         mask = np.asarray(prepared.mask_NxT)
         expected = objective.value_coef * (h_DxNxT * -np.asarray(prepared.return_NxT) * mask).sum((1, 2)) / mask.sum()
