@@ -8,6 +8,7 @@ import pytest
 from jaxpost import objectives, probes, tasks
 from jaxpost.objectives import rewards
 from jaxpost.probes import catalog
+from tests.compare import checkpoints
 
 REGISTRIES = (tasks.FAMILIES, objectives.RECIPES, probes.METRICS, catalog.CATALOG, rewards.PARTS)
 ROOT = pathlib.Path(__file__).parents[1]
@@ -18,6 +19,10 @@ SNIPPETS = [(path.relative_to(ROOT), code) for path in (ROOT / "README.md", *sor
 @pytest.mark.parametrize(("path", "code"), SNIPPETS, ids=[f"{path}-{i}" for i, (path, _) in enumerate(SNIPPETS)])
 def test_a_snippet_runs(path, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if '"BASE"' in code:  # two checkpoints of the reader's
+        tensors = checkpoints.base_tensors()
+        checkpoints.write(tmp_path / "BASE", tensors)
+        checkpoints.write(tmp_path / "TUNED", checkpoints.moved(tensors))
     known = [dict(registry) for registry in REGISTRIES]
     try:
         exec(compile(code, str(path), "exec"), {"__name__": "snippet"})

@@ -10,6 +10,7 @@ from rich.console import Console
 from experiments.harness.base_model import Base
 from jaxpost import linalg
 from jaxpost.probes.weights import by_matrix
+from jaxpost.records.headlines.studies import claim_lines
 
 SHOWN = ("o", "up")  # module kinds of the first layer whose masks and spectra are drawn
 
@@ -83,10 +84,6 @@ def inventory(infos: Sequence, base: Base, finals: Mapping[str, Mapping], seeds:
 
 
 def print_claims(console: Console, results: Sequence[Mapping]) -> None:
-    """The claims with their verdicts, a few lines each."""
-    for r in results:
-        value = f"{r['estimate']:+.4f} [{r['ci_lo']:+.4f}, {r['ci_hi']:+.4f}]" if np.isfinite(r["estimate"]) else "no value"
-        console.print(f"{r['verdict'].upper():22s} {r['statement']}", highlight=False, markup=False, soft_wrap=True)
-        p = f"p (Holm) {r['p_holm']:.2g}" if r["primary"] else "exploratory"
-        console.print(f"{'':12s} {value}, threshold {r['threshold']:+g}, {p}, n = {r['n_units']}; "
-                      f"{r['note']}", highlight=False, markup=False, soft_wrap=True)
+    """The claims with their verdicts, two lines each."""
+    for line in claim_lines(results):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Compare two or more checkpoints: `python -m jaxpost.compare BASE TUNED [TUNED_B ...] --out report/`.
+"""Compare two or more checkpoints: `python -m jaxpost.compare BASE TUNED [TUNED_B ...] --out report/`; prints what it found.
 
 The same command continues a run that was killed, and with a finished directory prints its rows or checks them.
 Exit codes: 0 done; 1 a figure of --expect is missed; 2 bad input, directory or disk, said in one line.
@@ -7,7 +7,6 @@ Exit codes: 0 done; 1 a figure of --expect is missed; 2 bad input, directory or 
 import argparse
 import signal
 import sys
-from pathlib import Path
 
 from jaxpost import records
 from jaxpost.compare import comparison, expect
@@ -43,7 +42,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="safetensors file or directory, or Orbax checkpoint")
     parser.add_argument("tuned", nargs="+", help="one or more checkpoints tuned from it")
-    parser.add_argument("--out", help="directory of the report (default: none with --format, else report)")
+    parser.add_argument("--out", help="directory of the report (default: none with --format, else reports/PAIR)")
     parser.add_argument("--level", choices=tuple(comparison.LEVELS), default="top",
                         help="element: counts and norms, one pass over the files; top (default): and leading subspaces, "
                         "stripes; exact: and all singular values, with drawn nulls")
@@ -80,16 +79,14 @@ def _run(options: argparse.Namespace) -> int:
     rules = tuple(read_rules(options.map)) if options.map else ()
     settings = comparison.Settings(options.level, bytes_of(options.memory), options.allow_unpaired, rules)
     if options.out is None and options.format:
-        table = comparison.compare(options.base, *options.tuned, level=options.level, map_file=options.map,
+        found = comparison.compare(options.base, *options.tuned, level=options.level, map_file=options.map,
                                    memory=settings.memory, allow_unpaired=settings.allow_unpaired)
-        flags = table.schema.metadata[b"flags"].decode().splitlines()
+        table, said = found.rows, found.headline().splitlines()
     else:
-        out = comparison.run(options.base, options.tuned, options.out or "report", settings, watching)
-        manifest = records.storage.read_json(Path(out) / "manifest.json")
-        table, flags = records.read_measurements(out), manifest["flags"]
-        print(f"{out}/report.html (bundle {manifest['bundle_id'][:12]})", file=sys.stderr)
-    for flag in flags:
-        print(f"note: {visible(flag)}", file=sys.stderr)
+        out = comparison.run(options.base, options.tuned, options.out, settings, watching)
+        table, said = records.read_measurements(out), records.headline(out)
+    piped = options.format or expected  # stdout belongs to the rows or the check
+    print("\n".join(said), file=sys.stderr if piped else sys.stdout)
     if options.format:
         sys.stdout.flush()
         sys.stdout.buffer.write(written(table, options.format))

@@ -21,6 +21,7 @@ from jaxpost import probes, records
 from jaxpost.compare import flags, passes, rows
 from jaxpost.compare.errors import CompareError
 from jaxpost.compare.pairing import Checkpoint, Pairing, labels, open_side, pair
+from jaxpost.compare.result import Comparison
 from jaxpost.formats.names import read_rules
 from jaxpost.probes import catalog
 from jaxpost.probes.weights.panel import Panel
@@ -30,6 +31,7 @@ LEVELS = {"element": "none", "top": "top", "exact": "exact"}
 BESIDE = {"element": (), "top": ("weight.stripes", "distance"), "exact": ("weight.stripes", "distance")}
 KS = (64, 16)
 GIB = 2**30
+_NAME = 60  # letters of a directory that come from a checkpoint's name
 OVERHEAD = GIB // 2  # of the process before any matrix: Python, JAX, its compiled programs, read buffers
 
 
@@ -144,14 +146,14 @@ def all_flags(prepared: Prepared, measured: Mapping) -> list[str]:
 
 
 def compare(base: str | Path, *tuned: str | Path, level: str = "top", map_file: str | Path | None = None,
-            **settings) -> pa.Table:
-    """Rows of a comparison, in memory: `compare(A, B).to_pandas()`.
+            **settings) -> Comparison:
+    """A comparison in memory: `print(compare(A, B).headline())`.
 
     Args:
       base, tuned: safetensors files or directories, or Orbax checkpoints, in any mix.
       level: see `Settings`; map_file: of `formats.names.read_rules`; settings: further fields of `Settings`.
 
-    Returns: measurement rows; flags are in the schema's metadata under "flags".
+    Returns: rows with `headline()`, `table(metric)` and `to_pandas()`.
 
     Raises: CompareError, FormatError, OSError.
     """
@@ -160,23 +162,26 @@ def compare(base: str | Path, *tuned: str | Path, level: str = "top", map_file: 
     measured = _measured(prepared, None, lambda *_: None)
     parts = [records.measurement_table(part) for shard in _all_rows(prepared, measured).values() for part in shard]
     table = records.measurement_table(pa.concat_tables(parts))
-    metadata = dict(table.schema.metadata or {}) | {b"flags": "\n".join(all_flags(prepared, measured)).encode()}
-    return table.replace_schema_metadata(metadata)
+    return Comparison(table, all_flags(prepared, measured), _coverage(prepared, measured))
 
 
-def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path, settings: Settings = Settings(),  # noqa: B008
-        watch: Callable | None = None) -> Path:
+def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path | None = None,
+        settings: Settings = Settings(), watch: Callable | None = None) -> Path:  # noqa: B008
     """Compare into a directory: bundle, figures, report.html. The same call continues what was killed.
 
-    Args: watch: given the `Prepared`, a context of `advance(pair, bytes)`, called when a pair is done; None: silent.
+    Args:
+      out: the directory; None: `default_directory`, another one for every pair and level.
+      watch: given the `Prepared`, a context of `advance(pair, bytes)`, called when a pair is done; None: silent.
+
+    Returns: the directory.
 
     Raises: CompareError (a checkpoint was written after its report was begun, ...), FormatError, BundleError (another pair in
       the directory, disk full), OSError.
     """
-    out = Path(out)
     prepared = prepare(base, tuned, settings)
-    _require_unchanged(out, prepared)
     config = _config(prepared)
+    out = default_directory(prepared, config) if out is None else Path(out)
+    _require_unchanged(out, prepared)
     title = f"{' and '.join(side.label for side in prepared.job.tuned)} against {prepared.job.base.path.resolve().name}"
     devices = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "count": jax.device_count()}
     bundle = records.Bundle.open(out, config, records.config_hash(config), (), title=title, devices=devices,
@@ -200,6 +205,13 @@ def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path, settings
                                         {**prepared.pairing.unpaired, **prepared.pairing.empty}))
         shutil.rmtree(out / passes.FOLDER, ignore_errors=True)
     return out
+
+
+def default_directory(prepared: Prepared, config: Mapping) -> Path:
+    """`reports/TUNED-against-BASE-<8 digits of the config's hash>`: the same pair and settings, the same directory."""
+    names = labels([prepared.job.base.path]) + [side.label for side in prepared.job.tuned]
+    name = f"{'+'.join(names[1:])[:_NAME]}-against-{names[0][:_NAME]}"
+    return Path("reports") / f"{name}-{records.config_hash(config)[:8]}"
 
 
 def _require_unchanged(out: Path, prepared: Prepared) -> None:

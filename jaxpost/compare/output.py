@@ -41,7 +41,7 @@ def _parquet(table: pa.Table) -> bytes:
 def _latex(table: pa.Table) -> bytes:
     """The tables of the report, to paste; the id is the digest of the rows."""
     digest = table_digest(table)
-    return "\n".join(tex_table(built, digest) for built in build_tables(table, ())).encode()
+    return "\n".join(tex_table(built, digest) for built in build_tables(table, {})).encode()
 
 
 FORMATS: dict[str, Callable[[pa.Table], bytes]] = {"json": _json, "csv": _csv, "parquet": _parquet, "latex": _latex}

@@ -12,6 +12,7 @@ from jaxpost.records.bundle import Bundle
 from jaxpost.records.closing import finish
 from jaxpost.records.contents import read_measurements, read_metrics
 from jaxpost.records.extend import reopen
+from jaxpost.records.headlines.show import headline
 from jaxpost.records.provenance import code_state, config_hash, environment
 from jaxpost.records.report import rerender
 from jaxpost.records.rows import format_params, measurement_table, parse_params, row_ids, select
@@ -26,6 +27,7 @@ __all__ = [
     "environment",
     "finish",
     "format_params",
+    "headline",
     "measurement_table",
     "parse_params",
     "read_events",

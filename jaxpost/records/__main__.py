@@ -1,8 +1,9 @@
-"""`python -m jaxpost.records verify DIR` and `python -m jaxpost.records report DIR`."""
+"""`python -m jaxpost.records show DIR`: what a finished bundle found. `verify DIR` checks it, `report DIR` draws it again."""
 
 import argparse
 import sys
 
+from jaxpost.records.headlines.show import headline
 from jaxpost.records.report import rerender
 from jaxpost.records.storage import BundleError
 from jaxpost.records.verify import verify
@@ -12,12 +13,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 fine, 1 a mismatch or a bundle that cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m jaxpost.records", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    shown = commands.add_parser("show", help="the result in a few lines: claims with verdicts, or what a comparison found")
+    shown.add_argument("dir")
     commands.add_parser("verify", help="check digests, recompute the bundle id, regenerate the tables").add_argument(
         "dir"
     )
     commands.add_parser("report", help="draw tables, figures and report.html again").add_argument("dir")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "show":
+            print("\n".join(headline(options.dir)))
+            return 0
         if options.command == "report":
             rerender(options.dir)
             print(f"{options.dir}/report.html")

@@ -14,14 +14,13 @@ from jaxpost.records import digests, storage
 from jaxpost.records.citation import bibtex
 from jaxpost.records.contents import digest_files, read_measurements, read_metrics
 from jaxpost.records.drawing.figures import Rendered, write_figures
-from jaxpost.records.drawing.pairs import of_pairs
 from jaxpost.records.drawing.style import arm_styles
 from jaxpost.records.plain_text import visible
 from jaxpost.records.rows import select
 from jaxpost.records.storage import BundleError
 from jaxpost.records.tabulating.cells import Table, format_number
 from jaxpost.records.tabulating.latex import tex_figure, tex_table
-from jaxpost.records.tabulating.readings import arm_order, claim_numbers
+from jaxpost.records.tabulating.readings import arm_order, claim_numbers, of_pairs
 from jaxpost.records.tabulating.tables import write_tables
 
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -180,7 +179,8 @@ def render_html(
         claims=_shown_claims(table, manifest.get("claim_results", [])),
         caveat=caveat(table),
         pairs=of_pairs(table),
-        shown=[built for built in tables if built.name != "claims"],
+        first=[built for built in tables if built.name == "headline"],
+        shown=[built for built in tables if built.name not in ("claims", "headline")],
         tables=tables,
         figures=[_shown_figure(path, item, manifest["bundle_id"]) for item in figures if item.reason is None],
         absent=[item for item in figures if item.reason is not None],
@@ -197,7 +197,7 @@ def render_html(
 def render(path: Path, manifest: Mapping) -> None:
     """Write tables, figures, CITATION.bib and report.html of a merged bundle, from what is in it."""
     table = read_measurements(path)
-    tables = write_tables(path / "tables", table, manifest.get("claim_results", []), manifest["bundle_id"])
+    tables = write_tables(path / "tables", table, manifest)
     figures = write_figures(path, table, manifest["bundle_id"])
     storage.write_text(path / "CITATION.bib", bibtex(manifest, read_metrics(path)["paper"].to_pylist()))
     storage.write_text(path / "report.html", render_html(path, manifest, table, tables, figures))

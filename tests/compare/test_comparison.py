@@ -28,10 +28,6 @@ def of(table, metric, **wanted):
     return rows[0]
 
 
-def flags(table):
-    return table.schema.metadata[b"flags"].decode()
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """A base and a tuned checkpoint in bf16."""
@@ -60,7 +56,7 @@ def test_a_bundle_is_whole_and_says_what_it_compared(pair, finished):
 
 
 def test_rows_in_memory_are_those_of_the_bundle(pair, finished):
-    table = compare(*pair, level="element")
+    table = compare(*pair, level="element").rows
     assert table.num_rows == records.read_measurements(finished).num_rows
     assert records.rows.table_digest(table) == records.rows.table_digest(records.read_measurements(finished))
 
@@ -107,7 +103,7 @@ def test_a_killed_run_continues_with_what_it_has(pair, finished, tmp_path, monke
 
 def test_a_matrix_beyond_the_budget_keeps_its_element_rows_and_says_why_the_others_are_absent(pair, monkeypatch):
     monkeypatch.setattr(passes, "working_set", lambda job, p: 2**40 if p.name == "embed" else 2**20)
-    table = compare(*pair, level="top")
+    table = compare(*pair, level="top").rows
     row = of(table, "weight.rank.stable", tensor="embed")
     assert row["status"] == "absent" and "GiB of memory" in row["status_reason"] and row["value"] is None
     assert of(table, "weight.sparsity.bf16", tensor="embed", role="estimate")["value"] > 0
@@ -131,7 +127,7 @@ def test_several_runs_are_compared_with_each_other(tmp_path):
     base = checkpoints.write(tmp_path / "base", tensors)
     runs = [checkpoints.moved(tensors, 2e-4, seed) for seed in (1, 2, 3)]
     paths = [checkpoints.write(tmp_path / f"run{i}", w) for i, w in enumerate(runs)]
-    table = compare(base, *paths, level="top")
+    table = compare(base, *paths, level="top").rows
     masks = [{n: checkpoints.on_grid(x) != checkpoints.ours(tensors)[n] for n, x in checkpoints.ours(w).items()} for w in runs]
     pairs = [(masks[i], masks[j]) for i in range(3) for j in range(i)]
     exact = np.mean([sum((a[n] & b[n]).sum() for n in a) / sum((a[n] | b[n]).sum() for n in a) for a, b in pairs])
@@ -148,8 +144,9 @@ def test_a_base_off_the_grid_is_rounded_and_said_so(tmp_path):
     tensors = checkpoints.base_tensors()
     base = checkpoints.write(tmp_path / "base", checkpoints.moved(tensors, 1e-5), np.float32)
     tuned = checkpoints.write(tmp_path / "tuned", tensors)
-    table = compare(base, tuned, level="element")
-    assert "not on the bf16 grid and were rounded to it" in flags(table) and "are they swapped" in flags(table)
+    found = compare(base, tuned, level="element")
+    table, said = found.rows, "\n".join(found.flags)
+    assert "not on the bf16 grid and were rounded to it" in said and "are they swapped" in said
     row = of(table, "weight.sparsity.bf16", tensor="layers/0/q")
     assert "the base was rounded to bf16 first" in row["status_reason"]
     rounded = checkpoints.on_grid(checkpoints.moved(tensors, 1e-5)["model.layers.0.self_attn.q_proj.weight"])
@@ -163,11 +160,11 @@ def test_broken_tensors_give_rows_with_a_status_or_are_listed(tmp_path):
     bad["model.layers.0.mlp.up_proj.weight"] = np.zeros((48, 32))
     tuned["model.layers.0.self_attn.q_proj.weight"][3, 4] = np.inf
     tuned["model.layers.0.self_attn.k_proj.weight"][:] = 0.0
-    table = compare(checkpoints.write(tmp_path / "a", bad), checkpoints.write(tmp_path / "b", tuned), level="element")
+    found = compare(checkpoints.write(tmp_path / "a", bad), checkpoints.write(tmp_path / "b", tuned), level="element")
+    table, said = found.rows, found.flags
     row = of(table, "weight.sparsity.bf16", tensor="layers/0/q")
     assert row["status"] == "nan" and "non-finite" in row["status_reason"]
     assert not len(select(table, tensor="layers/0/v")) and not len(select(table, tensor="layers/0/up"))
-    said = flags(table)
     assert "base: NaN or Inf in layers/0/v; not compared" in said and "base: only zeros in layers/0/up; not compared" in said
     assert "b: NaN or Inf in layers/0/q" in said and "b: only zeros in layers/0/k" in said
 
@@ -185,8 +182,8 @@ def test_a_checkpoint_of_orbax_is_compared_with_one_of_safetensors(tmp_path):
     with ocp.PyTreeCheckpointer() as writer:
         writer.save((tmp_path / "ours").absolute(), {**tree, "layers": {k: jnp.asarray(x) for k, x in tree["layers"].items()}})
     other = checkpoints.write(tmp_path / "theirs", checkpoints.moved(tensors, 1e-4))
-    table = compare(tmp_path / "ours", other, level="element")
-    plain = compare(checkpoints.write(tmp_path / "base", tensors), other, level="element")
+    table = compare(tmp_path / "ours", other, level="element").rows
+    plain = compare(checkpoints.write(tmp_path / "base", tensors), other, level="element").rows
     names = ("metric", "role", "granularity", "tensor", "module_kind", "params", "dtype", "null_kind")
     values = [{tuple(row[name] for name in names): row["value"] for row in found.to_pylist()} for found in (table, plain)]
     assert values[0].keys() == values[1].keys() and len(values[0]) == len(table)
@@ -196,8 +193,9 @@ def test_a_checkpoint_of_orbax_is_compared_with_one_of_safetensors(tmp_path):
     wide = checkpoints.write(tmp_path / "wide", tensors, np.float32)
     for order in ((tmp_path / "ours", other), (other, tmp_path / "ours")):  # digests are in the base's order
         mixed = compare(wide, *order, level="element")
-        assert "ours: every compared tensor is bit-identical to the base: is it the same checkpoint?" in flags(mixed)
-        assert pc.unique(mixed["conditional_on"]) == pc.unique(compare(wide, other, level="element")["conditional_on"])
+        assert "ours: every compared tensor is bit-identical to the base: is it the same checkpoint?" in mixed.flags
+        plain = compare(wide, other, level="element")
+        assert pc.unique(mixed.rows["conditional_on"]) == pc.unique(plain.rows["conditional_on"])
 
 
 def test_stacked_experts_of_orbax_are_those_of_a_directory_of_hugging_face(tmp_path):
@@ -208,7 +206,7 @@ def test_stacked_experts_of_orbax_are_those_of_a_directory_of_hugging_face(tmp_p
         writer.save((tmp_path / "ours").absolute(), after)
     hf.save(tmp_path / "base", c, before)
     hf.save(tmp_path / "theirs", c, after)
-    stacked, apart = (compare(tmp_path / "base", tmp_path / name, level="element") for name in ("ours", "theirs"))
+    stacked, apart = (compare(tmp_path / "base", tmp_path / name, level="element").rows for name in ("ours", "theirs"))
     names = ("metric", "role", "granularity", "tensor", "module_kind", "layer", "params", "dtype", "null_kind")
     values = [{tuple(row[name] for name in names): row["value"] for row in found.to_pylist()} for found in (stacked, apart)]
     assert values[0] == values[1] and len(values[0]) == len(stacked)
@@ -222,7 +220,8 @@ def test_a_blind_update_that_was_stored_in_bf16_reads_what_its_nulls_say(tmp_pat
     drawn = 0.02 * rng.standard_normal((300, 400)).astype(np.float32)
     base = {"model.layers.0.self_attn.q_proj.weight": checkpoints.on_grid(drawn)}
     tuned = {name: x + size * rng.standard_normal(x.shape).astype(np.float32) for name, x in base.items()}
-    table = compare(checkpoints.write(tmp_path / "base", base), checkpoints.write(tmp_path / "tuned", tuned), level="element")
+    paths = checkpoints.write(tmp_path / "base", base), checkpoints.write(tmp_path / "tuned", tuned)
+    table = compare(*paths, level="element").rows
     rows = [row for row in select(table, tensor="layers/0/q", role="estimate").to_pylist()
             if row["metric"].startswith("weight.sparsity") and row["null_kind"]]
     assert len(rows) == 2 + len(comparison.Panel.abs_tols)

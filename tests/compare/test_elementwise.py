@@ -42,7 +42,7 @@ def both(request, tmp_path_factory):
         tuned = {name: checkpoints.on_grid(x) for name, x in tuned.items()}
     checkpoints.write(path / "base", tensors)
     checkpoints.write(path / "tuned", tuned, np.float32 if request.param == "fp32" else checkpoints.BF16)
-    table = compare(path / "base", path / "tuned", level="element")
+    table = compare(path / "base", path / "tuned", level="element").rows
     prepared = comparison.prepare(path / "base", [path / "tuned"], comparison.Settings(level="element"))
     wanted = probe_rows(table, prepared, checkpoints.ours(tensors), checkpoints.ours(tuned))
     return tuple({row["row_id"]: row for row in found.to_pylist()} for found in (table, wanted))

@@ -46,14 +46,15 @@ def test_swapped_sides_show_in_steps_and_in_dtypes(tmp_path, tensors):
 
 def test_the_same_checkpoint_twice_and_tensors_that_did_not_move(tmp_path, tensors):
     base = checkpoints.write(tmp_path / "base", tensors)
-    copy = compare(base, checkpoints.write(tmp_path / "copy", tensors), level="element").schema.metadata[b"flags"].decode()
-    assert copy == "copy: every compared tensor is bit-identical to the base: is it the same checkpoint?"
+    copy = compare(base, checkpoints.write(tmp_path / "copy", tensors), level="element")
+    assert copy.flags == ["copy: every compared tensor is bit-identical to the base: is it the same checkpoint?"]
+    said = copy.headline()
+    assert "100 % (blind 100 % [100, 100]): inside its null band" in said and "stands out  nothing" in said
     wide = checkpoints.write(tmp_path / "wide", checkpoints.changed(tensors, lambda name, x: x), np.float32)
-    said = compare(base, wide, level="element").schema.metadata[b"flags"].decode().splitlines()
+    said = compare(base, wide, level="element").flags
     assert said[1] == "wide: every compared tensor is equal to the base, value by value: is it the same checkpoint?"
     tuned = checkpoints.changed(tensors, lambda name, x: x + 1e-2)
     tuned["model.layers.0.mlp.gate_proj.weight"] = tuned["model.layers.0.mlp.up_proj.weight"]
-    table = compare(base, checkpoints.write(tmp_path / "some", tuned), level="element")
-    said = table.schema.metadata[b"flags"].decode().splitlines()
+    said = compare(base, checkpoints.write(tmp_path / "some", tuned), level="element").flags
     assert said[0].startswith("some: 7 of 14 tensors are bit-identical to the base: ")
     assert said[1:] == ["some: the same tensor stands under layers/0/gate, layers/0/up"]

@@ -56,6 +56,25 @@ def test_the_page_has_its_figures_tables_and_flags(report, planted):
         "layer_maps", "angles", "stripes", "spectra", "tolerance"}
 
 
+def test_the_terminal_says_the_result_and_where_the_report_is(report, planted, capsys):
+    assert command.main(report) == 0
+    out = capsys.readouterr().out.splitlines()
+    labels = ("tuned against", "unchanged   weights equal in bf16 76.5 %", "size", "spectrum", "stands out", "left out    6 of 14")
+    assert all(line.startswith(label) for line, label in zip(out, labels))
+    assert out[-1] == str(planted / "report" / "report.html")
+    assert "below its null band" in out[1] and "module q (update sparsity 0.750" in out[4]  # a quarter of q was moved by hand
+    page = (planted / "report" / "report.html").read_text()
+    assert page.index("The result in short") < page.index('id="figures"') < page.index("As the papers print them")
+
+
+def test_without_out_every_pair_and_level_has_a_directory_of_its_own(planted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = [str(planted / "base"), str(planted / "tuned"), "--level", "element"]
+    assert [command.main(a) for a in (run, run, [*run[1::-1], *run[2:]], [*run, "--allow-unpaired"])] == [0] * 4
+    found = sorted(path.parent.name for path in tmp_path.glob("reports/*/report.html"))
+    assert len(found) == 3 and found[0].startswith("base-against-tuned-") and found[2].startswith("tuned-against-base-")
+
+
 def test_formats_for_pipes_hold_the_same_rows(planted, capsysbinary):
     pair = [str(planted / "base"), str(planted / "tuned"), "--level", "element"]
     found = {}

@@ -44,7 +44,7 @@ def test_spectral_rows_are_those_of_the_probe_within_its_own_errors(tmp_path, le
     tensors = checkpoints.base_tensors()
     tuned = {name: checkpoints.on_grid(x) for name, x in checkpoints.moved(tensors).items()}
     base, other = checkpoints.write(tmp_path / "base", tensors), checkpoints.write(tmp_path / "tuned", tuned)
-    table = compare(base, other, level=level)
+    table = compare(base, other, level=level).rows
     prepared = comparison.prepare(base, [other], comparison.Settings(level=level))
     wanted = probe_rows(table, prepared, checkpoints.ours(tensors), checkpoints.ours(tuned)).to_pylist()
     found = {row["row_id"]: row for row in table.to_pylist()}

@@ -13,7 +13,7 @@ from jaxpost.records import storage
 from jaxpost.records.drawing import changes, curves, layers, maps, pairs, policy, progress, responses, trajectories
 from jaxpost.records.drawing.curves import Drawn, Missing
 from jaxpost.records.drawing.style import RC
-from jaxpost.records.tabulating.readings import summarised
+from jaxpost.records.tabulating.readings import of_pairs, summarised
 
 # name -> (title, draw): the order of the report.
 FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {
@@ -99,7 +99,7 @@ def write_figures(path: Path, table: pa.Table, bundle_id: str) -> list[Rendered]
     table = summarised(table)
     arms = len(table["arm"].unique())
     with matplotlib.rc_context(RC):
-        for name, (title, draw) in (PAIR_FIGURES if pairs.of_pairs(table) else FIGURES).items():
+        for name, (title, draw) in (PAIR_FIGURES if of_pairs(table) else FIGURES).items():
             try:
                 if arms > MOST_ARMS and name not in MANY_ARMS:
                     raise Missing(f"{arms} arms are too many for one set of axes (at most {MOST_ARMS})")

@@ -1,11 +1,10 @@
-"""Figures and the table of a comparison of checkpoints: matrices by layer and module, one pair and no interval.
+"""Figures of a comparison of checkpoints: matrices by layer and module, one pair and no interval.
 
 Legend: L layers, K angles.
 """
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.ticker import MaxNLocator
@@ -13,8 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from jaxpost.records.drawing.curves import Drawn, Missing, band
 from jaxpost.records.drawing.style import ABSENT, INK, MUTED, arm_styles, legend_below, panels
 from jaxpost.records.rows import parse_params, select
-from jaxpost.records.tabulating.cells import Cell, Table
-from jaxpost.records.tabulating.readings import arm_order, reading, variant
+from jaxpost.records.tabulating.readings import parts, reading, tuned, variant
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down", "router")
 SHOWN_RUNS = 2  # whose maps one figure has room for
@@ -28,28 +26,12 @@ MAPS = (  # title, metric, what must hold, minus its null, factor, unit
 )
 
 
-def of_pairs(table: pa.Table) -> bool:
-    """Whether rows compare pairs of checkpoints."""
-    return pc.any(pc.equal(table["unit"], "pair")).as_py() is True
-
-
-def _arms(table: pa.Table) -> list[str]:
-    return arm_order(select(table, role="estimate", unit="pair")["arm"].unique().to_pylist())
-
-
 def _tensors(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
-    """The rows of single matrices in the reading that tables prefer; Missing where there are none."""
-    rows = select(table, metric=metric, role="estimate", granularity="tensor", unit="pair", **wanted)
-    rows = rows.filter(pc.is_valid(rows["value"]))
-    readings = sorted(rows.group_by(["k", "params"]).aggregate([]).to_pylist(), key=_usual)
-    if not readings:
+    """`readings.parts` of single matrices; Missing where there are none."""
+    rows = parts(table, metric, **wanted)
+    if not len(rows):
         raise Missing(f"no rows of {metric} of single matrices")
-    return select(rows, **readings[0])
-
-
-def _usual(row: dict) -> tuple:
-    params = parse_params(row["params"])
-    return "weighting" in params, params.get("alpha", "0.5") != "0.5", -(row["k"] or 0), row["params"] or ""
+    return rows
 
 
 def layer_maps(table: pa.Table, arrays: dict) -> Drawn:
@@ -60,7 +42,7 @@ def layer_maps(table: pa.Table, arrays: dict) -> Drawn:
             found.append((title, _tensors(table, metric, **wanted), minus, factor, unit))
         except Missing:
             continue
-    arms = _arms(table)[:SHOWN_RUNS]
+    arms = tuned(table)[:SHOWN_RUNS]
     grids = [(title if len(arms) == 1 else f"{title}\n{arm}", *_grid(select(rows, arm=arm), minus, factor), minus, unit, rows)
              for title, rows, minus, factor, unit in found for arm in arms]
     grids = [grid for grid in grids if grid[1] is not None]
@@ -71,7 +53,7 @@ def layer_maps(table: pa.Table, arrays: dict) -> Drawn:
     for axis, (title, values, rows_of, columns, minus, unit, _) in zip(axes, grids, strict=True):
         _map(axis, figure, title, values, rows_of, columns, minus, unit)
     axes[0].set_ylabel("layer")
-    more = f" Shown: {', '.join(arms)}; the others are in the rows." if len(_arms(table)) > len(arms) else ""
+    more = f" Shown: {', '.join(arms)}; the others are in the rows." if len(tuned(table)) > len(arms) else ""
     readings = "; ".join(f"{title} ({reading(rows.slice(0, 1).to_pylist()[0])})" for title, rows, *_ in found)
     return Drawn(figure, "Every matrix by layer and module (mean over the experts of a layer), one pair, no interval. "
                  f"White is zero where a null was subtracted; grey is absent. Readings: {readings}.{more}",
@@ -120,7 +102,7 @@ def tolerance(table: pa.Table, arrays: dict) -> Drawn:
     points = [(row, float(params["tol"])) for row, params in points if "weighting" not in params]
     if not points:
         raise Missing("no rows of weight.sparsity.abs")
-    arms = _arms(table)
+    arms = tuned(table)
     styles = arm_styles(arms)
     equal = variant(table, "weight.sparsity.bf16", granularity="global")
     figure, axes = panels(len(arms), 3, 2.6, sharey=True)
@@ -154,7 +136,7 @@ def _files(arrays: dict, what: str, arms: list[str]) -> dict[str, dict]:
 
 def angles(table: pa.Table, arrays: dict) -> Drawn:
     """Largest angle by layer with floor and null, and the whole curve of angles of one matrix."""
-    arms = _arms(table)
+    arms = tuned(table)
     rows = _tensors(table, "weight.rotation.max_angle", dtype="bf16", side="left")
     files = _files(arrays, "spectra", arms)
     styles = arm_styles(arms)
@@ -188,7 +170,7 @@ def angles(table: pa.Table, arrays: dict) -> Drawn:
 
 def stripes(table: pa.Table, arrays: dict) -> Drawn:
     """Row and column ratios of the visible mask in the middle layer, with the band of a blind update."""
-    arms = _arms(table)
+    arms = tuned(table)
     files = _files(arrays, "stripes", arms)
     if not files:
         raise Missing("no arrays/stripes-*.safetensors (level element reads no stripes)")
@@ -216,7 +198,7 @@ def stripes(table: pa.Table, arrays: dict) -> Drawn:
 
 def spectra(table: pa.Table, arrays: dict) -> Drawn:
     """Singular values of base and update in the middle layer with the rounding edge."""
-    arms = _arms(table)
+    arms = tuned(table)
     files = _files(arrays, "spectra", arms)
     if not files:
         raise Missing("no arrays/spectra-*.safetensors (level element reads no spectra)")
@@ -239,37 +221,3 @@ def spectra(table: pa.Table, arrays: dict) -> Drawn:
                                   ("rounding edge", {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (1, 2))})])
     return Drawn(figure, "Singular values of base and update, middle layer. Dotted: below this, singular values of the update "
                  "are those of rounding both ends to bf16.", [], [f"spectra-{arm}" for arm in files])
-
-
-PRINTED = (  # heading, metric, what must hold, factor, digits: as the papers print them
-    ("sparsity %", "weight.sparsity.bf16", {"granularity": "global", "dtype": "bf16"}, 100, 1),
-    ("||dW|| / ||W|| %", "weight.relative_norm", {"granularity": "global", "dtype": "bf16"}, 100, 4),
-    ("low overlap %", "weight.overlap.low_magnitude", {"granularity": "global"}, 100, 1),
-    ("principal overlap %", "weight.overlap.principal", {"granularity": "global"}, 100, 1),
-    ("largest angle, left, degrees", "weight.rotation.max_angle", {"granularity": "global", "side": "left", "dtype": "bf16"},
-     180 / np.pi, 3),
-    ("NSS", "weight.spectral_shift", {"granularity": "global", "dtype": "bf16"}, 1, 7),
-)
-
-
-def pair_table(table: pa.Table) -> Table:
-    """Tuned checkpoints x what papers print, in their units, each with its null in parentheses."""
-    found = [(heading, variant(table, metric, **wanted), factor, digits) for heading, metric, wanted, factor, digits in PRINTED]
-    found = [(heading, select(rows, unit="pair"), factor, digits) for heading, rows, factor, digits in found if of_pairs(table)]
-    found = [entry for entry in found if len(entry[1])]
-    result = Table("pair", "As the papers print them: percentages of all compared parameters, angles in degrees (mean over "
-                   "matrices of the largest); in parentheses what a blind update would show. One pair each, no interval.",
-                   ["tuned", *(heading for heading, *_ in found)],
-                   ["", *(reading(rows.slice(0, 1).to_pylist()[0]) for _, rows, *_ in found)])
-    for arm in _arms(table) if found else []:
-        line = [Cell(arm)]
-        for _, rows, factor, digits in found:
-            row = next(iter(select(rows, arm=arm).to_pylist()), None)
-            line.append(Cell() if row is None else Cell(_text(row["value"], factor, digits), "",
-                                                        _text(row["null_value"], factor, digits), (row["row_id"],)))
-        result.body.append(line)
-    return result
-
-
-def _text(value: float | None, factor: float, digits: int) -> str:
-    return "" if value is None else f"{value * factor:.{digits}f}"

@@ -16,6 +16,7 @@ class Cell:
         text: the value, or plain words.
         interval: "[lo, hi]" or "".
         null: the primary null, or "".
+        note: what a reader is told beside it, or "".
         row_ids: the rows it was read from.
     """
 
@@ -23,9 +24,11 @@ class Cell:
     interval: str = ""
     null: str = ""
     row_ids: tuple[str, ...] = ()
+    note: str = ""
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (self.text, self.interval, f"(null {self.null})" if self.null else "")))
+        said = " ".join(filter(None, (self.text, self.interval, f"(null {self.null})" if self.null else "")))
+        return "; ".join(filter(None, (said, self.note)))
 
 
 @dataclass

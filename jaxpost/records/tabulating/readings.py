@@ -96,3 +96,26 @@ def claim_numbers(table: pa.Table) -> dict[str, dict[str, dict]]:
         params = parse_params(row["params"])
         found.setdefault(params["claim"], {})[params["quantity"]] = row
     return found
+
+
+def of_pairs(table: pa.Table) -> bool:
+    """Whether rows compare pairs of checkpoints."""
+    return pc.any(pc.equal(table["unit"], "pair")).as_py() is True
+
+
+def tuned(table: pa.Table) -> list[str]:
+    """The tuned checkpoints of a comparison, in a fixed order."""
+    return arm_order(select(table, role="estimate", unit="pair")["arm"].unique().to_pylist())
+
+
+def parts(table: pa.Table, metric: str, granularity: str = "tensor", **wanted: object) -> pa.Table:
+    """Rows of a comparison that have a value, of single matrices (or of module kinds) in the reading that tables prefer."""
+    rows = select(table, metric=metric, role="estimate", granularity=granularity, unit="pair", **wanted)
+    rows = rows.filter(pc.is_valid(rows["value"]))
+    readings = sorted(rows.group_by(["k", "params"]).aggregate([]).to_pylist(), key=_usual)
+    return select(rows, **readings[0]) if readings else rows
+
+
+def _usual(row: Mapping) -> tuple:
+    params = parse_params(row["params"])
+    return "weighting" in params, params.get("alpha", "0.5") != "0.5", -(row["k"] or 0), row["params"] or ""

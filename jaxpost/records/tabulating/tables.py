@@ -8,10 +8,12 @@ import pyarrow as pa
 
 from jaxpost.records import storage
 from jaxpost.records.drawing.changes import changes_table
-from jaxpost.records.drawing.pairs import pair_table
+from jaxpost.records.headlines.pairs import headline_table
+from jaxpost.records.headlines.standing_out import standing_table
 from jaxpost.records.tabulating.cells import Cell, Table, format_interval, format_number, to_csv
 from jaxpost.records.tabulating.latex import tex_table
-from jaxpost.records.tabulating.readings import arm_order, claim_numbers, last_steps, reading, summarised, variant
+from jaxpost.records.tabulating.pairs import pair_table
+from jaxpost.records.tabulating.readings import arm_order, claim_numbers, last_steps, of_pairs, reading, summarised, variant
 
 _SIGNS = {"greater": "> ", "less": "< "}
 
@@ -166,17 +168,24 @@ def table_files(table: Table, bundle_id: str) -> dict[str, str]:
     }
 
 
-def build_tables(table: pa.Table, claims: Sequence[Mapping]) -> list[Table]:
-    """The tables of a bundle that have at least one line."""
-    table = summarised(table)
-    built = claims_table(table, claims), changes_table(table, claims), pair_table(table), main_table(table)
-    return [one for one in built if one.body]
+def build_tables(table: pa.Table, manifest: Mapping) -> list[Table]:
+    """The tables of a bundle that have at least one line, what is read first in front.
+
+    Args:
+        table: measurement rows.
+        manifest: with "claim_results" of a study, "coverage" of a comparison, where it has them.
+    """
+    table, claims = summarised(table), manifest.get("claim_results", [])
+    built = [claims_table(table, claims), changes_table(table, claims)]
+    if of_pairs(table):
+        built += [headline_table(table, manifest.get("coverage")), standing_table(table), pair_table(table)]
+    return [one for one in (*built, main_table(table)) if one.body]
 
 
-def write_tables(folder: Path, table: pa.Table, claims: Sequence[Mapping], bundle_id: str) -> list[Table]:
+def write_tables(folder: Path, table: pa.Table, manifest: Mapping) -> list[Table]:
     """Write every table into `folder`; returns them."""
-    tables = build_tables(table, claims)
+    tables = build_tables(table, manifest)
     for built in tables:
-        for name, text in table_files(built, bundle_id).items():
+        for name, text in table_files(built, manifest["bundle_id"]).items():
             storage.write_text(folder / name, text)
     return tables

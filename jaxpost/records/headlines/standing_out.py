@@ -1,0 +1,95 @@
+"""Which layers and modules of a comparison stand out: by more than their null band, corrected for how many were looked at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from jaxpost.records.rows import select
+from jaxpost.records.tabulating.bands import excess, needed
+from jaxpost.records.tabulating.cells import Cell, Table, format_number
+from jaxpost.records.tabulating.readings import parts, tuned
+
+WATCHED = (  # statistic, metric, reading
+    ("update sparsity", "weight.sparsity.bf16", {"dtype": "bf16"}),
+    ("low-magnitude overlap", "weight.overlap.low_magnitude", {"dtype": "bf16"}),
+    ("principal overlap", "weight.overlap.principal", {"dtype": "bf16"}),
+    ("spectral shift", "weight.spectral_shift", {"dtype": "bf16"}),
+    ("rotation, left", "weight.rotation.mean_sin2", {"dtype": "bf16", "side": "left"}),
+    ("rotation, right", "weight.rotation.mean_sin2", {"dtype": "bf16", "side": "right"}),
+    ("stable rank", "weight.rank.stable", {"dtype": "bf16"}),
+    ("excess row stripes", "weight.stripes.excess", {"dtype": "bf16", "side": "left"}),
+)
+_LISTED = 20  # lines of the table
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A layer or a module whose statistic a blind update would not show: value, null and band, and by how many half widths."""
+
+    where: str
+    statistic: str
+    metric: str
+    value: float
+    null_value: float
+    null_lo: float
+    null_hi: float
+    excess: float
+    row_ids: tuple[str, ...]
+
+
+def candidates(table: pa.Table, arm: str) -> list[Standing]:
+    """Every module kind (its own pooled row) and every layer (mean over its matrices) of one tuned checkpoint.
+
+    The band of a layer is the mean of the bands of its matrices: never narrower than that of the mean, however they depend on
+    each other. A value below its rounding floor is left out: it says nothing.
+    """
+    table = select(table, arm=arm)
+    found = []
+    for statistic, metric, wanted in WATCHED:
+        for row in parts(table, metric, "kind", **wanted).to_pylist():
+            if _readable(row):
+                found.append(_standing(f"module {row['module_kind']}", statistic, metric, [row]))
+        layers: dict[int, list[Mapping]] = {}
+        for row in parts(table, metric, "tensor", **wanted).to_pylist():
+            if row["layer"] is not None and _readable(row):
+                layers.setdefault(row["layer"], []).append(row)
+        if len(layers) > 1:
+            found += [_standing(f"layer {layer}", statistic, metric, rows) for layer, rows in sorted(layers.items())]
+    return found
+
+
+def _readable(row: Mapping) -> bool:
+    floor = row["noise_floor"] or 0.0
+    return None not in (row["null_value"], row["null_lo"], row["null_hi"]) and abs(row["value"]) >= floor
+
+
+def _standing(where: str, statistic: str, metric: str, rows: list[Mapping]) -> Standing:
+    mean = {key: float(np.mean([row[key] for row in rows])) for key in ("value", "null_value", "null_lo", "null_hi")}
+    return Standing(where, statistic, metric, **mean, excess=excess(mean), row_ids=tuple(row["row_id"] for row in rows))
+
+
+def standing_out(table: pa.Table, arm: str) -> tuple[list[Standing], int]:
+    """(what stands out, farthest outside its band first; how many comparisons were made)."""
+    tested = candidates(table, arm)
+    found = [one for one in tested if abs(one.excess) > needed(one.metric, len(tested))]
+    return sorted(found, key=lambda one: (-abs(one.excess), one.where, one.statistic)), len(tested)
+
+
+def standing_table(table: pa.Table) -> Table:
+    """What stands out of every tuned checkpoint, the farthest first."""
+    built = Table(
+        "standing_out",
+        f"Layers and modules whose statistic lies beyond its null band: at most {_LISTED} a checkpoint, farthest first, in "
+        "half widths of the 95 % band of blind updates; 5 % in all of them together (Bonferroni). A layer is the mean over "
+        "its matrices, its band the mean of theirs.",
+        ["tuned", "where", "statistic", "value", "blind update", "half widths"], [""] * 6)
+    for arm in tuned(table):
+        for one in standing_out(table, arm)[0][:_LISTED]:
+            ids, band = one.row_ids, f"[{format_number(one.null_lo)}, {format_number(one.null_hi)}]"
+            built.body.append([
+                Cell(arm), Cell(one.where), Cell(one.statistic), Cell(format_number(one.value), row_ids=ids),
+                Cell(format_number(one.null_value), band, row_ids=ids),
+                Cell("infinite" if np.isinf(one.excess) else f"{one.excess:+.1f}", row_ids=ids)])
+    return built
