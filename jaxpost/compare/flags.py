@@ -75,7 +75,7 @@ def of_tensors(label: str, records: Mapping[str, Mapping]) -> list[str]:
     for key, what in (("nonfinite", "NaN or Inf"), ("zero", "only zeros")):
         if bad := [name for name, r in records.items() if r[label][key]]:
             found.append(f"{label}: {what} in {_some(bad)}")
-    return found + _repeated(label, {name: r[label]["digest"] for name, r in records.items() if not r[label]["zero"]})
+    return found + _repeated(label, records)
 
 
 def of_base(records: Mapping[str, Mapping]) -> list[str]:
@@ -84,13 +84,15 @@ def of_base(records: Mapping[str, Mapping]) -> list[str]:
     for key, what in (("nonfinite", "NaN or Inf"), ("zero", "only zeros")):
         if bad := [name for name, r in records.items() if r["base"][key]]:
             found.append(f"base: {what} in {_some(bad)}; not compared")
-    return found + _repeated("base", {name: r["base"]["digest"] for name, r in records.items() if not r["base"]["zero"]})
+    return found + _repeated("base", records)
 
 
-def _repeated(label: str, digests: Mapping[str, str]) -> list[str]:
+def _repeated(label: str, records: Mapping[str, Mapping]) -> list[str]:
+    """Tensors of equal bytes; those of one value (zero biases, norms of ones) are alike without being one tensor twice."""
     names: dict[str, list[str]] = {}
-    for name, digest in digests.items():
-        names.setdefault(digest, []).append(name)
+    for name, record in records.items():
+        if not (record[label]["zero"] or record[label].get("constant")):
+            names.setdefault(record[label]["digest"], []).append(name)
     return [f"{label}: the same tensor stands under {_some(same)}" for same in names.values() if len(same) > 1]
 
 

@@ -34,6 +34,7 @@ from jaxpost.probes.weights.panel import Panel
 from jaxpost.records import digests
 
 FOLDER = "progress"
+_LEVEL = 1e-10  # by which the largest entry of a tensor of one magnitude may differ from its root mean square
 ONE = "w"  # every matrix is measured under this name, so that equal shapes share a program
 _PROGRAMS = threading.Lock()  # JAX programs hold the most memory and use all cores themselves: one at a time
 
@@ -190,10 +191,12 @@ def _facts(side: Checkpoint, pair: Pair, tally: Tally, digest, base: bool) -> di
     codes = np.flatnonzero(tally.count_C) & 0x7FFF
     largest = float(bf16_values(codes[codes < 0x7F80].astype(np.uint16)).max(initial=0)) if base else tally.largest
     nonfinite = tally.nonfinite_base if base else tally.nonfinite
+    rms = float(np.sqrt(norm2 / tally.size)) if np.isfinite(norm2) else None
+    level = np.count_nonzero(tally.count_C) == 1 if base else rms is not None and abs(largest - rms) <= _LEVEL * largest
     return {"dtype": side.dtype(pair.name), "digest": digest.hexdigest(), "zero": not norm2 and not nonfinite,
-            "max_abs": largest, "nonfinite": nonfinite,
+            "constant": bool(level), "max_abs": largest, "nonfinite": nonfinite,
             "off_grid": tally.rounded_base if base else tally.off_grid,
-            "rms": float(np.sqrt(norm2 / tally.size)) if np.isfinite(norm2) else None}
+            "rms": rms}
 
 
 def _put(record: dict, prefix: str, tree: Mapping) -> None:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from jaxpost.records import digests, storage
+from jaxpost.records.attachments import attached, with_papers
 from jaxpost.records.citation import bibtex
 from jaxpost.records.contents import digest_files, read_measurements, read_metrics
 from jaxpost.records.drawing.figures import Rendered, write_figures
@@ -168,10 +169,12 @@ def render_html(
         "number": format_number,
         "short": "{:.3g}".format,
         "tex": lambda built: tex_table(built, manifest["bundle_id"]),
+        "papers": with_papers,
     }
     overview = _overview(table)
     styles = arm_styles(["base", *overview["arms"]])
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        attached=lambda name, label: attached(path / name, label),
         manifest=manifest,
         short_id=manifest["bundle_id"][:12],
         overview=overview,

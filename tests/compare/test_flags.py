@@ -58,3 +58,10 @@ def test_the_same_checkpoint_twice_and_tensors_that_did_not_move(tmp_path, tenso
     said = compare(base, checkpoints.write(tmp_path / "some", tuned), level="element").flags
     assert said[0].startswith("some: 7 of 14 tensors are bit-identical to the base: ")
     assert said[1:] == ["some: the same tensor stands under layers/0/gate, layers/0/up"]
+
+
+def test_norms_of_ones_and_zero_biases_are_no_repeats(tmp_path, tensors):
+    level = {name: np.full_like(x, 0.1 if "norm" in name else 0.0) if x.ndim == 1 else x for name, x in tensors.items()}
+    base, tuned = (checkpoints.write(tmp_path / name, level, dtype) for name, dtype in (("a", None), ("b", checkpoints.BF16)))
+    assert not [flag for pair in ((base, tuned), (tuned, base)) for flag in compare(*pair, level="element").flags
+                if "same tensor" in flag]

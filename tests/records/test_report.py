@@ -1,5 +1,6 @@
 """Tables, figures, the page and the citation of a finished bundle; verification; starting again."""
 
+import base64
 import csv
 import json
 import re
@@ -16,9 +17,11 @@ from jaxpost.records.citation import bibtex
 from jaxpost.records.drawing.figures import FIGURES
 from jaxpost.records.drawing.style import arm_styles
 from jaxpost.records.report import caveat, interval_drawing
+from jaxpost.records.rows import select
 from jaxpost.records.storage import read_json
 from jaxpost.records.tabulating.cells import format_number
 from jaxpost.records.tabulating.latex import tex_escape, tex_number, tex_table
+from jaxpost.records.tabulating.readings import variant
 from jaxpost.records.tabulating.tables import main_table
 from jaxpost.records.verify import verify
 
@@ -54,11 +57,12 @@ def test_figures_and_tables_show_estimates_only(finished):
 
 def test_the_page_is_self_contained_and_says_what_it_must(finished):
     page = (finished / "report.html").read_text()
-    assert (
-        not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", page)
-        and "<script" not in page
-        and "@import" not in page
-    )
+    assert not re.search(r"src\s*=\s*[\"']?(?:https?:)?//|url\(", page) and "<script" not in page and "@import" not in page
+    linked = re.findall(r'<a[^>]*href="([^"]*)"', page)  # within the page, the data themselves, papers
+    assert all(link.startswith(("#", "data:", "https://arxiv.org/abs/")) for link in linked)
+    assert '<a href="https://arxiv.org/abs/2511.08567">' in page and "<link" not in page
+    carried = re.search(r'download="main.csv" href="data:text/csv;base64,([^"]*)"', page)[1]
+    assert base64.b64decode(carried) == (finished / "tables/main.csv").read_bytes()
     assert page.count("data:image/png;base64,") == len(DRAWN)
     manifest = read_json(finished / "manifest.json")
     for text in (
@@ -73,6 +77,19 @@ def test_the_page_is_self_contained_and_says_what_it_must(finished):
         "weight.<wbr>rotation.<wbr>mean_sin2",
     ):
         assert text in page
+
+
+def test_the_page_speaks_to_those_who_do_not_see_it_and_to_the_dark(finished):
+    page = (finished / "report.html").read_text()
+    assert "prefers-color-scheme:dark" in page and 'lang="en"' in page and "width=device-width" in page
+    assert not re.findall(r"<th(?![^>]*scope=)(?!ead)[^>]*>", page.split("<body>")[1])
+    alts = re.findall(r'<img alt="([^"]*)"', page)
+    assert len(alts) == len(DRAWN) and not any(alt in [title for title, _ in FIGURES.values()] for alt in alts)
+    table = records.read_measurements(finished)
+    success = variant(table, "policy.success", split="id")
+    first, last = (select(success, arm="rlvr-lr1", step=step)["value"][0].as_py() for step in (10, 100))
+    assert f"rlvr-lr1 {format_number(first)} to {format_number(last)}" in alts[0]
+    assert any("map from 0 to 1.00" in alt for alt in alts)
 
 
 def test_cells_of_the_main_table_are_the_rows_they_name(finished):

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from jaxpost.records import storage
 from jaxpost.records.drawing import changes, curves, layers, maps, pairs, policy, progress, responses, trajectories
+from jaxpost.records.drawing.alt import seen
 from jaxpost.records.drawing.curves import Drawn, Missing
 from jaxpost.records.drawing.style import RC
 from jaxpost.records.tabulating.readings import of_pairs, summarised
@@ -45,11 +46,12 @@ MANY_ARMS = ("changes", "responses")  # figures that need not tell every arm apa
 
 @dataclass(frozen=True)
 class Rendered:
-    """One figure of the report: `reason` says why it is absent, else `caption` and the png exist."""
+    """One figure of the report: `reason` says why it is absent, else caption, alternative text and the files exist."""
 
     name: str
     title: str
     caption: str | None = None
+    alt: str | None = None
     reason: str | None = None
 
 
@@ -111,5 +113,5 @@ def write_figures(path: Path, table: pa.Table, bundle_id: str) -> list[Rendered]
                 continue
             _save(folder, name, drawn)
             storage.write_json(folder / f"{name}.src.json", _source(name, drawn, bundle_id))
-            rendered.append(Rendered(name, title, caption=drawn.caption))
+            rendered.append(Rendered(name, title, caption=drawn.caption, alt=seen(drawn.figure)))
     return rendered

@@ -6,24 +6,25 @@ Legend: L layers, K angles.
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm
 from matplotlib.ticker import MaxNLocator
 
 from jaxpost.records.drawing.curves import Drawn, Missing, band
 from jaxpost.records.drawing.style import ABSENT, INK, MUTED, arm_styles, legend_below, panels
 from jaxpost.records.rows import parse_params, select
+from jaxpost.records.tabulating.bands import excess, pooled, unresolved
 from jaxpost.records.tabulating.readings import parts, reading, tuned, variant
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down", "router")
 SHOWN_RUNS = 2  # whose maps one figure has room for
-MAPS = (  # title, metric, what must hold, minus its null, factor, unit
-    ("update sparsity", "weight.sparsity.bf16", {"dtype": "bf16"}, False, 100, "%"),
-    ("relative update norm", "weight.relative_norm", {"dtype": "bf16"}, False, 100, "%"),
-    ("low overlap − null", "weight.overlap.low_magnitude", {}, True, 100, "points"),
-    ("principal overlap − null", "weight.overlap.principal", {}, True, 100, "points"),
-    ("largest angle, left", "weight.rotation.max_angle", {"dtype": "bf16", "side": "left"}, False, 180 / np.pi, "degrees"),
-    ("excess row stripes", "weight.stripes.excess", {"side": "left"}, False, 1, "cv² excess"),
+MAPS = (  # title, metric, reading, whether colour is the distance from the null in its band (else the value, in percent)
+    ("update sparsity", "weight.sparsity.bf16", {"dtype": "bf16"}, True),
+    ("relative update norm", "weight.relative_norm", {"dtype": "bf16"}, False),
+    ("low-magnitude overlap", "weight.overlap.low_magnitude", {"dtype": "bf16"}, True),
+    ("principal overlap", "weight.overlap.principal", {"dtype": "bf16"}, True),
+    ("rotation, left", "weight.rotation.mean_sin2", {"dtype": "bf16", "side": "left"}, True),
+    ("excess row stripes", "weight.stripes.excess", {"dtype": "bf16", "side": "left"}, True),
 )
+_FARTHEST = 6  # doublings of the half width at which colour ends
 
 
 def _tensors(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
@@ -35,53 +36,58 @@ def _tensors(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
 
 
 def layer_maps(table: pa.Table, arrays: dict) -> Drawn:
-    """Layer x module heat maps of what was measured."""
-    found = []
-    for title, metric, wanted, minus, factor, unit in MAPS:
-        try:
-            found.append((title, _tensors(table, metric, **wanted), minus, factor, unit))
-        except Missing:
-            continue
+    """Layer x module heat maps. What has a null is coloured by how far outside its band it lies: noise is white."""
+    del arrays
+    found = [(title, rows, banded) for title, metric, wanted, banded in MAPS if len(rows := parts(table, metric, **wanted))]
     arms = tuned(table)[:SHOWN_RUNS]
-    grids = [(title if len(arms) == 1 else f"{title}\n{arm}", *_grid(select(rows, arm=arm), minus, factor), minus, unit, rows)
-             for title, rows, minus, factor, unit in found for arm in arms]
+    grids = [(title if len(arms) == 1 else f"{title}\n{arm}", *_grid(select(rows, arm=arm), banded), banded)
+             for title, rows, banded in found for arm in arms]
     grids = [grid for grid in grids if grid[1] is not None]
     if not grids:
         raise Missing("no matrix belongs to a layer")
     layers = max(len(grid[2]) for grid in grids)
     figure, axes = panels(len(grids), 3, min(1.5 + 0.09 * layers, 4.2))
-    for axis, (title, values, rows_of, columns, minus, unit, _) in zip(axes, grids, strict=True):
-        _map(axis, figure, title, values, rows_of, columns, minus, unit)
+    for axis, (title, values, rows_of, columns, banded) in zip(axes, grids, strict=True):
+        _map(axis, figure, title, values, rows_of, columns, banded)
     axes[0].set_ylabel("layer")
     more = f" Shown: {', '.join(arms)}; the others are in the rows." if len(tuned(table)) > len(arms) else ""
-    readings = "; ".join(f"{title} ({reading(rows.slice(0, 1).to_pylist()[0])})" for title, rows, *_ in found)
-    return Drawn(figure, "Every matrix by layer and module (mean over the experts of a layer), one pair, no interval. "
-                 f"White is zero where a null was subtracted; grey is absent. Readings: {readings}.{more}",
-                 [rows for _, rows, *_ in found])
+    readings = "; ".join(f"{title} ({reading(rows.slice(0, 1).to_pylist()[0])})" for title, rows, _ in found)
+    return Drawn(figure, "Every matrix by layer and module (mean over the experts of a layer), one pair, no interval. Colour "
+                 "is the distance from the null in half widths of its 95 % band, a step for every doubling: white lies inside "
+                 "the band, red above, blue below. The relative update norm is shown as it is. Grey is absent, or below the "
+                 f"rounding floor. Readings: {readings}.{more}", [rows for _, rows, _ in found])
 
 
-def _grid(rows: pa.Table, minus: bool, factor: float) -> tuple:
+def _grid(rows: pa.Table, banded: bool) -> tuple:
     """(values [L, modules], layers, modules), None where no row has a layer."""
-    points: dict[tuple, list[float]] = {}
+    points: dict[tuple, list[dict]] = {}
     for row in rows.to_pylist():
-        if row["layer"] is None or row["module_kind"] not in MODULES:
-            continue
-        null = row["null_value"] if minus else 0.0
-        points.setdefault((row["layer"], row["module_kind"]), []).append(
-            np.nan if null is None else (row["value"] - null) * factor)
-    if np.isnan([x for several in points.values() for x in several]).all():
+        if row["layer"] is not None and row["module_kind"] in MODULES:
+            points.setdefault((row["layer"], row["module_kind"]), []).append(row)
+    if not points:
         return None, [], []
     layers = sorted({layer for layer, _ in points})
     modules = [module for module in MODULES if any(kind == module for _, kind in points)]
     values = np.full((len(layers), len(modules)), np.nan)
     for (layer, module), several in points.items():
-        values[layers.index(layer), modules.index(module)] = np.mean(several)
-    return values, layers, modules
+        if not all(map(unresolved, several)):
+            values[layers.index(layer), modules.index(module)] = (
+                doublings(excess(pooled(several))) if banded else 100 * pooled(several)["value"])
+    return (None, [], []) if np.isnan(values).all() else (values, layers, modules)
 
 
-def _map(axis: Axes, figure, title, values, layers, modules, minus, unit) -> None:
-    largest = np.nanmax(np.abs(values)) or 1.0
-    style = {"cmap": "RdBu_r", "norm": TwoSlopeNorm(0.0, -largest, largest)} if minus else {"cmap": "viridis"}
+def doublings(half_widths: float) -> float:
+    """How often the half width of a band doubles before it reaches a value; 0 inside the band, the sign of the side.
+
+    >>> doublings(0.7), doublings(-4.0)
+    (0.0, -2.0)
+    """
+    return float(np.sign(half_widths) * np.clip(np.log2(max(abs(half_widths), 1)), 0, _FARTHEST)) + 0.0
+
+
+def _map(axis: Axes, figure, title, values, layers, modules, banded) -> None:
+    largest = max(np.nanmax(np.abs(values)), 2 if banded else 1e-12)
+    style = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest} if banded else {"cmap": "viridis", "vmin": 0, "vmax": largest}
     image = axis.imshow(values, aspect="auto", interpolation="nearest", **style)
     axis.set_facecolor(ABSENT)
     axis.grid(False)
@@ -91,7 +97,10 @@ def _map(axis: Axes, figure, title, values, layers, modules, minus, unit) -> Non
     axis.title.set_fontsize(7.5)
     axis.tick_params(axis="x", rotation=45)
     bar = figure.colorbar(image, ax=axis, shrink=0.85, aspect=22, pad=0.02)
-    bar.set_label(unit, fontsize=7)
+    if banded:
+        ticks = [n for n in range(-_FARTHEST, _FARTHEST + 1) if abs(n) <= largest and (largest <= 3 or n % 2 == 0)]
+        bar.set_ticks(ticks, labels=["band" if n == 0 else f"{'−' if n < 0 else ''}{2 ** abs(n)}" for n in ticks])
+    bar.set_label("half widths of the band" if banded else "%", fontsize=7)
     bar.outline.set_visible(False)
 
 
@@ -160,7 +169,7 @@ def angles(table: pa.Table, arrays: dict) -> Drawn:
     by_layer.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_layer.set(xlabel="layer", ylabel="largest angle (degrees)", title="output projection", yscale="log")
     curve.set(xlabel="index", ylabel="principal angle (degrees)", yscale="log")
-    legend_below(figure, styles, [("isotropic null", {"color": MUTED, "linestyle": ":"}),
+    legend_below(figure, styles, [("a blind update", {"color": MUTED, "linestyle": ":"}),
                                   ("rounding floor", {"color": MUTED, "alpha": 0.3, "linewidth": 6})])
     return Drawn(figure, "Rotation of the leading left singular subspaces "
                  f"({reading(rows.slice(0, 1).to_pylist()[0])}), one pair, no interval: the largest angle of every output "

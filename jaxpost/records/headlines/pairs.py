@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxpost.records.headlines.standing_out import standing_out
 from jaxpost.records.plain_text import visible
 from jaxpost.records.rows import select
-from jaxpost.records.tabulating.bands import place
+from jaxpost.records.tabulating.bands import place, unresolved
 from jaxpost.records.tabulating.cells import Cell, Table, format_number
 from jaxpost.records.tabulating.readings import tuned, variant
 
@@ -27,8 +27,8 @@ def headline_table(table: pa.Table, coverage: Mapping | None = None) -> Table:
         coverage: what `compare` keeps in the manifest: tensors compared and left out.
     """
     arms = tuned(table)
-    built = Table("headline", "The result in short. One pair each, no interval; in parentheses what a blind update of the same "
-                  "size shows, with the 95 % band of blind updates.", ["", *arms], [""] * (1 + len(arms)))
+    built = Table("headline", "One pair each, no interval. Null: what a blind update of the same size shows, with the 95 % "
+                  "band of blind updates.", ["", *arms], [""] * (1 + len(arms)))
     if not arms:
         return built
     lines = [_lines(table, arm, coverage) for arm in arms]
@@ -83,9 +83,8 @@ def _compared(table: pa.Table, metric: str, text: Callable[[float], str], level:
     null = "" if row["null_value"] is None else text(row["null_value"])
     if null and None not in (row["null_lo"], row["null_hi"]):
         null += f" [{text(row['null_lo']).removesuffix(' %')}, {text(row['null_hi']).removesuffix(' %')}]"
-    unresolved = row["noise_floor"] is not None and abs(row["value"]) < row["noise_floor"]
-    return Cell(text(row["value"]), null=null, note="below its rounding floor" if unresolved else place(row),
-                row_ids=(row["row_id"],))
+    note = "below its rounding floor" if unresolved(row) else place(row)
+    return Cell(text(row["value"]), null=null, note=note, row_ids=(row["row_id"],))
 
 
 def _size(table: pa.Table) -> Cell:
@@ -106,14 +105,14 @@ def _standing(table: pa.Table, arm: str) -> Cell:
     if not tests:
         return Cell("no layer or module has a null band")
     if not found:
-        return Cell(f"nothing: all {tests} layer and module statistics lie within their null bands")
+        return Cell(f"nothing: all {tests} statistics of modules, layers and matrices lie within their null bands")
     named: list = []
     for one in found:  # the farthest of each place
         if one.where not in {other.where for other in named}:
             named.append(one)
     said = "; ".join(f"{one.where} ({one.statistic} {format_number(one.value)}, blind {format_number(one.null_value)})"
                      for one in named[:_NAMED])
-    return Cell(said, note=f"{len(found)} of {tests} layer and module statistics lie beyond their bands",
+    return Cell(said, note=f"{len(found)} of {tests} statistics of modules, layers and matrices lie beyond their bands",
                 row_ids=tuple(i for one in named[:_NAMED] for i in one.row_ids))
 
 

@@ -1,4 +1,4 @@
-"""Which layers and modules of a comparison stand out: by more than their null band, corrected for how many were looked at."""
+"""Which modules, layers and matrices of a comparison stand out: beyond their null, corrected for how many were looked at."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxpost.records.rows import select
-from jaxpost.records.tabulating.bands import excess, needed
+from jaxpost.records.tabulating.bands import excess, needed, pooled, unresolved
 from jaxpost.records.tabulating.cells import Cell, Table, format_number
 from jaxpost.records.tabulating.readings import parts, tuned
 
@@ -26,7 +26,7 @@ _LISTED = 20  # lines of the table
 
 @dataclass(frozen=True)
 class Standing:
-    """A layer or a module whose statistic a blind update would not show: value, null and band, and by how many half widths."""
+    """A statistic of a module, a layer or a matrix beside its null: value, null and band, and by how many half widths."""
 
     where: str
     statistic: str
@@ -40,10 +40,11 @@ class Standing:
 
 
 def candidates(table: pa.Table, arm: str) -> list[Standing]:
-    """Every module kind (its own pooled row) and every layer (mean over its matrices) of one tuned checkpoint.
+    """Of one tuned checkpoint every module kind (its own pooled row), every layer (mean over its matrices) and every module of
+    a layer (mean over its experts).
 
-    The band of a layer is the mean of the bands of its matrices: never narrower than that of the mean, however they depend on
-    each other. A value below its rounding floor is left out: it says nothing.
+    The band of a mean is the mean of the bands: never too narrow, however the matrices depend on each other. A value below its
+    rounding floor is left out: it says nothing.
     """
     table = select(table, arm=arm)
     found = []
@@ -51,22 +52,23 @@ def candidates(table: pa.Table, arm: str) -> list[Standing]:
         for row in parts(table, metric, "kind", **wanted).to_pylist():
             if _readable(row):
                 found.append(_standing(f"module {row['module_kind']}", statistic, metric, [row]))
-        layers: dict[int, list[Mapping]] = {}
+        layers: dict[str, list[Mapping]] = {}
+        matrices: dict[str, list[Mapping]] = {}
         for row in parts(table, metric, "tensor", **wanted).to_pylist():
             if row["layer"] is not None and _readable(row):
-                layers.setdefault(row["layer"], []).append(row)
-        if len(layers) > 1:
-            found += [_standing(f"layer {layer}", statistic, metric, rows) for layer, rows in sorted(layers.items())]
+                layers.setdefault(f"layer {row['layer']}", []).append(row)
+                matrices.setdefault(f"layer {row['layer']} {row['module_kind']}", []).append(row)
+        if len(layers) > 1:  # one layer is the model
+            found += [_standing(where, statistic, metric, rows) for where, rows in (layers | matrices).items()]
     return found
 
 
 def _readable(row: Mapping) -> bool:
-    floor = row["noise_floor"] or 0.0
-    return None not in (row["null_value"], row["null_lo"], row["null_hi"]) and abs(row["value"]) >= floor
+    return None not in (row["null_value"], row["null_lo"], row["null_hi"]) and not unresolved(row)
 
 
 def _standing(where: str, statistic: str, metric: str, rows: list[Mapping]) -> Standing:
-    mean = {key: float(np.mean([row[key] for row in rows])) for key in ("value", "null_value", "null_lo", "null_hi")}
+    mean = pooled(rows)
     return Standing(where, statistic, metric, **mean, excess=excess(mean), row_ids=tuple(row["row_id"] for row in rows))
 
 
@@ -81,9 +83,9 @@ def standing_table(table: pa.Table) -> Table:
     """What stands out of every tuned checkpoint, the farthest first."""
     built = Table(
         "standing_out",
-        f"Layers and modules whose statistic lies beyond its null band: at most {_LISTED} a checkpoint, farthest first, in "
-        "half widths of the 95 % band of blind updates; 5 % in all of them together (Bonferroni). A layer is the mean over "
-        "its matrices, its band the mean of theirs.",
+        f"Modules, layers and matrices whose statistic lies beyond its null band: at most {_LISTED} a checkpoint, farthest "
+        "first, in half widths of the 95 % band of blind updates; 5 % in all of them together (Bonferroni). A layer is the "
+        "mean over its matrices, its band the mean of theirs.",
         ["tuned", "where", "statistic", "value", "blind update", "half widths"], [""] * 6)
     for arm in tuned(table):
         for one in standing_out(table, arm)[0][:_LISTED]:

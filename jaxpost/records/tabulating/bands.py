@@ -1,6 +1,6 @@
 """A value beside its null: how far outside the band of blind updates it lies, and in which words that is said."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.stats
@@ -25,6 +25,18 @@ def excess(row: Mapping) -> float:
     if half <= 0 or abs(away) <= _EXACT * abs(null):
         return 0.0 if abs(away) <= _EXACT * max(abs(null), 1e-300) else float(np.copysign(np.inf, away))
     return float(away / half)
+
+
+def pooled(rows: Sequence[Mapping]) -> dict[str, float]:
+    """Mean value and null of several rows, with the mean of their bands: never narrower than that of the mean, however the
+    rows depend on each other (a standard deviation of a mean is at most the mean of the standard deviations)."""
+    return {key: float(np.mean([np.nan if row[key] is None else row[key] for row in rows]))
+            for key in ("value", "null_value", "null_lo", "null_hi")}
+
+
+def unresolved(row: Mapping) -> bool:
+    """Whether a value lies below what storage rounding alone reads."""
+    return row["noise_floor"] is not None and abs(row["value"]) < row["noise_floor"]
 
 
 def needed(metric: str, tests: int) -> float:

@@ -43,11 +43,11 @@ def test_five_percent_in_all_comparisons_together(metric, law):
 
 def test_the_layer_that_was_moved_stands_out_and_no_other():
     found, tests = standing_out(rows([0.5, 0.55, 0.05, 0.45]), "tuned")
-    assert tests == 5 and [one.where for one in found] == ["module q", "layer 2"]  # q: 0.3875 of 0.49 to 0.51
+    assert tests == 9 and [one.where for one in found] == ["module q", "layer 2", "layer 2 q"]  # q: 0.3875 of 0.49 to 0.51
     assert found[1].excess == pytest.approx(-4.5) and found[1].value == 0.05
-    assert len(standing_table(rows([0.5, 0.55, 0.05, 0.45])).body) == 2
+    assert len(standing_table(rows([0.5, 0.55, 0.05, 0.45])).body) == 3
     inside = rows([0.45, 0.55, 0.5, 0.5])
-    assert standing_out(inside, "tuned") == ([], 5) and "nothing: all 5" in "".join(pair_headline(inside))
+    assert standing_out(inside, "tuned") == ([], 9) and "nothing: all 9" in "".join(pair_headline(inside))
 
 
 def test_a_layer_is_the_mean_of_its_matrices_with_the_mean_of_their_bands():
@@ -56,7 +56,8 @@ def test_a_layer_is_the_mean_of_its_matrices_with_the_mean_of_their_bands():
                              [[None if x is None else 0 for x in table["layer"].to_pylist()]])
     assert [one.where for one in candidates(moved, "tuned")] == ["module q"]  # one layer is the whole model
     two = candidates(table, "tuned")
-    assert [one.where for one in two] == ["module q", "layer 0", "layer 1"] and len(two[1].row_ids) == 1
+    assert [one.where for one in two] == ["module q", "layer 0", "layer 1", "layer 0 q", "layer 1 q"]
+    assert len(two[1].row_ids) == 1
 
 
 def test_what_lies_below_its_rounding_floor_says_nothing():
