@@ -64,7 +64,8 @@ def test_the_terminal_says_the_result_and_where_the_report_is(report, planted, c
     assert out[-1] == str(planted / "report" / "report.html")
     assert "below its null band" in out[1] and "module q (update sparsity 0.750" in out[4]  # a quarter of q was moved by hand
     page = (planted / "report" / "report.html").read_text()
-    places = [page.index(text) for text in ("The result in short", "Before reading", 'id="figures"', "As the papers print them")]
+    texts = "The result in short", "Before reading", 'id="figures"', "As the papers print them"
+    places = [page.index(text) for text in texts]
     assert places == sorted(places)
 
 
