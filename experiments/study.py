@@ -145,7 +145,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         bundle, session = found
         inventory = setup.carry_out(bundle, session)
         publish(stated, bundle, session, setup.last, setup.gate, metrics=METRICS, tensors=inventory,
-                papers=exhibits.papers(config.papers), hierarchical=bases > 1)
+                papers=config.papers, hierarchical=bases > 1)
 
 
 def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session) -> dict:

@@ -14,34 +14,6 @@ from jaxpost.records.headlines.studies import claim_lines
 
 SHOWN = ("o", "up")  # module kinds of the first layer whose masks and spectra are drawn
 
-PAPERS = (
-    {"key": "zhu2025path", "title": "The Path Not Taken: RLVR Provably Learns Off the Principals",
-     "author": "Zhu, Hanqing and others", "year": "2025", "eprint": "2511.08567"},
-    {"key": "mukherjee2025subnetworks", "title": "Reinforcement Learning Finetunes Small Subnetworks in Large Language Models",
-     "author": "Mukherjee, Sagnik and others", "year": "2025", "eprint": "2505.11711"},
-    {"key": "shenfeld2025razor", "title": "RL's Razor: Why Online Reinforcement Learning Forgets Less",
-     "author": "Shenfeld, Idan and others", "year": "2025", "eprint": "2509.04259"},
-    {"key": "luong2024reft", "title": "ReFT: Reasoning with Reinforced Fine-Tuning", "author": "Luong, Trung Quoc and others",
-     "year": "2024", "eprint": "2401.08967"},
-    {"key": "lai2025reinforcement", "title": "Reinforcement Fine-Tuning Naturally Mitigates Forgetting in Continual "
-     "Post-Training", "author": "Lai, Song and others", "year": "2025", "eprint": "2507.05386"},
-    {"key": "lin2023spurious", "title": "Spurious Feature Diversification Improves Out-of-distribution Generalization",
-     "author": "Lin, Yong and others", "year": "2023", "eprint": "2309.17230"},
-    {"key": "nanda2023progress", "title": "Progress measures for grokking via mechanistic interpretability",
-     "author": "Nanda, Neel and others", "year": "2023", "eprint": "2301.05217"},
-    {"key": "power2022grokking", "title": "Grokking: Generalization Beyond Overfitting on Small Algorithmic Datasets",
-     "author": "Power, Alethea and others", "year": "2022", "eprint": "2201.02177"},
-    {"key": "li2025grokking", "title": "Where to find Grokking in LLM Pretraining? Monitor Memorization-to-Generalization "
-     "without Test", "author": "Li, Ziyue and others", "year": "2025", "eprint": "2506.21551"},
-)
-
-
-def papers(wanted: Sequence[str]) -> list[Mapping]:
-    """The entries of `CITATION.bib` for arXiv numbers; one that is not in PAPERS is cited by its number alone."""
-    known = {paper["eprint"]: paper for paper in PAPERS}
-    return [known.get(number, {"key": f"arxiv{number}", "title": f"arXiv:{number}", "author": "see arXiv", "year": "n.d.",
-                               "eprint": number}) for number in wanted]
-
 
 def _shown(measure) -> list[str]:
     return [info.name for info in measure.infos if info.kind in SHOWN and info.layer == 0]

@@ -69,18 +69,18 @@ def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals
 
 
 def publish(stated: Stated, bundle: records.Bundle, session: Session, last: Mapping[str, int], gate: Callable, *,
-            metrics: Mapping, papers: Sequence[Mapping] = (), **more: object) -> None:
+            metrics: Mapping, papers: Sequence[str] = (), **more: object) -> None:
     """Judge the claims on all rows, seal the bundle with its report, and print both.
 
     Args:
       last: arm -> its last step; gate: of `claims.gates`.
-      metrics: definitions of everything in the rows. more: of `records.finish`.
+      metrics: definitions of everything in the rows; papers: arXiv numbers. more: of `records.finish`.
     """
     session.phase("report", 1)
     began = time.monotonic()
     results = claim_rules.judge(stated.claims, bundle.read_rows(), last, gate)
     extra = {"n_seeds": len(stated.seeds), **more.pop("extra", {})}
-    bundle_id = records.finish(bundle, metrics=metrics, claims=results, papers=papers, extra=extra, **more)
+    bundle_id = records.finish(bundle, metrics=metrics, claims=results, papers=records.papers.entries(papers), extra=extra, **more)
     session.say(f"report written in {time.monotonic() - began:.0f} s")
     exhibits.print_claims(session.console, results)
     session.say(f"bundle {bundle_id[:12]}: {bundle.path / 'report.html'}")

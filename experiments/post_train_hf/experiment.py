@@ -23,7 +23,7 @@ from jaxpost.formats.directory import read_object
 from jaxpost.lookup import nearest
 from jaxpost.models import hf
 from jaxpost.probes import policy
-from jaxpost.records import storage
+from jaxpost.records import papers, storage
 from jaxpost.tasks import text, text_data, tokenizer, verifiers
 from jaxpost.training import split
 from jaxpost.training.text_suite import TextSuite
@@ -175,7 +175,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         ends = dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1]))
         results = claim_rules.judge(setup.claims, bundle.read_rows(), dict.fromkeys(config.arms, setup.grid[-1]),
                                     claim_rules.gates.success_moved(ends))
-        bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, papers=exhibits.papers(defaults.RLVR_PAPERS),
+        bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, papers=papers.entries(defaults.RLVR_PAPERS),
                                    extra={"n_seeds": config.seeds.count, "inputs": inputs})
         exhibits.print_claims(session.console, results)
         session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")

@@ -108,7 +108,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         gate = claim_rules.gates.success_moved(dict.fromkeys(ARMS, claim_rules.End(setup.grid[-1])))
         metrics = {**probes.METRICS, **mask_pairs.METRICS, interventions.LOGIT_CHANGE.id: interventions.LOGIT_CHANGE}
         publish(stated, bundle, session, dict.fromkeys(ARMS, setup.grid[-1]), gate, metrics=metrics, tensors=inventory,
-                papers=exhibits.papers(defaults.RLVR_PAPERS))
+                papers=defaults.RLVR_PAPERS)
 
 
 def _train_and_compare(setup: Setup, base: Base, bundle: records.Bundle, session: Session) -> dict:

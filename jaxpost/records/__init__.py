@@ -8,6 +8,7 @@ An experiment opens a bundle, writes one shard a measurement, and finishes:
     records.finish(bundle, metrics=METRICS, claims=results)
 """
 
+from jaxpost.records import papers
 from jaxpost.records.bundle import Bundle
 from jaxpost.records.closing import finish
 from jaxpost.records.contents import read_measurements, read_metrics
@@ -29,6 +30,7 @@ __all__ = [
     "format_params",
     "headline",
     "measurement_table",
+    "papers",
     "parse_params",
     "read_events",
     "read_measurements",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
+from jaxpost.records.papers import entry
 from jaxpost.records.tabulating.latex import tex_escape
 
 _ARXIV = re.compile(r"(?:arXiv[:\s]*)(\d{4}\.\d{4,5})", re.IGNORECASE)
@@ -21,12 +22,11 @@ def _kept(title: str) -> str:
 
 def _paper(paper: Mapping) -> str:
     kind = "inproceedings" if "booktitle" in paper else "article" if "journal" in paper else "misc"
-    fields = {
-        name: str(paper[name]) if name in ("eprint", "doi", "url") else tex_escape(str(paper[name]))
-        for name in _FIELDS
-        if name in paper
-    }
+    verbatim = ("eprint", "doi", "url", "author")  # names are written in BibTeX's own notation
+    fields = {name: str(paper[name]) if name in verbatim else tex_escape(str(paper[name])) for name in _FIELDS if name in paper}
     fields["title"] = _kept(str(paper["title"]))
+    if "author" not in fields:
+        fields["key"] = str(paper["title"])  # what BibTeX sorts by instead
     if "eprint" in fields:
         fields["archiveprefix"] = "arXiv"
     return _entry(kind, paper["key"], fields)
@@ -38,7 +38,7 @@ def bibtex(manifest: Mapping, metric_papers: Iterable[str | None]) -> str:
     Args:
         manifest: with bundle_id, config_hash, title, created, sessions, and papers (key, title, author, year, ...).
         metric_papers: the `paper` texts of the metrics; an arXiv number in them that no paper of the manifest has
-            becomes an entry of its own, titled by the text before it.
+            becomes an entry of its own, with what `papers` knows of it.
 
     Returns:
         Entries separated by blank lines, the bundle first (key `jaxpost-<12 digits>`).
@@ -66,10 +66,5 @@ def bibtex(manifest: Mapping, metric_papers: Iterable[str | None]) -> str:
         for number in _ARXIV.findall(text):
             if number not in known:
                 known.add(number)
-                fields = {
-                    "title": _kept(_ARXIV.split(text)[0].strip(" ,;().") or f"arXiv:{number}"),
-                    "eprint": number,
-                    "archiveprefix": "arXiv",
-                }
-                entries.append(_entry("misc", f"arxiv-{number}", fields))
+                entries.append(_paper(entry(number)))
     return "\n\n".join(entries) + "\n"

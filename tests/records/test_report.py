@@ -117,8 +117,10 @@ def test_tex_escapes_and_a_table_that_can_be_pasted(finished):
     assert tex_escape(r"a_b & 5% #1 {x} $y$ ~ ^ \ <") == (
         r"a\_b \& 5\% \#1 \{x\} \$y\$ \textasciitilde{} \textasciicircum{} \textbackslash{} \ensuremath{<}"
     )
+    assert tex_escape("‖ΔW‖ of 中, é") == r"$\Vert \Delta W\Vert$ of \texttt{U+4E2D}, é"  # pdfTeX has no such letter
     tex = tex_table(main_table(records.read_measurements(finished)), "a" * 64)
-    assert tex.count(r"\begin{") == tex.count(r"\end{") == 3  # one table of two blocks
+    assert tex.count(r"\begin{") == tex.count(r"\end{") >= 4  # tables of some columns each
+    assert "Part 2 of" in tex and tex.count(r"\label{") == len(set(re.findall(r"\\label{([^}]*)}", tex)))
     for block in tex.split(r"\midrule")[1:]:
         body = block.split(r"\bottomrule")[0].strip().splitlines()
         assert len({line.count(" & ") for line in body}) == 1 and all(line.endswith(r"\\[2pt]") for line in body)
@@ -279,9 +281,14 @@ def test_report_draws_again_and_keeps_the_bundle_id(copy, monkeypatch, capsys):
 
 def test_citation_has_the_bundle_its_papers_and_those_of_its_metrics_once(finished):
     manifest = read_json(finished / "manifest.json")
-    text = bibtex(manifest, ["Zhu et al., arXiv:2511.08567, section 4", "RL's Razor, arXiv:2509.04259", None])
+    cited = ["Zhu et al., arXiv:2511.08567, section 4", "RL's Razor, arXiv:2509.04259", None, "arXiv:9901.00001"]
+    text = bibtex(manifest, cited)
     assert (finished / "CITATION.bib").read_text().startswith(f"@misc{{jaxpost-{manifest['bundle_id'][:12]},")
-    assert text.count("2511.08567") == 1 and "@misc{arxiv-2509.04259" in text and "title = {{RL's Razor}}" in text
+    assert text.count("2511.08567") == 1 and "@misc{arxiv-2509.04259" in text
+    assert "title = {{RL's Razor: Why Online Reinforcement Learning Forgets Less}}" in text
+    assert "author = {Shenfeld, Idan and Pari, Jyothish and Agrawal, Pulkit}" in text
+    unknown = text[text.index("@misc{arxiv-9901.00001"):]
+    assert "author" not in unknown.split("note")[0] and "key = {arXiv:9901.00001}" in unknown and "not recorded here" in unknown
     assert text.count("{") == text.count("}")
 
 

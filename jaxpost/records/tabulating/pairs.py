@@ -9,7 +9,7 @@ from jaxpost.records.tabulating.readings import reading, tuned, variant
 
 PRINTED = (  # heading, metric, what must hold, factor, digits: as the papers print them
     ("sparsity %", "weight.sparsity.bf16", {"granularity": "global", "dtype": "bf16"}, 100, 1),
-    ("||dW|| / ||W|| %", "weight.relative_norm", {"granularity": "global", "dtype": "bf16"}, 100, 4),
+    ("‖ΔW‖ / ‖W‖ %", "weight.relative_norm", {"granularity": "global", "dtype": "bf16"}, 100, 4),
     ("low overlap %", "weight.overlap.low_magnitude", {"granularity": "global"}, 100, 1),
     ("principal overlap %", "weight.overlap.principal", {"granularity": "global"}, 100, 1),
     ("largest angle, left, degrees", "weight.rotation.max_angle", {"granularity": "global", "side": "left", "dtype": "bf16"},
