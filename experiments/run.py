@@ -6,8 +6,13 @@ Alarms of XLA about slow folding or compilation are in `compiler.log` of the run
 `~/.cache/jaxpost` (or below `XDG_CACHE_HOME`) for the next run, unless `JAX_COMPILATION_CACHE_DIR` names another place;
 `--no-compile-cache` keeps none, and the directory may be deleted at any time.
 
+Several processes, one or more a host, run one study together when each is told who is who:
+`--config.distributed=auto` where the cluster knows (TPU pod, SLURM, GKE), or `HOST:PORT,PROCESSES,INDEX`
+(experiments/harness/distributed.py).
+
 Exit codes: 0 done (or already finished), 2 bad input, directory or checkpoint, 3 a loss was not finite, 75 stopped by
-SIGTERM or SIGINT after saving (run the same command again; a second signal ends the process at once).
+SIGTERM or SIGINT after saving (run the same command again; a second signal ends the process at once), 76 another process of the
+run ended (start all of them again).
 """
 
 import argparse
@@ -20,6 +25,7 @@ from pathlib import Path
 from experiments import compile_cache, compiler_log
 from experiments.compiler_log import CompilerLog
 from experiments.harness import config as configs
+from experiments.harness import distributed
 from experiments.harness.command import Parser, refuse
 from experiments.harness.errors import UserError
 from experiments.harness.session import StopSignals
@@ -69,7 +75,11 @@ def listing() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """The command; returns the exit code. A process of several ends here."""
+    return distributed.end(_outcome(arguments))
+
+
+def _outcome(arguments: list[str] | None) -> int:
     try:
         with StopSignals() as signals:
             _run(sys.argv[1:] if arguments is None else arguments, signals)
@@ -81,6 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a full disk or a missing permission, met outside a bundle or a checkpoint
         return refuse(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was written before "
                       "is intact: make room or fix the permissions and run the same command again")
+    except Exception as error:
+        return distributed.lost(error)
 
 
 def _run(arguments: list[str], signals: StopSignals) -> None:
@@ -90,6 +102,7 @@ def _run(arguments: list[str], signals: StopSignals) -> None:
         return
     if options.config is None:
         raise UserError(f"--config is missing{nearest('', configs.names())}")
+    together = overrides.pop("distributed", "")  # of the command: no run is another one for it
     config = configs.load(options.config, overrides)
     reference = options.config.partition(":")[0]
     name, claims = Path(reference).stem, getattr(configs.module(reference), "CLAIMS", ())
@@ -97,6 +110,7 @@ def _run(arguments: list[str], signals: StopSignals) -> None:
     if not options.no_compile_cache:
         compile_cache.keep(compile_cache.directory())
     with CompilerLog(workdir / compiler_log.NAME):
+        distributed.begin(together, config.experiment)
         importlib.import_module(f"experiments.{config.experiment}").run(config, claims, workdir, name, signals)
 
 

@@ -17,6 +17,7 @@ from experiments.harness import (
     checks,
     ensemble,
     exhibits,
+    follower,
     forgetting,
     matched,
     one_arm,
@@ -34,10 +35,11 @@ from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import Measurement, concatenate, grid, write_base_rows
 from experiments.harness.session import Session, StopSignals
-from jaxpost import probes, records, training
+from jaxpost import probes, processes, records, training
 from jaxpost.probes import weights
 from jaxpost.tasks import Task
 
+SEVERAL_PROCESSES = True  # it runs in several (harness/distributed.py)
 COMPARED = ("weight", "policy")  # probes that the comparisons at matched norm and matched success are made of
 METRICS = {**probes.METRICS, **trainable.METRICS, **work.METRICS}
 
@@ -113,13 +115,13 @@ class Setup:
     def carry_out(self, bundle: records.Bundle, session: Session) -> dict:
         """Every base with its arms; returns the inventory of their tensors."""
         config = self.config
-        if not len(bundle.read_rows()):
+        if not len(follower.read_rows(bundle)):
             if config.pilot:
                 power.announce(session.console, self.claims, config.pilot, config.seeds.count, config.seeds.bases)
             first = next(arm for arm in self.arms if arm.steps)
-            step = probing.step_seconds(first, self.model, len(self.seeds), config.train.steps_per_call, self.mesh)
+            seconds = probing.step_seconds(first, self.model, len(self.seeds), config.train.steps_per_call, self.mesh)
             probing.predict(session, self.probes, probing.shapes(self.model, self.batch), self.grid[-1],
-                            config.measure.probes, config.measure.budget, step)
+                            config.measure.probes, config.measure.budget, processes.agreed(lambda: seconds))
         inventory = [_one_base(self, b, bundle, session) for b in range(config.seeds.bases)]
         probing.report_costs(bundle, session)
         return concatenate(*inventory)
@@ -203,7 +205,7 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
     bundle.write_rows(f"{plan.prefix}jaccard", concatenate(*parts))
     session.advance(1)
     derived = (f"{plan.prefix}matched", f"{plan.prefix}forgetting")
-    table = bundle.read_rows(exclude=(*derived, "summary", "claims"))
+    table = follower.read_rows(bundle, exclude=(*derived, "summary", "claims"))
     bundle.write_rows(derived[0], concatenate(*_matched(setup, measure, finals, table)))
     bundle.write_rows(derived[1], forgetting.columns(table, base.digest))
     session.advance(1)

@@ -7,6 +7,7 @@ restored is compared with it. A step that does not pass is moved aside and the o
 """
 
 import contextlib
+import json
 import logging
 import shutil
 import warnings
@@ -17,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from jaxpost import processes
 from jaxpost.formats import digests, orbax
 
 _ITEMS = ("params", "training", "probe_state", "about")
@@ -35,6 +36,24 @@ def _placed(tree, abstract):
     return jax.tree.map(lambda x, a: x if getattr(a, "sharding", None) else jnp.asarray(np.asarray(x)), tree, abstract)
 
 
+def _own(tree):
+    """Of several processes: arrays that each holds for itself, as host arrays, which the first process writes."""
+    def leaf(x):
+        return np.asarray(x) if isinstance(x, jax.Array) and x.is_fully_addressable else x
+
+    return jax.tree.map(leaf, tree) if processes.several() else tree
+
+
+def _asked(abstract):
+    """What Orbax is asked for: host arrays where no sharding is named, whatever layout and processes they were saved from."""
+    def leaf(x):
+        if getattr(x, "sharding", None):
+            return x
+        return np.broadcast_to(np.zeros((), x.dtype), x.shape)  # without memory
+
+    return jax.tree.map(leaf, abstract)
+
+
 def _rest(state) -> dict:
     """The fields of the item `training`."""
     return {k: v for k, v in state._asdict().items() if k not in ("params", "probe_state") and v is not None}
@@ -42,9 +61,7 @@ def _rest(state) -> dict:
 
 def _whole(x) -> np.ndarray:
     """An array on the host; of one that several processes share, gathered: every process must call this in the same order."""
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        x = multihost_utils.process_allgather(x, tiled=True)
-    return np.asarray(x)
+    return processes.whole(x) if isinstance(x, jax.Array) else np.asarray(x)
 
 
 def _leaves(tree) -> dict[str, object]:
@@ -83,9 +100,12 @@ class Checkpoints:
         self._directory, self._say, self._sound = Path(directory).absolute(), say, {}
         self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         with self._writing(self._directory):
-            for rest in self._directory.glob("*.orbax-checkpoint-tmp*"):  # a kill or a full disk cut that save short
-                shutil.rmtree(rest, ignore_errors=True)
+            processes.agreed(self._remove_unfinished)
             self._manager = self._opened()
+
+    def _remove_unfinished(self) -> None:
+        for rest in self._directory.glob("*.orbax-checkpoint-tmp*"):  # a kill or a full disk cut that save short
+            shutil.rmtree(rest, ignore_errors=True)
 
     def _opened(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(self._directory, options=self._options, item_names=_ITEMS)
@@ -118,7 +138,7 @@ class Checkpoints:
             trees["probe_state"] = state.probe_state
         with self._writing(self._directory / str(step)):
             facts = digests.sealed(about, {item: _digests(tree) for item, tree in trees.items()})
-            items = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
+            items = {item: ocp.args.StandardSave(_own(tree)) for item, tree in trees.items()}
             self._manager.save(step, args=ocp.args.Composite(**items, about=ocp.args.JsonSave(facts)))
 
     def wait(self) -> None:
@@ -141,7 +161,7 @@ class Checkpoints:
         bad: dict[int, str] = {}
         for step in steps:
             try:
-                about = self._checked(step)
+                about = processes.agreed(lambda step=step: self._checked(step), (CheckpointError,))
             except CheckpointError as error:
                 bad[step] = str(error.__cause__ or error)
                 continue
@@ -157,18 +177,18 @@ class Checkpoints:
         for broken, why in bad.items():
             to = self._directory / f"{ASIDE}{broken}"
             with self._writing(self._directory / str(broken)):
-                if jax.process_index() == 0:
-                    if to.exists():
-                        shutil.rmtree(to)
-                    (self._directory / str(broken)).rename(to)
-                if jax.process_count() > 1:
-                    multihost_utils.sync_global_devices(f"moved {to}")
+                processes.agreed(lambda broken=broken, to=to: self._rename(broken, to), (OSError,))
             self._say(f"checkpoint {self._directory}/{broken} is damaged ({why[:160]}) and is now {to.name}; step {step}, the "
                       "newest sound one, is used")
         if bad:
             with self._writing(self._directory):
                 self._manager.close()
                 self._manager = self._opened()
+
+    def _rename(self, step: int, to: Path) -> None:
+        if to.exists():
+            shutil.rmtree(to)
+        (self._directory / str(step)).rename(to)
 
     def _checked(self, step: int) -> dict:
         """`about` of a step after reading every array of it once, one at a time. Raises: CheckpointError."""
@@ -189,9 +209,8 @@ class Checkpoints:
 
     def _about(self, step: int) -> tuple[dict, dict | None]:
         """(about, item -> array -> digest; None of a checkpoint of an earlier version)."""
-        found = self._read(step, about=ocp.args.JsonRestore())["about"]
         with self._reading(step):
-            return digests.opened(found)
+            return digests.opened(json.loads((self._directory / str(step) / "about" / "metadata").read_text()))
 
     def _compare(self, step: int, item: str, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
         if set(found) != set(expected):
@@ -230,7 +249,7 @@ class Checkpoints:
     def _items(self, step: int, items: Mapping[str, object]) -> dict:
         """Items restored like their abstract trees, compared with their digests."""
         _, expected = self._about(step)
-        read = self._read(step, **{item: ocp.args.StandardRestore(abstract) for item, abstract in items.items()})
+        read = self._read(step, **{item: ocp.args.StandardRestore(_asked(abstract)) for item, abstract in items.items()})
         for item in items:
             with self._reading(step):
                 if expected is None:

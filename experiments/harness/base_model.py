@@ -12,7 +12,7 @@ import numpy as np
 from experiments.harness.arms import ADAMW
 from experiments.harness.errors import Diverged, UserError
 from experiments.harness.session import Session
-from jaxpost import models, objectives, training
+from jaxpost import models, objectives, processes, training
 from jaxpost.checkpoint import CheckpointError, Checkpoints
 from jaxpost.tasks import Task
 
@@ -32,7 +32,7 @@ def digest(params: dict) -> str:
     """The first 16 hex digits of SHA-256 over names and bytes of a parameter tree."""
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        sha.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+        sha.update(jax.tree_util.keystr(path).encode() + processes.whole(leaf).tobytes())
     return sha.hexdigest()[:16]
 
 
@@ -65,10 +65,12 @@ class Pretraining:
         params = jax.tree.map(lambda x: x[0], states.params)
         step = int(states.step[0])
         seen = self._check(params, training.stream(self.seed, "check", step))
-        return float(seen["new"]), float(seen["second"])
+        return tuple(processes.agreed(lambda: [float(seen["new"]), float(seen["second"])]))
 
     def run(self, directory: Path, session: Session, every_seconds: float) -> Base:
         """Pretrain, or take up where a killed run stopped, or read the finished base.
+
+        Several processes pretrain alike, each by itself, and then all read the base that the first one saved.
 
         Raises:
           UserError: the range was jumped over or not reached; the message has what was seen.
@@ -86,7 +88,8 @@ class Pretraining:
                 base = self._search(saves, session, every_seconds)
             rounded = self.fresh()._replace(params=jax.tree.map(lambda x: x[None], base.params))
             chosen.save(base.step, rounded, {"success": base.success, "second": base.second, "digest": base.digest})
-            return base
+            chosen.wait()
+        return self.run(directory, session, every_seconds) if processes.several() else base
 
     def _search(self, saves: Checkpoints, session: Session, every_seconds: float) -> Base:
         c = self.c
@@ -110,7 +113,8 @@ class Pretraining:
                 if (base := self._decide(states, seen)) is not None:
                     return base
             session.advance(steps, note=tokens + (f", new task {seen[-1][1]:.2f}, second {seen[-1][2]:.2f}" if seen else ""))
-            if session.stopping or time.monotonic() - saved > every_seconds:
+            due = session.look(time.monotonic() - saved > every_seconds)
+            if session.stopping or due:
                 saves.save(step + steps, states, {"seen": seen})
                 saved = time.monotonic()
             if session.stopping:

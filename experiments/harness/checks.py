@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from experiments.harness.config import leaves, nearest
 from experiments.harness.errors import UserError
 from experiments.harness.session import WANDB_MODES
-from jaxpost import models, sharding, tasks
+from jaxpost import models, processes, sharding, tasks
 from jaxpost.tasks import Task
 
 # key -> (smallest, largest) value; of each element where the value is a tuple. Open ends are None.
@@ -102,6 +102,9 @@ def mesh(section: ConfigDict, rows: int):
     devices = jax.devices()
     sizes = _filled(sizes, len(devices))
     wanted = math.prod(sizes.values())
+    if processes.several() and wanted < len(devices):
+        raise UserError(f"{jax.process_count()} processes have {len(devices)} devices, and the mesh uses {wanted}: it must use "
+                        f"all, as --config.mesh=data:{len(devices)} or ensemble:{len(devices)} does")
     if wanted == 1:
         return None
     if wanted > len(devices):

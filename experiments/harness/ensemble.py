@@ -14,7 +14,7 @@ from experiments.harness.arms import Arm
 from experiments.harness.base_model import Base
 from experiments.harness.errors import Diverged, UserError
 from experiments.harness.session import Session
-from jaxpost import models, sharding, training
+from jaxpost import models, processes, sharding, training
 from jaxpost.checkpoint import Checkpoints
 from jaxpost.records import Bundle
 
@@ -145,16 +145,22 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session,
         states = training.stack([
             arm.fresh(plan.base.params if starts is None else starts(seed), seed + arm.offset,
                       None if references is None else references(seed)) for seed in block.seeds])
+        places = None if plan.mesh is None else sharding.member_shardings(
+            states, models.parameter_table(arm.spec.model), plan.mesh)
         if found is not None:
-            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
-            states = saves.restore(step, abstract)
+            states = saves.restore(step, _abstract(states, places))
             session.say(f"{arm.name}: resuming at step {step}")
-        if plan.mesh is not None:
-            table = models.parameter_table(arm.spec.model)
-            states = jax.device_put(states, sharding.member_shardings(states, table, plan.mesh))
+        elif places is not None:
+            states = processes.put(states, places)
         program = (training.segment_program(arm.source, arm.spec, plan.steps_per_call, plan.mesh) if plan.program is None
                    else plan.program(arm, block.count))
         _segments(arm, block, plan, bundle, session, program, members, states, step, saves)
+
+
+def _abstract(states, places):
+    """Shapes, dtypes and, where there are any, places of states."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
+    return shapes if places is None else jax.tree.map(lambda x, place: x.update(sharding=place), shapes, places)
 
 
 def telling(session: Session, bundle: Bundle, arm: str) -> Callable[[str], None]:
@@ -176,16 +182,18 @@ def resumable(saves: Checkpoints, arm: str, block: Block, plan: Plan, bundle: Bu
     found = saves.latest()
     if found is None:
         return None
-    for step in (step for step in plan.grid if step <= found[0]):
-        shard = block.shard(plan.prefix, step)
-        if bundle.sealed_rows(shard):
-            continue
-        if not bundle.has_rows(shard) or getattr(plan.measure, "damaged", lambda *_: False)(arm, step, block.seeds):
-            found = saves.latest(before=step)
-            back = f"from step {found[0]}" if found else "from the base"
-            session.say(f"{arm}: the measurement {shard} is gone or damaged and is made again: training goes on {back}")
-            bundle.event("measured-again", step, arm=arm, shard=shard)
-            break
+    damaged = getattr(plan.measure, "damaged", lambda *_: False)
+
+    def missing() -> int | None:
+        lacking = (step for step in plan.grid if step <= found[0] and not bundle.sealed_rows(block.shard(plan.prefix, step))
+                   and (not bundle.has_rows(block.shard(plan.prefix, step)) or damaged(arm, step, block.seeds)))
+        return next(lacking, None)
+
+    if (step := processes.agreed(missing)) is not None:
+        shard, found = block.shard(plan.prefix, step), saves.latest(before=step)
+        back = f"from step {found[0]}" if found else "from the base"
+        session.say(f"{arm}: the measurement {shard} is gone or damaged and is made again: training goes on {back}")
+        bundle.event("measured-again", step, arm=arm, shard=shard)
     return found
 
 
@@ -213,7 +221,8 @@ def _segments(arm, block, plan, bundle, session, program, members, states, step,
         if step in plan.grid and not bundle.sealed_rows(block.shard(plan.prefix, step)):
             columns = plan.measure(arm, step, block.seeds, states.params, history, states.probe_state)
             bundle.write_rows(block.shard(plan.prefix, step), columns)
-        if step == plan.grid[-1] or session.stopping or time.monotonic() - saved > plan.every_seconds:
+        due = session.look(time.monotonic() - saved > plan.every_seconds)
+        if step == plan.grid[-1] or session.stopping or due:
             saves.save(step, states, {"seeds": block.seeds, "arm": arm.name})
             saved = time.monotonic()
         tokens = history["loss_tokens"].sum() / seconds

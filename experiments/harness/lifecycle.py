@@ -13,10 +13,10 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.harness import claims as claim_rules
-from experiments.harness import ensemble, exhibits
+from experiments.harness import ensemble, exhibits, follower
 from experiments.harness.config import EXCLUDED
 from experiments.harness.session import Session, StopSignals
-from jaxpost import records
+from jaxpost import processes, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +46,17 @@ def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals
     devices = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "count": jax.device_count(),
                "processes": jax.process_count()}
 
-    def claim() -> records.Bundle:
-        return records.Bundle.open(workdir, text, records.config_hash(text, EXCLUDED), stated.claims, config_exclude=EXCLUDED,
-                                   title=stated.title, question=stated.question, devices=devices)
+    def claim() -> records.Bundle | follower.Follower:
+        return follower.opened(workdir, lambda: records.Bundle.open(
+            workdir, text, records.config_hash(text, EXCLUDED), stated.claims, config_exclude=EXCLUDED, title=stated.title,
+            question=stated.question, devices=devices))
 
     bundle = claim()
     done = bundle.manifest["n_seeds"] if bundle.state == "finished" else 0
     if done >= len(stated.seeds):
-        print(f"{workdir} is finished ({done} seeds, bundle {bundle.manifest['bundle_id'][:12]}) and is not overwritten: "
-              f"report {workdir / 'report.html'}")
+        if processes.first():
+            print(f"{workdir} is finished ({done} seeds, bundle {bundle.manifest['bundle_id'][:12]}) and is not overwritten: "
+                  f"report {workdir / 'report.html'}")
         yield None
         return
     with bundle, Session(signals, config.wandb, text, name) as session:
@@ -62,7 +64,7 @@ def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals
             ensemble.require(workdir / f"base-{index}" / "arms", arm, stated.seeds, stated.seeds[:done], config.mesh.ensemble)
         if done:
             session.say(f"adding seeds: {done} are finished, {len(stated.seeds)} are asked for")
-            records.reopen(bundle)
+            processes.agreed(lambda: records.reopen(bundle), follower.ERRORS)
             bundle = claim()
         session.say(f"{bundle.state} run in {workdir}")
         yield bundle, session
@@ -76,11 +78,16 @@ def publish(stated: Stated, bundle: records.Bundle, session: Session, last: Mapp
       last: arm -> its last step; gate: of `claims.gates`.
       metrics: definitions of everything in the rows; papers: arXiv numbers. more: of `records.finish`.
     """
+    more |= {"metrics": metrics, "papers": records.papers.entries(papers)}
+    processes.agreed(lambda: _sealed(stated, bundle, session, last, gate, **more), follower.ERRORS)
+
+
+def _sealed(stated, bundle, session, last, gate, **more) -> None:
     session.phase("report", 1)
     began = time.monotonic()
     results = claim_rules.judge(stated.claims, bundle.read_rows(), last, gate)
     extra = {"n_seeds": len(stated.seeds), **more.pop("extra", {})}
-    bundle_id = records.finish(bundle, metrics=metrics, claims=results, papers=records.papers.entries(papers), extra=extra, **more)
+    bundle_id = records.finish(bundle, claims=results, extra=extra, **more)
     session.say(f"report written in {time.monotonic() - began:.0f} s")
     exhibits.print_claims(session.console, results)
     session.say(f"bundle {bundle_id[:12]}: {bundle.path / 'report.html'}")

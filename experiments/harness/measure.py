@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load, save
 
+from experiments.harness import follower
 from experiments.harness.arms import Arm
 from experiments.harness.base_model import Base
-from jaxpost import models, probes, sharding, training
+from jaxpost import models, probes, processes, sharding, training
 from jaxpost.probes import weights
 from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.records import Bundle, digests, row_ids, select
@@ -121,6 +122,8 @@ class Measurement:
 
     def finish(self, arm: str, seeds: Sequence[int]) -> None:
         """An arm is finished: its trajectories go into the bundle's arrays, the statistics across steps into its rows."""
+        if not processes.first():
+            return
         parts = []
         for name in dict.fromkeys(probe.id for probe in self.probes if hasattr(probe, "arrays")):
             series = _series(self.directory, f"{name}-{arm}")
@@ -166,7 +169,7 @@ class Measurement:
                 self._cost(probe, arm, step, compile_s=time.monotonic() - began)
                 self._seen.add(key)
             began = time.monotonic()
-            values = jax.device_get(program(*arguments))
+            values = processes.whole(program(*arguments))
             self._cost(probe, arm, step, wall_s=time.monotonic() - began)
         return values
 
@@ -182,7 +185,7 @@ class Measurement:
                               conditional_on=self.base.digest, row_ids=row_ids)
 
     def _keep(self, probe, values, arm, step, seeds) -> None:
-        if hasattr(probe, "arrays") and (kept := probe.arrays(values)):
+        if processes.first() and hasattr(probe, "arrays") and (kept := probe.arrays(values)):
             path = self.directory / f"{probe.id}-{arm}" / f"{step}-{seeds[0]}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             data = save({name: np.ascontiguousarray(x) for name, x in kept.items()})
@@ -208,7 +211,7 @@ def _without(columns: dict, table: pa.Table) -> dict:
 
 def write_base_rows(bundle: Bundle, prefix: str, measure: Measurement, seeds: Sequence[int]) -> None:
     """What the base does with each seed's sampling noise, for the seeds that do not have it yet."""
-    rows = select(bundle.read_rows(), arm="base", conditional_on=measure.base.digest)
+    rows = select(follower.read_rows(bundle), arm="base", conditional_on=measure.base.digest)
     if missing := sorted(set(seeds) - set(rows["seed"].to_pylist())):
         bundle.write_rows(f"{prefix}base-seeds-{missing[0]}-{missing[-1]}", measure.base_rows(missing))
 

@@ -16,7 +16,7 @@ from experiments.harness.arms import Arm
 from experiments.harness.errors import UserError
 from experiments.harness.measure import infos
 from experiments.harness.session import Session
-from jaxpost import models, objectives, probes, records, sharding, training
+from jaxpost import models, objectives, probes, processes, records, sharding, training
 from jaxpost.lookup import nearest
 from jaxpost.probes import base, catalog, presets, price, routing, schedules, weights
 from jaxpost.probes import page as document
@@ -309,6 +309,8 @@ def prices_of(reference: str) -> tuple[dict[str, float], list[price.Priced], flo
 
 def report_costs(bundle: records.Bundle, session: Session) -> None:
     """Print what measuring has cost, by probe: seconds, compilation, share of the training time (with its compilation)."""
+    if not processes.first():
+        return
     spent: dict[str, dict[str, list]] = {}
     for path in sorted((bundle.path / "costs").glob("*.json")):
         cost = contents.read_cost(path)

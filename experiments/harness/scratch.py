@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, ensemble, one_arm, power, probing, stages, tables, trainable, trends, work
+from experiments.harness import checks, ensemble, follower, one_arm, power, probing, stages, tables, trainable, trends, work
 from experiments.harness import claims as claim_rules
 from experiments.harness.arms import Arm
 from experiments.harness.errors import UserError
@@ -127,7 +127,7 @@ class Setup:
     def carry_out(self, bundle: Bundle, session: Session) -> None:
         """Every arm, and what is made of the rows of finished arms."""
         config, finals = self.config, {}
-        if config.pilot and not len(bundle.read_rows()):
+        if config.pilot and not len(follower.read_rows(bundle)):
             power.announce(session.console, self.claims, config.pilot, config.seeds.count)
         needed = {name for stage in self.stages.values() for name in (*stage.start, *stage.reference)}
         for arm in self.arms:
@@ -138,7 +138,7 @@ class Setup:
                 finals[arm.name] = one_arm.final_params(arm, found, plan)
         bundle.write_rows("work", work.rows(self.arms, self.stages, None))
         for arm in self.arms if config.trend else ():
-            if columns := trends.rows(config.trend, bundle.read_rows(), arm.name, list(self.last)):
+            if columns := trends.rows(config.trend, follower.read_rows(bundle), arm.name, list(self.last)):
                 bundle.write_rows(f"derived-{arm.name}", columns)
         probing.report_costs(bundle, session)
 

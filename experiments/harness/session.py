@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments.harness.errors import Stopped
+from jaxpost import processes
 
 WANDB_MODES = ("disabled", "offline", "online")
 
@@ -45,14 +46,17 @@ class Session:
       signals: what was asked from outside.
       section: `mode` and `project` of the W&B mirror.
       config, name: what the mirror shows.
+
+    Attributes:
+      stopping: whether a signal had asked to stop when all processes last looked.
     """
 
     def __init__(self, signals: StopSignals, section, config: Mapping, name: str):
-        self.console = Console()
+        self.console = Console(quiet=not processes.first())
         self._started = time.monotonic()
-        self._signals = signals
+        self._signals, self.stopping = signals, False
         self._bar = self._task = None
-        self._mirror = _mirror(section, config, name, self.say)
+        self._mirror = _mirror(section, config, name, self.say) if processes.first() else None
 
     def __enter__(self) -> "Session":
         return self
@@ -62,15 +66,21 @@ class Session:
         if self._mirror is not None:
             self._guarded(lambda: self._mirror.finish(exit_code=0 if exception[0] is None else 1, quiet=True))
 
-    @property
-    def stopping(self) -> bool:
-        """Whether a signal asked to stop."""
-        return self._signals.received is not None
+    def look(self, due: bool = False) -> bool:
+        """At a step that all processes reach: note in `stopping` whether a signal asked any of them to stop.
+
+        Returns:
+          whether something, such as a checkpoint, is `due` in any process: their clocks differ.
+        """
+        self.stopping, due = processes.any_of(self._signals.received is not None, due)
+        return due
 
     def boundary(self, saved: str) -> None:
         """End the run here if a signal asked for it; `saved` says what is safe. Raises: Stopped."""
+        self.look()
         if self.stopping:
-            raise Stopped(f"stopped by {self._signals.received}; {saved}; run the same command again to go on")
+            by = self._signals.received or "a signal to another process"
+            raise Stopped(f"stopped by {by}; {saved}; run the same command again to go on")
 
     def say(self, text: str) -> None:
         """One line, with the time since the start."""

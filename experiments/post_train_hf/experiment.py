@@ -5,31 +5,31 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, defaults, exhibits, probing, stages
+from experiments.harness import checks, defaults, follower, probing, stages
 from experiments.harness import claims as claim_rules
 from experiments.harness.base_model import digest
 from experiments.harness.errors import UserError
-from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import grid, write_base_rows
 from experiments.harness.session import Session, StopSignals
 from experiments.post_train_hf import runs as hf_runs
-from jaxpost import models, probes, records, tasks, training
+from jaxpost import models, probes, processes, records, tasks, training
 from jaxpost.formats import FormatError
 from jaxpost.formats.directory import read_object
 from jaxpost.lookup import nearest
 from jaxpost.models import hf
 from jaxpost.probes import policy
-from jaxpost.records import papers, storage
+from jaxpost.records import storage
 from jaxpost.tasks import text, text_data, tokenizer, verifiers
 from jaxpost.training import split
 from jaxpost.training.text_suite import TextSuite
 
 TITLE = "Post-training of a Hugging Face model on text"
 QUESTION = "Do SFT and RL with verifiable rewards move the weights of a pretrained model differently on the same problems?"
+SEVERAL_PROCESSES = True  # it runs in several (harness/distributed.py)
 _MODEL_KEYS = ("directory", "compute_dtype")
 _MESH = ("ensemble", "data", "fsdp", "tensor")
 
@@ -85,8 +85,6 @@ def _check_sections(config: ConfigDict) -> None:
                 raise UserError(f"config key '{section}.{key}' is not known{nearest(key, known)}")
     if config.mesh.ensemble != 1:
         raise UserError(f"mesh.ensemble={config.mesh.ensemble}: seeds run one after another here; set it to 1")
-    if jax.process_count() > 1:
-        raise UserError(f"{jax.process_count()} processes: this experiment's records are written by one; run it on one host")
     for key, known in (("model.compute_dtype", ("bfloat16", "float32")), ("export.dtype", ("float32", "bfloat16", "float16"))):
         section, _, name = key.partition(".")
         if config[section][name] not in known:
@@ -172,13 +170,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
                 hf_runs.carry_out(hf_runs.Run(arm, seed, bundle.path), setup, base, measure, bundle, session)
             measure.finish(arm.name, setup.seeds)
             session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
-        ends = dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1]))
-        results = claim_rules.judge(setup.claims, bundle.read_rows(), dict.fromkeys(config.arms, setup.grid[-1]),
-                                    claim_rules.gates.success_moved(ends))
-        bundle_id = records.finish(bundle, metrics=probes.METRICS, claims=results, papers=papers.entries(defaults.RLVR_PAPERS),
-                                   extra={"n_seeds": config.seeds.count, "inputs": inputs})
-        exhibits.print_claims(session.console, results)
-        session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
+        last = dict.fromkeys(config.arms, setup.grid[-1])
+        gate = claim_rules.gates.success_moved(dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1])))
+        publish(stated, bundle, session, last, gate, metrics=probes.METRICS, papers=defaults.RLVR_PAPERS,
+                extra={"inputs": inputs})
 
 
 def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_runs.Loaded, dict]:
@@ -200,15 +195,19 @@ def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_ru
               "train_dropped": dict(setup.train.dropped), "train_also_evaluated": setup.overlap,
               "evaluate_problems": len(setup.held), "evaluate_dropped": dict(setup.held.dropped),
               "guess": setup.task.guess("id")}
-    path = bundle.path / "inputs.json"
+    processes.agreed(lambda: _keep(inputs, bundle.path / "inputs.json"), follower.ERRORS)
+    session.say(f"base {inputs['base']}: {models.count_parameters(setup.model):,} parameters")
+    for key, data, also in (("train", setup.train, f", {setup.overlap} left out because they are evaluated"),
+                            ("evaluate", setup.held, "")):
+        session.say(f"{key} {data.digest[:16]}: {len(data)} problems; dropped: {text_data.said(data.dropped)}{also}")
+    return hf_runs.Loaded(params, inputs["base"]), inputs
+
+
+def _keep(inputs: dict, path: Path) -> None:
+    """Write what the run is about, or compare it with what it began with. Raises: UserError: it is another."""
     if path.exists():
         before = storage.read_json(path)
         if changed := [key for key in inputs if before.get(key) != inputs[key]]:
             raise UserError(f"{changed[0]} is not what this run began with ({before.get(changed[0])}, now "
                             f"{inputs[changed[0]]}): put it back, or choose another --workdir")
     storage.write_json(path, inputs)
-    session.say(f"base {inputs['base']}: {models.count_parameters(setup.model):,} parameters")
-    for key, data, also in (("train", setup.train, f", {setup.overlap} left out because they are evaluated"),
-                            ("evaluate", setup.held, "")):
-        session.say(f"{key} {data.digest[:16]}: {len(data)} problems; dropped: {text_data.said(data.dropped)}{also}")
-    return hf_runs.Loaded(params, inputs["base"]), inputs

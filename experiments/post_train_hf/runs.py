@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness import ensemble
+from experiments.harness import ensemble, follower
 from experiments.harness.arms import Arm
 from experiments.harness.errors import Diverged
 from experiments.harness.measure import Measurement, concatenate
 from experiments.harness.session import Session
-from jaxpost import training
+from jaxpost import processes, training
 from jaxpost.checkpoint import Checkpoints
 from jaxpost.models import hf
 from jaxpost.probes import policy
@@ -95,10 +95,14 @@ def carry_out(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: B
       Diverged: a loss that is not finite; the last checkpoint and all rows before stay.
       Stopped: a signal came; saved at this boundary.
     """
-    if not run.export.is_dir():
+    if not processes.agreed(run.export.is_dir):
         state = _trained(run, setup, base, measure, bundle, session)
         hf.save(run.export, setup.model, state.params, like=setup.config.model.directory, dtype=setup.config.export.dtype)
-    for path in run.block.directory.iterdir():  # the directory itself says that the seed was run
+    processes.agreed(lambda: _empty(run.block.directory), follower.ERRORS)  # the directory itself says that the seed was run
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -124,7 +128,7 @@ def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> 
         for t in range(step, target):
             state, seen = advance(state, t)
             told.append(seen)
-        history = metrics.compute(jax.tree.map(lambda *x: np.stack(x)[None], *jax.device_get(told)))
+        history = metrics.compute(jax.tree.map(lambda *x: np.stack(x)[None], *processes.whole(told)))
         _require_finite(run, step, history, saves)
         seconds, steps, step = time.monotonic() - began, target - step, target
         shown = {name: float(x[0, -1]) for name, x in history.items() if x.ndim == 2}  # others: a value a tensor
@@ -135,7 +139,8 @@ def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> 
             params_S = jax.tree.map(lambda x: x[None], state.params)
             carried_S = jax.tree.map(lambda x: x[None], state.probe_state)
             bundle.write_rows(block.shard("", step), measure(arm, step, [run.seed], params_S, history, carried_S))
-        if step == last or session.stopping or time.monotonic() - saved > setup.config.checkpoint.every_seconds:
+        due = session.look(time.monotonic() - saved > setup.config.checkpoint.every_seconds)
+        if step == last or session.stopping or due:
             saves.save(step, state, {"seeds": [run.seed], "arm": arm.name})
             saved = time.monotonic()
         session.advance(steps, note=f"{history['loss_tokens'].sum() / seconds:,.0f} tokens/s")

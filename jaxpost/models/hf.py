@@ -173,7 +173,8 @@ def save(path: str | Path, config: TransformerConfig, params: Mapping, *, like: 
         parameters that are not those of `config`, a dtype that is not known, or a value head, which has no place there.
     """
     path = Path(path)
-    if path.exists() and any(path.iterdir()):
+    first = jax.process_index() == 0
+    if first and path.exists() and any(path.iterdir()):
         raise FormatError(f"{path}: is not empty; nothing is overwritten")
     if dtype is not None and dtype not in _DTYPES:
         raise FormatError(f"dtype {dtype!r} is not known; choose one of {', '.join(_DTYPES)}")
@@ -186,7 +187,6 @@ def save(path: str | Path, config: TransformerConfig, params: Mapping, *, like: 
     about = describe(config, like, dtype or str(jax.tree.leaves(dict(params))[0].dtype))
     shards = _shards(dict(_stored_tensors(config, params, dtype)), shard_bytes)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    first = jax.process_index() == 0
     if first:
         temporary.mkdir(parents=True)
     try:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost import models, sharding
+from jaxpost import models, processes, sharding
 from jaxpost.objectives import Batch
 from jaxpost.probes.updates import ever_changed
 from jaxpost.training import metrics
@@ -121,11 +121,11 @@ def run_segment(program, states: TrainState, members: Member, steps: int, refere
     Raises:
       NonFiniteLoss: the incoming states are gone (donated); the last checkpoint is the last good state.
     """
-    first = int(np.asarray(states.step)[0])
+    first = int(processes.whole(states.step)[0])
     if states.probe_state is None:
         states = states._replace(probe_state=jax.vmap(ever_changed.start)(states.params, np.array(states.step)))
     states, history = program(states, members, steps, reference)
-    values = {name: x[:, :steps] for name, x in metrics.compute(history).items()}
+    values = {name: x[:, :steps] for name, x in metrics.compute(processes.whole(history)).items()}
     bad = np.argwhere(~np.isfinite(values["grad_norm"]))
     if len(bad):
         member, step = bad[np.argmin(bad[:, 1])]

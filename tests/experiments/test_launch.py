@@ -15,7 +15,8 @@ from experiments import launch
 def test_killed_and_preempted_runs_start_again_and_no_others(codes, restarts, expected, monkeypatch):
     begun = []
 
-    def once(arguments, signals):
+    def once(arguments, signals, processes, heartbeat):
+        assert (processes, heartbeat) == (1, 100)
         begun.append(arguments)
         return codes[len(begun) - 1]
 

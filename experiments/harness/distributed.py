@@ -1,0 +1,92 @@
+"""Begin and end a process of a run of several: `--config.distributed=auto`, or a coordinator that is stated.
+
+    auto                       the cluster says who is who: Cloud TPU, SLURM, GKE, Open MPI, or the variables
+                               JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID
+    HOST:PORT,PROCESSES,INDEX  where process 0 listens, how many there are, and which one this is
+
+Either may be followed by `,heartbeat=SECONDS` (default 100): a process that was silent for so long is taken for dead.
+"""
+
+import importlib
+import os
+import re
+import sys
+import threading
+import traceback
+
+import jax
+
+from experiments.harness.command import refuse
+from experiments.harness.errors import EXIT_LOST, UserError
+
+HEARTBEAT = 100  # seconds
+_LEAVING = 30.0  # seconds that the end waits for the other processes
+_FORM = re.compile(r"(?:(?P<auto>auto)|(?P<address>[^,\s]+:\d+),(?P<count>\d+),(?P<index>\d+))(?:,heartbeat=(?P<beat>\d+))?")
+_BROKEN = re.compile(r"Gloo|coordination service|heartbeat|Connection (closed|reset)|UNAVAILABLE|DEADLINE_EXCEEDED")
+_begun = False
+
+
+def parse(text: str) -> dict:
+    """Arguments of `jax.distributed.initialize`. Raises: UserError."""
+    match = _FORM.fullmatch(text)
+    if not match:
+        raise UserError(f"distributed={text!r}: expected auto, or HOST:PORT,PROCESSES,INDEX such as 10.0.0.1:8476,4,0, either "
+                        "with ,heartbeat=SECONDS behind it")
+    beat = int(match["beat"] or HEARTBEAT)
+    found = {"heartbeat_timeout_seconds": beat, "shutdown_timeout_seconds": beat}
+    if match["auto"]:
+        stated = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+        return found | {key: int(os.environ[name]) for key, name in stated.items() if os.environ.get(name, "").isdigit()}
+    count, index = int(match["count"]), int(match["index"])
+    if not index < count:
+        raise UserError(f"distributed={text!r}: the index of one of {count} processes is 0 to {count - 1}, found {index}")
+    return found | {"coordinator_address": match["address"], "num_processes": count, "process_id": index}
+
+
+def begin(text: str, experiment: str) -> None:
+    """Join the other processes; nothing may have asked JAX for its devices before. An empty text is a run of one process.
+
+    Raises:
+      UserError: a text of another form, no cluster that is known, or an experiment that one process runs.
+    """
+    global _begun
+    if not text:
+        return
+    arguments = parse(text)
+    if not getattr(importlib.import_module(f"experiments.{experiment}"), "SEVERAL_PROCESSES", False):
+        raise UserError(f"distributed={text!r}: the experiment {experiment!r} runs in one process; study and post_train_hf run "
+                        "in several")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which asks this run to save and stop
+    try:
+        jax.distributed.initialize(**arguments)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"distributed={text!r}: {str(error).splitlines()[0]}; say who is who: HOST:PORT,PROCESSES,INDEX, the "
+                        "same address and number on every host") from error
+    _begun = True
+
+
+def lost(error: Exception) -> int:
+    """Say what ended this process; the others cannot be reached, or end for want of it. Returns the exit code.
+
+    Raises:
+      Exception: the error itself, in a run of one process.
+    """
+    if not _begun:
+        raise error
+    if not _BROKEN.search(str(error)):
+        traceback.print_exception(error)
+        return 1
+    return refuse(f"process {jax.process_index()} of {jax.process_count()}: another process of this run ended (its own message "
+                  "says why); what was saved is kept: start all of them again with the same command", EXIT_LOST)
+
+
+def end(code: int) -> int:
+    """The exit code; a process of several ends here, as soon as the others end or cannot be waited for."""
+    if not _begun:
+        return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(_LEAVING)
+    os._exit(code)
