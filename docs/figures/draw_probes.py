@@ -1,6 +1,6 @@
 """The example figures of docs/probes.md, from planted data: `python docs/figures/draw_probes.py [NAME ...]`.
 
-One function a statistic of `jaxpost.probes.guide`, named like it; each draws on one axis.
+One function a statistic of `jaxpost.probes.catalog`, named like it; each draws on one axis.
 """
 
 import io
@@ -24,7 +24,7 @@ from palette import BLIND, FOUND, INK, WRONG  # noqa: E402
 from trend_figures import trend  # noqa: E402, F401
 
 from jaxpost import linalg  # noqa: E402
-from jaxpost.probes import guide as reading  # noqa: E402
+from jaxpost.probes import catalog  # noqa: E402
 from jaxpost.probes.curvature import krylov  # noqa: E402
 from jaxpost.probes.gradients import gram as gradient_gram  # noqa: E402
 from jaxpost.probes.weights import blind_energy, visibility  # noqa: E402
@@ -483,7 +483,7 @@ def _save(figure, path):
 
 def draw(names) -> None:
     """Draw the named figures, or all of them."""
-    for statistic in reading.STATISTICS:
+    for statistic in catalog.statistics():
         if names and statistic.name not in names:
             continue
         with plt.rc_context(style.RC | {"savefig.dpi": 110}):

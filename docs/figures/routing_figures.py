@@ -1,6 +1,6 @@
 """Example figures of the routing statistics, from planted routers; drawn by draw_probes.py.
 
-One function a statistic of `jaxpost.probes.guide`, named like it; each draws on one axis.
+One function a statistic of `jaxpost.probes.catalog`, named like it; each draws on one axis.
 """
 
 import numpy as np

@@ -1,40 +1,28 @@
-"""Every probe of the package in one table: what it tells, how to read it, how it misleads; and how a user adds one.
+"""Every probe of the package, how to read it and how it misleads, as their own files say; and how a user adds one.
 
     catalog.get("weight", ks=(16, 8))                     a probe, with settings
     catalog.get("gradient", subject=Subject(loss=...))    one that measures something of the caller's
     catalog.register("mine", MyProbe, tells=..., ...)     a user's own, from then on like any other
+
+A file of the package ends with `catalog.add(__name__, Entry(...), Statistic(...))`: its row, and what its metrics say.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxpost.lookup import nearest
-from jaxpost.probes import base, fourier, policy, policy_samples, routing, schedules, toy, weights
-from jaxpost.probes.curvature import gate_probe, spectrum
-from jaxpost.probes.gradients import chunks as gradient_chunks
-from jaxpost.probes.gradients import coherence
-from jaxpost.probes.gradients import gram as gradient_gram
-from jaxpost.probes.policy import fisher, forgetting_fit, interpolation, kl_leash
-from jaxpost.probes.policy import table_fit as fit
-from jaxpost.probes.trends import rows as trend_rows
-from jaxpost.probes.updates import (
-    consensus,
-    drift,
-    ever_changed,
-    fixed_spectrum,
-    half_ulp,
-    mask_pairs,
-    predictability,
-    rank_one,
-    stripes,
-    tails,
-)
-from jaxpost.probes.updates import distances as forgetting
-from jaxpost.probes.weights.panel import Panel
+from jaxpost.probes import base, schedules
+
+if TYPE_CHECKING:  # the rooms themselves import this file
+    from jaxpost.probes import fourier, routing
+    from jaxpost.probes.policy import table_fit
+
+ROOMS = ("weights", "updates", "gradients", "curvature", "policy", "routing", "fourier", "trends")  # in the order of the page
 
 
 @dataclass(frozen=True)
@@ -48,7 +36,7 @@ class Subject:
     targets: tuple[str, ...] | None = None  # fields of an example that are its label
     route: routing.Route | None = None  # (params, examples) -> routing.Routed, of a Mixture of Experts
     top: int | None = None  # experts a token of that mixture
-    tables: tuple[fit.Table, ...] | None = None  # every problem of the splits of a task that lists them
+    tables: tuple[table_fit.Table, ...] | None = None  # every problem of the splits of a task that lists them
     addition: fourier.Addition | None = None  # every a + b of modular addition, and how a policy answers it
     suite: Any = None  # fixed problems: measure(params, base, key) -> dict of scalars
     guesses: tuple[tuple[str, float], ...] | None = None  # (label, baseline) of the suite's splits
@@ -66,19 +54,81 @@ class Entry:
     make: Callable[..., base.Probe] | None = None
     takes: tuple[str, ...] = ()  # fields of Subject, which are arguments of `make`
     optional: tuple[str, ...] = ()  # further ones, where the subject has them
-    by_name: bool = False  # dear, or of some models or tasks only: no preset holds it
+    by_name: bool = False  # costs much, or is of some models or tasks only: no preset holds it
     schedule: schedules.Schedule | None = None  # of a user's own; None: the run's measured steps
     where: str = ""
     lane: str = ""
     needs: frozenset[base.Need] = frozenset()
     metrics: tuple[str, ...] = ()
-    read: str = ""  # of a user's own; the package's statistics are explained in `guide`
+    read: str = ""  # of a user's own; the package's statistics have a `Statistic` each
     misleads: str = ""
+    room: str = ""  # folder of the package; "": a user's own
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """Metrics that are read together. `prefixes` of metric ids: the longest that fits owns a metric."""
+
+    name: str  # also of its example figure, docs/figures/probes/<name>.png
+    title: str
+    prefixes: tuple[str, ...]
+    read: str
+    misleads: str
+    shows: str  # what the figure shows
+    extremes: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)  # metric or prefix -> (high, low) means
+    room: str = ""
 
 
 CATALOG: dict[str, Entry] = {}
-TOY = Subject(loss=toy.loss, predict=toy.predict, solved=toy.solved, targets=toy.TARGETS, route=toy.route,
-              top=2, suite=toy.Suite(), guesses=(("id", 0.0),), tables=toy.TABLES, addition=toy.ADDITION)
+_STATISTICS: dict[str, Statistic] = {}
+
+
+def add(module: str, *items: Entry | Statistic) -> None:
+    """Rows and statistics of a file of the package. Args: module: its `__name__`. Raises: ValueError: a name is taken."""
+    for item in items:
+        table, key = (CATALOG, item.id) if isinstance(item, Entry) else (_STATISTICS, item.name)
+        if key in table:
+            raise ValueError(f"probe {key!r} is registered twice")
+        table[key] = dataclasses.replace(item, room=module.split(".")[2])
+
+
+def rows() -> list[Entry]:
+    """Every row by room, in the order of registration; a user's own are last."""
+    return sorted(CATALOG.values(), key=lambda row: _place(row.room))
+
+
+def statistics() -> list[Statistic]:
+    """Every statistic by room, in the order of registration."""
+    return sorted(_STATISTICS.values(), key=lambda statistic: _place(statistic.room))
+
+
+def _place(room: str) -> int:
+    return ROOMS.index(room) if room in ROOMS else len(ROOMS)
+
+
+def statistic_of(metric: str) -> Statistic | None:
+    """The statistic that explains a metric; None for a user's own."""
+    found = [(len(prefix), statistic) for statistic in _STATISTICS.values() for prefix in statistic.prefixes
+             if _begins(metric, prefix)]
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def metrics_of(statistic: Statistic) -> list[base.Metric]:
+    """The registered metrics that a statistic explains, in order of registration."""
+    return [metric for name, metric in base.METRICS.items() if statistic_of(name) is statistic]
+
+
+def extremes_of(metric: str) -> tuple[str, str] | None:
+    """(reads high when, reads low when) of a metric id; None for one that is read in another way: against a parameter, a
+    profile, the same row of another arm.
+    """
+    said = {prefix: words for statistic in _STATISTICS.values() for prefix, words in statistic.extremes.items()
+            if _begins(metric, prefix)}
+    return said[max(said, key=len)] if said else None
+
+
+def _begins(metric: str, prefix: str) -> bool:
+    return metric == prefix or metric.startswith((f"{prefix}.", f"{prefix}_"))
 
 
 def entry(name: str) -> Entry:
@@ -101,7 +151,7 @@ def get(name: str, *, subject: Subject = NOTHING, **settings: Any) -> base.Probe
     """
     row = entry(name)
     if row.make is None:
-        raise ValueError(f"{name!r} is not chosen but {row.where}")
+        raise ValueError(f"{name!r} cannot be chosen: it is {row.where}")
     given = {field: getattr(subject, field) for field in row.takes}
     if absent := [field for field, value in given.items() if value is None]:
         raise ValueError(f"probe {name!r} needs {absent[0]!r}, which this experiment does not have")
@@ -129,7 +179,9 @@ def example(row: Entry) -> base.Probe | Entry:
     """Something with the row's lane, needs and metrics: the probe itself on a toy, or the row where it has none."""
     if row.make is None:
         return row
-    return row.make(**{field: getattr(TOY, field) for field in row.takes}, **_optional(row, TOY))
+    from jaxpost.probes import toy  # which is made of the rooms
+
+    return row.make(**{field: getattr(toy.SUBJECT, field) for field in row.takes}, **_optional(row, toy.SUBJECT))
 
 
 def register(name: str, make: Callable[..., base.Probe], *, tells: str, read: str = "", misleads: str = "",
@@ -167,76 +219,3 @@ def _check(row: Entry) -> None:
             base.metric(metric)
         except KeyError as error:
             raise ValueError(f"probe {row.id!r}: {error.args[0]}; register it with probes.register") from None
-
-
-def _weight(ks: tuple[int, ...] = Panel.ks, alphas: tuple[float, ...] = Panel.alphas, spectra: str = "exact",
-            rank_draws: int = Panel.rank_draws, **settings: Any) -> weights.WeightGeometry:
-    return weights.WeightGeometry(Panel(ks=ks, alphas=alphas, spectra=spectra, rank_draws=rank_draws), **settings)
-
-
-def _fourier(addition: fourier.Addition, reach: float = fourier.Rule.reach, cap: int = fourier.Rule.cap,
-             sets: int = fourier.Rule.sets, **settings: Any) -> fourier.Fourier:
-    return fourier.Fourier(addition.read, addition.problems, fourier.Rule(reach, cap, sets), inputs=addition.inputs, **settings)
-
-
-_ROWS = (
-    Entry("weight", "where and how far the weights moved: sparsity, spectrum, rotation, overlaps, energies, ranks", _weight),
-    Entry("weight.stripes", "whether some rows or columns change more often than a blind update's would", stripes.Stripes),
-    Entry("weight.consensus", "which entries how many of the runs change", consensus.Consensus),
-    Entry("weight.rank_one", "how much of the update is one direction, and whether that direction stays", rank_one.RankOne),
-    Entry("weight.fixed_spectrum", "how much of the update leaves matrices with the base's singular values",
-          fixed_spectrum.FixedSpectrum),
-    Entry("tails", "power law of the spectrum's tail and Marchenko-Pastur law of its bulk (exploratory)", tails.SpectrumTails),
-    Entry("ever_changed", "which entries training changed and brought back", ever_changed.EverChanged),
-    Entry("gate.ulp", "how far updates lie from what bf16 can see", half_ulp.HalfULP),
-    Entry("gate.leash", "how the KL that was spent compares with the update's length in the Fisher metric", kl_leash.KLLeash,
-          ("predict",)),
-    Entry("gate.curvature", "whether the base's principal directions are the curved ones, and whether the update avoids them",
-          gate_probe.GateCurvature, ("predict",)),
-    Entry("curvature", "leading eigenvalues, sharpness by layer and under Adam, traces and density of the Hessian or GGN",
-          spectrum.CurvatureSpectrum, ("predict",), by_name=True),
-    Entry("weight.drift", "how the distance grows with training time: logarithm, power, random walk", drift.Drift),
-    Entry("distance", "L1 and spectral norm of the update, against its Frobenius norm alone", forgetting.WeightDistances),
-    Entry("fisher", "the update's length in the base's diagonal Fisher", fisher.FisherDistance, ("predict",)),
-    Entry("interpolation", "what lies on the straight line from the base to the policy: loss, barrier, success",
-          interpolation.Interpolation, ("loss",), ("solved", "predict")),
-    Entry("gradient", "how much the gradients of single examples agree, and how noisy they are", coherence.GradientCoherence,
-          ("loss",), ("rows", "targets")),
-    Entry("gradient_gram", "in how many directions a few examples' gradients pull, and how alike they are",
-          gradient_gram.GradientGram, ("loss",)),
-    Entry("gradient_chunks", "coherence and noise of the accumulation chunks of training steps, at no cost (microbatches > 1)",
-          gradient_chunks.GradientChunks),
-    Entry("policy", "what the policy does: success, KL to the base, entropy", policy.PolicyStatistics, ("suite", "guesses")),
-    Entry("routing", "which experts samples take, how alike their pathways are, how the load lies (Mixture of Experts)",
-          routing.Routing, ("route",), ("top",), by_name=True),
-    Entry("samples", "how many prompts one of k samples solves (pass@k), and how varied the words of a text are (EAD)",
-          policy_samples.PolicySamples, ("suite", "guesses")),
-    Entry("advantage_covariance", "whether the loss raises tokens that are likely already: log-probability against advantage",
-          policy.AdvantageCovariance),
-    Entry("loss_tokens", "how many tokens entered the loss: equal work between arms", policy.LossTokens),
-    Entry("fit", "how well the policy fits every problem of a split: exact loss and accuracy", fit.TableFit, ("tables",),
-          by_name=True),
-    Entry("fourier", "how much of modular addition the logits know as waves of a + b, before the test loss shows it", _fourier,
-          ("addition",), by_name=True),
-    Entry("jaccard", "whether runs from one base change the same entries", lane="sidecar",
-          where="measured from the final weights of all seeds when the arms are finished",
-          needs=frozenset({base.WEIGHTS0, base.WEIGHTS}), metrics=("weight.jaccard",)),
-    Entry("mask_pairs", "whether a run from a transformed base changes the same entries", lane="sidecar",
-          where="measured between paired arms by the experiment that transforms the base (mask_pairs)",
-          needs=frozenset({base.WEIGHTS0, base.WEIGHTS}), metrics=tuple(mask_pairs.METRICS)),
-    Entry("forgetting", "which distance predicts what was forgotten, over runs", lane="offline",
-          where="fitted to the rows of all arms when they are finished (rlvr_sparsity, rlvr_masks)",
-          metrics=tuple(metric.id for metric in forgetting_fit.FITS)),
-    Entry("linearity", "whether the leading direction of the update follows an outcome", lane="offline",
-          where="fitted to the arrays of weight.rank_one and an outcome (predictability.linearity_rows)",
-          metrics=(predictability.LINEARITY.id,)),
-    Entry("trend", "whether two trajectories of a run move together beyond what training time explains", lane="offline",
-          where="taken of the rows of finished arms (grokking_pathways)", metrics=tuple(m.id for m in trend_rows.METRICS)),
-    Entry("conflict", "whether two losses pull the same parameters in one direction", lane="sidecar",
-          where="a function of two losses on one batch (gradient_conflict)",
-          needs=frozenset({base.PARAMS, base.PROBE_BATCH}),
-          metrics=tuple(name for name in base.METRICS if name.startswith("gradient.conflict."))),
-    Entry("inline", "norms, descent cosine and bf16 visibility of single steps", lane="inline",
-          where="part of every train step; its values are in events.jsonl", needs=frozenset({base.HISTORY})),
-)
-CATALOG |= {row.id: row for row in _ROWS}

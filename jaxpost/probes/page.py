@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from jaxpost.pages import entry, linked
-from jaxpost.probes import base, extremes, presets
-from jaxpost.probes.catalog import CATALOG, Entry, example
-from jaxpost.probes.guide import STATISTICS, Statistic, metrics_of, statistic_of
+from jaxpost.probes import base, presets
+from jaxpost.probes.catalog import Entry, Statistic, example, extremes_of, metrics_of, rows, statistic_of, statistics
 from jaxpost.probes.price import Priced
 
 FIGURES = "figures/probes"  # beside the page
@@ -56,7 +55,7 @@ def catalogue(seconds: Mapping[str, float], of: str) -> Table:
       seconds: id -> seconds, of the rows that were priced; of: what they were priced on.
     """
     view = Table("id", "paper", "needs", "lane", "null", "predicted", title=f"probes, priced on {of}", show_lines=True)
-    for row in CATALOG.values():
+    for row in rows():
         cost = f"{seconds[row.id]:.2g} s" if row.id in seconds else row.where or f"needs {row.takes[0]}"
         view.add_row(row.id, "; ".join(papers_of(row)) or "-", needs_of(row), example(row).lane,
                      "; ".join(nulls_of(row)) or "-", cost)
@@ -80,7 +79,7 @@ def row_text(row: Entry) -> str:
         metric = base.metric(name)
         lines += ["", name, f"  formula   {metric.definition}", f"  unit      {metric.unit}", f"  null      {metric.null}",
                   f"  pooling   {metric.pooling}", f"  paper     {metric.paper}"]
-        if found := extremes.of(name):
+        if found := extremes_of(name):
             lines += [f"  high      {found[0]}", f"  low       {found[1]}"]
     for statistic in dict.fromkeys(filter(None, map(statistic_of, example(row).metrics))):
         lines += ["", f"{statistic.title}. {statistic.read}", f"How it misleads: {statistic.misleads}"]
@@ -101,14 +100,14 @@ def _share(budget: float | None) -> str:
 
 def _section(statistic: Statistic) -> list[str]:
     found = metrics_of(statistic)
-    owners = [row.id for row in CATALOG.values() if set(example(row).metrics) & {metric.id for metric in found}]
+    owners = [row.id for row in rows() if set(example(row).metrics) & {metric.id for metric in found}]
     given = f" Probe: {', '.join(f'`{name}`' for name in owners)}." if owners else ""
     lines = [f"## {statistic.title}", "", f"{statistic.read}{given}", "", f"How it misleads: {statistic.misleads}", "",
              f"![{statistic.shows}]({FIGURES}/{statistic.name}.png)", "",
              "| metric | formula | reads high when | reads low when | unit | null | pooling | paper |",
              "|---|---|---|---|---|---|---|---|"]
     for m in found:
-        high, low = extremes.of(m.id) or ("-", "-")
+        high, low = extremes_of(m.id) or ("-", "-")
         lines.append(f"| `{m.id}` | {_cell(m.definition)} | {high} | {low} | {m.unit} | {_cell(m.null)} | {m.pooling} | "
                      f"{linked(_cell(m.paper))} |")
     return [*lines, ""]
@@ -117,15 +116,15 @@ def _section(statistic: Statistic) -> list[str]:
 def markdown() -> str:
     """The page."""
     lines = [_HEAD, "## Contents", "",
-             *(f"- {entry(title)}" for title in ("Catalogue", "Presets", *(statistic.title for statistic in STATISTICS))), "",
+             *(f"- {entry(title)}" for title in ("Catalogue", "Presets", *(statistic.title for statistic in statistics()))), "",
              "## Catalogue", "", "| id | tells | lane | needs |", "|---|---|---|---|"]
     lines += [f"| `{row.id}` | {row.tells}{f' ({row.where})' if row.where else ''} | {example(row).lane} | {needs_of(row)} |"
-              for row in CATALOG.values()]
+              for row in rows()]
     lines += ["", "## Presets", "", "| preset | what | probes | budget | cadence |", "|---|---|---|---|---|"]
     lines += [f"| `{preset.name}` | {preset.tells} | {', '.join(f'`{name}`' for name, _ in preset.members)} | "
               f"{_share(preset.budget)} | every {preset.every} steps |"
               for preset in presets.PRESETS.values()]
     lines.append("")
-    for statistic in STATISTICS:
+    for statistic in statistics():
         lines += _section(statistic)
     return "\n".join(lines).rstrip() + "\n"

@@ -16,9 +16,14 @@ class Preset:
 
     name: str
     tells: str
-    members: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # (id, settings)
+    listed: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # (id, settings); empty: every probe that any model has
     budget: float | None
     every: int  # steps between measurements
+
+    @property
+    def members(self) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]:
+        """(id, settings) of its probes."""
+        return self.listed or tuple((row.id, ()) for row in catalog.rows() if row.make and row.room and not row.by_name)
 
 
 _SMALL = (("ks", (16,)), ("alphas", (0.5,)))
@@ -26,13 +31,11 @@ _ECONOMY = (("loss_tokens", ()), ("weight", (("spectra", "none"), *_SMALL)))
 # without draws of blind updates, which would double the price of a measurement: ranks then have no null
 _STANDARD = (("loss_tokens", ()), ("weight", (("spectra", "top"), ("rank_draws", 0), *_SMALL)), ("weight.stripes", ()),
              ("distance", ()))
-_FULL = (("loss_tokens", ()), *((row.id, ()) for row in catalog.CATALOG.values()
-                                    if row.make and row.id != "loss_tokens" and not row.by_name))
 
 PRESETS = {preset.name: preset for preset in (
     Preset("economy", "element-wise statistics of the weights, and what the train step has anyway", _ECONOMY, 0.03, 100),
     Preset("standard", "and the leading subspaces of every matrix, stripes, L1 and spectral norms", _STANDARD, 0.10, 150),
-    Preset("full", "every probe that any model has: exact spectra, policy, gradients, trajectories", _FULL, None, 100),
+    Preset("full", "every probe that any model has: exact spectra, policy, gradients, trajectories", (), None, 100),
 )}
 
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base, fourier, policy_samples, routing
-from jaxpost.probes.policy import fisher, table_fit
+from jaxpost.probes import base, catalog, fourier, routing
+from jaxpost.probes.policy import fisher, several_samples, table_fit
 from jaxpost.probes.updates import ever_changed
 
 P = 13  # modulus of the toy's addition
@@ -103,11 +103,11 @@ class Suite:
         ours, theirs = (jax.vmap(lambda t, p=p: logits(p, t).argmax(-1))(tokens) for p in (params, base_params))
         return {"success/id": (ours == theirs).mean()}
 
-    def samples(self, params: dict, key: jax.Array, count: int) -> dict[str, policy_samples.Sampled]:
+    def samples(self, params: dict, key: jax.Array, count: int) -> dict[str, several_samples.Sampled]:
         """Greedy tokens of `count` random prompts a row; a sample is solved if its first token is even."""
         def one(key):
             said = jax.vmap(lambda t: logits(params, t).argmax(-1))(jax.random.randint(key, (ROWS, T), 0, V))
-            return policy_samples.Sampled((said[:, 0] % 2 == 0).astype(jnp.float32), said, jnp.ones((ROWS, T), bool))
+            return several_samples.Sampled((said[:, 0] % 2 == 0).astype(jnp.float32), said, jnp.ones((ROWS, T), bool))
 
         drawn = jax.lax.map(one, jax.random.split(key, count))
         return {"id": jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), drawn)}
@@ -115,3 +115,7 @@ class Suite:
     def vocabularies(self) -> dict[str, int]:
         """{split: number of words}."""
         return {"id": V}
+
+
+SUBJECT = catalog.Subject(loss=loss, predict=predict, solved=solved, targets=TARGETS, route=route, top=2, suite=Suite(),
+                          guesses=(("id", 0.0),), tables=TABLES, addition=ADDITION)

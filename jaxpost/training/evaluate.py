@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxpost import models, tasks
 from jaxpost.objectives import kl
-from jaxpost.probes import policy_samples
+from jaxpost.probes.policy import several_samples
 from jaxpost.tasks import Task
 
 
@@ -34,7 +34,7 @@ class Suite:
         return ({label: score_N.mean() for label, (score_N, _, _) in found.items()},
                 {label: (prompt_NxP, made) for label, (_, prompt_NxP, made) in found.items()})
 
-    def samples(self, params: dict, key: jax.Array, count: int) -> dict[str, policy_samples.Sampled]:
+    def samples(self, params: dict, key: jax.Array, count: int) -> dict[str, several_samples.Sampled]:
         """`count` samples a problem at temperature 1: {label: rewards, tokens and which of them are words}.
 
         Sample g of every problem uses `fold_in(key, g)`. Words are the tokens of an answer but its end and
@@ -45,7 +45,7 @@ class Suite:
             for label, (score_N, _, made) in self._drawn(params, jax.random.fold_in(key, g)).items():
                 task = next(task for name, task, _ in self.splits if name == label)
                 word_NxT = (made.mask_NxT > 0) & (made.tokens_NxT != task.eos) & (made.tokens_NxT != task.pad)
-                out[label] = policy_samples.Sampled(score_N, made.tokens_NxT, word_NxT)
+                out[label] = several_samples.Sampled(score_N, made.tokens_NxT, word_NxT)
             return out
 
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), jax.lax.map(one, jnp.arange(count)))

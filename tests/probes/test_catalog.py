@@ -7,11 +7,10 @@ import pytest
 
 from jaxpost import probes
 from jaxpost.probes import catalog, presets, schedules, toy
-from jaxpost.probes import guide as reading
 
 from . import tiny_probe
 
-ROWS = list(catalog.CATALOG.values())
+ROWS = catalog.rows()
 MADE = [row for row in ROWS if row.make is not None]
 
 
@@ -49,10 +48,10 @@ def test_every_row_says_what_it_tells_and_where_it_is_measured(row):
 
 def test_every_metric_is_explained_and_every_statistic_has_metrics():
     own = {tiny_probe.MEAN.id, tiny_probe.CLIMB.id}
-    unexplained = [name for name in probes.METRICS if reading.statistic_of(name) is None and name not in own]
+    unexplained = [name for name in probes.METRICS if catalog.statistic_of(name) is None and name not in own]
     assert not unexplained
-    for statistic in reading.STATISTICS:
-        assert reading.metrics_of(statistic), statistic.name
+    for statistic in catalog.statistics():
+        assert catalog.metrics_of(statistic), statistic.name
 
 
 def test_every_metric_belongs_to_one_row_and_every_metric_of_the_package_to_some():
@@ -71,16 +70,16 @@ def test_unknown_words_name_the_nearest():
         catalog.get("weight", alpha=(0.5,))
     with pytest.raises(ValueError, match="'gradient' needs 'loss', which this experiment does not have"):
         catalog.get("gradient")
-    with pytest.raises(ValueError, match="is not chosen but part of every train step"):
+    with pytest.raises(ValueError, match="cannot be chosen: it is part of every train step"):
         catalog.get("inline")
     with pytest.raises(ValueError, match="did you mean 'economy'"):
         presets.get(("econmy",))
 
 
 def test_presets_are_ordered_by_what_they_read():
-    have = {name: {p.id for p in presets.get((name,), catalog.TOY)} for name in presets.PRESETS}
+    have = {name: {p.id for p in presets.get((name,), toy.SUBJECT)} for name in presets.PRESETS}
     assert have["economy"] <= have["standard"] <= have["full"]
-    levels = {name: next(p for p in presets.get((name,), catalog.TOY) if p.id == "weight").panel.spectra for name in have}
+    levels = {name: next(p for p in presets.get((name,), toy.SUBJECT) if p.id == "weight").panel.spectra for name in have}
     assert levels == {"economy": "none", "standard": "top", "full": "exact"}
     assert presets.cheaper("economy") is None and presets.cheaper("full") == "standard"
     assert presets.budget(("full", "standard")) == 0.10 and presets.budget(("weight",)) is None

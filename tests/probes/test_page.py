@@ -5,8 +5,7 @@ import re
 
 from jaxpost import probes
 from jaxpost.probes import __main__ as command
-from jaxpost.probes import catalog, extremes
-from jaxpost.probes import guide as reading
+from jaxpost.probes import catalog
 from jaxpost.probes import page as document
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -19,7 +18,7 @@ def test_the_page_is_what_the_code_says():
 def test_the_page_has_every_metric_once_with_formula_and_null():
     page = document.markdown()
     for name, metric in probes.METRICS.items():
-        if reading.statistic_of(name) is not None:
+        if catalog.statistic_of(name) is not None:
             assert page.count(f"| `{name}` |") == 1, name
             assert metric.null.split("|")[0] in page
 
@@ -28,17 +27,17 @@ def test_every_heading_is_in_the_contents_and_every_reading_belongs_to_a_metric(
     page = document.markdown()
     contents = re.findall(r"^- \[.*\]\(#(.*)\)$", page, re.M)
     assert len(contents) == page.count("\n## ") - 1 == len(set(contents))
-    for prefix, said in extremes.EXTREMES.items():
-        assert any(extremes.of(name) is said for name in probes.METRICS), prefix
+    for prefix, said in ((prefix, said) for statistic in catalog.statistics() for prefix, said in statistic.extremes.items()):
+        assert any(catalog.extremes_of(name) is said for name in probes.METRICS), prefix
 
 
 def test_every_statistic_has_an_example_figure_of_a_few_kilobytes():
-    for statistic in reading.STATISTICS:
+    for statistic in catalog.statistics():
         path = DOCS / document.FIGURES / f"{statistic.name}.png"
         assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n", statistic.name
         assert path.stat().st_size < 40_000, statistic.name
     names = {path.stem for path in (DOCS / document.FIGURES).glob("*.png")}
-    assert names == {statistic.name for statistic in reading.STATISTICS}
+    assert names == {statistic.name for statistic in catalog.statistics()}
 
 
 def test_the_command_prints_every_row_with_paper_needs_lane_null_and_price(capsys):

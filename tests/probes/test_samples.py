@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost.probes import base, catalog, policy_samples, samples, schedules
+from jaxpost.probes import base, catalog, samples, schedules, toy
+from jaxpost.probes.policy import several_samples
 
 from .trajectories import as_rows, ids
 
@@ -39,7 +40,7 @@ def test_k_above_n_is_an_error_with_the_nearest_valid(k, near):
     with pytest.raises(ValueError, match=f"k={k} of n=8.*nearest valid: {near}"):
         samples.pass_at_k(np.asarray([1]), 8, k)
     with pytest.raises(ValueError, match="found|nearest valid"):
-        catalog.get("samples", subject=catalog.TOY, ks=(k,))
+        catalog.get("samples", subject=toy.SUBJECT, ks=(k,))
     with pytest.raises(ValueError, match="expected 0 to n=4"):
         samples.pass_at_k(np.asarray([5]), 4, 2)
 
@@ -115,14 +116,14 @@ class Fixed:
         self.given = tuple(map(jnp.asarray, (reward, tokens, word)))
 
     def samples(self, params, key, count):
-        return {"id": policy_samples.Sampled(*(x * jnp.asarray(1, x.dtype) for x in self.given))}
+        return {"id": several_samples.Sampled(*(x * jnp.asarray(1, x.dtype) for x in self.given))}
 
     def vocabularies(self):
         return {"id": 11}
 
 
 def rows(reward, tokens, word, guesses=(("id", 0.25),)):
-    probe = policy_samples.PolicySamples(Fixed(reward, tokens, word), guesses, reward.shape[1], (1, 2),
+    probe = several_samples.PolicySamples(Fixed(reward, tokens, word), guesses, reward.shape[1], (1, 2),
                                          schedule=schedules.At((1,)))
     values = jax.device_get(probe.measure(base.Context({base.PARAMS: {}}), {}, jax.random.key(0))[1])
     values = {name: np.stack([x, x]) for name, x in values.items()}
@@ -165,4 +166,4 @@ def test_what_has_no_word_and_what_has_no_baseline_is_said():
 
 def test_a_suite_without_samples_is_refused():
     with pytest.raises(ValueError, match="needs a suite with samples"):
-        policy_samples.PolicySamples(object(), ())
+        several_samples.PolicySamples(object(), ())

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from jaxpost.probes import base, schedules, tracing
+from jaxpost.probes import base, catalog, schedules, tracing
 from jaxpost.probes.curvature import gate, krylov
 from jaxpost.probes.gradients import rows as gradient_rows
 from jaxpost.probes.gradients import sums as gradient_sums
@@ -285,3 +285,31 @@ def _statuses(value: np.ndarray, still: np.ndarray) -> tuple[np.ndarray, np.ndar
     reasons = np.asarray([pooling.NO_UPDATE, "no finite, nonzero gradient"], object)
     reason = np.select([still, ~np.isfinite(value)], reasons, None)
     return status, reason
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("gate.curvature",
+                  "whether the base's principal directions are the curved ones, and whether the update avoids them",
+                  GateCurvature, ("predict",)),
+    catalog.Statistic(
+        "gate_curvature", "Gate II: curvature along directions of the base", ("gate.curvature",),
+        "Curvature of the base's own predictions along a direction, relative to a random direction of the same matrix: 1 is "
+        "nothing special. Principal masks and subspaces above their null say that the leading directions of W0 are the curved "
+        "ones; an update below its shuffled twin avoids curvature beyond what its size and density do.",
+        "A principal mask is a proxy of curvature that need not hold: published tests with Hessian products contradict each "
+        "other (geometry of RLVR, 48 cells of which none cleared two standard errors). The conditioned form depends on its "
+        "damping and rows: without damping it is 0. Many matrices are compared at once: one outside its band is expected in "
+        "twenty. Targets are drawn from the base, so rows' noise is in the interval.",
+        "relative curvature of a planted principal subspace and of random frames, against the strength of the plant",
+        extremes={
+            "gate.curvature.mean": ("the base's predictions are sensitive to this matrix", "they are not"),
+            "gate.curvature.mask": ("above 1 and its null: the mask holds the curved entries", "below: the flat ones"),
+            "gate.curvature.subspace": ("above 1 and its null: the leading directions are curved", "below: they are flat"),
+            "gate.curvature.update": ("above its null: the update goes where the base is curved", "below: it avoids curvature"),
+            "gate.curvature.conditioned": (
+                "above its null: curved even if all else answers",
+                "below: other parameters make up for it"),
+            "gate.curvature.remaining": ("1: no other parameter can answer", "0: others undo it; also without damping"),
+        }),
+)

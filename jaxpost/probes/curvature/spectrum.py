@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import linalg, stats
-from jaxpost.probes import base, schedules, tracing
+from jaxpost.probes import base, catalog, schedules, tracing
 from jaxpost.probes.curvature import krylov, products
 from jaxpost.probes.gradients import rows as gradient_rows
 from jaxpost.probes.gradients import sums as gradient_sums
@@ -229,3 +229,27 @@ class CurvatureSpectrum:
 
 def _layers(infos: Sequence[TensorInfo]) -> list[int]:
     return sorted({info.layer for info in infos if info.layer is not None})
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("curvature",
+                  "leading eigenvalues, sharpness by layer and under Adam, traces and density of the Hessian or GGN",
+                  CurvatureSpectrum, ("predict",), by_name=True),
+    catalog.Statistic(
+        "curvature", "Spectrum of the Hessian or GGN", ("curvature",),
+        "The largest eigenvalues (sharpness) bound the step that a gradient method can take without oscillating: 2 / sharpness "
+        "for gradient descent, 38 / sharpness_adam for Adam with b1 = 0.9. The trace is the sum of all; share_above says how "
+        "few directions carry it.",
+        "Sequence sums: longer rows are sharper. The GGN leaves out the residuals' part of the Hessian, which is small only "
+        "near a fit. Sharpness changes under a rescaling that leaves the function as it was. A Ritz value lies below its "
+        "eigenvalue: read the numerical error.",
+        "largest eigenvalue by Lanczos against products spent, with its residual",
+        extremes={
+            "curvature.eigenvalue": ("the loss is sharp in that direction, or rows are long", "it is flat"),
+            "curvature.sharpness": ("the layer is sharp", "it is flat"),
+            "curvature.sharpness_adam": ("Adam's steps overshoot beyond 38 / learning rate", "they do not"),
+            "curvature.trace": ("the loss is sensitive in many directions, or a few sharply", "it is flat"),
+            "curvature.share_above": ("many directions are nearly as sharp as the sharpest", "few carry the curvature"),
+        }),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxpost.probes import base
+from jaxpost.probes import base, catalog
 from jaxpost.probes.base import Metric
 
 PAPER = "Nanda et al., arXiv:2301.05217"
@@ -40,3 +40,26 @@ SUM_SQUARES = Metric(
 
 METRICS = (RESTRICTED, EXCLUDED, SHARE, KEY_COUNT, FREQUENCY_SHARE, GINI, SUM_SQUARES)
 base.register(*METRICS)
+
+
+catalog.add(
+    __name__,
+    catalog.Statistic(
+        "fourier", "Fourier progress measures of modular addition", ("fourier",),
+        "Restricted loss: what the waves of a + b at the key frequencies say alone; it falls while the circuit forms. Excluded "
+        "loss: what is left of the training fit without them; it rises as memory is given up for them. The key frequencies are "
+        "frozen from the last step, so the measure does not move. Compare with other sets of as many frequencies.",
+        "Projecting on a + b averages memorised answers into right ones: with most problems in training the restricted loss "
+        "falls with memorisation, for any frequencies. With many keys among few frequencies random sets overlap them. Keys of "
+        "a model that never generalised are the largest of nothing. A Gini over few frequencies is coarse.",
+        "restricted loss of memorised answers against the share of problems in training",
+        extremes={
+            "fourier.restricted_loss": (
+                "the key waves alone say little",
+                "they solve the problems: the circuit, or memorised answers averaged"),
+            "fourier.excluded_loss": ("little of the training fit is left without the waves", "memory holds it without them"),
+            "fourier.logit_share": ("the logits are mostly these waves", "they are mostly something else"),
+            "fourier.frequency_share": ("this frequency carries the logits", "it does not"),
+            "fourier.gini": ("few frequencies carry the norm", "it is spread over all"),
+        }),
+)

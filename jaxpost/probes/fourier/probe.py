@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base, price, schedules
+from jaxpost.probes import base, catalog, price, schedules
 from jaxpost.probes.fourier import basis as fourier_basis
 from jaxpost.probes.fourier import rows as fourier_rows
 from jaxpost.probes.fourier.metrics import METRICS
@@ -137,3 +137,16 @@ class Fourier:
         """Rows of every step that read the logits with the key frequencies of the last."""
         return fourier_rows.logit_rows(series, self.problems, self.rule, {"arm": arm, "conditional_on": conditional_on}, seeds,
                                        row_ids)
+
+
+def _fourier(addition: Addition, reach: float = Rule.reach, cap: int = Rule.cap,
+             sets: int = Rule.sets, **settings: Any) -> Fourier:
+    return Fourier(addition.read, addition.problems, Rule(reach, cap, sets), inputs=addition.inputs, **settings)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("fourier", "how much of modular addition the logits know as waves of a + b, before the test loss shows it",
+                  _fourier,
+                  ("addition",), by_name=True),
+)

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpost.probes import base, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.gradients import rows as gradient_rows
 from jaxpost.probes.gradients.statistics import NAMES
 from jaxpost.probes.rows.inventory import TensorInfo
@@ -72,3 +72,11 @@ class GradientChunks:
         rows = gradient_rows.Rows(infos, seeds, arm=arm, step=step, conditional_on=conditional_on, dtype="fp32", split="train")
         gradient_rows.chunks(rows, *sums, m, k)
         return rows.columns(row_ids)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("gradient_chunks",
+                  "coherence and noise of the accumulation chunks of training steps, at no cost (microbatches > 1)",
+                  GradientChunks),
+)

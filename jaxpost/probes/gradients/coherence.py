@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base, schedules, tracing
+from jaxpost.probes import base, catalog, schedules, tracing
 from jaxpost.probes.gradients import ghost as gradient_ghost
 from jaxpost.probes.gradients import rows as gradient_rows
 from jaxpost.probes.gradients import sums as gradient_sums
@@ -142,3 +142,44 @@ class GradientCoherence:
             gradient_rows.gsnr_eps(rows, v["gsnr_eps_T"], v["gsnr_eps_null_T"], square.shape[-1], self.gsnr_eps, params,
                                    last.get("gsnr_eps_mxT"))
         return rows.columns(row_ids)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("gradient", "how much the gradients of single examples agree, and how noisy they are", GradientCoherence,
+                  ("loss",), ("rows", "targets")),
+    catalog.Statistic(
+        "coherence", "Gradient coherence", ("gradient.alpha", "gradient.m_coherence", "gradient.sum_norm2",
+        "gradient.norm2_sum"),
+        "alpha is 1 when all examples have one gradient and about 0 (unbiased) when they are orthogonal; m-coherence is how "
+        "many examples one example helps, itself included.",
+        "The plug-in value is 1/m for orthogonal gradients and depends on m and on the chunk; a mean-reduced loss or a shared "
+        "output bias makes gradients agree about nothing. Compare with permuted labels.",
+        "plug-in and unbiased alpha at planted coherence",
+        extremes={
+            "gradient.alpha.plug_in": ("1: all examples have one gradient", "1/m: they are orthogonal"),
+            "gradient.alpha.unbiased": ("1: all examples have one gradient", "about 0: they are orthogonal"),
+            "gradient.m_coherence.plug_in": ("one example helps many", "1: only itself"),
+            "gradient.m_coherence.unbiased": ("one example helps many", "about 0: they are orthogonal"),
+        }),
+    catalog.Statistic(
+        "noise", "Gradient noise", ("gradient.mean_norm2", "gradient.noise_trace", "gradient.noise_scale", "gradient.gsnr",
+        "gradient.gsnr_eps"),
+        "The noise scale is the batch, in examples, at which signal and noise of the mean gradient are equal.",
+        "It is a ratio with a denominator that may be noise: unresolved rows are not large noise scales. GSNR is a mean of "
+        "ratios and is dominated by coordinates that hardly vary; gsnr_eps bounds them by eps, which has the units of a "
+        "squared gradient: where variances are below it, it measures the scale of the loss.",
+        "noise scale against the number of examples",
+        extremes={
+            "gradient.noise_trace": ("single gradients scatter", "they are alike"),
+            "gradient.noise_scale": (
+                "noise outweighs the signal up to large batches, or the row is unresolved",
+                "small batches show the signal"),
+            "gradient.gsnr": ("means exceed their spread, in coordinates that hardly vary first", "noise outweighs them"),
+        }),
+    catalog.Statistic(
+        "example_norm", "Norms of single examples' gradients", ("gradient.example_norm",),
+        "Who makes the gradient: a few examples with large norms, or all alike.",
+        "Norms follow the length of a row where losses are summed over tokens.",
+        "norms of examples of unequal length"),
+)

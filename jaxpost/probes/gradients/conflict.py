@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
+from jaxpost.probes import base, catalog
 from jaxpost.probes.gradients import rows as gradient_rows
 from jaxpost.probes.gradients import statistics
 from jaxpost.probes.gradients import sums as gradient_sums
@@ -160,3 +161,23 @@ def _rounding(rows, v, square):
         error = error + 2 * (m - 1) * statistics.UNIT_ROUNDOFF * np.sqrt(
             statistics.ratio(m * square[x].sum(-1), v[f"{x}{x}_T"]))
     return error
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("conflict", "whether two losses pull the same parameters in one direction", lane="sidecar",
+                  where="a function of two losses on one batch (gradient_conflict)",
+                  needs=frozenset({base.PARAMS, base.PROBE_BATCH}),
+                  metrics=tuple(name for name in base.METRICS if name.startswith("gradient.conflict."))),
+    catalog.Statistic(
+        "conflict", "Conflict between losses", ("gradient.conflict",),
+        "The cosine of two losses' mean gradients on the same parameters. Read it against the ceiling: what two noisy means "
+        "would show if their expectations were parallel.",
+        "Noise pulls every cosine to 0: a small cosine of small batches is no conflict.",
+        "cosine of parallel gradients under noise, and its ceiling",
+        extremes={
+            "gradient.conflict.cosine": ("the losses pull in one direction", "they do not, or noise hides it"),
+            "gradient.conflict.split_half": ("the mean gradient is resolved", "it is noise"),
+            "gradient.conflict.ceiling": ("agreement would be seen", "noise would hide it"),
+        }),
+)

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpost.probes import base, schedules, tracing
+from jaxpost.probes import base, catalog, schedules, tracing
 from jaxpost.probes.base import Metric, register
 from jaxpost.probes.gradients import rows as gradient_rows
 from jaxpost.probes.gradients import statistics
@@ -140,3 +140,22 @@ class GradientGram:
         norm2 = np.diagonal(pooled, axis1=-2, axis2=-1)
         share = statistics.ratio(norm2, norm2.sum(-1, keepdims=True))
         return "orthogonal", effective_rank(share) if name == "effective_rank" else share.max(-1), None, None
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("gradient_gram", "in how many directions a few examples' gradients pull, and how alike they are",
+                  GradientGram, ("loss",)),
+    catalog.Statistic(
+        "gram", "Gram matrix of single examples' gradients", ("gradient.gram",),
+        "In how many directions a few examples pull (effective rank), how much of it is one direction (top share), and how "
+        "alike two of them are (mean cosine).",
+        "Rank and share depend on how many examples there are and on the spread of their norms: compare at one m, with the "
+        "orthogonal null of the same norms. One long example alone gives a low rank.",
+        "effective rank of gradients that share a planted direction, and of orthogonal ones",
+        extremes={
+            "gradient.gram.effective_rank": ("the examples pull in many directions", "in few, or one of them is much longer"),
+            "gradient.gram.top_share": ("most is one direction, or one long example", "it is spread over many"),
+            "gradient.gram.mean_cosine": ("the examples' gradients are alike", "0: orthogonal; below: opposed"),
+        }),
+)

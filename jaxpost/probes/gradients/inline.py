@@ -8,6 +8,7 @@ Legend: M accumulation chunks, T tensors in the order of `gradients.sums.invento
 import jax
 import jax.numpy as jnp
 
+from jaxpost.probes import base, catalog
 from jaxpost.probes.gradients import sums as gradient_sums
 
 
@@ -52,3 +53,10 @@ def chunk_sums(total: dict, square_MxT: jax.Array, examples: int) -> dict[str, j
     chunks = len(square_MxT)
     return {"chunk_s1_T": gradient_sums.dots(total, total), "chunk_s2_T": square_MxT.sum(axis=0),
             "chunks": jnp.float32(chunks), "chunk_rows": jnp.float32(examples // chunks)}
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("inline", "norms, descent cosine and bf16 visibility of single steps", lane="inline",
+                  where="part of every train step; its values are in events.jsonl", needs=frozenset({base.HISTORY})),
+)

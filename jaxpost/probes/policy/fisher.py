@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import stats
-from jaxpost.probes import base, schedules, tracing
+from jaxpost.probes import base, catalog, schedules, tracing
 from jaxpost.probes.gradients import rows as gradient_rows
 from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.probes.rows import pooling
@@ -283,3 +283,22 @@ def isotropic(v: Mapping[str, np.ndarray], infos: Sequence[TensorInfo], used: np
     expected = total(square * trace / n, used, scopes)
     half = 1.959964 * np.sqrt(total(square**2 * 2 / (n * (n + 2)) * spread, used, scopes))
     return expected, np.maximum(expected - half, 0.0), expected + half
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("fisher", "the update's length in the base's diagonal Fisher", FisherDistance, ("predict",)),
+    catalog.Statistic(
+        "fisher", "Fisher-weighted length", ("fisher",),
+        "The length of the update where the base's own predictions are sensitive: about twice the KL of a small step if the "
+        "Fisher were diagonal.",
+        "The diagonal leaves out all interaction; the empirical Fisher is another matrix; a far policy is beyond the "
+        "quadratic. Compare with the same norm in a random direction.",
+        "KL of a softmax policy against half its Fisher length",
+        extremes={
+            "fisher.trace": ("the base's predictions are sensitive", "they are not"),
+            "fisher.weighted_l2": (
+                "the update went where the base's predictions are sensitive",
+                "it is short, or went elsewhere"),
+        }),
+)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxpost.probes import base
+from jaxpost.probes import base, catalog
 
 RAZOR = "RL's Razor, arXiv:2509.04259"
 OLD_TASK = {"metric": "policy.success", "split": "second"}
@@ -250,3 +250,23 @@ def _label(p: Points, predictor: Mapping, unit: str) -> str:
     named = {"arms": "+".join(sorted(set(p.arm))), "points": len(p), "predictor": predictor["metric"], "unit": unit}
     named |= {"of": own} if own else {}
     return ";".join(f"{key}={named[key]}" for key in sorted(named))
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("forgetting", "which distance predicts what was forgotten, over runs", lane="offline",
+                  where="fitted to the rows of all arms when they are finished (rlvr_sparsity, rlvr_masks)",
+                  metrics=tuple(metric.id for metric in FITS)),
+    catalog.Statistic(
+        "forgetting", "What predicts forgetting", ("forgetting",),
+        "How well a quadratic in one distance explains the loss of the old task over runs, and predicts an arm that the fit "
+        "has not seen.",
+        "R^2 over runs that differ in learning rate mostly measures the learning rate. Judge by left-out arms and by permuted "
+        "arms, not by R^2.",
+        "a distance that predicts and one that only follows the arm",
+        extremes={
+            "forgetting.r2": ("the distance explains what was forgotten, or both follow the learning rate", "it does not"),
+            "forgetting.permutation_p": ("arms in another order are explained as well", "they are not"),
+            "forgetting.left_out_error": ("the fit misses an arm it has not seen", "it predicts it"),
+        }),
+)

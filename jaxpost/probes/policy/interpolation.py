@@ -26,7 +26,7 @@ import numpy as np
 import scipy.stats
 
 from jaxpost import stats
-from jaxpost.probes import base, schedules, tracing
+from jaxpost.probes import base, catalog, schedules, tracing
 from jaxpost.probes.policy import example_rows
 from jaxpost.probes.policy.fisher import Predict
 
@@ -299,3 +299,25 @@ def _add_balanced(table, v: Mapping[str, np.ndarray]) -> None:
     example_rows.add(table, "interpolation.balanced_loss", stats.t_interval(v["balanced_m"]), m, status=status, reason=reason,
                      null=("plain_average", v["plain_m"].mean(-1), None, None),
                      floor=example_rows.standard_error(v["balanced_m"] - v["plain_m"]))
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("interpolation", "what lies on the straight line from the base to the policy: loss, barrier, success",
+                  Interpolation, ("loss",), ("solved", "predict")),
+    catalog.Statistic(
+        "interpolation", "The line between base and policy", ("interpolation",),
+        "The loss along (1 - a) base + a policy, how far it rises above the chord of its ends, what the average solves that "
+        "neither end does, and the average of logits at matched confidence.",
+        "A chord is no theory: a convex bowl lies below it without any meaning, and eleven points miss a narrow ridge. "
+        "FalseFalseTrue at chance is not emergence.",
+        "loss along the line inside one bowl and between two",
+        extremes={
+            "interpolation.barrier": ("the loss rises above the chord", "0: nowhere on the grid"),
+            "interpolation.success": ("most probe rows are solved there", "few are"),
+            "interpolation.false_false_true": (
+                "the average solves what neither end does; at chance it is nothing",
+                "it does not"),
+            "interpolation.balanced_temperature": ("above 1: the policy is more confident than the base", "below 1: less"),
+        }),
+)

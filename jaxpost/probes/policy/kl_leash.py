@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import stats
-from jaxpost.probes import base, schedules, tracing
+from jaxpost.probes import base, catalog, schedules, tracing
 from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.probes.policy import example_rows
 from jaxpost.probes.policy.fisher import Predict, squared_length
@@ -180,3 +180,23 @@ class KLLeash:
                    "KL is not above that of rounding the policy to bf16"]
         reason = np.select([still, broken, buried], np.asarray(reasons, object), None)
         example_rows.add(table, "gate.leash.ratio", found, m, null=("quadratic", 1.0, None, None), status=status, reason=reason)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("gate.leash", "how the KL that was spent compares with the update's length in the Fisher metric", KLLeash,
+                  ("predict",)),
+    catalog.Statistic(
+        "gate_leash", "Gate I: the KL leash", ("gate.leash",),
+        "Measured KL against half the update's squared length in the whole Fisher metric: a ratio of 1 is a small step, and "
+        "says how far the leash idea holds.",
+        "The probe rows' prefixes are fixed: KL on the policy's own samples is another number. A ratio near 1 says that the "
+        "step is small, not that a leash made it so.",
+        "ratio of length to sqrt(2 KL) as the step grows",
+        extremes={
+            "gate.leash.ratio": (
+                "above 1: the quadratic overstates the KL",
+                "1: a small step; below: the quadratic understates it"),
+            "gate.leash.kl": ("the policy is far from the base on the probe rows", "it is near"),
+        }),
+)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxpost import stats
-from jaxpost.probes import base, price, schedules
+from jaxpost.probes import base, catalog, price, schedules
 from jaxpost.probes.base import Metric, register
 from jaxpost.probes.policy import example_rows
 
@@ -186,3 +186,33 @@ class AdvantageCovariance(OfHistory):
                          null=("independence", 0.0, None, None), status=status, reason=reason,
                          floor=np.asarray([x.std(ddof=1) / np.sqrt(x.size) if x.size > 1 else np.nan for x in each]))
         return table.columns(row_ids)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("policy", "what the policy does: success, KL to the base, entropy", PolicyStatistics, ("suite", "guesses")),
+    catalog.Entry("advantage_covariance",
+                  "whether the loss raises tokens that are likely already: log-probability against advantage",
+                  AdvantageCovariance),
+    catalog.Entry("loss_tokens", "how many tokens entered the loss: equal work between arms", LossTokens),
+    catalog.Statistic(
+        "policy", "What the policy does", ("policy",),
+        "Success against the best guess that does not solve the problem; KL to the base in both directions; entropy of own "
+        "samples. pass@k is what the best of k samples solves, EAD how varied the words of one text are; the covariance of "
+        "log-probability and advantage says whether a step raises what is likely already (entropy falls). All "
+        "arms of a seed share prompts and noise, so differences are paired.",
+        "KL per sequence grows with length, per token it does not; entropy falls with every kind of training. pass@k grows "
+        "with k for guessers too: read it over its null. EAD falls with the length of a text. Success of the "
+        "base is itself a noisy number: compare with the rows of arm base.",
+        "KL in both directions between two categorical policies",
+        extremes={
+            "policy.success": ("most samples are right", "few are"),
+            "policy.kl": ("the policy is far from the base, or (per sequence) answers are long", "it is near"),
+            "policy.entropy": ("the policy is undecided", "it is sure, as after every kind of training"),
+            "policy.advantage_covariance": (
+                "the step raises what is likely already: entropy falls",
+                "below 0: what is unlikely"),
+            "policy.pass_at_k": ("some of k samples is right on most prompts; guessers read high at large k", "on few"),
+            "policy.ead": ("the words of a text are varied", "they repeat; also in long texts"),
+        }),
+)

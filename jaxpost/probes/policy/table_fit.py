@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base, price, schedules
+from jaxpost.probes import base, catalog, price, schedules
 from jaxpost.probes.base import Metric, register
 from jaxpost.probes.fourier import basis as fourier_basis
 
@@ -92,3 +92,21 @@ def fit(logits_NxV: np.ndarray, answer_N: np.ndarray) -> tuple[tuple[float, floa
         return (np.nan, np.nan), (np.nan, np.nan)
     loss = float(fourier_basis.nll(logits_NxV, answer_N).mean())
     return (loss, 2 * float(np.abs(logits_NxV).max()) * _EPS), (float((logits_NxV.argmax(axis=1) == answer_N).mean()), 0.0)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("fit", "how well the policy fits every problem of a split: exact loss and accuracy", TableFit, ("tables",),
+                  by_name=True),
+    catalog.Statistic(
+        "fit", "Fit of whole tables", ("fit",),
+        "Loss and accuracy over every problem of a split, training and test: no sampling, so that a difference is one. The "
+        "null is the best answer that does not read the problem.",
+        "Accuracy jumps where the loss glides: it says when the right answer came first, not when the model began to find "
+        "it. A loss below its floor is rounding.",
+        "accuracy and loss of margins that grow steadily",
+        extremes={
+            "fit.loss": ("the problems are not fitted", "they are; below the floor it is rounding"),
+            "fit.accuracy": ("most right answers come first", "few do"),
+        }),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxpost.probes import catalog
 from jaxpost.probes.base import Metric, register
 
 PNT = "Where to find Grokking in LLM Pretraining?, arXiv:2506.21551"
@@ -91,3 +92,105 @@ EVENT = (
 )
 register(*PATHWAY, *ROUTER, *EVENT)
 METRICS = (*PATHWAY, *ROUTER, *EVENT)
+
+
+catalog.add(
+    __name__,
+    catalog.Statistic(
+        "pathway", "Pathways of samples through experts", ("pathway.distance", "pathway.length"),
+        "How differently two samples are routed: edits between their sequences of experts. Read it below or above equal_load, "
+        "what samples with the same loads and lengths would read if they chose at random; over=memorised is the paper's form.",
+        "Early checkpoints have a low distance too, because every sample is routed alike: low is not generalised. It follows "
+        "the pathway's length: a router that grows confident shortens every distance. Ties of a flat router are decided by "
+        "expert numbers (num_err says how many edits that is).",
+        "distance of unrelated samples and of two groups as a router grows sharp, with random routing of the same loads",
+        extremes={
+            "pathway.distance": ("samples take different experts", "they are routed alike, as in early checkpoints"),
+            "pathway.length": ("the router is undecided", "it is confident"),
+        }),
+    catalog.Statistic(
+        "consistency", "Consistency of routing between layers", ("pathway.cosine", "pathway.consistency_c_paper"),
+        "Whether the router vectors that a sample meets in consecutive layers point the same way. The raw cosine is primary, "
+        "and its excess over shuffled_samples is what is the sample's own.",
+        "Most of the cosine belongs to the routers, not to the sample: it is there for shuffled samples too. The paper's C is "
+        "0 with two layers whatever the routing, and flips its sign where all cosines are negative.",
+        "raw cosine and the paper's C as two routers turn from opposed to aligned",
+        extremes={
+            "pathway.cosine": ("consecutive layers' router vectors point the same way", "they are unrelated, or opposed"),
+            "pathway.consistency_c_paper": ("less alike, by the formula", "more alike; 0 with two layers whatever the routing"),
+        }),
+    catalog.Statistic(
+        "complexity", "Complexity of routing", ("pathway.complexity",),
+        "How many directions of routing a ridge of size lambda leaves: one if all samples are routed alike, more with groups "
+        "of their own. Compare with shuffled samples, whose layers know nothing of each other.",
+        "It grows with the number of samples at a fixed lambda and never exceeds layers times experts; the kernel inside an "
+        "expert is taken as constant (reconstructed), so it says nothing of what experts compute.",
+        "effective dimension of planted groups against their number",
+        extremes={
+            "pathway.complexity": ("samples are routed in many ways", "1: all alike"),
+        }),
+    catalog.Statistic(
+        "router_entropy", "Entropy of routing", ("router.entropy",),
+        "How undecided a token's router is: ln E when flat, 0 when it names one expert. The gap to layer_mean is what tokens "
+        "are told apart by.",
+        "It needs full probabilities: of renormalised top-k weights it reads low, of a second softmax near ln E. Low entropy "
+        "with one expert for all is collapse, not specialisation.",
+        "entropy of one router from its logits, from a second softmax and from renormalised top-2 weights",
+        extremes={
+            "router.entropy": ("ln E (relative: 1): the router is flat", "0: it names one expert, perhaps one for all"),
+        }),
+    catalog.Statistic(
+        "router_load", "Load of experts", ("router.load", "router.dead_experts"),
+        "How unequally the top-k choices fall: cv and the largest share beside what as many tokens choosing at random read; "
+        "load_entropy is ln E at equal loads; dead experts are those that no token of the batch chose.",
+        "A small batch leaves experts empty and shares unequal by chance: read the null. Tokens of one sample are no "
+        "independent choices. With tied logits the lower experts win.",
+        "load CV of balanced routing against the number of tokens",
+        extremes={
+            "router.load_cv": ("few experts take most tokens, or the batch is small", "0: loads are equal"),
+            "router.load_max": ("one expert takes most choices", "1 / E: loads are equal"),
+            "router.load_entropy": ("ln E: loads are equal", "few experts take most tokens"),
+            "router.dead_experts": ("experts are unused, or the batch is small", "0: every expert is chosen"),
+        }),
+    catalog.Statistic(
+        "coactivation", "Experts that are active together", ("router.coactivation", "router.coactivation_count"),
+        "The share of co-active pairs that would have to change partners for experts to be chosen independently at their "
+        "loads.",
+        "Raw counts of pairs follow the loads; other tools count only pairs of adjacent ranks, 7 of the 28 of a top 8. Few "
+        "tokens read above 0 without any structure.",
+        "planted pairs among independent tokens, with the null of independence",
+        extremes={
+            "router.coactivation": (
+                "experts go together beyond their loads, or tokens are few",
+                "0: they are chosen independently"),
+        }),
+    catalog.Statistic(
+        "specialisation", "Specialisation of experts", ("router.specialisation",),
+        "How much the choice of expert tells about the sample's label, in nats: at most the entropy of the labels.",
+        "Positive for any finite batch: compare with permuted labels. Labels that differ in their tokens are told apart by any "
+        "router, trained or not: compare with step 0.",
+        "mutual information of planted and of unrelated labels against the number of samples",
+        extremes={
+            "router.specialisation": ("the expert tells the sample's label", "0: it does not"),
+        }),
+    catalog.Statistic(
+        "saturation", "Saturation of routing", ("router.saturation",),
+        "How much of each token's top k is already that of the last measured step.",
+        "The last step is 1 by definition, and where a run is stopped decides what counts as late. Two steps with the same few "
+        "busy experts overlap by load alone: that is the null of independence.",
+        "overlap with the last step of a router that drifts, and of loads alone",
+        extremes={
+            "router.saturation": ("the top k are those of the last step already", "routing still changes"),
+        }),
+    catalog.Statistic(
+        "events", "Memorised and generalised samples", ("event",),
+        "The share of samples whose loss is low and stays near its last value from a step on, and of those that are answered "
+        "correctly from a step on. The gap between the two, on training and on held-out rows, is the delay of generalisation.",
+        "Both look back from the last step: more steps can undo an event. eps decides what memorised means. Near the end few "
+        "steps are left to fail, so shares rise without any order in time: shuffled_steps says how much.",
+        "share memorised of samples that fall for good and of samples that flicker, with the null",
+        extremes={
+            "event.memorised": ("most losses are low for good", "few are"),
+            "event.generalised": ("most samples are answered rightly for good", "few are"),
+        }),
+)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base, schedules, tracing
+from jaxpost.probes import base, catalog, schedules, tracing
 from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.probes.routing import load as router_load
 from jaxpost.probes.routing import metrics as routing_metrics
@@ -221,3 +221,10 @@ def _check_vectors(routed: Routed, vectors_LxDxE: Any) -> None:
     if vectors_LxDxE is not None and (vectors_LxDxE.ndim != 3 or vectors_LxDxE.shape[::2] != (L, E)):
         raise ValueError(f"router vectors must be [L, D, E] with L={L} and E={E}, as the logits have; found "
                          f"{vectors_LxDxE.shape}: give Routing.vectors of the layers that route reads")
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("routing", "which experts samples take, how alike their pathways are, how the load lies (Mixture of Experts)",
+                  Routing, ("route",), ("top",), by_name=True),
+)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jaxpost.probes import catalog
 from jaxpost.probes.base import Metric, register
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.trends import correlations as trends
@@ -70,3 +71,21 @@ def _add(table: pooling.RowTable, found: Sequence[trends.Trend], across_Sx1: np.
     of = table.add("trend.correlation", of_each("value", float), status, reason, null=null, params=params)
     table.add_null(of, "other_runs", across_Sx1, np.nan, np.nan)
     table.add("trend.p", of_each("p", float), status, reason, null=("uniform", 0.5, 0.025, 0.975), params=params)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("trend", "whether two trajectories of a run move together beyond what training time explains", lane="offline",
+                  where="taken of the rows of finished arms (grokking_pathways)", metrics=tuple(m.id for m in METRICS)),
+    catalog.Statistic(
+        "trend", "Trends of two trajectories", ("trend",),
+        "Whether a statistic and an outcome move together along a run: read given_time and change, beside the same statistic "
+        "of a run that cannot reach the outcome and beside the outcome of other seeds (other_runs).",
+        "Any two curves that drift correlate: independent monotone curves reach |r| above .9, and a block permutation of the "
+        "plain reading calls them significant. Smooth residuals of a trend that log t does not straighten correlate as well.",
+        "correlations of independent monotone curves, plain and given time",
+        extremes={
+            "trend.correlation": ("they move together, as any two curves that drift do in the plain reading", "0: they do not"),
+            "trend.p": ("permuted blocks correlate as much", "they do not"),
+        }),
+)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import stats
-from jaxpost.probes import base, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.rows.pooling import NAN, OK, mean, total
@@ -235,3 +235,17 @@ def _stripes(side, axis, found, masks, infos, scopes, broken, kind, constant, ro
         scopes, constant | {"metric": "weight.consensus.stripes", "side": side, "params": f"of={runs}"}, runs,
         jackknife(value, deleted_RxC), status, reason, (kind, *(x[0] for x in null)),
         ("independence", mean(np.asarray(plain)[None], used, scopes)[0]), row_ids)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("weight.consensus", "which entries how many of the runs change", Consensus),
+    catalog.Statistic(
+        "consensus", "Consensus of runs", ("weight.consensus",),
+        "The share of entries that exactly j of R runs change. Above the blind law at j = 0 and j = R: runs agree on where.",
+        "With few runs everything is 0 or R; entries with small weights are changed by all blind runs together.",
+        "how many of eight runs change an entry: planted agreement against the blind laws",
+        extremes={
+            "weight.consensus.stripes": ("runs agree on rows or columns more than blind runs", "0: they do not"),
+        }),
+)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import linalg
-from jaxpost.probes import base, schedules, tracing
+from jaxpost.probes import base, catalog, schedules, tracing
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.rows.pooling import RowTable, total
@@ -198,3 +198,22 @@ def _references(draws: int, shape: tuple[int, int], key: jax.Array) -> dict[str,
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     return {"spectral": jnp.asarray(gaussian_spectra.draw(shape, draws, rng, leading=1)[:, 0], jnp.float32),
             "sketch": jax.random.key_data(jax.random.fold_in(key, 0))}
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("distance", "L1 and spectral norm of the update, against its Frobenius norm alone", WeightDistances),
+    catalog.Statistic(
+        "distance", "L1 and spectral norm of the update", ("weight.l1_mean", "weight.l1_sum", "weight.spectral_norm"),
+        "Predictors of forgetting in weight space. Beside the Gaussian null: a small L1 for its Frobenius norm is a "
+        "concentrated update, a large spectral norm a low-rank one.",
+        "All of them follow the Frobenius norm first; a predictor that beats the others in one sweep of learning rates may "
+        "only be the one that follows the learning rate best.",
+        "L1 over Frobenius norm against the density of the update",
+        extremes={
+            "weight.l1": ("for its Frobenius norm: a spread update", "for its Frobenius norm: a concentrated one"),
+            "weight.spectral_norm": (
+                "for its Frobenius norm: an update of low rank",
+                "for its Frobenius norm: many directions"),
+        }),
+)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
-from jaxpost.probes import base, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.rows.pooling import OK, RowTable, total
@@ -214,3 +214,22 @@ def _add_laws(table: RowTable, t_P: np.ndarray, distance_PxSxC, edge_PxSxC, stat
 
 def _params(held: int, law: str) -> str:
     return f"held={held};law={law}" if law else f"held={held}"
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("weight.drift", "how the distance grows with training time: logarithm, power, random walk", Drift),
+    catalog.Statistic(
+        "drift", "Distance against training time", ("weight.drift",),
+        "Which law the distance follows at constant learning rate, judged on points that no fit saw: log_advantage above 0 "
+        "means the logarithm predicts better than a power.",
+        "A good R^2 of a + b log t proves little: a random walk over one decade has one too. Warm-up and decay phases bend "
+        "every law.",
+        "distance of a random walk and of a logarithmic drift, with log fits",
+        extremes={
+            "weight.drift.log_r2": ("the logarithm fits, as it does a random walk over one decade", "it does not"),
+            "weight.drift.power_exponent": ("the distance keeps growing", "it levels off"),
+            "weight.drift.holdout_error": ("the law misses the points it has not seen", "it predicts them"),
+            "weight.drift.log_advantage": ("above 0: the logarithm predicts better than a power", "below 0: the power does"),
+        }),
+)

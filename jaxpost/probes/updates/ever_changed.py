@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.base import Metric, register
 from jaxpost.probes.gradients import rows as gradient_rows
 from jaxpost.probes.gradients import sums as gradient_sums
@@ -154,3 +154,20 @@ class EverChanged:
         for metric, value in (("weight.sparsity.ever", 1 - ever), ("weight.cancelled", cancelled)):
             table.add(metric, value, status, reason, dtype="bf16", num_err=0.0)
         return table.columns(row_ids)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("ever_changed", "which entries training changed and brought back", EverChanged),
+    catalog.Statistic(
+        "ever_changed", "Changed and brought back", ("weight.sparsity.ever", "weight.cancelled"),
+        "The share of entries that no step ever changed in bf16, and of those that changed and equal the base again: what a "
+        "comparison of two checkpoints cannot see.",
+        "Every optimizer with noise brings entries back; there is no honest null, so compare arms at one learning rate and one "
+        "number of steps.",
+        "net and ever-changed share of entries along a random walk",
+        extremes={
+            "weight.sparsity.ever": ("no step ever moved most entries in bf16", "most entries were moved at some step"),
+            "weight.cancelled": ("many entries moved and came back, as optimizer noise makes them", "what moved stayed moved"),
+        }),
+)

@@ -27,7 +27,7 @@ import numpy as np
 import scipy.special
 
 from jaxpost import linalg
-from jaxpost.probes import base, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.rows.pooling import OK, RowTable, divide, mean
@@ -202,3 +202,22 @@ def _add_family(table: RowTable, f: int, first_order_2xT: np.ndarray, read: Mapp
     row = table.add(UNEXPLAINED.id, value, status, reason, null=("isotropic", *pooling.prediction_band(blind)), floor=floor,
                     num_err=error, params=f"family={FAMILIES[f]}", dtype=by_matrix.dtypes(read["bf16"]))
     table.add_null(row, "isotropic_first_order", *normal_band(mean(centre, used, scopes), spread, used, scopes, low=0.0))
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("weight.fixed_spectrum", "how much of the update leaves matrices with the base's singular values",
+                  FixedSpectrum),
+    catalog.Statistic(
+        "fixed_spectrum", "Updates at a fixed spectrum", ("weight.fixed_spectrum",),
+        "The share of the update that no matrix with the base's singular values explains: free frames (iso), or the left or "
+        "right frame held as well.",
+        "Small random updates hardly change a spectrum, so a small iso share is the null; keep-left and keep-right are "
+        "reconstructed from printed numbers.",
+        "unexplained share of a rotation, of an isotropic update and of a rescaling",
+        extremes={
+            "weight.fixed_spectrum.unexplained": (
+                "no matrix of that family explains the update",
+                "one does, as for small random updates"),
+        }),
+)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.rows.pooling import RowTable, divide, total
@@ -182,3 +182,21 @@ def _said(states: np.ndarray, scopes: pooling.Scopes) -> tuple[np.ndarray, np.nd
     named = [None if text is None else text.replace(pooling.NO_UPDATE, "half of the entries or more did not move")
              for text in reason.ravel()]
     return status, np.asarray(named, object).reshape(reason.shape)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("gate.ulp", "how far updates lie from what bf16 can see", HalfULP),
+    catalog.Statistic(
+        "gate_ulp", "Gate III: half an ULP", ("gate.ulp",),
+        "The share of entries beyond 2^j half ULPs: how far from visible the rest is; size_free removes the size of the "
+        "update.",
+        "Small weights have small ULPs: visibility follows the weights as much as the update. Compare with a Gaussian of the "
+        "same size.",
+        "share of a blind update beyond multiples of half an ULP",
+        extremes={
+            "gate.ulp.beyond": ("many entries are beyond that many half ULPs", "few are"),
+            "gate.ulp.size_free": ("many entries would be visible at this size", "few would"),
+            "gate.ulp.median": ("above 1: a typical entry moves by more than half an ULP", "below 1: by less"),
+        }),
+)

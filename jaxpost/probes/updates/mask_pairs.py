@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base
+from jaxpost.probes import base, catalog
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.rows.pooling import DEGENERATE, NAN, OK, divide, total
@@ -131,3 +131,22 @@ def finalize(found: Mapping[str, Mapping], infos: Sequence[TensorInfo], groups: 
                            floor=np.zeros(status.shape), dtype="bf16", params=params)
         table.add_null(number, "independence", independent, np.nan, np.nan)
     return table.columns(row_ids)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("mask_pairs", "whether a run from a transformed base changes the same entries", lane="sidecar",
+                  where="measured between paired arms by the experiment that transforms the base (mask_pairs)",
+                  needs=frozenset({base.WEIGHTS0, base.WEIGHTS}), metrics=tuple(METRICS)),
+    catalog.Statistic(
+        "pairs", "Agreement with a run from a transformed base", ("weight.pair",),
+        "Whether a run changes the entries that another run changes: with the base rotated or permuted in between (raw), and "
+        "mapped back to the first run's coordinates. Agreement that follows the transform belongs to the entries' roles, not "
+        "to their places.",
+        "Two blind runs agree wherever both bases have small weights in the same place: the magnitude-conditioned null of both "
+        "bases says how much. Independence is right only where the two bases' magnitudes are unrelated.",
+        "Jaccard of two blind runs, from one base and from two, with both baselines",
+        extremes={
+            "weight.pair": ("the two runs change the same entries; blind runs agree too", "they change different ones"),
+        }),
+)

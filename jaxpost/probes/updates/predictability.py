@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from jaxpost.probes import base
+from jaxpost.probes import base, catalog
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.rows.pooling import ABSENT, OK, RowTable, mean
@@ -100,3 +100,11 @@ def linearity_rows(series: Mapping[int, Mapping[str, np.ndarray]], outcome_SxT: 
                     side="left", k=1, dtype=by_matrix.dtypes(read["bf16"].min(0)))
     table.add_null(row, "circular_shift", shifted, lo, hi)
     return table.columns(row_ids)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("linearity", "whether the leading direction of the update follows an outcome", lane="offline",
+                  where="fitted to the arrays of weight.rank_one and an outcome (predictability.linearity_rows)",
+                  metrics=(LINEARITY.id,)),
+)

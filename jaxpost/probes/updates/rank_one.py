@@ -25,7 +25,7 @@ import scipy.special
 import scipy.stats
 
 from jaxpost import linalg
-from jaxpost.probes import base, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo, fits
 from jaxpost.probes.rows.pooling import ABSENT, NO_UPDATE, OK, RowTable, divide, mean, total
@@ -302,3 +302,25 @@ def _add_overlap(table, metric, value, states, hidden, error, walk_SxTxD, random
 def _at(walk_SxPxD: np.ndarray, shared_S: np.ndarray) -> np.ndarray:
     """The walk's overlaps at given ratios of norms, linear between points of the grid: f64[S, D]."""
     return np.stack([[np.interp(c, WALK_SHARED, curve) for curve in walk.T] for walk, c in zip(walk_SxPxD, shared_S)])
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("weight.rank_one", "how much of the update is one direction, and whether that direction stays", RankOne),
+    catalog.Statistic(
+        "rank_one", "The leading direction of the update", ("weight.rank_one",),
+        "How much of the update is one direction (energy and norm are different shares), and whether that direction at one "
+        "step is that of a later one.",
+        "A walk keeps its past: two points of a blind random walk share a direction, more the closer they are. Random "
+        "directions are too weak a null for neighbouring steps.",
+        "cosine of the leading directions of a blind walk, and of independent updates",
+        extremes={
+            "weight.rank_one.energy_share": ("the update is nearly one direction", "it is spread over many"),
+            "weight.rank_one.norm_share": ("the update is nearly one direction", "it is spread over many"),
+            "weight.rank_one.cosine": ("the direction stayed, as that of a blind walk partly does", "it changed"),
+            "weight.rank_one.subspace_similarity": (
+                "the directions stayed, as those of a blind walk partly do",
+                "they changed"),
+            "weight.rank_one.linearity": ("the leading direction predicts the outcome", "it does not"),
+        }),
+)

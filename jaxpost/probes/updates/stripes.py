@@ -20,7 +20,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from jaxpost.probes import base, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.rows.pooling import OK, RowTable, divide, mean
@@ -301,3 +301,22 @@ def stability(r0_M, blind0_2xM, r1_M, blind1_2xM, shared: float) -> np.ndarray:
     covariance = np.mean((e0 - e0.mean()) * (e1 - e1.mean()))
     pearson = np.clip(divide(np.asarray([covariance, covariance + shared]), np.full(2, total)), -1.0, 1.0)
     return np.concatenate([[scipy.stats.spearmanr(r0_M, r1_M).statistic], 6 / np.pi * np.arcsin(pearson / 2)])
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("weight.stripes", "whether some rows or columns change more often than a blind update's would", Stripes),
+    catalog.Statistic(
+        "stripes", "Stripes of the update mask", ("weight.stripes",),
+        "Whether whole rows or columns change more than others: cv is their spread, excess what is left of it after the blind "
+        "update's own spread; stability says whether the same rows stay ahead.",
+        "Rows of small weights change more often under any update: cv alone is not structure, excess is. The largest of many "
+        "rows is large by itself.",
+        "spread of row ratios of a blind update and of one with planted rows",
+        extremes={
+            "weight.stripes.cv": ("some rows or columns change more, as those of small weights do", "all change alike"),
+            "weight.stripes.excess": ("rows differ more than a blind update's", "0: they do not"),
+            "weight.stripes.max_over_mean": ("one row changes far more than the mean", "1: all change alike"),
+            "weight.stripes.stability": ("the same rows stay ahead", "0: the earlier order says nothing"),
+        }),
+)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import linalg
-from jaxpost.probes import base, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.rows.pooling import OK, RowTable, mean
@@ -174,3 +174,26 @@ def _tall(shape: Sequence[int]) -> tuple[int, int]:
 
 def _group(shape: Sequence[int]) -> str:
     return f"{shape[0]}x{shape[1]}"
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("tails", "power law of the spectrum's tail and Marchenko-Pastur law of its bulk (exploratory)",
+                  SpectrumTails),
+    catalog.Statistic(
+        "tails", "Tails and bulk of the spectrum", ("weight.tail", "weight.mp"),
+        "Exploratory. A power-law exponent of the largest eigenvalues with its fit quality, and the Marchenko-Pastur bulk with "
+        "what sticks out of it.",
+        "Any spectrum gets an exponent: read it beside KS, the number of values in the tail and the lognormal alternative. The "
+        "cut at xmin chooses what is a tail.",
+        "spectrum of a Gaussian matrix with three planted spikes, and its bulk edge",
+        extremes={
+            "weight.tail.alpha": ("a light tail", "a heavy one"),
+            "weight.tail.ks": ("the tail is no power law", "it is close to one"),
+            "weight.tail.lognormal_ratio": ("above 0: for the power law", "below 0: for the lognormal"),
+            "weight.tail.lognormal_p": ("neither law is preferred", "one is"),
+            "weight.mp.spikes": ("many eigenvalues stick out of the bulk", "0: none does"),
+            "weight.mp.soft_rank": ("near 1: nothing sticks out of the bulk", "the largest eigenvalue is far beyond it"),
+            "weight.mp.ks": ("the bulk does not follow the law", "it does"),
+        }),
+)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import linalg, stats
+from jaxpost.probes import base, catalog
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.rows.pooling import NAN, OK, divide, total
@@ -220,3 +221,20 @@ def estimate_columns(
         "num_err": nothing,
     }
     return {name: np.concatenate([estimate[name], null_rows[name]]) for name in estimate}
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("jaccard", "whether runs from one base change the same entries", lane="sidecar",
+                  where="measured from the final weights of all seeds when the arms are finished",
+                  needs=frozenset({base.WEIGHTS0, base.WEIGHTS}), metrics=("weight.jaccard",)),
+    catalog.Statistic(
+        "jaccard", "Agreement between runs", ("weight.jaccard",),
+        "Whether runs from one base change the same entries. The excess over the magnitude-conditioned null is the finding.",
+        "Plain independence is the wrong baseline: two blind updates of one base already agree, because small weights are "
+        "easier to move visibly.",
+        "Jaccard of two blind updates with both baselines",
+        extremes={
+            "weight.jaccard": ("runs change the same entries; blind runs agree too", "they change different ones"),
+        }),
+)

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpost.probes import base, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.rows.inventory import TensorInfo
 from jaxpost.probes.weights.cost import panel_cost, references_cost
 from jaxpost.probes.weights.cross_seed import finalize_jaccard, jaccard
@@ -89,3 +89,15 @@ class WeightGeometry:
         spectra = {f"spectrum/{name}": np.asarray(x) for name, x in kept.items()}
         edges = {f"edge/{name}": np.asarray(values["edge"])[:, t] for t, name in enumerate(sorted(kept))}
         return spectra | edges
+
+
+def _weight(ks: tuple[int, ...] = Panel.ks, alphas: tuple[float, ...] = Panel.alphas, spectra: str = "exact",
+            rank_draws: int = Panel.rank_draws, **settings: Any) -> WeightGeometry:
+    return WeightGeometry(Panel(ks=ks, alphas=alphas, spectra=spectra, rank_draws=rank_draws), **settings)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("weight", "where and how far the weights moved: sparsity, spectrum, rotation, overlaps, energies, ranks",
+                  _weight),
+)

@@ -5,6 +5,7 @@ Formulas use dW = W1 - W0, s singular values, U V the top-k singular vectors of 
 
 from __future__ import annotations
 
+from jaxpost.probes import catalog
 from jaxpost.probes.base import Metric, register
 from jaxpost.probes.weights.panel import Panel
 
@@ -107,3 +108,106 @@ _LEVELS = {  # level -> what it adds to the cheaper ones
 def metrics_of(panel: Panel) -> tuple[str, ...]:
     """Ids of the metrics that a panel gives rows of."""
     return tuple(f"weight.{name}" for level, names in _LEVELS.items() if panel.reads(level) for name in names)
+
+
+catalog.add(
+    __name__,
+    catalog.Statistic(
+        "size", "Size of the update", ("weight.update_norm", "weight.relative_norm"),
+        "How far the weights went. Every other weight statistic depends on it: compare arms at one learning rate and at one "
+        "norm, never at one step only.",
+        "The bf16 view can be smaller or larger than the masters' own: an update below half an ULP vanishes, one just above it "
+        "is rounded up to a whole one. The null row says what size a blind update of the same norm would show.",
+        "visible norm of a blind update against its true norm",
+        extremes={
+            "weight.update_norm": ("the weights went far", "they stayed near the base"),
+            "weight.relative_norm": ("the weights went far for their size", "they stayed near the base"),
+        }),
+    catalog.Statistic(
+        "sparsity", "Update sparsity", ("weight.sparsity",),
+        "The share of entries that a reader of that dtype sees unchanged. Subtract the null: what a shuffled or Gaussian "
+        "update of the same norm would leave unchanged.",
+        "One update reads as 0 % or 98 % sparse by dtype and tolerance alone. Small updates are sparse in bf16 whatever made "
+        "them; by_tensor weighs a small matrix like a large one.",
+        "one blind update read in four definitions",
+        extremes={
+            "weight.sparsity": (
+                "few entries change to a reader of that dtype, as after any small update",
+                "most entries change"),
+        }),
+    catalog.Statistic(
+        "spectrum", "Spectral shift", ("weight.spectral",),
+        "How much of the update changed singular values rather than rotated their vectors: rho is 1 for an update along the "
+        "singular directions, about 1 / sqrt(max(m, n)) (kappa 1) for an isotropic one.",
+        "A small spectral shift is what random directions give: read rho and kappa against the isotropic null, not against 0. "
+        "kappa = 1 is first order only.",
+        "rho of an update along the singular directions and of blind ones",
+        extremes={
+            "weight.spectral_shift": (
+                "singular values changed",
+                "they stayed: a small update, or one that turns their vectors"),
+            "weight.spectral_shift_over_update": (
+                "1: the update lies along the singular directions",
+                "about 1 / sqrt(max(m, n)): it is isotropic"),
+            "weight.spectral_kappa": (
+                "above 1: more along the singular directions than an isotropic update",
+                "1, to first order: isotropic"),
+        }),
+    catalog.Statistic(
+        "rotation", "Principal angles", ("weight.rotation",),
+        "How far the leading k-dimensional singular subspaces turned, left and right. Read with the gap of the base: below a "
+        "gap any noise turns them. The Wedin row bounds the largest sine where it exists.",
+        "Rounding to bf16 alone turns a subspace by degrees where the gap is small (the floor says how many); arccos of a "
+        "near-one cosine reports 3.5e-4 rad of nothing. A mean over matrices hides one that turned.",
+        "angle of a blind update against its size, for a large and a small gap",
+        extremes={
+            "weight.rotation.mean_sin2": ("the leading subspace turned, or its gap is small", "it stayed"),
+            "weight.rotation.max_angle": ("some leading direction turned, or the gap is small", "none turned"),
+            "weight.rotation.gap": ("the leading subspace is well separated", "any noise turns it"),
+            "weight.rotation.wedin_bound": (
+                "the update is large against the gap: the bound says little",
+                "no angle can be large"),
+        }),
+    catalog.Statistic(
+        "overlap", "Overlap with principal and low-magnitude masks", ("weight.overlap",),
+        "The share of visible entries that lie in a mask made from the base. Compare with the magnitude-conditioned null: "
+        "blind updates of the same size visibly move small weights more often.",
+        "Against the mask's density every blind update looks off-principal: low-magnitude entries are easier to move visibly, "
+        "and principal ones are large.",
+        "overlap of blind updates against the mask density and against the right null",
+        extremes={
+            "weight.overlap.principal": (
+                "visible changes fall on the base's principal entries",
+                "they avoid them, as a blind update's do: principal entries are large"),
+            "weight.overlap.low_magnitude": (
+                "visible changes fall on small entries, as a blind update's do",
+                "they avoid them"),
+        }),
+    catalog.Statistic(
+        "energy", "Off-principal energy", ("weight.off_principal_energy", "weight.doubly_off_energy"),
+        "The share of ||dW||^2 outside the leading k directions of the base: two-sided, one-sided, or outside on both sides. "
+        "The Beta null gives what a random direction would have outside.",
+        "k directions of a large matrix are few: a random update already has 1 - k^2 / (mn) of its energy outside, which looks "
+        "like avoidance of the principal subspace.",
+        "two-sided energy of random updates against k, with the Beta law",
+        extremes={
+            "weight.off_principal_energy": (
+                "the update lies outside the leading directions, as a random one does",
+                "it lies inside"),
+            "weight.doubly_off_energy": (
+                "the update lies outside on both sides, as a random one does",
+                "it lies inside on a side"),
+        }),
+    catalog.Statistic(
+        "rank", "Rank of the update", ("weight.rank",),
+        "How many directions the update has. Stable rank is about its largest singular value, entropy and energy ranks about "
+        "its whole spectrum; above_edge counts what rounding noise cannot explain.",
+        "A bf16 checkpoint difference has full rank from rounding alone: a rank-8 update reads as rank ~1000 with a default "
+        "tolerance. Hill assumes a power law that nobody tested here.",
+        "ranks of a planted rank-8 update before and after rounding",
+        extremes={
+            "weight.rank": ("the update has many directions; rounding to bf16 alone gives it all", "it has few"),
+            "weight.rank.above_edge": ("many directions that rounding cannot explain", "few"),
+            "weight.rank.hill": ("the top k singular values are alike", "a few of them stand out"),
+        }),
+)

@@ -48,7 +48,7 @@ def nothing_is_computed(monkeypatch):
     ("--config.measure.alphas=(1.5,)", "must lie in (0, 1)"),
     ("--config.measure.ks=(32,)", "k=32 is above every matrix of the model; the largest possible is 31"),
     ("--config.measure.probes=('wieght','policy')", "probe or preset 'wieght' is not known; did you mean 'weight'?"),
-    ("--config.measure.probes=('weight','inline')", "'inline' is not chosen but part of every train step"),
+    ("--config.measure.probes=('weight','inline')", "'inline' cannot be chosen: it is part of every train step"),
     ("--config.measure.probes=('weight',)", "measure.probes lacks 'policy', which this experiment's comparisons are made of"),
     ("--config.measure.probes=()", "needs at least one entry"),
     ("--config.measure.budget=-0.1", "measure.budget=-0.1: must be at least 0"),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import stats
-from jaxpost.probes import base, price, samples, schedules
+from jaxpost.probes import base, catalog, price, samples, schedules
 from jaxpost.probes.base import Metric, register
 from jaxpost.probes.policy import example_rows
 
@@ -144,3 +144,10 @@ class PolicySamples:
                          null=("uniform_words", *np.asarray(nulls).T), floor=np.asarray(floor),
                          status=np.where(np.isfinite(interval.value), "ok", "absent").astype(object)[:, None], reason=reason,
                          params=f"samples={self.samples};vocabulary={vocabulary}", num_err=64 * 2.0**-53)
+
+
+catalog.add(
+    __name__,
+    catalog.Entry("samples", "how many prompts one of k samples solves (pass@k), and how varied the words of a text are (EAD)",
+                  PolicySamples, ("suite", "guesses")),
+)
