@@ -8,11 +8,20 @@ from jaxpost.models.declare import (
     count_parameters,
     parameter_table,
 )
-from jaxpost.models.reader import PLAIN, Reader
-from jaxpost.models.sampler import Completions, real_tokens, sample, teacher_forced, token_logits
+from jaxpost.models.reader import PLAIN, MixedInputs, Reader
+from jaxpost.models.sampler import (
+    Completions,
+    prompt_forced,
+    prompt_tokens,
+    real_tokens,
+    sample,
+    teacher_forced,
+    token_logits,
+)
 from jaxpost.models.transformer import Cache, Output, apply, empty_cache, head_logits, init, matrices
 from jaxpost.models.vocabulary import TokenStatistics, token_statistics
 
-__all__ = ["MATRIX_KINDS", "PLAIN", "REMAT", "Cache", "Completions", "Output", "Parameter", "Reader", "TokenStatistics",
-           "TransformerConfig", "apply", "count_parameters", "empty_cache", "head_logits", "init", "matrices",
-           "parameter_table", "real_tokens", "sample", "teacher_forced", "token_logits", "token_statistics"]
+__all__ = ["MATRIX_KINDS", "PLAIN", "REMAT", "Cache", "Completions", "MixedInputs", "Output", "Parameter", "Reader",
+           "TokenStatistics", "TransformerConfig", "apply", "count_parameters", "empty_cache", "head_logits", "init",
+           "matrices", "parameter_table", "prompt_forced", "prompt_tokens", "real_tokens", "sample", "teacher_forced",
+           "token_logits", "token_statistics"]

@@ -52,4 +52,21 @@ class Reader:
         return jnp.matmul(x_NxD, head_DxV, preferred_element_type=dtype)
 
 
+class MixedInputs(Reader):
+    """Inputs are embeddings of two tokens, (1 - share) of the given ones and share of others, without gradient into them.
+
+    Args:
+      other_BxT: int32, as the tokens of the pass; where both are the same token the input is as it was.
+      share: in [0, 1].
+    """
+
+    def __init__(self, other_BxT: jax.Array, share: float):
+        self.other_BxT, self.share = other_BxT, share
+
+    def embed(self, table_VxD: jax.Array, tokens_BxT: jax.Array) -> tuple[jax.Array, Any]:
+        """As `Reader.embed`."""
+        own, other = (jnp.take(jax.lax.stop_gradient(table_VxD), x, axis=0) for x in (tokens_BxT, self.other_BxT))
+        return own + self.share * (other - own), None
+
+
 PLAIN = Reader()

@@ -115,6 +115,18 @@ def token_logits(config: transformer.TransformerConfig, params: dict, prompt_NxP
     return teacher_forced(config, params, prompt_NxP, completion_NxT, pad).logits
 
 
+def prompt_tokens(prompt_NxP: jax.Array, pad: int = 0) -> jax.Array:
+    """bool[N, P - 1]: the prompt's tokens behind its first, padding left out: those that `prompt_forced` predicts."""
+    real = _real(prompt_NxP, pad)
+    return real[:, 1:] & real[:, :-1]
+
+
+def prompt_forced(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, pad: int = 0,
+                  logits: bool = True) -> transformer.Output:
+    """The forward pass over the prompt alone: entry q is at the state that predicts token q + 1. `logits` as in apply."""
+    return transformer.apply(config, params, prompt_NxP[:, :-1], valid_BxS=_real(prompt_NxP, pad)[:, :-1], logits=logits)
+
+
 def real_tokens(prompt_NxP: jax.Array, mask_NxT: jax.Array, pad: int = 0) -> jax.Array:
     """bool[N, P + T - 1]: which inputs of `teacher_forced` are the prompt's tokens or completion tokens under the mask."""
     return jnp.concatenate([_real(prompt_NxP, pad), mask_NxT > 0], axis=1)[:, :-1]

@@ -47,6 +47,7 @@ class Batch(NamedTuple):
     term_NxK: jax.Array | None = None  # values of the terms of a composed reward; NaN: this row has no such term
     term_weight_NxK: jax.Array | None = None  # and their weights at this step
     token_weight_NxT: jax.Array | None = None  # from the data, or of the roles: selective masks, planning tokens
+    prompt_mask_NxQ: jax.Array | None = None  # 1 on the prompt's tokens but its first, Q = P - 1 of them
     role_NxT: jax.Array | None = None  # int32, what each token is for (jaxpost.roles); None: all are the answer
     seed_N: jax.Array | None = None  # uint32, a fresh random word a row, for objectives that sample
     advantage_NxT: jax.Array | None = None  # filled by prepare
@@ -74,6 +75,8 @@ class View(NamedTuple):
     reference_NxTxV: jax.Array | None = None  # the reference's logits, constant
     value_NxT: jax.Array | None = None  # the critic's value of each token's state
     entropy_NxT: jax.Array | None = None  # of the current policy at each token, nats
+    prompt_logp_NxQ: jax.Array | None = None  # float32 log-probability of the prompt's tokens but its first
+    mixed_logp_NxT: jax.Array | None = None  # as logp_NxT, where the policy reads its own guesses mixed into the completion
 
 
 # What an objective may need beyond the rows themselves -> who provides it.
@@ -89,6 +92,8 @@ NEEDS = {
     "reference_logits": "View.reference_NxTxV: logits of a reference policy",
     "demonstrations": "Batch.demonstration_NxT: demonstrated rows or tokens in each group",
     "truncated": "Batch.truncated_N",
+    "prompt": "Batch.prompt_mask_NxQ and View.prompt_logp_NxQ: log-probabilities of the prompt's own tokens",
+    "mixed_inputs": "View.mixed_logp_NxT: of a policy that reads its own guesses, the objective's `mixture` of them",
     "label": "Batch.label_N",
     "tie": "Batch.tie_N: which pairs have two answers equally good",
     "outside": "Batch.outside_N: a number a row from elsewhere (the greedy answer's reward, a mismatched pair's log-ratio)",
@@ -278,12 +283,12 @@ def masked(view: View, batch: Batch) -> tuple[View, Batch]:
     _refuse_probabilities("loss", "View.logp_NxT", view.logp_NxT, batch.mask_NxT)
     keep_NxT = batch.mask_NxT > 0
 
-    def clean(x):
-        if x is None or x.shape[:2] != keep_NxT.shape or not jnp.issubdtype(x.dtype, jnp.floating):
+    def clean(name, x):
+        if "_NxT" not in name or x is None or not jnp.issubdtype(x.dtype, jnp.floating):
             return x
         return jnp.where(keep_NxT.reshape(keep_NxT.shape + (1,) * (x.ndim - 2)), x, 0.0)
 
-    return View(*map(clean, view)), Batch(*map(clean, batch))
+    return tuple(type(part)(*(clean(name, x) for name, x in part._asdict().items())) for part in (view, batch))
 
 
 def mean_over(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

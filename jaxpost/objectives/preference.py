@@ -43,8 +43,8 @@ class Preference(Objective):
     being 0 (TRL). The pair term is a mean over pairs; `aggregation` is that of NLL = -l alone and stays "token" without it. NLL
     has its own count, which `balance` puts on that of the pairs over an optimizer step.
 
-    Differs from the paper in: NLL is over counted completion tokens (ORPO in TRL and Tunix counts the prompt's too). TRL takes
-    its token mean over the batch, aggregation="token"; Tunix the mean of row means, "sequence".
+    With `nll_prompt`, NLL is over the prompt's tokens too, but for its first, which nothing predicts (ORPO in TRL and Tunix).
+    TRL takes its token mean over the batch, aggregation="token"; Tunix the mean of row means, "sequence".
     """
 
     reference_free: bool = False  # scores from log-probabilities instead of log-ratios to a reference
@@ -68,6 +68,7 @@ class Preference(Objective):
     extra_coef: float = 0.0  # its weight
     nll_coef: float = 0.0  # weight of the likelihood term
     nll_rows: str = "chosen"  # NLL_ROWS
+    nll_prompt: bool = False  # the likelihood is of prompt and completion
 
     def __post_init__(self):
         super().__post_init__()
@@ -106,9 +107,10 @@ class Preference(Objective):
                      f"extra_coef={self.extra_coef} with extra_link={self.extra_link!r}: a second pair term needs a weight "
                      "above 0, 'none' takes 0")
         self.require(self.nll_coef >= 0, f"nll_coef={self.nll_coef} is negative; 0 is none")
-        self.require(self.nll_coef > 0 or (self.aggregation, self.nll_rows) == ("token", "chosen"),
-                     f"aggregation={self.aggregation!r}, nll_rows={self.nll_rows!r} belong to the likelihood term and "
-                     "nll_coef is 0 (the pair term is a mean over pairs); leave 'token' and 'chosen', or set nll_coef")
+        self.require(self.nll_coef > 0 or (self.aggregation, self.nll_rows, self.nll_prompt) == ("token", "chosen", False),
+                     f"aggregation={self.aggregation!r}, nll_rows={self.nll_rows!r}, nll_prompt={self.nll_prompt} belong to "
+                     "the likelihood term and nll_coef is 0 (the pair term is a mean over pairs); leave 'token', 'chosen' and "
+                     "False, or set nll_coef")
 
     def _require_consistent_score(self):
         self.require((self.transform == "alpha") == (self.alpha is not None) and self.alpha != 1,
@@ -148,7 +150,8 @@ class Preference(Objective):
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         return (frozenset(() if self.reference_free else ("reference",))
-                | frozenset(("logits",) if self.weighting == "wpo" else ()) | frozenset(("tie",) if self.ties else ()))
+                | frozenset(("logits",) if self.weighting == "wpo" else ()) | frozenset(("tie",) if self.ties else ())
+                | frozenset(("prompt",) if self.nll_prompt else ()))
 
     @property
     def couples_update(self) -> bool:
@@ -169,6 +172,7 @@ class Preference(Objective):
             x = f"w ({x})"
             where.append("w = product over both rows of exp(mean_t(l - log sum_v pi(v)^2)), no gradient")
         rows = {"chosen": "preferred rows", "both": "both rows"}[self.nll_rows]
+        rows += ", prompt tokens among them" if self.nll_prompt else ""
         likely = [f"NLL = {aggregation.FORMULAS[self.aggregation]} [ -l ] of {rows}"] if self.nll_coef else []
         return [f"loss = mean_pairs [ {x} ]{' + nll_coef NLL' if likely else ''}", *where, *self._read_formula(),
                 *likely, *self._score_formula()]
@@ -214,7 +218,7 @@ class Preference(Objective):
         mask = self._nll_mask(batch)
         own = aggregation.aggregate(mask, mask, self.aggregation)[1]
         share = jnp.where(own > 0, full_K.sum() / jnp.maximum(own, 1.0), 0.0)
-        return batch._replace(share_NxT=jnp.broadcast_to(share, mask.shape))
+        return batch._replace(share_NxT=jnp.broadcast_to(share, batch.mask_NxT.shape))
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; the count is the number of pairs.
@@ -244,10 +248,12 @@ class Preference(Objective):
         aux = {"accuracy": mean_over((difference_K > 0).astype(x_K.dtype), full_K), "margin": mean_over(difference_K, full_K),
                "chosen": mean_over(reward_Kx2[:, 0], full_K), "rejected": mean_over(reward_Kx2[:, 1], full_K)}
         if self.nll_coef:
-            mask = self._nll_mask(batch)
-            nll, _ = aggregation.aggregate(-view.logp_NxT * batch.share_NxT, mask, self.aggregation)
-            aux["nll"] = mean_over(-view.logp_NxT, mask)
-            total = total + self.nll_coef * nll
+            mask, logp = self._nll_mask(batch), view.logp_NxT
+            if self.nll_prompt:
+                logp = jnp.concatenate([view.prompt_logp_NxQ, logp], axis=1)
+            nll, _ = aggregation.aggregate(-logp, mask, self.aggregation)
+            aux["nll"] = mean_over(-logp, mask)
+            total = total + self.nll_coef * batch.share_NxT[0, 0] * nll
         return total, count, aux
 
     def score(self, view: View, batch: Batch) -> jax.Array:
@@ -303,9 +309,12 @@ class Preference(Objective):
         return batch._replace(mask_NxT=batch.mask_NxT * jnp.repeat(full_K, 2)[:, None]), full_K
 
     def _nll_mask(self, batch):
-        if self.nll_rows == "both":
-            return batch.mask_NxT
-        return batch.mask_NxT * (jnp.arange(batch.mask_NxT.shape[0]) % 2 == 0)[:, None]
+        """1 on the tokens of the likelihood term: of the completion, with `nll_prompt` behind those of the prompt."""
+        mask = batch.mask_NxT
+        if self.nll_prompt:  # of the rows that count
+            full_Nx1 = (mask > 0).any(axis=1, keepdims=True) | (self.aggregation_empty == "counted")
+            mask = jnp.concatenate([batch.prompt_mask_NxQ * full_Nx1, mask], axis=1)
+        return mask if self.nll_rows == "both" else mask * (jnp.arange(mask.shape[0]) % 2 == 0)[:, None]
 
 
 def _wpo(view, batch):
@@ -347,6 +356,8 @@ ROWS = (
     _row("cpo", "arXiv:2401.08417", reference_free=True, nll_coef=1.0),
     _row("orpo", "arXiv:2403.07691", reference_free=True, reduction="mean", transform="log_odds", beta=1.0, pair_coef=0.1,
          nll_coef=1.0),
+    _row("orpo_prompt_nll", "arXiv:2403.07691 (likelihood of prompt and answer, as TRL)", reference_free=True, reduction="mean",
+         transform="log_odds", beta=1.0, pair_coef=0.1, nll_coef=1.0, nll_prompt=True),
     _row("cpl", "arXiv:2310.13639", reference_free=True, beta=0.1, contrastive_bias=0.5),
     _row("cpl_ties", "arXiv:2310.13639", reference_free=True, beta=0.1, contrastive_bias=0.5, ties=True),
     _row("cpl_kl", "arXiv:2310.13639", beta=0.2, contrastive_bias=0.75),

@@ -15,6 +15,7 @@ from jaxpost.objectives import (
     group_credit,
     hybrid,
     implicit_reward,
+    intuitive,
     one_token,
     policy_gradient,
     preference,
@@ -26,8 +27,8 @@ from jaxpost.objectives import (
 )
 from jaxpost.objectives.base import Objective
 
-_FAMILIES = (supervised, one_token, implicit_reward, preference, unpaired, policy_gradient, group_credit, actor_critic,
-             soft_clipping, trust_region, selection, entropy_control, hybrid, gradient_mixing, distillation, flow)
+_FAMILIES = (supervised, one_token, implicit_reward, intuitive, preference, unpaired, policy_gradient, group_credit,
+             actor_critic, soft_clipping, trust_region, selection, entropy_control, hybrid, gradient_mixing, distillation, flow)
 RECIPES = {o.name: o for module in _FAMILIES for o in module.ROWS}
 
 _IDENTITY = ("name", "family", "paper", "batch")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxpost import curricula, sharding
+from jaxpost import curricula, models, sharding
 from jaxpost.lookup import nearest
 from jaxpost.objectives import NEEDS, Batch, Objective, kl, token_weights
 from jaxpost.objectives.policy_gradient import PolicyGradient
@@ -18,7 +18,7 @@ from jaxpost.training.state import Member, TrainState, stream
 from jaxpost.training.step import StepSpec, given, output, statistics, token_logp
 
 _EVERY_SOURCE = frozenset({"policy_entropy", "logits", "reference_logits", "reference", "proximal", "value", "entropy",
-                           "collision", "seed", "token_weight"})
+                           "collision", "prompt", "mixed_inputs", "seed", "token_weight"})
 GIVES = {
     "Demonstrations": _EVERY_SOURCE,
     "Preferences": _EVERY_SOURCE | {"label", "outside", "tie"},
@@ -166,6 +166,7 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
       proximal_NxT                ... under the trainer's own parameters
       value_NxT, entropy_NxT      the critic's value of each token's state, and the policy's entropy there in nats
       collision_NxT               the policy's probability there of drawing the same token twice
+      prompt_mask_NxQ             the prompt's tokens but padding and the first
       seed_N                      a fresh random word a row and step, the same on every mesh
       token_weight_NxT            of the tokens' roles, where the batch has none of its own
 
@@ -190,6 +191,8 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
         return found
 
     found = _by_microbatches(said, batch, spec.microbatches)
+    if "prompt" in needs:
+        found["prompt_mask_NxQ"] = models.prompt_tokens(batch.prompt_NxP, spec.pad).astype(batch.mask_NxT.dtype)
     if "seed" in needs:
         found["seed_N"] = jax.random.bits(stream(member.seed, "rows", state.step), batch.mask_NxT.shape[:1], "uint32")
     if "token_weight" in needs and batch.token_weight_NxT is None:

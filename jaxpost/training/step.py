@@ -15,8 +15,10 @@ from jaxpost.objectives import Batch, Objective, View, kl
 from jaxpost.probes.gradients import inline
 from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.probes.updates import ever_changed
-from jaxpost.training import optimizers, role_metrics, router_losses
+from jaxpost.training import optimizers, passes, role_metrics, router_losses
 from jaxpost.training.state import Scalars, TrainState
+
+_WHOLE = frozenset({"logits", "reference_logits", "collision", "mixed_inputs"})  # needs that read a vocabulary at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class StepSpec:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be greater than 0; a small one, such as 1e-4, is greedy")
-        if whole := sorted(self.objective.needs & {"logits", "reference_logits", "collision"}) if self.model.in_parts else []:
+        if whole := sorted(self.objective.needs & _WHOLE) if self.model.in_parts else []:
             raise ValueError(f"objective {self.objective.name!r} needs {whole[0]} of the whole vocabulary, and the model has "
                              f"logprob_chunk={self.model.logprob_chunk} of {self.model.vocab} entries; set it to 0")
         if self.reference_refresh < 0:
@@ -122,7 +124,8 @@ def view(spec: StepSpec, params: dict, batch: Batch, reference: dict | None = No
       ValueError: the objective needs a reference policy's logits, or a value head, and there is none.
     """
     out = output(spec, params, batch)
-    return view_of(spec, out, statistics(spec, params, out, batch, entropy=True), batch, reference)
+    seen = view_of(spec, out, statistics(spec, params, out, batch, entropy=True), batch, reference)
+    return seen._replace(**passes.further(spec, params, out, batch))
 
 
 def view_of(spec: StepSpec, out: models.Output, found: models.TokenStatistics, batch: Batch,
@@ -172,8 +175,7 @@ def statistics(spec: StepSpec, params: dict, out: models.Output, batch: Batch, e
 
 def chosen(logits_NxTxV: jax.Array, batch: Batch) -> jax.Array:
     """Log-probability of every completion token, logp_NxT."""
-    chosen_NxT = jnp.take_along_axis(logits_NxTxV, batch.completion_NxT[..., None], axis=-1)[..., 0]
-    return chosen_NxT - jax.nn.logsumexp(logits_NxTxV, axis=-1)
+    return passes.picked(logits_NxTxV, batch.completion_NxT)
 
 
 def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
@@ -218,7 +220,7 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
         out = output(spec, params, rows)
         entropy = "policy_entropy" in spec.objective.needs or rows.role_NxT is not None
         found = statistics(spec, params, out, rows, entropy)
-        seen = view_of(spec, out, found, rows, reference)
+        seen = view_of(spec, out, found, rows, reference)._replace(**passes.further(spec, params, out, rows))
         total, count, aux = spec.objective.loss(seen, rows, state.objective_state, scalars.kl_coef)
         if rows.behaviour_NxT is not None:
             sampled = _sampled(rows)

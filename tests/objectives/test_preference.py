@@ -59,11 +59,12 @@ PAIR_LOSS = {  # name: (what a row's score is, loss of the two scores), each wit
     "aot_unpaired": ("ratio", dpo()),
     "cpl_ties": ("sum", lambda a, b: -np.log(np.exp(0.1 * a) / (np.exp(0.1 * a) + np.exp(0.5 * 0.1 * b)))),
     "orpo": ("mean", lambda a, b: -0.1 * log_sigmoid(a - np.log(1 - np.exp(a)) - b + np.log(1 - np.exp(b)))),
+    "orpo_prompt_nll": ("mean", lambda a, b: -0.1 * log_sigmoid(a - np.log(1 - np.exp(a)) - b + np.log(1 - np.exp(b)))),
     "cpl": ("sum", lambda a, b: -np.log(np.exp(0.1 * a) / (np.exp(0.1 * a) + np.exp(0.5 * 0.1 * b)))),
     "cpl_kl": ("ratio", lambda a, b: -np.log(np.exp(0.2 * a) / (np.exp(0.2 * a) + np.exp(0.75 * 0.2 * b)))),
     "cpl_bc": ("sum", dpo()),
 }
-NLL = {"cpo": "chosen", "orpo": "chosen", "mpo": "chosen", "cpl_bc": "both"}
+NLL = {"cpo": "chosen", "orpo": "chosen", "orpo_prompt_nll": "chosen", "mpo": "chosen", "cpl_bc": "both"}
 
 
 def row_score(kind, logp, reference, length, partner):
@@ -94,6 +95,8 @@ def transcribed(name, logp, batch, view):
         total, pairs = total + weight * own, pairs + 1
         for i in {"chosen": (a,), "both": (a, b), None: ()}[NLL.get(name)]:
             nll.extend(-logp[i, :lengths[i]])
+            if name == "orpo_prompt_nll":
+                nll.extend(-np.asarray(view.prompt_logp_NxQ)[i, np.asarray(batch.prompt_mask_NxQ[i]) > 0])
     return total / pairs + (np.sum(nll) / len(nll) if nll else 0)
 
 

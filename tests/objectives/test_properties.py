@@ -45,14 +45,17 @@ def test_padding_changes_nothing_whatever_it_holds(name):
     objective = given.recipe(name)
     view, batch = given.needed(objective, *given.rows())
 
-    def widen(x):
-        fill = {"f": jnp.nan, "i": 0, "u": 0}[x.dtype.kind]
-        return jnp.pad(x, ((0, 0), (0, 3), *((0, 0),) * (x.ndim - 2)), constant_values=fill) if x.ndim > 1 else x
+    def widen(tree):
+        def one(x):
+            fill = {"f": jnp.nan, "i": 0, "u": 0}[x.dtype.kind]
+            return jnp.pad(x, ((0, 0), (0, 3), *((0, 0),) * (x.ndim - 2)), constant_values=fill)
 
-    wide = jax.tree.map(widen, batch)._replace(mask_NxT=jnp.pad(batch.mask_NxT, ((0, 0), (0, 3))))
+        return tree._replace(**{name: one(x) for name, x in tree._asdict().items() if "NxT" in name and x is not None})
+
+    wide = widen(batch)._replace(mask_NxT=jnp.pad(batch.mask_NxT, ((0, 0), (0, 3))))
     ready = [given.prepared(objective, b) for b in (batch, wide)]
     s, count, grads = given.differentiated(objective, view, ready[0])
-    padded = given.differentiated(objective, jax.tree.map(widen, view), ready[1])
+    padded = given.differentiated(objective, widen(view), ready[1])
     assert padded[0] == pytest.approx(s, rel=1e-12, abs=1e-12) and padded[1] == pytest.approx(count, rel=1e-12)
     close(jax.tree.map(lambda x: x[:, :given.T], padded[2]), grads)
     assert all(not np.any(x[:, given.T:]) for x in jax.tree.leaves(padded[2]))
