@@ -58,7 +58,7 @@ def ours(r, name, leaf="logp", **parts):
     """(loss, gradient) of a row of the table in the log-probabilities, or in the logits."""
     objective = objectives.get(name, **parts)
     batch = Batch(None, None, jnp.asarray(r.mask), reference_NxT=jnp.asarray(r.reference), label_N=jnp.asarray(r.label * 1.0),
-                  outside_N=jnp.asarray(r.outside.sum(1)))
+                  outside_N=jnp.asarray(r.outside.sum(1)), tie_N=jnp.asarray(getattr(r, "tie", np.zeros(N))))
     batch = objective.balance(objective.prepare(batch))
 
     def loss(x):
@@ -234,14 +234,22 @@ def test_kto_trainer(hf, loss_type, name, shift, weights, lengths):
 
 # ---- CPOTrainer and ORPOTrainer: the model returns given logits, the likelihood term included ----
 
-def trl_from_logits(trainer_class, r, **fields):
-    """(loss, gradient in the logits); a prompt of one token has no target, so ORPO's likelihood is that of the completion."""
+def trl_from_logits(trainer_class, r, prompt=None, **fields):
+    """(loss, gradient in the logits); a prompt of one token has no target, so ORPO's likelihood is that of the completion.
+
+    Args:
+      prompt: (logits_NxQxV, tokens_NxQ) of further tokens of the prompt.
+    """
     logits = torch.tensor(halves(r.logits), requires_grad=True)
     closing = torch.zeros((N, 1, V), dtype=logits.dtype)
     ids, mask = with_prompt(halves(r.mask))
     ids[:, 1:] = torch.tensor(halves(r.tokens))
+    before = []
+    if prompt is not None:
+        before, more = [torch.tensor(halves(prompt[0]))], torch.tensor(halves(prompt[1]))
+        ids, mask = torch.cat([ids[:, :1], more, ids[:, 1:]], 1), torch.cat([torch.zeros_like(more), mask], 1)
     seen = mask.clone()
-    seen[:, 0] = 1
+    seen[:, :mask.shape[1] - T] = 1
     labels = torch.where(mask == 1, ids, -100)
     batch = {}
     for side, part in (("chosen", slice(0, N // 2)), ("rejected", slice(N // 2, N))):
@@ -254,7 +262,7 @@ def trl_from_logits(trainer_class, r, **fields):
     for method in ("concatenated_forward", "cpo_loss", "odds_ratio_loss"):
         if hasattr(trainer_class, method):
             setattr(trainer, method, types.MethodType(getattr(trainer_class, method), trainer))
-    model = lambda *a, **kw: types.SimpleNamespace(logits=torch.cat([logits, closing], 1))  # noqa: E731
+    model = lambda *a, **kw: types.SimpleNamespace(logits=torch.cat([*before, logits, closing], 1))  # noqa: E731
     loss = trainer_class.get_batch_loss_metrics(trainer, model, batch)[0]
     loss.backward()
     return loss.item(), interleaved(logits.grad.numpy())
@@ -313,13 +321,38 @@ def test_orpo_trainer(hf, seed):
         agree(hf, ours(r, "orpo", leaf="logits"), trl_from_logits(ORPOTrainer, r, beta=0.1), SINGLE)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_orpo_with_the_likelihood_of_the_prompt(hf, seed):
+    from trl.experimental.orpo import ORPOTrainer
+
+    with jax.enable_x64(True):
+        r, rng = rows(seed), np.random.default_rng(seed + 50)
+        logits, tokens = np.repeat(rng.normal(size=(N // 2, 3, V)), 2, 0), np.repeat(rng.integers(0, V, (N // 2, 3)), 2, 0)
+        logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        objective = objectives.get("orpo_prompt_nll")
+        batch = Batch(None, None, jnp.asarray(r.mask), prompt_mask_NxQ=jnp.ones((N, 3)))
+        batch = objective.balance(objective.prepare(batch))
+
+        def loss(x):
+            seen = View(jnp.take_along_axis(jax.nn.log_softmax(x), r.tokens[..., None], -1)[..., 0],
+                        prompt_logp_NxQ=jnp.asarray(np.take_along_axis(logp, tokens[..., None], -1)[..., 0]))
+            total, count, _ = objective.loss(seen, batch, {})
+            return total / count
+
+        value, gradient = jax.value_and_grad(loss)(jnp.asarray(r.logits))
+        agree(hf, (float(value), np.asarray(gradient)), trl_from_logits(ORPOTrainer, r, (logits, tokens), beta=0.1), SINGLE)
+
+
 # ---- CPL: research/algs/cpl.py and cpl_kl.py of github.com/jhejna/cpl in our own words; label 0 prefers the first half ----
 
-def cpl(r, alpha, bias, reference=False, bc_coeff=0.0):
+def cpl(r, alpha, bias, reference=False, bc_coeff=0.0, label=None):
+    """`label`: one a pair, 0 where the first is preferred, 1/2 for a tie (biased_bce_with_logits)."""
     logp = torch.tensor(halves(r.logp), requires_grad=True)
     far = torch.tensor(halves(r.reference)) if reference else 0.0
     first, second = torch.chunk(alpha * (logp - far).sum(-1), 2)
-    loss = (torch.logaddexp(first, bias * second) - first).mean()
+    y = torch.zeros(N // 2) if label is None else torch.tensor(label)
+    right, wrong = torch.logaddexp(first, bias * second) - first, torch.logaddexp(second, bias * first) - second
+    loss = ((1 - y) * right + y * wrong).mean()
     loss = loss - bc_coeff * logp.sum() / float(r.mask.sum())
     loss.backward()
     return loss.item(), interleaved(logp.grad.numpy()) * r.mask
@@ -333,6 +366,14 @@ def test_cpl(hf, name, constants, seed):
     with jax.enable_x64(True):
         r = rows(seed)
         agree(hf, ours(r, name), cpl(r, **constants), EXACT)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_cpl_with_ties(hf, seed):
+    with jax.enable_x64(True):
+        r = rows(seed)
+        r.tie = np.repeat([0.0, 1.0, 0.0, 1.0], 2)
+        agree(hf, ours(r, "cpl_ties"), cpl(r, 0.1, 0.5, label=r.tie[::2] / 2), EXACT)
 
 
 def test_the_pairs_reach_both_sides_of_every_bend():
