@@ -25,6 +25,7 @@ from jaxpost.compare.result import Comparison
 from jaxpost.formats.names import read_rules
 from jaxpost.probes import catalog
 from jaxpost.probes.weights.panel import Panel
+from jaxpost.records.domains import within
 from jaxpost.records.provenance import canonical_json
 
 LEVELS = {"element": "none", "top": "top", "exact": "exact"}
@@ -161,7 +162,7 @@ def compare(base: str | Path, *tuned: str | Path, level: str = "top", map_file: 
     prepared = prepare(base, tuned, Settings(level=level, rules=rules, **settings))
     measured = _measured(prepared, None, lambda *_: None)
     parts = [records.measurement_table(part) for shard in _all_rows(prepared, measured).values() for part in shard]
-    table = records.measurement_table(pa.concat_tables(parts))
+    table = within(records.measurement_table(pa.concat_tables(parts)), probes.METRICS)
     return Comparison(table, all_flags(prepared, measured), _coverage(prepared, measured))
 
 

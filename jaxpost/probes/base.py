@@ -9,12 +9,15 @@ A weight-only probe runs unmodified in sidecar and offline and gives the same va
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+
+from jaxpost.probes import domains
 
 LANES = ("inline", "sidecar", "offline")
 POOLINGS = (
@@ -147,6 +150,7 @@ class Metric:
     ci_method: str = "t over seeds"
     higher_is_better: bool | None = None
     version: str = "1"
+    domain: str = ""  # where its values lie, as `records.domains.ends` reads it; empty: as `probes.domains` has it
 
 
 METRICS: dict[str, Metric] = {}
@@ -159,7 +163,7 @@ def register(*metrics: Metric) -> None:
             raise ValueError(f"metric {metric.id!r} is registered twice")
         if metric.pooling not in POOLINGS:
             raise ValueError(f"metric {metric.id!r}: pooling {metric.pooling!r} is none of {POOLINGS}")
-        METRICS[metric.id] = metric
+        METRICS[metric.id] = metric if metric.domain else dataclasses.replace(metric, domain=domains.of(metric.id))
 
 
 def metric(name: str) -> Metric:

@@ -29,6 +29,7 @@ from jaxpost.records.contents import (
     write_cost,
     write_parquet,
 )
+from jaxpost.records.domains import within
 from jaxpost.records.rows import (
     Columns,
     measurement_table,
@@ -305,6 +306,7 @@ class Bundle:
         self._writable()
         table = self.read_rows()
         require_definitions(table, metrics)
+        table = within(table, metrics)
         used = set(table["metric"].unique().to_pylist())
         write_parquet(self.path / "measurements.parquet", table)
         write_parquet(self.path / "metrics.parquet", metrics_table({k: m for k, m in metrics.items() if k in used}))

@@ -115,7 +115,7 @@ def metrics_table(metrics: Mapping[str, object]) -> pa.Table:
         metric = metrics[key] if isinstance(metrics[key], Mapping) else vars(metrics[key])
         for name in METRICS.names:
             value = key if name == "metric" else metric.get(name)
-            columns[name].append(value if value is None or name == "higher_is_better" else str(value))
+            columns[name].append(value if name == "higher_is_better" else None if value in (None, "") else str(value))
     return table_from_columns(columns, METRICS)
 
 

@@ -57,6 +57,7 @@ METRICS = pa.schema(
         ("algorithm", pa.string()),
         ("ci_method", pa.string()),
         ("higher_is_better", pa.bool_()),
+        ("domain", pa.string()),  # "[0, 1]": intervals and bands are cut there; "open: why not"; null: any real number
     ],
     metadata={"schema": f"jaxpost.metrics/{SCHEMA_VERSION}"},
 )

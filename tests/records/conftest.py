@@ -84,7 +84,7 @@ PAPERS = [
 
 def metrics(names) -> dict[str, dict]:
     """A definition for every metric id."""
-    full = {name: "as in the paper" for name in METRICS.names if name not in ("metric", "higher_is_better")}
+    full = {name: "as in the paper" for name in METRICS.names if name not in ("metric", "higher_is_better", "domain")}
     return {
         name: full | {"version": "1", "unit": "1", "paper": "arXiv:2511.08567", "higher_is_better": None}
         for name in names
