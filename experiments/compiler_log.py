@@ -2,7 +2,8 @@
 
 XLA writes them to file descriptor 2, from C++ and with the whole instruction. A process of its own reads that descriptor while
 a run lasts, so that nothing is lost when this one is ended or aborts: lines of an alarm go to the log, all others to the
-terminal at once. Python's own messages go past it.
+terminal at once. Python's own messages go past it. Where JAX's runtime ends a process of a run of several, because another one
+is gone, its pages about that go to the log too, and one line says so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import BinaryIO
 
 NAME = "compiler.log"
 _ALARM = re.compile(rb"slow_operation_alarm\.cc")
+_LOST = re.compile(rb"^[EF]\d{4} .*(coordination_service|client\.h:\d+\] Terminating process because the JAX distributed)")
+_ENDED = re.compile(rb"^F.*Terminating process because the JAX distributed")
 _HEADER = re.compile(rb"^(\d{4}-\d\d-\d\d |[IWEF]\d{4} |WARNING: |Traceback |Fatal )")
 _PART = re.compile(rb"^\s*$|^\s+[%(]|^\s*%|^This isn't necessarily a bug|^Constant folding an instruction|^The operation took"
                    rb"|^\*{8,}|^\[Compiling module|^Very slow compile|^If you'd like to file a bug")
@@ -61,14 +64,21 @@ class CompilerLog:
 
 
 def separate(lines: Iterable[bytes]) -> Iterable[tuple[bool, bytes]]:
-    """(whether it belongs to an alarm, line) of every line; an alarm ends at the first line that is no part of one."""
-    inside = False
+    """(whether it belongs to an alarm or to the end of another process, line) of every line.
+
+    An alarm ends at the first line that is no part of one, the other at the first line of another message.
+    """
+    alarm = lost = False
     for line in lines:
         if _ALARM.search(line):
-            inside = True
-        elif inside and (_HEADER.match(line) or not _PART.match(line)):
-            inside = False
-        yield inside, line
+            alarm, lost = True, False
+        elif _LOST.match(line):
+            alarm, lost = False, True
+        elif _HEADER.match(line):
+            alarm = lost = False
+        elif alarm and not _PART.match(line):
+            alarm = False
+        yield alarm or lost, line
 
 
 def pump(source: BinaryIO, terminal: BinaryIO, path: Path) -> int:
@@ -76,9 +86,14 @@ def pump(source: BinaryIO, terminal: BinaryIO, path: Path) -> int:
 
     Alarms before the run has its folder wait; where it never gets one they go to the terminal.
     """
-    waiting, alarms = [], 0
-    for alarm, line in separate(iter(source.readline, b"")):
-        if not alarm:
+    waiting, alarms, ended = [], 0, False
+    for kept, line in separate(iter(source.readline, b"")):
+        if _ENDED.match(line) and not ended:
+            ended = True
+            terminal.write(b"error: another process of this run ended or fell silent, so this one ends; what was saved is "
+                           b"kept: start all of them again with the same command\n")
+            terminal.flush()
+        if not kept:
             terminal.write(line)
             terminal.flush()
             continue

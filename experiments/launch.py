@@ -30,7 +30,7 @@ def once(arguments: list[str], signals: StopSignals, processes: int = 1, heartbe
     """Run once, in so many processes, and wait; returns the exit code, of several the one that says most (`_telling`)."""
     each = [[]]
     if processes > 1:
-        address = f"localhost:{_free_port()}"
+        address = f"localhost:{free_port()}"
         each = [[f"--config.distributed={address},{processes},{i},heartbeat={heartbeat}"] for i in range(processes)]
     running = [subprocess.Popen([sys.executable, "-m", "experiments.run", *arguments, *more]) for more in each]
     asked, broken = False, None
@@ -54,7 +54,7 @@ def _telling(codes: list[int]) -> int:
     return next((code for code in order if code in codes), next((code for code in codes if code), 0))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]

@@ -67,3 +67,14 @@ def test_a_process_that_aborts_has_said_all_it_said(tmp_path):
         assert (done.returncode == 0) == (how == "return")
         assert {"of Python", "of C", *ends} <= set(lines) and not any("slow_operation" in line for line in lines)
     assert path.read_bytes() == 2 * ALARM
+
+
+def test_the_end_of_another_process_is_one_line(tmp_path):
+    terminal, path = io.BytesIO(), tmp_path / "compiler.log"
+    given = (b"E1130 02:02:21.528453   30529 coordination_service.cc:1520] [7326] Shutdown barrier has failed:\nINTERNAL: no\n"
+             b"F1130 02:02:21.528972   30524 client.h:80] Terminating process because the JAX distributed service detected "
+             b"fatal errors.\n\nRPC: /xla\n*** Check failure stack trace: ***\n    @     0x7fb5a7440634  absl::Flush()\n")
+    compiler_log.pump(io.BytesIO(b"before\n" + given), terminal, path)
+    assert path.read_bytes() == given
+    assert terminal.getvalue().startswith(b"before\nerror: another process of this run ended") and terminal.getvalue().count(
+        b"\n") == 2

@@ -1,0 +1,1 @@
+"""Faults on purpose: a small study is killed, damaged and starved, resumed, and compared with the undisturbed run."""
