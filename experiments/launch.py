@@ -27,7 +27,7 @@ _PATIENCE = 30.0  # seconds beyond the heartbeat that the other processes of a b
 
 
 def once(arguments: list[str], signals: StopSignals, processes: int = 1, heartbeat: int = distributed.HEARTBEAT) -> int:
-    """Run once, in so many processes, and wait; returns the exit code, of several the one that says most (`_telling`)."""
+    """Run once, in so many processes, and wait; returns the exit code, of several the one that says most (`telling`)."""
     each = [[]]
     if processes > 1:
         address = f"localhost:{free_port()}"
@@ -45,10 +45,10 @@ def once(arguments: list[str], signals: StopSignals, processes: int = 1, heartbe
             for one in running:
                 one.kill()
         time.sleep(0.1)
-    return _telling([one.returncode for one in running])
+    return telling([one.returncode for one in running])
 
 
-def _telling(codes: list[int]) -> int:
+def telling(codes: list[int]) -> int:
     """Of the exit codes of one run: bad input or a loss that is not finite, then a stop, then any failure, then 0."""
     order = (EXIT_USER, EXIT_DIVERGED, EXIT_STOPPED)
     return next((code for code in order if code in codes), next((code for code in codes if code), 0))

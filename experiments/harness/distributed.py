@@ -10,8 +10,10 @@ Either may be followed by `,heartbeat=SECONDS` (default 100): a process that was
 import importlib
 import os
 import re
+import socket
 import sys
 import threading
+import time
 import traceback
 
 import jax
@@ -20,6 +22,7 @@ from experiments.harness.command import refuse
 from experiments.harness.errors import EXIT_LOST, UserError
 
 HEARTBEAT = 100  # seconds
+_PATIENCE = 300.0  # seconds that the processes wait for each other at the start
 _LEAVING = 30.0  # seconds that the end waits for the other processes
 _FORM = re.compile(r"(?:(?P<auto>auto)|(?P<address>[^,\s]+:\d+),(?P<count>\d+),(?P<index>\d+))(?:,heartbeat=(?P<beat>\d+))?")
 _BROKEN = re.compile(r"Gloo|coordination service|heartbeat|Connection (closed|reset)|UNAVAILABLE|DEADLINE_EXCEEDED")
@@ -57,12 +60,29 @@ def begin(text: str, experiment: str) -> None:
         raise UserError(f"distributed={text!r}: the experiment {experiment!r} runs in one process; study and post_train_hf run "
                         "in several")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which asks this run to save and stop
+    if arguments.get("process_id") and "coordinator_address" in arguments:
+        _reach(arguments["coordinator_address"], _PATIENCE)
     try:
-        jax.distributed.initialize(**arguments)
+        jax.distributed.initialize(**arguments, initialization_timeout=int(_PATIENCE))
     except (ValueError, RuntimeError) as error:
         raise UserError(f"distributed={text!r}: {str(error).splitlines()[0]}; say who is who: HOST:PORT,PROCESSES,INDEX, the "
                         "same address and number on every host") from error
     _begun = True
+
+
+def _reach(address: str, seconds: float) -> None:
+    """Wait until process 0 listens: JAX's runtime would abort with pages of text. Raises: UserError: it does not."""
+    host, _, port = address.rpartition(":")
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise UserError(f"distributed: process 0 does not listen at {address} after {seconds:.0f} s ({error}); start "
+                                "it with the same address, and let the hosts reach each other on that port") from error
+            time.sleep(0.5)
 
 
 def lost(error: Exception) -> int:
