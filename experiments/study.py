@@ -16,7 +16,7 @@ from experiments.harness import arms as arm_table
 from experiments.harness import (
     checks,
     ensemble,
-    exhibits,
+    final_weights,
     follower,
     forgetting,
     matched,
@@ -82,7 +82,7 @@ class Setup:
                                          {name: dataclasses.asdict(stage) for name, stage in self.stages.items()})
         claim_rules.check(self.claims, [label for label, _, _ in self.suite.splits])
         self.gate = claim_rules.gates.named(config.gate, self.ends)
-        self.probes = probing.chosen(config.measure.probes, self.suite, self.grid, probing.settings_of(config))
+        self.probes = probing.build_on_suite(config.measure.probes, self.suite, self.grid, probing.settings_of(config))
         probing.require(self.probes, COMPARED, self.claims)
         self.arms = [dataclasses.replace(arm, probes=probing.of_arm(arm.name, arm.probes, self.probes, COMPARED))
                      for arm in self.arms]
@@ -175,7 +175,7 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
     matrices = {name: measure.matrices(params_S) for name, params_S in finals.items()}
     _compare(setup, plan, measure, finals, matrices, bundle, session)
     session.boundary("all arms are finished")
-    return exhibits.inventory(measure.infos, base, matrices, setup.seeds)
+    return final_weights.inventory(measure.infos, base, matrices, setup.seeds)
 
 
 def _one_arm(setup: Setup, arm: Arm, finals: Mapping, plan: ensemble.Plan, directory: Path, bundle, session: Session) -> dict:
@@ -209,7 +209,7 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
     bundle.write_rows(derived[0], concatenate(*_matched(setup, measure, finals, table)))
     bundle.write_rows(derived[1], forgetting.columns(table, base.digest))
     session.advance(1)
-    for name, arrays in exhibits.arrays(measure, matrices).items():
+    for name, arrays in final_weights.arrays(measure, matrices).items():
         bundle.write_arrays(f"{plan.prefix}{name}", arrays)
     session.advance(1)
 

@@ -9,7 +9,7 @@ from palette import BLIND, FOUND, INK, WRONG
 
 from jaxpost.probes.routing import events as event_shares
 from jaxpost.probes.routing import load as loads
-from jaxpost.probes.routing import pathway_estimates as pathway_readings
+from jaxpost.probes.routing import pathway_estimates
 
 
 def _rng(seed=0):
@@ -21,7 +21,7 @@ def pathway(ax):
     shared = own[:2][np.arange(60) % 2]  # two groups that are routed nearly alike
     for logits, color, label in ((own, WRONG, "unrelated samples"), (shared + 0.1 * own, FOUND, "two groups")):
         probs = scipy.special.softmax(sharpness[:, None, None, None] * logits, axis=-1)
-        found = [pathway_readings.distance_readings(p, 8, threshold=0.7, cap=10**6, draws=3, params={})[0] for p in probs]
+        found = [pathway_estimates.distance_estimates(p, 8, threshold=0.7, cap=10**6, draws=3, params={})[0] for p in probs]
         ax.semilogx(sharpness, [reading.value for reading in found], "o-", color=color, label=label)
     ax.semilogx(sharpness, [reading.nulls[0].value for reading in found], color=BLIND, label="random, loads of the groups")
     ax.set(xlabel="scale of the router's logits", ylabel="edit distance", ylim=(0, None))
@@ -34,9 +34,9 @@ def consistency(ax):
     for angle in angles:
         layers = [np.cos(t) * vectors[:, :4] + np.sin(t) * vectors[:, 4:] for t in (0, angle, 1.5 * angle)]
         cross = np.stack([a.T @ b for a, b in zip(layers, layers[1:])])
-        found = pathway_readings.cosines(probs, np.stack([a.T @ a for a in layers]), cross)
+        found = pathway_estimates.cosines(probs, np.stack([a.T @ a for a in layers]), cross)
         raw.append(found.mean())
-        paper.append(pathway_readings.consistency(found).mean())
+        paper.append(pathway_estimates.consistency(found).mean())
     ax.plot(np.cos(angles), raw, color=FOUND, label="mean cosine")
     ax.plot(np.cos(angles), np.where(np.abs(paper) < 6, paper, np.nan), color=WRONG, label="the paper's C")
     ax.axhline(0, color=INK, lw=0.8, ls=":")
@@ -46,7 +46,7 @@ def consistency(ax):
 def complexity(ax):
     groups = np.arange(1, 17)
     for n, color in ((64, WRONG), (256, FOUND)):
-        found = [pathway_readings.effective_dimension(np.eye(16)[np.arange(n) % g][:, None], 1.0) for g in groups]
+        found = [pathway_estimates.effective_dimension(np.eye(16)[np.arange(n) % g][:, None], 1.0) for g in groups]
         ax.plot(groups, found, "o-", color=color, label=f"{n} samples")
     ax.plot(groups, groups, color=BLIND, label="number of groups")
     ax.set(xlabel="groups with an expert of their own (lambda = 1)", ylabel="effective dimension")

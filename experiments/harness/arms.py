@@ -95,31 +95,31 @@ def make(name: str, stage: Stage, model: models.TransformerConfig | Callable, us
     """
     keys = dict(stage.keys)
 
-    def said(field: str) -> str:
+    def setting(field: str) -> str:
         return f"{keys.get(field, f'arm.{name}.{field}')}={getattr(stage, field)!r}"
 
     if stage.task not in used:
-        raise UserError(f"{said('task')} is not known{nearest(stage.task, used)}")
+        raise UserError(f"{setting('task')} is not known{nearest(stage.task, used)}")
     task, rows = used[stage.task], stage.prompts * stage.group
     if isinstance(model, models.TransformerConfig) and stage.model:
         raise UserError(f"arm {name!r}: model={dict(stage.model)}, and arms that start from one base share its model; set the "
                         "section model, or start from 'scratch'")
     if stage.source not in SOURCES:
-        raise UserError(f"{said('source')} is not known{nearest(stage.source, SOURCES)}")
+        raise UserError(f"{setting('source')} is not known{nearest(stage.source, SOURCES)}")
     model = model if isinstance(model, models.TransformerConfig) else model(stage, task)
     for value, where in ((stage.microbatches, "microbatches"), (stage.minibatches, "minibatches")):
         if value < 1 or (rows % value and not stage.source):
             near = min((m for m in range(1, rows + 1) if rows % m == 0), key=lambda m, v=value: abs(m - v))
-            raise UserError(f"{said(where)} does not divide the train.prompts * train.group = {rows} rows of a step; nearest "
-                            f"valid: {near}")
+            raise UserError(f"{setting(where)} does not divide the train.prompts * train.group = {rows} rows of a step; "
+                            f"nearest valid: {near}")
     if not stage.learning_rate > 0:
-        raise UserError(f"{said('learning_rate')}: a learning rate must be greater than 0")
+        raise UserError(f"{setting('learning_rate')}: a learning rate must be greater than 0")
     if stage.objective not in objectives.RECIPES:
-        raise UserError(f"{said('objective')} is not known{nearest(stage.objective, objectives.RECIPES)}")
+        raise UserError(f"{setting('objective')} is not known{nearest(stage.objective, objectives.RECIPES)}")
     family = objectives.RECIPES[stage.objective].family
     if stage.family and family != stage.family:
         valid = [known for known, recipe in objectives.RECIPES.items() if recipe.family == stage.family]
-        raise UserError(f"{said('objective')} is of the family {family!r}, and arm {name!r} takes one of {stage.family!r}"
+        raise UserError(f"{setting('objective')} is of the family {family!r}, and arm {name!r} takes one of {stage.family!r}"
                         f"{nearest(stage.objective, valid)}")
     try:
         objective = objectives.get(stage.objective, **lengths(stage.objective, task.completion_len) | dict(stage.settings))

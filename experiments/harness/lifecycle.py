@@ -13,10 +13,11 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.harness import claims as claim_rules
-from experiments.harness import ensemble, exhibits, follower
+from experiments.harness import ensemble, follower
 from experiments.harness.config import EXCLUDED
 from experiments.harness.session import Session, StopSignals
 from jaxpost import processes, records
+from jaxpost.records.headlines.studies import claim_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,5 +90,6 @@ def _sealed(stated, bundle, session, last, gate, **more) -> None:
     extra = {"n_seeds": len(stated.seeds), **more.pop("extra", {})}
     bundle_id = records.finish(bundle, claims=results, extra=extra, **more)
     session.say(f"report written in {time.monotonic() - began:.0f} s")
-    exhibits.print_claims(session.console, results)
+    for line in claim_lines(results):
+        session.console.print(line, highlight=False, markup=False, soft_wrap=True)
     session.say(f"bundle {bundle_id[:12]}: {bundle.path / 'report.html'}")

@@ -64,10 +64,10 @@ def demonstration_predictions(model: models.TransformerConfig, pad: int = 0) -> 
 @functools.cache
 def demonstration_solved(model: models.TransformerConfig, pad: int = 0) -> Callable:
     """(params, one demonstration) -> 1 if the likeliest token is the demonstrated one at every target position."""
-    said = demonstration_predictions(model, pad)
+    predict = demonstration_predictions(model, pad)
 
     def solved(params, example):
-        found = said(params, example)
+        found = predict(params, example)
         return ((found.logits_TxV.argmax(-1) == found.target_T) | (found.mask_T == 0)).all().astype(jnp.float32)
 
     return solved
@@ -114,13 +114,13 @@ def subject(suite: training.Suite) -> catalog.Subject:
     return on_demonstrations(suite.model, suite=suite, guesses=guesses)
 
 
-def chosen(names: Sequence[str], suite: training.Suite, steps: Sequence[int],
+def build_on_suite(names: Sequence[str], suite: training.Suite, steps: Sequence[int],
            settings: Mapping[str, Mapping] | None = None) -> tuple[probes.Probe, ...]:
-    """The probes of a config on a suite's problems; see `chosen_for`."""
-    return chosen_for(names, subject(suite), suite.model, steps, settings)
+    """The probes of a config on a suite's problems; see `build`."""
+    return build(names, subject(suite), suite.model, steps, settings)
 
 
-def chosen_for(names: Sequence[str], measured: catalog.Subject, model: models.TransformerConfig, steps: Sequence[int],
+def build(names: Sequence[str], measured: catalog.Subject, model: models.TransformerConfig, steps: Sequence[int],
                settings: Mapping[str, Mapping] | None = None) -> tuple[probes.Probe, ...]:
     """The probes of a config, due at its measured steps (a user's own with a schedule: at that).
 
@@ -139,9 +139,9 @@ def chosen_for(names: Sequence[str], measured: catalog.Subject, model: models.Tr
         raise UserError(f"measure.probes: {error}") from error
     have = {*shapes(model), probes.PROBE_BATCH, probes.HISTORY}
     for probe in split:
-        if lacking := sorted(map(base.said, probe.needs - have)):
+        if lacking := sorted(map(base.need_label, probe.needs - have)):
             raise UserError(f"measure.probes: {probe.id!r} needs {lacking[0]}, which this model and experiment do not have; "
-                            f"there is {', '.join(sorted(map(base.said, have)))}")
+                            f"there is {', '.join(sorted(map(base.need_label, have)))}")
         _require_rank(probe, model)
     for step in measured_steps(split, steps[-1]):
         due = [probe.id for probe in split if probe.schedule(step)]
@@ -267,7 +267,7 @@ def predict(session: Session, found: Sequence[probes.Probe], given: Mapping, tot
         their own budgets; single ids have none.
 
     Raises:
-      UserError: over budget; names the dearest probe and what would fit.
+      UserError: over budget; names the most expensive probe and what would fit.
     """
     lines = price.priced(found, given, total, step)
     session.console.print(document.price_table(lines, step))

@@ -103,14 +103,14 @@ class Setup:
         return (0, *sorted({*grid(arm.steps, measure.grid_points), *(int(step) for step in even)}))
 
     def _measured(self, arm: Arm) -> Measured:
-        """The probes that the arm names, or all of `measure.probes`. Raises: UserError: as `probing.chosen_for`."""
+        """The probes that the arm names, or all of `measure.probes`. Raises: UserError: as `probing.build`."""
         config, names, task = self.config, arm.probes or self.config.measure.probes, arm.task
         if isinstance(arm.source, training.WholeTable):
             given, batch = tables.subject(arm.spec.model, task, names), tables.training_rows(task, config.measure.problems)
         else:
             suite = training.Suite(arm.spec.model, self._evaluated(task), config.measure.problems, "id")
             given, batch = probing.subject(suite), probing.demonstration_batch(task, config.measure.problems)
-        found = probing.chosen_for(names, given, arm.spec.model, self.steps(arm), probing.settings_of(config))
+        found = probing.build(names, given, arm.spec.model, self.steps(arm), probing.settings_of(config))
         for probe in found:
             if probe.needs & {probes.WEIGHTS0, probes.PARAMS0}:
                 raise UserError(f"probe {probe.id!r} compares with a base, and a study from scratch has none; leave it out")

@@ -17,12 +17,12 @@ from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.measure import Measurement, concatenate, grid
 from experiments.harness.precompile import Ahead, Untrainable
 from experiments.harness.session import Session, StopSignals
-from experiments.objectives_tour import exhibits as tour_exhibits
 from experiments.objectives_tour import rows as tour_rows
+from experiments.objectives_tour import terminal as tour_terminal
 from experiments.objectives_tour import verdicts as tour_verdicts
 from jaxpost import models, probes, records, training
 from jaxpost.records.drawing import changes
-from jaxpost.records.tabulating.readings import summarised
+from jaxpost.records.tabulating.variants import summarised
 
 TITLE = "A tour of the objectives"
 QUESTION = "Does every row of the recipe table improve its metric, or at least hold it, in a short run from one base?"
@@ -52,7 +52,7 @@ class Setup:
         self.grid = grid(train.steps, config.measure.grid_points)
         self.suite = training.Suite(self.model, (("id", self.task, "id"), ("second", self.second, "id")),
                                     config.measure.problems, "id")
-        self.probes = probing.chosen(("policy", "loss_tokens"), self.suite, self.grid)
+        self.probes = probing.build_on_suite(("policy", "loss_tokens"), self.suite, self.grid)
 
     @property
     def arms(self) -> list[arm_table.Arm]:
@@ -72,7 +72,7 @@ class TourMeasurement(Measurement):
                  carried_S: dict | None = None) -> dict:
         """Columns of every seed."""
         shared = {name: params_S[name] for name in self.base.params}  # without a critic's head
-        loss = {"metric": tour_exhibits.LOSS.id, "arm": arm.name, "role": "seed", "step": step, "granularity": "policy",
+        loss = {"metric": tour_terminal.LOSS.id, "arm": arm.name, "role": "seed", "step": step, "granularity": "policy",
                 "conditional_on": self.base.digest, "seed": list(seeds), "value": history["loss"].mean(axis=1).tolist()}
         loss = {name: x if isinstance(x, list) else [x] * len(seeds) for name, x in loss.items()}
         return concatenate(super().__call__(arm, step, seeds, shared, history, carried_S), loss)
@@ -120,9 +120,9 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         untrained |= _train(setup, bundle, session)
         session.phase("report", 1)
         results = tour_verdicts.judge(setup.claims, bundle.read_rows(), setup.grid[-1], untrained)
-        bundle_id = records.finish(bundle, metrics={**probes.METRICS, tour_exhibits.LOSS.id: tour_exhibits.LOSS},
+        bundle_id = records.finish(bundle, metrics={**probes.METRICS, tour_terminal.LOSS.id: tour_terminal.LOSS},
                                    claims=results, extra={"n_seeds": config.seeds.count})
-        tour_exhibits.print_table(session.console, summarised(records.read_measurements(workdir)), results)
+        tour_terminal.print_table(session.console, summarised(records.read_measurements(workdir)), results)
         session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
 
 

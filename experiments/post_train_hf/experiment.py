@@ -126,7 +126,7 @@ def _data(config: ConfigDict, known: tokenizer.Tokenizer) -> tuple[text_data.Tex
     made = [text_data.tokenise(part, known, c.prompt_tokens, c.answer_tokens, c.template, c.chat) for part in (fresh, held)]
     if len(made[1]) < config.measure.problems:
         raise UserError(f"measure.problems={config.measure.problems}: data.evaluate has {len(made[1])} problems that fit "
-                        f"({text_data.said(made[1].dropped)} dropped); set it to at most {len(made[1])}")
+                        f"({text_data.dropped_label(made[1].dropped)} dropped); set it to at most {len(made[1])}")
     return *made, len(found) - len(fresh)
 
 
@@ -146,7 +146,7 @@ def _probes(section: ConfigDict, steps: Sequence[int], model: models.Transformer
     if "policy" in section.probes:
         raise UserError("measure.probes has 'policy', which is always measured here, its verifier on the host; leave it out")
     panel = {"ks": section.ks, "alphas": section.alphas, "spectra": section.spectra}
-    return probing.chosen_for(section.probes, probing.on_demonstrations(model, task.pad), model, steps, {"weight": panel})
+    return probing.build(section.probes, probing.on_demonstrations(model, task.pad), model, steps, {"weight": panel})
 
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
@@ -199,7 +199,7 @@ def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_ru
     session.say(f"base {inputs['base']}: {models.count_parameters(setup.model):,} parameters")
     for key, data, also in (("train", setup.train, f", {setup.overlap} left out because they are evaluated"),
                             ("evaluate", setup.held, "")):
-        session.say(f"{key} {data.digest[:16]}: {len(data)} problems; dropped: {text_data.said(data.dropped)}{also}")
+        session.say(f"{key} {data.digest[:16]}: {len(data)} problems; dropped: {text_data.dropped_label(data.dropped)}{also}")
     return hf_runs.Loaded(params, inputs["base"]), inputs
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, defaults, ensemble, exhibits, probing
+from experiments.harness import checks, defaults, ensemble, final_weights, probing
 from experiments.harness import claims as claim_rules
 from experiments.harness.base_model import Base, Pretraining
 from experiments.harness.errors import UserError
@@ -58,7 +58,7 @@ class Setup:
         self.grid = grid(config.train.steps, config.measure.grid_points)
         self.suite = training.Suite(self.model, (("id", self.task, "id"), ("second", self.second, "id")),
                                     config.measure.problems, "id")
-        self.probes = probing.chosen(("policy", "loss_tokens"), self.suite, self.grid)
+        self.probes = probing.build_on_suite(("policy", "loss_tokens"), self.suite, self.grid)
 
     def _arm(self, name: str) -> arm_table.Arm:
         rate = self.config.train.learning_rate
@@ -132,7 +132,7 @@ def _train_and_compare(setup: Setup, base: Base, bundle: records.Bundle, session
         session.boundary(f"{arm.name} is finished")
     _write_pairs(setup, base, twin, finals, bundle)
     session.boundary("all arms are finished")
-    return exhibits.inventory(setup.infos, base, finals, setup.seeds)
+    return final_weights.inventory(setup.infos, base, finals, setup.seeds)
 
 
 def _write_function_change(setup: Setup, base: Base, twin: interventions.Transformed, measure: Measurement, bundle,

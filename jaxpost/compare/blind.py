@@ -1,12 +1,13 @@
 """Blind updates of one pair, read as its update is read: in the same views, after the same rounding.
 
 The tuned side's own entries in another order (`matrices.permuted`), or, where both sides hold bf16 values, a law of
-`probes.weights.blind.DRAWN` at the visible size. Level "exact" decomposes each; level "top" takes the rotation to first order from the
-products of the drawn update E with the base's singular vectors, e = U'EV:
+`probes.weights.blind.DRAWN` at the visible size. Level "exact" decomposes each; level "top" takes the rotation to first order
+from the products of the drawn update E with the base's singular vectors, e = U'EV:
 
     du_i . u_j = (s_i e_ji + s_j e_ij) / (s_i^2 - s_j^2),   dv_i . v_j = (s_i e_ij + s_j e_ji) / (s_i^2 - s_j^2),
 
-and what of E v_i / s_i lies outside the span of U on the longer side. Energies are in closed form (`probes.weights.blind_energy`).
+and what of E v_i / s_i lies outside the span of U on the longer side. Energies are in closed form
+(`probes.weights.blind_energy`).
 
 Legend: M rows >= N columns, K dimensions `ks`, D draws, V views.
 """

@@ -13,7 +13,7 @@ from jaxpost.lookup import nearest
 from jaxpost.records.headlines.pairs import pair_headline
 from jaxpost.records.plain_text import visible
 from jaxpost.records.rows import select
-from jaxpost.records.tabulating.readings import summarised
+from jaxpost.records.tabulating.variants import summarised
 
 if TYPE_CHECKING:
     import pandas

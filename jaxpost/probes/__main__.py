@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
 def _of_toy(console: Console) -> None:
     """Every row of the catalogue on the toy."""
-    seconds = {row.id: price.one(catalog.example(row), toy.given())[1] for row in catalog.rows() if row.make}
+    seconds = {row.id: price.one(catalog.example(row), toy.shapes())[1] for row in catalog.rows() if row.make}
     console.print(document.catalogue(seconds, f"{toy.SAID}; python -m experiments.prices CONFIG has those of a config"))
 
 

@@ -52,7 +52,7 @@ PROBE_BATCH = Need("probe_batch")  # rows fixed before the run, the same for eve
 HISTORY = Need("history")  # name -> [steps]: what the train step reported since the last boundary of a compiled call
 
 
-def said(need: Need) -> str:
+def need_label(need: Need) -> str:
     """A need as texts and tables name it: `weights/base`."""
     return "/".join([need.kind, *(str(value) for _, value in need.params)])
 
@@ -79,8 +79,8 @@ class Context:
 
     def __getitem__(self, need: Need) -> Any:
         if need not in self.given:
-            known = ", ".join(sorted(said(n) for n in self.given)) or "nothing"
-            raise KeyError(f"probe asked for {said(need)} but was given {known}: declare the need")
+            known = ", ".join(sorted(need_label(n) for n in self.given)) or "nothing"
+            raise KeyError(f"probe asked for {need_label(need)} but was given {known}: declare the need")
         return self.given[need]
 
 

@@ -33,7 +33,7 @@ same program fed from checkpoints.
 
 def needs_of(row: Entry) -> str:
     """The needs of a row, as text."""
-    return ", ".join(sorted(base.said(need) for need in example(row).needs)) or "-"
+    return ", ".join(sorted(base.need_label(need) for need in example(row).needs)) or "-"
 
 
 def papers_of(row: Entry) -> list[str]:

@@ -114,8 +114,9 @@ def priced(probes: Sequence[base.Probe], given: Mapping[base.Need, object], tota
     for probe in probes:
         count = require_due(probe, total)
         cost, each = one(probe, given, measured)
-        lines.append(Priced(probe.id, probe.lane, tuple(sorted(base.said(need) for need in probe.needs)), cost, each, count,
-                            each * count / (step_seconds * total), _once(probe, given, measured)))
+        needs = tuple(sorted(base.need_label(need) for need in probe.needs))
+        share = each * count / (step_seconds * total)
+        lines.append(Priced(probe.id, probe.lane, needs, cost, each, count, share, _once(probe, given, measured)))
     return lines
 
 
@@ -150,17 +151,17 @@ def check_budget(lines: Sequence[Priced], budget: float | None, cheaper: str | N
       budget: a share, or None for no limit; cheaper: name of the next lower preset, if there is one.
 
     Raises:
-      ValueError: names the dearest probe, and what would fit.
+      ValueError: names the most expensive probe, and what would fit.
     """
     total = sum(line.share for line in lines)
     if budget is None or total <= budget:
         return
-    dearest = max(lines, key=lambda line: line.share)
-    left = budget - (total - dearest.share)
-    fits = math.floor(dearest.measurements * left / dearest.share) if left > 0 else 0
+    most_expensive = max(lines, key=lambda line: line.share)
+    left = budget - (total - most_expensive.share)
+    fits = math.floor(most_expensive.measurements * left / most_expensive.share) if left > 0 else 0
     without = "leave it out" if left >= 0 else "leave it out and more"
-    ways = [f"measure it {fits} times instead of {dearest.measurements} (a longer cadence)" if fits else without]
+    ways = [f"measure it {fits} times instead of {most_expensive.measurements} (a longer cadence)" if fits else without]
     ways += [f"take the preset {cheaper!r}"] if cheaper else []
-    raise ValueError(f"the probes would take {total:.1%} of the training time, the budget is {budget:.1%}; dearest is "
-                     f"{dearest.id!r} with {dearest.share:.1%} ({dearest.measurements} measurements of "
-                     f"{dearest.seconds:.2g} s); {', or '.join(ways)}, or raise the budget")
+    raise ValueError(f"the probes would take {total:.1%} of the training time, the budget is {budget:.1%}; the most expensive "
+                     f"is {most_expensive.id!r} with {most_expensive.share:.1%} ({most_expensive.measurements} measurements of "
+                     f"{most_expensive.seconds:.2g} s); {', or '.join(ways)}, or raise the budget")

@@ -26,7 +26,7 @@ def _f32(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def given() -> dict[base.Need, object]:
+def shapes() -> dict[base.Need, object]:
     """Need -> ShapeDtypeStructs of the toy."""
     params = {"embed": _f32(V, D), "head": _f32(D, V), "layers": {name: _f32(L, *shape) for name, shape in _LAYER.items()}}
     matrices = {"embed": _f32(V, D), "head": _f32(D, V)} | {

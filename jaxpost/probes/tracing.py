@@ -1,6 +1,6 @@
 """The work of a function, counted from its jaxpr: what a probe without a hand-made count is priced by.
 
-Loops of known length count every turn, a `while` counts one, a `cond` its dearest branch. Fusion is not seen: streamed
+Loops of known length count every turn, a `while` counts one, a `cond` its most expensive branch. Fusion is not seen: streamed
 bytes are those of every intermediate result written once, an upper bound.
 """
 

@@ -21,8 +21,8 @@ from jaxpost.records.rows import select
 from jaxpost.records.storage import BundleError
 from jaxpost.records.tabulating.cells import Table, format_number
 from jaxpost.records.tabulating.latex import tex_figure, tex_table
-from jaxpost.records.tabulating.readings import arm_order, claim_numbers, of_pairs
 from jaxpost.records.tabulating.tables import write_tables
+from jaxpost.records.tabulating.variants import arm_order, claim_numbers, of_pairs
 
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
 _MEASURED = ("measurements", "metrics", "costs", "tensors", "events", "arrays/")  # files that drawing only reads

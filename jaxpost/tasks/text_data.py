@@ -170,8 +170,8 @@ def tokenise(problems: Sequence[Problem], tokenizer: Tokenizer, prompt_len: int,
         prompts.append([tokenizer.pad] * (prompt_len - len(prompt)) + prompt)
         answers.append([*answer, tokenizer.eos] + [tokenizer.pad] * (answer_len - len(answer) - 1))
     if not kept:
-        raise ValueError(f"none of {len(problems)} problems fits: {said(dropped)}; the longest prompt has {longest} tokens, "
-                         f"prompts may have {prompt_len} and answers {answer_len} with their end token")
+        raise ValueError(f"none of {len(problems)} problems fits: {dropped_label(dropped)}; the longest prompt has {longest} "
+                         f"tokens, prompts may have {prompt_len} and answers {answer_len} with their end token")
     prompt_NxP, answer_NxT = np.asarray(prompts, np.int32), np.asarray(answers, np.int32)
     return TextData(tuple(kept), prompt_NxP, answer_NxT, _digest(prompt_NxP, answer_NxT), dict(dropped))
 
@@ -187,7 +187,7 @@ def _unfit(prompt: list[int], answer: list[int], tokenizer: Tokenizer, prompt_le
     return ("prompt too long" if len(prompt) > prompt_len else "answer too long" if len(answer) >= answer_len else "")
 
 
-def said(dropped: Mapping[str, int]) -> str:
+def dropped_label(dropped: Mapping[str, int]) -> str:
     """`3 prompt too long, 1 answer too long`; "none" where nothing was dropped."""
     return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
 

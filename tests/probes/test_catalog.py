@@ -31,7 +31,7 @@ def test_every_probe_keeps_the_contract(row):
 @pytest.mark.parametrize("row", MADE, ids=ids(MADE))
 def test_every_price_is_counted_from_shapes_alone(row):
     probe = catalog.example(row)
-    given = toy.given() | {probes.HISTORY: {"loss_tokens": jax.ShapeDtypeStruct((3,), "float32")}}
+    given = toy.shapes() | {probes.HISTORY: {"loss_tokens": jax.ShapeDtypeStruct((3,), "float32")}}
     cost = probe.cost(probes.Context({need: given[need] for need in probe.needs}))
     total = cost.products + cost.factorisations + cost.streamed
     assert total > 0 or probe.lane == "inline"

@@ -39,7 +39,7 @@ def test_an_svd_is_counted_by_its_shape(m, n, vectors, expected):
     assert tracing.traced(lambda a: jax.lax.map(decompose, a), shape(3, m, n)).factorisations == 3 * expected
 
 
-def test_a_branch_costs_its_dearest_and_a_while_one_turn():
+def test_a_branch_costs_its_most_expensive_and_a_while_one_turn():
     def branch(a):
         return jax.lax.cond(a[0, 0] > 0, lambda a: a @ a @ a, lambda a: a, a)
 
@@ -106,7 +106,7 @@ def line(name, share, times=10):
     return price.Priced(name, "sidecar", (), probes.Cost(), 0.1, times, share)
 
 
-def test_over_budget_names_the_dearest_and_what_would_fit():
+def test_over_budget_names_the_most_expensive_and_what_would_fit():
     lines = [line("cheap", 0.01), line("dear", 0.08)]
     price.check_budget(lines, 0.09)
     price.check_budget(lines, None)
@@ -114,7 +114,7 @@ def test_over_budget_names_the_dearest_and_what_would_fit():
         price.check_budget(lines, 0.05, "economy")
     text = str(error.value)
     assert "would take 9.0% of the training time, the budget is 5.0%" in text
-    assert "dearest is 'dear' with 8.0%" in text and "5 times instead of 10" in text and "preset 'economy'" in text
+    assert "the most expensive is 'dear' with 8.0%" in text and "5 times instead of 10" in text and "preset 'economy'" in text
     fitting = [line("cheap", 0.01), line("dear", 0.08 * 5 / 10, 5)]
     price.check_budget(fitting, 0.05)  # what was promised to fit, fits
     with pytest.raises(ValueError, match="leave it out and more, or raise"):  # the cheap one alone is over it

@@ -21,8 +21,8 @@ from jaxpost.records.rows import select
 from jaxpost.records.storage import read_json
 from jaxpost.records.tabulating.cells import format_number
 from jaxpost.records.tabulating.latex import tex_escape, tex_number, tex_table
-from jaxpost.records.tabulating.readings import variant
 from jaxpost.records.tabulating.tables import main_table
+from jaxpost.records.tabulating.variants import variant
 from jaxpost.records.verify import verify
 
 # Of bundles of many arms or runs, of gradients, and of runs on whole tables.

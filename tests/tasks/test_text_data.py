@@ -99,8 +99,8 @@ def test_what_fits_is_padded_and_what_does_not_is_dropped_and_counted():
     np.testing.assert_array_equal(found.answer_NxT, [[1, EOS, PAD], [1, 2, EOS]])
     assert [problem.prompt for problem in found.problems] == ["ab", "abcd"] and len(found) == 2
     assert found.dropped == {"prompt too long": 1, "answer too long": 1, "no token in the prompt": 1}
-    assert text_data.said(found.dropped) == "1 answer too long, 1 no token in the prompt, 1 prompt too long"
-    assert text_data.said({}) == "none"
+    assert text_data.dropped_label(found.dropped) == "1 answer too long, 1 no token in the prompt, 1 prompt too long"
+    assert text_data.dropped_label({}) == "none"
 
 
 def test_templates_and_special_tokens_frame_the_prompt():

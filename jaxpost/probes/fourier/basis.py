@@ -41,7 +41,7 @@ def shares(coefficients_FxKxC: np.ndarray, total: float, p: int) -> np.ndarray:
     return (coefficients_FxKxC**2).sum((1, 2)) * p**2 / 2 / total
 
 
-def chosen(share_F: np.ndarray, reach: float, cap: int) -> np.ndarray:
+def key_frequencies(share_F: np.ndarray, reach: float, cap: int) -> np.ndarray:
     """Key frequencies (from 1): the fewest of largest share that together have `reach` of all shares, at most `cap`.
 
     In descending order of share; ties go to the lower frequency; empty where no frequency has a share.

@@ -109,7 +109,7 @@ class _Run:
     def __init__(self, series: Mapping[int, Mapping[str, np.ndarray]], problems, rule: Rule):
         self.series, self.problems, self.rule, self.p = series, problems, rule, problems.modulus
         self.share_F = self._shares(max(series))
-        self.keys = fourier_basis.chosen(np.nan_to_num(self.share_F), rule.reach, rule.cap)
+        self.keys = fourier_basis.key_frequencies(np.nan_to_num(self.share_F), rule.reach, rule.cap)
         self.others = other_sets(self.keys, (self.p - 1) // 2, rule.sets)
         train = problems.train_PxP
         self.sum_N, self.answer_N = problems.sum_PxP[train], problems.answer_PxP[train]

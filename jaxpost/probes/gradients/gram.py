@@ -50,7 +50,7 @@ def effective_rank(share) -> np.ndarray:
     return np.exp(-(p * np.log(np.where(p > 0, p, 1.0))).sum(-1))
 
 
-def readings(gram) -> dict[str, np.ndarray]:
+def estimates(gram) -> dict[str, np.ndarray]:
     """The three numbers of Gram matrices [..., m, m], NaN where a gradient is zero or not finite."""
     gram = np.asarray(gram, np.float64)
     m, norm2 = gram.shape[-1], np.diagonal(gram, axis1=-2, axis2=-1)
@@ -120,10 +120,10 @@ class GradientGram:
         rows = gradient_rows.Rows(infos, seeds, arm=arm, step=step, conditional_on=conditional_on, dtype=dtype, split=split)
         pooled, m = rows.pooled(gram), gram.shape[-1]
         kept = [np.delete(np.arange(m), i) for i in range(m)]
-        left = readings(np.stack([pooled[..., k[:, None], k] for k in kept], axis=2)) if m > 2 else None
+        left = estimates(np.stack([pooled[..., k[:, None], k] for k in kept], axis=2)) if m > 2 else None
         depth = (rows.additions_C + 1) * statistics.UNIT_ROUNDOFF
         params = {"m": m} | ({"held": "+".join(self.held)} if self.held else {})
-        for name, value in readings(pooled).items():
+        for name, value in estimates(pooled).items():
             found = gradient_rows.bare(value, {"top_share": depth, "mean_cosine": 2 * depth}.get(name, np.nan))
             if left is not None:
                 lo, hi = statistics.jackknife(left[name], value)

@@ -15,7 +15,7 @@ _LOAD_DRAWS = 999
 LABEL_DRAWS = 199
 
 
-def chosen(top_NxTxk: np.ndarray, experts: int) -> np.ndarray:
+def selected_experts(top_NxTxk: np.ndarray, experts: int) -> np.ndarray:
     """How many counted tokens of each sample chose each expert, float64[N, E]; entries below 0 are no choice."""
     N, place = len(top_NxTxk), np.asarray(top_NxTxk, np.int64)
     code = np.arange(N)[:, None, None] * experts + place

@@ -24,7 +24,7 @@ def tolerance(tokens: int, experts: int) -> float:
     return (tokens + experts + 4) * 2.0**-24
 
 
-def distance_readings(probs_NxLxE: np.ndarray, tokens: int, *, threshold: float, cap: int, draws: int, params: dict,
+def distance_estimates(probs_NxLxE: np.ndarray, tokens: int, *, threshold: float, cap: int, draws: int, params: dict,
                       members: np.ndarray | None = None, layers: bool = True) -> list[Reading]:
     """`pathway.distance`, its normalised form and, with `layers`, every layer's, over pairs of samples.
 
@@ -96,7 +96,7 @@ def _no_pairs(params: dict, layers: int, by_layer: bool, n: int) -> list[Reading
     return found
 
 
-def length_reading(probs_NxLxE: np.ndarray, tokens: int, threshold: float) -> Reading:
+def length_estimate(probs_NxLxE: np.ndarray, tokens: int, threshold: float) -> Reading:
     """`pathway.length`: mean experts a layer."""
     experts = probs_NxLxE.shape[-1]
     found = pathways.pathways(probs_NxLxE, threshold)
@@ -142,7 +142,7 @@ def cosine_errors(probs_NxLxE: np.ndarray, gram_LxExE: np.ndarray, relative: flo
     return relative * (ratio[:, :-1] * ratio[:, 1:] + (ratio[:, :-1] ** 2 + ratio[:, 1:] ** 2) / 2)
 
 
-def consistency_readings(probs_NxLxE: np.ndarray, router: dict[str, np.ndarray] | None, tokens: int, draws: int,
+def consistency_estimates(probs_NxLxE: np.ndarray, router: dict[str, np.ndarray] | None, tokens: int, draws: int,
                          params: dict) -> list[Reading]:
     """`pathway.cosine` and `pathway.consistency_c_paper`.
 
@@ -190,7 +190,7 @@ def without_one_dimension(probs_NxLxE: np.ndarray, ridge: float) -> np.ndarray:
     return effective_dimension(probs_NxLxE, ridge) - ridge * (solved**2).sum(1) / (1 - (f * solved).sum(1))
 
 
-def complexity_reading(probs_NxLxE: np.ndarray, tokens: int, ridge: float, draws: int) -> Reading:
+def complexity_estimate(probs_NxLxE: np.ndarray, tokens: int, ridge: float, draws: int) -> Reading:
     """`pathway.complexity`; d_eff grows with the number of samples, which is among the params.
 
     x / (x + lambda) has slope at most 1 / lambda, so d_eff errs by at most 2 tau |F|^2 / lambda, tau the weights' own error.

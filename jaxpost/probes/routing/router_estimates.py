@@ -23,7 +23,7 @@ def _entropy(p: np.ndarray) -> np.ndarray:
     return -(p * np.log(np.where(p > 0, p, 1.0))).sum(-1)
 
 
-def entropy_readings(entropy_NxL: np.ndarray, probs_NxLxE: np.ndarray, tokens_N: np.ndarray) -> list[Reading]:
+def entropy_estimates(entropy_NxL: np.ndarray, probs_NxLxE: np.ndarray, tokens_N: np.ndarray) -> list[Reading]:
     """`router.entropy` and `router.entropy_relative`: means over tokens, so samples weigh by their tokens."""
     weight = np.asarray(tokens_N, np.float64)[:, None]
     total, count = weight * entropy_NxL, weight.sum()
@@ -42,10 +42,10 @@ def entropy_readings(entropy_NxL: np.ndarray, probs_NxLxE: np.ndarray, tokens_N:
                             num_err=error * value / most, nulls=(Null("uniform", 1.0), Null("layer_mean", alike / most)))]
 
 
-def load_readings(top_NxLxTxk: np.ndarray, tied_NxL: np.ndarray, experts: int) -> list[Reading]:
+def load_estimates(top_NxLxTxk: np.ndarray, tied_NxL: np.ndarray, experts: int) -> list[Reading]:
     """`router.load_cv`, `router.load_max`, `router.load_entropy` and `router.dead_experts`."""
     k = top_NxLxTxk.shape[-1]
-    count_NxLxE = np.stack([router_load.chosen(top, experts) for top in _layers(top_NxLxTxk)], axis=1)
+    count_NxLxE = np.stack([router_load.selected_experts(top, experts) for top in _layers(top_NxLxTxk)], axis=1)
     left = router_load.without_one(count_NxLxE)
     total, tokens = count_NxLxE.sum(0), count_NxLxE.sum() / k / count_NxLxE.shape[1]
     ties = np.asarray(tied_NxL, np.float64).sum(0)
@@ -72,7 +72,7 @@ def load_readings(top_NxLxTxk: np.ndarray, tied_NxL: np.ndarray, experts: int) -
     ]
 
 
-def coactivation_readings(top_NxLxTxk: np.ndarray, experts: int, draws: int) -> list[Reading]:
+def coactivation_estimates(top_NxLxTxk: np.ndarray, experts: int, draws: int) -> list[Reading]:
     """`router.coactivation`, and the raw count of the commonest pair, `router.coactivation_count`."""
     k, layers = top_NxLxTxk.shape[-1], top_NxLxTxk.shape[1]
     if k == 1:
@@ -95,7 +95,7 @@ def coactivation_readings(top_NxLxTxk: np.ndarray, experts: int, draws: int) -> 
     ]
 
 
-def specialisation_reading(label_N: np.ndarray | None, probs_NxLxE: np.ndarray, relative: float) -> Reading:
+def specialisation_estimate(label_N: np.ndarray | None, probs_NxLxE: np.ndarray, relative: float) -> Reading:
     """`router.specialisation`; `relative` is the weights' own error, of which the first order is bounded."""
     layers = probs_NxLxE.shape[1]
     missing = NO_LABEL if label_N is None else ONE_LABEL if len(np.unique(label_N)) < 2 else None
@@ -116,7 +116,8 @@ def specialisation_reading(label_N: np.ndarray | None, probs_NxLxE: np.ndarray, 
                    num_err=pooled(np.stack(error)), params={"labels": len(labels)})
 
 
-def saturation_readings(top_NxLxTxk: np.ndarray, last_NxLxTxk: np.ndarray, tied_NxL: np.ndarray, experts: int) -> list[Reading]:
+def saturation_estimates(top_NxLxTxk: np.ndarray, last_NxLxTxk: np.ndarray, tied_NxL: np.ndarray, experts: int
+                         ) -> list[Reading]:
     """`router.saturation` of the first choice and of all k, against the last step; `tied` at the k-th cut of both steps."""
     most = top_NxLxTxk.shape[-1]
     return [_saturation(top_NxLxTxk[..., :k], last_NxLxTxk[..., :k], k, experts, tied_NxL if k == most else tied_NxL * np.nan)
@@ -128,7 +129,7 @@ def _saturation(top, last, k: int, experts: int, tied_NxL) -> Reading:
     tokens_N = (top[:, 0, :, 0] >= 0).sum(-1).astype(np.float64)
     same = np.stack([router_load.overlap(a, b) for a, b in zip(now, then, strict=True)], axis=1)
     tokens = tokens_N.sum()
-    loads = [[router_load.chosen(x, experts).sum(0) for x in pair] for pair in zip(now, then, strict=True)]
+    loads = [[router_load.selected_experts(x, experts).sum(0) for x in pair] for pair in zip(now, then, strict=True)]
     null = np.asarray([router_load.overlap_null(*pair, tokens, k) for pair in loads])
     value = same.sum(0) / (k * tokens)
     without = divide(router_load.without_one(same), k * (tokens - tokens_N)[:, None])

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpost.probes.routing import pathway_estimates as pathway_readings
-from jaxpost.probes.routing import router_estimates as router_readings
+from jaxpost.probes.routing import pathway_estimates, router_estimates
 from jaxpost.probes.routing import taps as router_taps
 from jaxpost.probes.routing.estimates import Reading
 from jaxpost.probes.rows import pooling
@@ -67,15 +66,15 @@ def table(probe: Any, values: Mapping[str, np.ndarray], *, arm: str, step: int, 
 def _readings(probe: Any, v: Mapping[str, Any]) -> list[Reading]:
     probs, longest, experts = v["probs_NxLxE"], int(v["tokens_N"].max()), v["probs_NxLxE"].shape[-1]
     return [
-        *pathway_readings.distance_readings(probs, longest, threshold=probe.threshold, cap=probe.pairs, draws=probe.draws,
+        *pathway_estimates.distance_estimates(probs, longest, threshold=probe.threshold, cap=probe.pairs, draws=probe.draws,
                                             params={}),
-        pathway_readings.length_reading(probs, longest, probe.threshold),
-        *pathway_readings.consistency_readings(probs, v["router"], longest, probe.draws, {"over": "all"}),
-        pathway_readings.complexity_reading(probs, longest, probe.ridge, probe.draws),
-        *router_readings.entropy_readings(np.nan_to_num(v["entropy_NxL"]), probs, v["tokens_N"]),
-        *router_readings.load_readings(v["top_NxLxTxk"], v["tied_NxL"], experts),
-        *router_readings.coactivation_readings(v["top_NxLxTxk"], experts, probe.draws),
-        router_readings.specialisation_reading(v.get("label_N"), probs, pathway_readings.tolerance(longest, experts)),
+        pathway_estimates.length_estimate(probs, longest, probe.threshold),
+        *pathway_estimates.consistency_estimates(probs, v["router"], longest, probe.draws, {"over": "all"}),
+        pathway_estimates.complexity_estimate(probs, longest, probe.ridge, probe.draws),
+        *router_estimates.entropy_estimates(np.nan_to_num(v["entropy_NxL"]), probs, v["tokens_N"]),
+        *router_estimates.load_estimates(v["top_NxLxTxk"], v["tied_NxL"], experts),
+        *router_estimates.coactivation_estimates(v["top_NxLxTxk"], experts, probe.draws),
+        router_estimates.specialisation_estimate(v.get("label_N"), probs, pathway_estimates.tolerance(longest, experts)),
     ]
 
 

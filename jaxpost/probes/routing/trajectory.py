@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpost.probes.routing import events
-from jaxpost.probes.routing import pathway_estimates as pathway_readings
-from jaxpost.probes.routing import router_estimates as router_readings
+from jaxpost.probes.routing import events, pathway_estimates, router_estimates
 from jaxpost.probes.routing import rows as routing_rows
 from jaxpost.probes.routing.estimates import Null, Reading, averaged
 from jaxpost.probes.weights import by_matrix
@@ -50,13 +48,13 @@ def _readings(probe: Any, v: Mapping[str, Any], last: Mapping[str, Any], event: 
     probs, longest = v["probs_NxLxE"], int(v["tokens_N"].max())
     limits = {"eps": probe.eps, "delta": probe.delta}
     members = np.flatnonzero(event["memorised"][p])
-    of_members = pathway_readings.distance_readings(probs, longest, threshold=probe.threshold, cap=probe.pairs,
+    of_members = pathway_estimates.distance_estimates(probs, longest, threshold=probe.threshold, cap=probe.pairs,
                                                     draws=probe.draws, params=limits, members=members)
-    aligned = pathway_readings.consistency_readings(probs[members], v["router"], longest, probe.draws,
+    aligned = pathway_estimates.consistency_estimates(probs[members], v["router"], longest, probe.draws,
                                                     {"over": "memorised"} | limits)
     shares = [Reading(f"event.{name}", **averaged(event[name][p]), params=params, whole=True,
                       nulls=(Null("shuffled_steps", event[f"{name}_null"][p].mean()),))
               for name, params in (("memorised", limits), ("generalised", {}))]
     return [*of_members, *aligned, *shares,
-            *router_readings.saturation_readings(v["top_NxLxTxk"], last["top_NxLxTxk"], v["tied_NxL"] + last["tied_NxL"],
+            *router_estimates.saturation_estimates(v["top_NxLxTxk"], last["top_NxLxTxk"], v["tied_NxL"] + last["tied_NxL"],
                                                  probs.shape[-1])]

@@ -109,7 +109,7 @@ class HalfULP:
         if self.lane not in ("sidecar", "offline"):
             raise ValueError(f"HalfULP runs in lane sidecar or offline; found {self.lane!r}")
         if self.before.kind != "weights" or self.before == base.WEIGHTS:
-            raise ValueError(f"HalfULP.before needs the weights of an earlier checkpoint; found {base.said(self.before)}")
+            raise ValueError(f"HalfULP.before needs the weights of an earlier checkpoint; found {base.need_label(self.before)}")
         if len(set(self.shifts)) != len(self.shifts) or not all(isinstance(j, int) and abs(j) <= 20 for j in self.shifts):
             raise ValueError(f"HalfULP.shifts are distinct integers in [-20, 20]; found {self.shifts}")
 
@@ -162,21 +162,21 @@ class HalfULP:
         rows = [("gate.ulp.beyond", f"log2={j};{since}", anyhow) for j in self._shifts] + [("gate.ulp.size_free", since, sized)]
         for i, (metric, params, states) in enumerate(rows):
             used = states != pooling.DEGENERATE
-            status, reason = _said(states, scopes)
+            status, reason = _statuses(states, scopes)
             over = total(n, used, scopes)
             count, expected, variance = (total(v[x][:, :, i], used, scopes) for x in ("count", "expected", "variance"))
             deviation = divide(np.sqrt(np.maximum(variance, 0.0)), over[..., None])
             null = pooling.over_laws(pooling.around(divide(expected, over[..., None]), deviation))
             table.add(metric, divide(count, over), status, reason, null=(kind, *null), floor=0.0, num_err=0.0, dtype=dtypes,
                       params=params)
-        status, reason = _said(sized, scopes)
+        status, reason = _statuses(sized, scopes)
         median = np.where(sized == pooling.NAN, np.nan, v["median"])
         table.add("gate.ulp.median", pooling.mean(median, sized != pooling.DEGENERATE, scopes), status, reason, floor=0.0,
                   dtype=dtypes, params=since)
         return table.columns(row_ids)
 
 
-def _said(states: np.ndarray, scopes: pooling.Scopes) -> tuple[np.ndarray, np.ndarray]:
+def _statuses(states: np.ndarray, scopes: pooling.Scopes) -> tuple[np.ndarray, np.ndarray]:
     """Statuses and reasons; a zero median is named as what it is."""
     status, reason = pooling.statuses(states, scopes, "")
     named = [None if text is None else text.replace(pooling.NO_UPDATE, "half of the entries or more did not move")

@@ -11,7 +11,7 @@ from jaxpost.records.drawing.curves import Drawn, Missing, by_arm, line, measure
 from jaxpost.records.drawing.style import INK, MUTED, panels
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.cells import Cell, Table, format_interval, format_number
-from jaxpost.records.tabulating.readings import claim_numbers, last_steps
+from jaxpost.records.tabulating.variants import claim_numbers, last_steps
 
 KIND = "change"  # of the claims that a line and a panel are made for
 METRIC, SPLIT, LOSS = "policy.success", "id", "train.loss"

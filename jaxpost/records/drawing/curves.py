@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from jaxpost.records.drawing.style import INK, MUTED, arm_styles, legend_below, panels
 from jaxpost.records.rows import parse_params, select
-from jaxpost.records.tabulating.readings import last_steps, on_path, reading, variant
+from jaxpost.records.tabulating.variants import last_steps, on_path, reading, variant
 
 
 class Missing(Exception):

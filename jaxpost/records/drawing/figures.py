@@ -14,7 +14,7 @@ from jaxpost.records.drawing import changes, curves, layers, maps, pairs, policy
 from jaxpost.records.drawing.alt import seen
 from jaxpost.records.drawing.curves import Drawn, Missing
 from jaxpost.records.drawing.style import RC
-from jaxpost.records.tabulating.readings import of_pairs, summarised
+from jaxpost.records.tabulating.variants import of_pairs, summarised
 
 # name -> (title, draw): the order of the report.
 FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {

@@ -8,7 +8,7 @@ from matplotlib.ticker import ScalarFormatter
 from jaxpost.records.drawing.curves import Drawn, Missing, band, by_arm, line, replicates, said
 from jaxpost.records.drawing.style import INK, MUTED, arm_styles, legend_below, panels
 from jaxpost.records.rows import select
-from jaxpost.records.tabulating.readings import on_path
+from jaxpost.records.tabulating.variants import on_path
 
 COHERENCE, PERMUTED = "gradient.m_coherence.plug_in", "label_permuted"
 SHOWN_LAYERS = 5  # of a deeper model, evenly spaced

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from jaxpost.records.drawing.curves import Drawn, Missing, measured, replicates, said
 from jaxpost.records.drawing.style import INK, MUTED, WIDTH, arm_styles, legend_below, panels
 from jaxpost.records.rows import select
-from jaxpost.records.tabulating.readings import arm_order, last_steps
+from jaxpost.records.tabulating.variants import arm_order, last_steps
 
 SHOWN_ARMS = 4
 SHOWN_TENSORS = 3

@@ -12,7 +12,7 @@ from jaxpost.records.drawing.curves import Drawn, Missing, band
 from jaxpost.records.drawing.style import ABSENT, INK, MUTED, arm_styles, legend_below, panels
 from jaxpost.records.rows import parse_params, select
 from jaxpost.records.tabulating.bands import excess, pooled, unresolved
-from jaxpost.records.tabulating.readings import parts, reading, tuned, variant
+from jaxpost.records.tabulating.variants import parts, reading, tuned, variant
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down", "router")
 SHOWN_RUNS = 2  # whose maps one figure has room for

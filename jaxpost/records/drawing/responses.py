@@ -9,7 +9,7 @@ from jaxpost.records.drawing.curves import Drawn, Missing, line, measured, repli
 from jaxpost.records.drawing.style import arm_styles, legend_below, panels
 from jaxpost.records.rows import select
 from jaxpost.records.settings import named, parsed
-from jaxpost.records.tabulating.readings import last_steps
+from jaxpost.records.tabulating.variants import last_steps
 
 _SHOWN = (  # metric, label, reading
     ("policy.success", "success (id)", {"split": "id"}),

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxpost.records.tabulating.readings import arm_order
+from jaxpost.records.tabulating.variants import arm_order
 
 WIDTH = 7.2  # inches: a full text width; the report shows it at the same size
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e4e8ec"

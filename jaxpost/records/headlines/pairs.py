@@ -13,7 +13,7 @@ from jaxpost.records.plain_text import visible
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.bands import place, unresolved
 from jaxpost.records.tabulating.cells import Cell, Table, format_number
-from jaxpost.records.tabulating.readings import tuned, variant
+from jaxpost.records.tabulating.variants import tuned, variant
 
 LABELS = ("unchanged", "size", "spectrum", "stands out", "left out")
 _NAMED = 3  # layers or modules that one line has room for

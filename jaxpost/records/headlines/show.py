@@ -8,7 +8,7 @@ from jaxpost.records.headlines.pairs import pair_headline
 from jaxpost.records.headlines.studies import study_headline
 from jaxpost.records.plain_text import visible
 from jaxpost.records.storage import BundleError
-from jaxpost.records.tabulating.readings import of_pairs, summarised
+from jaxpost.records.tabulating.variants import of_pairs, summarised
 
 
 def headline(path: str | Path) -> list[str]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.bands import excess, needed, pooled, unresolved
 from jaxpost.records.tabulating.cells import Cell, Table, format_number
-from jaxpost.records.tabulating.readings import parts, tuned
+from jaxpost.records.tabulating.variants import parts, tuned
 
 WATCHED = (  # statistic, metric, reading
     ("update sparsity", "weight.sparsity.bf16", {"dtype": "bf16"}),

@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 from jaxpost.records.plain_text import visible
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.cells import Table
-from jaxpost.records.tabulating.readings import summarised
 from jaxpost.records.tabulating.tables import main_table
+from jaxpost.records.tabulating.variants import summarised
 
 _SIGNS = {"greater": "> ", "less": "< "}
 _COLUMNS = ("success, trained task", "test accuracy", "update sparsity", "rotation, mean sin²", "update norm")

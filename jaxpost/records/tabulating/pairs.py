@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.cells import Cell, Table
-from jaxpost.records.tabulating.readings import reading, tuned, variant
+from jaxpost.records.tabulating.variants import reading, tuned, variant
 
 PRINTED = (  # heading, metric, what must hold, factor, digits: as the papers print them
     ("sparsity %", "weight.sparsity.bf16", {"granularity": "global", "dtype": "bf16"}, 100, 1),

@@ -13,7 +13,7 @@ from jaxpost.records.headlines.standing_out import standing_table
 from jaxpost.records.tabulating.cells import Cell, Table, format_interval, format_number, to_csv
 from jaxpost.records.tabulating.latex import tex_table
 from jaxpost.records.tabulating.pairs import pair_table
-from jaxpost.records.tabulating.readings import arm_order, claim_numbers, last_steps, of_pairs, reading, summarised, variant
+from jaxpost.records.tabulating.variants import arm_order, claim_numbers, last_steps, of_pairs, reading, summarised, variant
 
 _SIGNS = {"greater": "> ", "less": "< "}
 

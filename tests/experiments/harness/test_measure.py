@@ -153,7 +153,7 @@ def suite():
 
 
 def test_a_panel_is_read_in_full_at_the_last_step_only():
-    found = probing.chosen(("weight", "policy"), suite(), (1, 3, 9), {"weight": {"ks": (8, 4)}})
+    found = probing.build_on_suite(("weight", "policy"), suite(), (1, 3, 9), {"weight": {"ks": (8, 4)}})
     panels = {step: [p.panel.ks for p in found if p.id == "weight" and p.schedule(step)] for step in (1, 2, 3, 9)}
     assert panels == {1: [(8,)], 2: [], 3: [(8,)], 9: [(8, 4)]}
     assert probing.measured_steps(found, 9) == (1, 3, 9)
@@ -166,7 +166,7 @@ def test_what_cannot_run_is_refused_before_it_does():
             (("weihgt",), {}, "did you mean 'weight'"),
             (("weight",), {"weight": {"ks": (1,)}}, "every k >= 2")):
         with pytest.raises(UserError, match=expected.replace("(", r"\(")):
-            probing.chosen(names, suite(), (1, 9), settings)
+            probing.build_on_suite(names, suite(), (1, 9), settings)
 
 
 def test_a_probe_batch_of_another_tokenizer_is_refused():
@@ -182,9 +182,9 @@ def test_a_probe_batch_that_settings_do_not_fit_is_refused():
     for name, settings, expected in (("gradient", {"microbatch": 8}, "microbatch=8 does not divide the 12 examples"),
                                      ("gradient_gram", {}, "examples=16 is more than the 12 of the probe batch")):
         with pytest.raises(UserError, match=f"does not fit probe '{name}': {expected}"):
-            probing.require_batch(probing.chosen((name,), about, (1, 9), {name: settings}), batch, about.model)
+            probing.require_batch(probing.build_on_suite((name,), about, (1, 9), {name: settings}), batch, about.model)
     fitting = {"gradient": {"microbatch": 4}, "fisher": {"microbatch": 4, "groups": 4}}
-    probing.require_batch(probing.chosen(tuple(fitting), about, (1, 9), fitting), batch, about.model)
+    probing.require_batch(probing.build_on_suite(tuple(fitting), about, (1, 9), fitting), batch, about.model)
 
 
 def test_budgets_hold_presets_to_their_own_and_everything_to_the_configs(monkeypatch):
@@ -199,9 +199,10 @@ def test_budgets_hold_presets_to_their_own_and_everything_to_the_configs(monkeyp
 
     predict(("weight", "policy"), 0.0)  # ids have no budget
     predict(("full", "policy"), 0.0)
-    with pytest.raises(UserError, match=r"would take 20.0% .* budget is 10.0%; dearest is 'weight'.*preset 'economy'"):
+    with pytest.raises(UserError, match=
+                       r"would take 20.0% .* budget is 10.0%; the most expensive is 'weight'.*preset 'economy'"):
         predict(("standard", "policy"), 0.0)
-    with pytest.raises(UserError, match=r"would take 70.0% .* dearest is 'policy'.*measure.budget"):
+    with pytest.raises(UserError, match=r"would take 70.0% .* the most expensive is 'policy'.*measure.budget"):
         predict(("weight", "policy"), 0.6)
     predict(("standard", "policy"), 0.8)
 
@@ -302,4 +303,4 @@ def test_over_budget_is_one_line_before_anything_is_trained(mine, tmp_path, caps
     monkeypatch.setattr("experiments.study._one_base", lambda *given: pytest.fail("trained"))
     code = run.main([f"--config={mine}", f"--workdir={tmp_path}/run", "--config.measure.budget=1e-9"])
     err = capsys.readouterr().err
-    assert code == 2 and err.count("\n") == 1 and "dearest is" in err and "raise the budget" in err
+    assert code == 2 and err.count("\n") == 1 and "the most expensive is" in err and "raise the budget" in err

@@ -8,7 +8,7 @@ import scipy.stats
 
 from jaxpost import probes, records
 from jaxpost.probes.gradients import sums as gradient_sums
-from jaxpost.probes.gradients.gram import GradientGram, readings
+from jaxpost.probes.gradients.gram import GradientGram, estimates
 
 KEY = jax.random.key(0)
 PARAMS = {"layers": {"w": jnp.zeros((2, 15))}}
@@ -77,16 +77,16 @@ def test_the_band_of_random_directions_holds_95_percent():
     rng, inside = np.random.default_rng(2), 0
     for _ in range(400):
         g = rng.normal(size=(5, 200))
-        inside += abs(readings(g @ g.T)["mean_cosine"]) < 1.959964 * np.sqrt(2 / (5 * 4 * 200))
+        inside += abs(estimates(g @ g.T)["mean_cosine"]) < 1.959964 * np.sqrt(2 / (5 * 4 * 200))
     assert 0.92 < inside / 400 < 0.98
 
 
 def test_scale_rotation_and_order_change_nothing():
     rng = np.random.default_rng(3)
     g, turn = rng.normal(size=(6, 30)) + 0.3, np.linalg.qr(rng.normal(size=(30, 30)))[0]
-    plain = readings(g @ g.T)
+    plain = estimates(g @ g.T)
     for other in (g * 1e-3, g @ turn, g[rng.permutation(6)]):
-        for name, x in readings(other @ other.T).items():
+        for name, x in estimates(other @ other.T).items():
             assert x == pytest.approx(plain[name], rel=1e-9)
 
 

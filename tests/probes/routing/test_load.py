@@ -12,7 +12,7 @@ TOP = np.asarray([[[0, 2], [2, 1], [-1, -1]], [[2, 0], [2, 3], [0, 3]]])  # 2 sa
 
 
 def test_choices_and_pairs_are_counted_without_padding():
-    np.testing.assert_array_equal(router_load.chosen(TOP, 5), [[1, 1, 2, 0, 0], [2, 0, 2, 2, 0]])
+    np.testing.assert_array_equal(router_load.selected_experts(TOP, 5), [[1, 1, 2, 0, 0], [2, 0, 2, 2, 0]])
     both = np.zeros((2, 5, 5))
     for sample, a, b in ((0, 0, 2), (0, 1, 2), (1, 0, 2), (1, 2, 3), (1, 0, 3)):
         both[sample, a, b] = both[sample, b, a] = 1

@@ -1,16 +1,14 @@
-"""What a bundle of this experiment shows beside its rows: arrays for figures, the tensor inventory, papers, the claims."""
+"""What a bundle keeps of the final weights of a study: masks and spectra for its figures, the inventory of their tensors."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from experiments.harness.base_model import Base
 from jaxpost import linalg
 from jaxpost.probes.weights import by_matrix
-from jaxpost.records.headlines.studies import claim_lines
 
 SHOWN = ("o", "up")  # module kinds of the first layer whose masks and spectra are drawn
 
@@ -53,9 +51,3 @@ def inventory(infos: Sequence, base: Base, finals: Mapping[str, Mapping], seeds:
                     "max_abs": float(np.abs(w).max()), "rms": float(np.sqrt(np.mean(w.astype(np.float64) ** 2))),
                     "compared": True, "reason": None})
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def print_claims(console: Console, results: Sequence[Mapping]) -> None:
-    """The claims with their verdicts, two lines each."""
-    for line in claim_lines(results):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from jaxpost.records import measurement_table
 from jaxpost.records.drawing.curves import Missing, by_arm, measured, replicates
 from jaxpost.records.drawing.figures import read_arrays
 from jaxpost.records.drawing.maps import masks
-from jaxpost.records.tabulating.readings import arm_order, last_steps, reading, variant
+from jaxpost.records.tabulating.variants import arm_order, last_steps, reading, variant
 
 KEY = {
     "metric": "m",
