@@ -59,7 +59,7 @@ def test_planted_waves_hold_all_the_variance_and_are_chosen():
     total = ((logits - logits.mean((0, 1))) ** 2).sum()
     share = fb.shares(fb.sum_coefficients(logits), total, P)
     np.testing.assert_allclose(share, [0.5, 0, 0.5, 0, 0], atol=1e-12)
-    assert sorted(fb.chosen(share, 0.95, 8)) == [1, 3]
+    assert sorted(fb.key_frequencies(share, 0.95, 8)) == [1, 3]
     np.testing.assert_allclose(components(logits, (1, 3))[SUM], logits, atol=1e-12)
 
 
@@ -84,10 +84,10 @@ def test_frequencies_run_to_half_of_p_inclusive():
 
 def test_the_choice_takes_the_fewest_in_order_and_stops_at_the_cap():
     share = np.array([0.1, 0.4, 0.05, 0.3, 0.1])
-    assert list(fb.chosen(share, 0.7, 8)) == [2, 4]
-    assert list(fb.chosen(share, 0.8, 8)) == [2, 4, 1]  # 0.8 of 0.95: ties go to the lower frequency
-    assert list(fb.chosen(share, 1.0, 2)) == [2, 4]
-    assert len(fb.chosen(share, 1.0, 8)) == 5 and len(fb.chosen(np.zeros(5), 0.9, 8)) == 0
+    assert list(fb.key_frequencies(share, 0.7, 8)) == [2, 4]
+    assert list(fb.key_frequencies(share, 0.8, 8)) == [2, 4, 1]  # 0.8 of 0.95: ties go to the lower frequency
+    assert list(fb.key_frequencies(share, 1.0, 2)) == [2, 4]
+    assert len(fb.key_frequencies(share, 1.0, 8)) == 5 and len(fb.key_frequencies(np.zeros(5), 0.9, 8)) == 0
 
 
 @pytest.mark.parametrize("keys", [(1,), (2, 4)])
