@@ -129,6 +129,7 @@ def rewards(task, problem, tokens_NxT):
 
 
 _verify = jax.jit(lambda task, problem, tokens: jax.vmap(task.verify)(problem, tokens), static_argnums=0)
+_content = jax.jit(lambda task, problem: jax.vmap(task.content)(problem), static_argnums=0)
 
 
 @pytest.mark.parametrize("task,split", CASES)
@@ -245,8 +246,8 @@ def test_splits_share_neither_keys_nor_training_prompts(task):
 
 @pytest.mark.parametrize("task", [task for task in FAMILIES.values() if task.content])
 def test_no_problem_of_training_is_evaluated_in_another_form(task):
-    content = {split: {tuple(row) for start in range(0, 4 * COUNT, COUNT) for row in np.asarray(jax.vmap(task.content)(
-        tasks.problems(task, split, jnp.arange(start, start + COUNT)))).tolist()} for split in task.splits}
+    content = {split: {tuple(row) for start in range(0, 4 * COUNT, COUNT) for row in np.asarray(_content(
+        task, tasks.problems(task, split, jnp.arange(start, start + COUNT)))).tolist()} for split in task.splits}
     assert not any(content["train"] & content[split] for split in task.splits if split != "train")
 
 
