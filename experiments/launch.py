@@ -32,7 +32,9 @@ def once(arguments: list[str], signals: StopSignals, processes: int = 1, heartbe
     if processes > 1:
         address = f"localhost:{free_port()}"
         each = [[f"--config.distributed={address},{processes},{i},heartbeat={heartbeat}"] for i in range(processes)]
-    running = [subprocess.Popen([sys.executable, "-m", "experiments.run", *arguments, *more]) for more in each]
+    # A session of their own: a Ctrl-C reaches them once, from here; the second one would end them unsaved.
+    running = [subprocess.Popen([sys.executable, "-m", "experiments.run", *arguments, *more], start_new_session=True)
+               for more in each]
     asked, broken = False, None
     while any(one.poll() is None for one in running):
         if signals.received and not asked:
