@@ -100,7 +100,7 @@ def measure(stored: str, base: str, law: str, config: Mapping) -> Iterator[Cell]
         paths = [Path(folder, name) for name in ("base.safetensors", "tuned.safetensors")]
         for path, side in zip(paths, sides):
             safetensors.write(path, side)
-        table = compare(*map(str, paths), level=config["level"])
+        table = compare(*map(str, paths), level=config["level"]).rows
     yield from _cells(table, stored, base, law)
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a figure of --expect is missed; 2 bad input, directory or 
 """
 
 import argparse
+import json
 import signal
 import sys
 
@@ -14,7 +15,7 @@ from jaxpost.compare.errors import CompareError
 from jaxpost.compare.output import FORMATS, written
 from jaxpost.compare.progress import watching
 from jaxpost.formats import FormatError
-from jaxpost.formats.names import read_rules
+from jaxpost.formats.names import UnknownArchitecture, read_rules
 from jaxpost.records.plain_text import visible
 
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9, "k": 2**10, "m": 2**20,
@@ -60,6 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     try:
         return _run(parse(sys.argv[1:] if arguments is None else arguments))
+    except UnknownArchitecture as error:
+        print(json.dumps(error.starter, indent=1, ensure_ascii=True))
+        return _say(f"{error}; a starter was printed with every unmatched tensor at its nearest place, by guess: save it, "
+                    "check names and transpose (true where [outputs, inputs] is stored), give it as --map FILE")
     except (CompareError, FormatError, records.BundleError) as error:
         return _say(error)
     except OSError as error:

@@ -71,7 +71,8 @@ def prepare(base: str | Path, tuned: Sequence[str | Path], settings: Settings) -
     if not tuned:
         raise CompareError("one base and at least one tuned checkpoint are compared; found no tuned one")
     first = open_side(base, "base", settings.rules)
-    others = tuple(open_side(path, label, settings.rules) for path, label in zip(tuned, labels([Path(p) for p in tuned])))
+    names = labels([Path(path) for path in tuned])
+    others = tuple(open_side(path, label, settings.rules, first) for path, label in zip(tuned, names))
     pairing = pair(first, others, settings.allow_unpaired)
     panel = _panel(settings.level, pairing)
     beside = tuple(catalog.get(name) for name in BESIDE[settings.level])

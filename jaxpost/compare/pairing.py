@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxpost.compare.errors import CompareError
 from jaxpost.compare.fp8 import dequantised
-from jaxpost.formats import open_checkpoint
+from jaxpost.formats import lora, open_checkpoint
 from jaxpost.formats.names import Part, resolve
 
 VOCABULARY = ("embed", "head")  # kinds whose rows (as stored) may be padded
@@ -58,13 +58,18 @@ class Pairing:
     empty: Mapping[str, str]  # name -> why: on every side, without elements
 
 
-def open_side(path: str | Path, label: str, rules: Sequence[Mapping] = ()) -> Checkpoint:
-    """Open a checkpoint and name its parameters; nothing is loaded.
+def open_side(path: str | Path, label: str, rules: Sequence[Mapping] = (), base: Checkpoint | None = None) -> Checkpoint:
+    """Open a checkpoint and name its parameters; nothing is loaded. A directory of LoRA adapters is merged onto `base`.
 
     Raises:
       FormatError: not a whole checkpoint, or tensors that no map knows. CompareError: a dtype that cannot be compared.
     """
-    source = dequantised(open_checkpoint(path))
+    if Path(path).is_dir() and lora.is_adapter(Path(path)):
+        if base is None:
+            raise CompareError(f"{path}: holds adapters and no model: give the model as the base and the adapters after it")
+        source = lora.open_adapter(path, base.source)
+    else:
+        source = dequantised(open_checkpoint(path))
     side = Checkpoint(label, Path(path), source, resolve(source, rules))
     for name in side.parts:
         if side.dtype(name) not in FLOATS:

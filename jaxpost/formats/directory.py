@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxpost.formats import safetensors
 from jaxpost.formats.safetensors import FormatError, Stored
+from jaxpost.formats.ways_out import way_out
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -71,6 +72,8 @@ def open_safetensors(path: str | Path) -> SafetensorsSource:
     elif used:
         _complete(path, used)
         tensors, metadata = _united([path / name for name in used])
+    elif way := way_out(path):
+        raise FormatError(f"{path}: holds no *.safetensors; {way}")
     elif found := next((file for file in sorted(path.iterdir()) if pickled(file)), None):
         raise refusal(found)
     else:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpost.formats import starter
 from jaxpost.formats.safetensors import FormatError
 
 OUTER = {"model.embed_tokens.weight": ("embed", False), "model.norm.weight": ("final_norm", False),
@@ -34,6 +35,26 @@ _EXPERT = re.compile(r"mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
 _BUFFER = re.compile(r"model\.(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 _BLOCK = 2**24  # bytes of a tensor that are compared at a time
 _OURS = re.compile(r"layers/(\d+)/(?:experts/(\d+)/)?.+")
+
+
+class UnknownArchitecture(FormatError):
+    """Tensors that no map knows. `starter`: rules for `--map` that give each its nearest place, to be read and mended."""
+
+    def __init__(self, source, unknown: Mapping[str, tuple[int, ...]]):
+        first = next(iter(unknown))
+        known = [*OUTER, *(f"model.layers.0.self_attn.{n}.weight" for n in PROJECTIONS)]
+        near = difflib.get_close_matches(first, known, n=1)
+        hint = f" (nearest known is {near[0]!r})" if near else ""
+        super().__init__(f"{source.path}: no map for {len(unknown)} of {len(source.tensors)} tensors of "
+                         f"{architecture(source)}, first {first!r}{hint}; give one with --map")
+        self.starter = starter.rules(unknown)
+
+
+def architecture(source) -> str:
+    """What config.json calls the model, for a message."""
+    named = source.config.get("architectures")
+    named = named[0] if isinstance(named, list) and named else source.config.get("model_type")
+    return f"architecture {str(named)[:60]}" if named else "an architecture that no config.json names"
 
 
 @dataclass(frozen=True)
@@ -80,18 +101,19 @@ def resolve(source, rules: Sequence[Mapping] = ()) -> dict[str, Part]:
         raise FormatError(f"{source.path}: config.json has tie_word_embeddings={str(tied)[:40]!r}; expected true or false (not "
                           "as text)")
     parts: dict[str, Part] = {}
+    unknown: dict[str, tuple[int, ...]] = {}
     for tensor, entry in source.tensors.items():
         found = _by_rule(tensor, tuple(entry.shape), rules)
         found = _stored(tensor, tuple(entry.shape), source) if found is None else found
         if found is None:
-            known = [*OUTER, *(f"model.layers.0.self_attn.{n}.weight" for n in PROJECTIONS)]
-            near = difflib.get_close_matches(tensor, known, n=1)
-            hint = f" (nearest known is {near[0]!r})" if near else ""
-            raise FormatError(f"{source.path}: no map for tensor {tensor!r}{hint}; give one with --map")
+            unknown[tensor] = tuple(entry.shape)
+            continue
         for part in found:
             if part.name in parts:
                 raise FormatError(f"{source.path}: {tensor!r} and {parts[part.name].tensor!r} both are {part.name!r}")
             parts[part.name] = part
+    if unknown:
+        raise UnknownArchitecture(source, unknown)
     if tied and "embed" in parts and "head" in parts and _same(source, parts["embed"], parts["head"]):
         del parts["head"]
     return parts

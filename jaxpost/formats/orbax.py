@@ -67,15 +67,23 @@ class OrbaxSource:
 
 
 def find(path: Path) -> Path | None:
-    """The directory of the PyTree that a path means: itself, its item `params`, or that of its latest step; None without.
+    """The directory of the PyTree that a path means: itself, its item `params` (or its only one), or that of its latest step;
+    None without.
 
     Raises:
-      FormatError: the latest step is incomplete, and an earlier one is not.
+      FormatError: the latest step is incomplete, and an earlier one is not; several items, none of them `params`.
     """
     if (path / _METADATA).is_file():
         return path
-    if (path / "params" / _METADATA).is_file():
+    items = sorted(p.name for p in path.iterdir() if (p / _METADATA).is_file()) if path.is_dir() else []
+    if "params" in items:
         return path / "params"
+    others = [item for item in items if not item.isdigit() and item not in _OURS]
+    if len(others) > 1:
+        raise FormatError(f"{path}: an Orbax checkpoint of the items {', '.join(others[:6])}: which of them are the weights? "
+                          f"give {path}/{others[-1]} or another")
+    if others:
+        return path / others[0]
     steps = sorted((int(p.name), p) for p in path.iterdir() if p.is_dir() and p.name.isdigit()) if path.is_dir() else []
     if not steps:
         return None
