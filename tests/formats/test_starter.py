@@ -58,7 +58,7 @@ def test_a_printed_starter_is_a_map_with_which_the_comparison_runs(tmp_path, cap
     assert parts["layers/1/up"].kind == "up" and parts["layers/1/up"].shape == (16, 64)
     assert parts["embed"].shape == (40, 16)
     assert parts["layers/0/qkv"].kind == "other" and parts["layers/1/attention_norm"].kind == "norm"
-    arguments = [str(base), str(tuned), "--level", "element", "--map", str(tmp_path / "map.json"), "--out", str(tmp_path / "out")]
+    arguments = [str(base), str(tuned), "--level", "element", "--map", str(tmp_path / "map.json"), "--out", str(tmp_path / "o")]
     assert command.main(arguments) == 0 and "weights equal in bf16" in capsys.readouterr().out
 
 
