@@ -82,7 +82,8 @@ class Measurement:
           history: metrics of the steps since the last measurement, [S, steps].
           carried_S: the train state's `probe_state`, item -> pytree.
         """
-        due = [probe for probe in self.probes if probe.schedule(step) and (not arm.probes or probe.id in arm.probes)]
+        due = [probe for probe in self.probes if probe.schedule(step) and (not arm.probes or probe.id in arm.probes)
+               and (step > 0 or _of_parameters(probe))]
         policy_S = {name: x for name, x in params_S.items() if name in self.base.params}  # without a critic's head
         given = self._given(due, policy_S, carried_S)
         parts = []
@@ -95,8 +96,7 @@ class Measurement:
     def standing(self, arm: str, seeds: Sequence[int], params_S: dict) -> list[dict]:
         """Columns at step 0 of what can be read from parameters [S, ...] that no step has led to, such as an average."""
         alone = [self.named(name) for name in dict.fromkeys(probe.id for probe in self.probes)]
-        return [self.rows(probe, arm, 0, seeds, params_S) for probe in alone
-                if probe.lane != "inline" and all(need.kind != "probe_state" for need in probe.needs)]
+        return [self.rows(probe, arm, 0, seeds, params_S) for probe in alone if _of_parameters(probe)]
 
     def rows(self, probe: probes.Probe, arm: str, step: int, seeds: Sequence[int], params_S: dict) -> dict:
         """Columns of one probe on any parameters [S, ...]."""
@@ -200,6 +200,11 @@ def _series(directory: Path, name: str) -> dict[int, dict[str, np.ndarray]]:
         found.setdefault(step, []).append((first, path))
     read = {step: [load(digests.read(path)) for _, path in sorted(parts)] for step, parts in sorted(found.items())}
     return {step: {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} for step, parts in read.items()}
+
+
+def _of_parameters(probe: probes.Probe) -> bool:
+    """Whether a probe reads parameters that no step has led to: not the steps of a run, nor what a train state carries."""
+    return probe.lane != "inline" and all(need.kind != "probe_state" for need in probe.needs)
 
 
 def _without(columns: dict, table: pa.Table) -> dict:

@@ -108,7 +108,7 @@ class Setup:
         if isinstance(arm.source, training.WholeTable):
             given, batch = tables.subject(arm.spec.model, task, names), tables.training_rows(task, config.measure.problems)
         else:
-            suite = training.Suite(arm.spec.model, self._evaluated(task), config.measure.problems, "id")
+            suite = training.Suite(arm.spec.model, self._evaluated(arm), config.measure.problems, "id")
             given, batch = probing.subject(suite), probing.demonstration_batch(task, config.measure.problems)
         found = probing.build(names, given, arm.spec.model, self.steps(arm), probing.settings_of(config))
         for probe in found:
@@ -118,11 +118,11 @@ class Setup:
         probing.require_batch(found, batch, arm.spec.model)
         return Measured(found, batch)
 
-    def _evaluated(self, task: Task) -> tuple[tuple[str, Task, str], ...]:
-        """(label, task, split) of what the policy is asked: the splits of the arm's task, and the other tasks."""
-        own = ("id", *(split for split in task.splits if split.startswith("ood/")))
-        others = [(name, other, "id") for name, other in self.tasks.items() if other is not task and name != "task"]
-        return (*((split, task, split) for split in own), *others)
+    def _evaluated(self, arm: Arm) -> tuple[tuple[str, Task, str], ...]:
+        """(label, task, split) of what a policy is asked: the splits of its arm's task, and the tasks of the arms before it."""
+        own = ("id", *(split for split in arm.task.splits if split.startswith("ood/")))
+        before = {self.stages[name].task for name in stages.chain(arm.name, self.stages)} - {self.stages[arm.name].task}
+        return (*((split, arm.task, split) for split in own), *((name, self.tasks[name], "id") for name in sorted(before)))
 
     def carry_out(self, bundle: Bundle, session: Session) -> None:
         """Every arm, and what is made of the rows of finished arms."""

@@ -75,11 +75,13 @@ def success_moved(ends: Mapping[str, End]) -> Callable:
     return gate
 
 
-def mean_reached(metric: str, split: str, level: float, control_split: str = "") -> Callable:
+def mean_reached(metric: str, split: str, level: float, control_split: str = "", first_only: bool = False) -> Callable:
     """The mean over runs of a metric on a split reached a level at some step; in every arm of a claim but its first, a
-    control, on `control_split` where that is stated.
+    control, on `control_split` where that is stated, and not at all with `first_only`: a control that is not meant to learn.
     """
     def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
+        if first_only and arm != claim["arms"][0]:
+            return Gate(True, f"{arm}: a control")
         on = split if not control_split or arm == claim["arms"][0] else control_split
         name = f"{metric} ({on})"
         found = list(curves(table, {"metric": metric, "split": on, "arm": arm}).values())
