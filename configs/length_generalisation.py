@@ -1,9 +1,9 @@
 """Which algorithms does a transformer carry over to sequences longer than any it was trained on?
 
 Question: "What Algorithms can Transformers Learn?" (arXiv:2310.16028) conjectures that a transformer generalises in length
-where a short RASP-L program solves the task: copying a sequence of different symbols does, copying one with repeats does not,
-and addition does once index marks say which digits belong together. Here small decoders are trained from scratch on lengths 1 to 8
-(additions of 1 to 5 digits) and asked about lengths up to twice that.
+where a short RASP-L program solves the task: copying a sequence of different symbols does, copying one with repeats does
+not, and addition does once index marks say which digits belong together. Here small decoders are trained from scratch on
+lengths 1 to 8 (additions of 1 to 5 digits) and asked about lengths up to twice that.
 
 Command:   python -m experiments.run --config=length_generalisation          (3 seeds, 5 arms)
            python -m experiments.run --config=length_generalisation:smoke    (2 seeds, few steps)
