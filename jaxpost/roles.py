@@ -17,8 +17,10 @@ ROLES = (
     "plan",  # tokens of the reasoning that choose what is done next: a step undone, a subgoal
     "hint",  # given help, such as the marks of places
     "observation",  # what an environment wrote
+    "prefix",  # a demonstration's, with which an answer begins that the policy goes on from
+    "interrupt",  # words put into an answer while it is made, such as an end of the reasoning
 )
-ANSWER, THINK, PLAN, HINT, OBSERVATION = range(len(ROLES))
+ANSWER, THINK, PLAN, HINT, OBSERVATION, PREFIX, INTERRUPT = range(len(ROLES))
 
 
 def code(name: str) -> int:

@@ -10,6 +10,7 @@ from jaxpost.models.declare import (
 )
 from jaxpost.models.reader import PLAIN, MixedInputs, Reader
 from jaxpost.models.sampler import (
+    DRAW,
     Completions,
     prompt_forced,
     prompt_tokens,
@@ -21,7 +22,7 @@ from jaxpost.models.sampler import (
 from jaxpost.models.transformer import Cache, Output, apply, empty_cache, head_logits, init, matrices
 from jaxpost.models.vocabulary import TokenStatistics, token_statistics
 
-__all__ = ["MATRIX_KINDS", "PLAIN", "REMAT", "Cache", "Completions", "MixedInputs", "Output", "Parameter", "Reader",
+__all__ = ["DRAW", "MATRIX_KINDS", "PLAIN", "REMAT", "Cache", "Completions", "MixedInputs", "Output", "Parameter", "Reader",
            "TokenStatistics", "TransformerConfig", "apply", "count_parameters", "empty_cache", "head_logits", "init",
            "matrices", "parameter_table", "prompt_forced", "prompt_tokens", "real_tokens", "sample", "teacher_forced",
            "token_logits", "token_statistics"]

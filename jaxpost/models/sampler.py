@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxpost.models import transformer
 from jaxpost.models.reader import PLAIN, Reader
 
+DRAW = -1  # in a buffer of forced tokens: this one is drawn
 _FIRST_SIZE = 256  # positions of the cache that decoding begins with, where there are more
 
 
@@ -22,11 +23,12 @@ class Completions(NamedTuple):
     tokens_NxT: jax.Array
     logp_NxT: jax.Array  # of the behaviour distribution (temperature applied), 0 off-mask
     mask_NxT: jax.Array  # float32
+    forced_NxT: jax.Array | None = None  # float32, 1 on tokens of the completion that were forced; None: none were
 
 
 def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, key: jax.Array, *, length: int,
-           temperature: float | jax.Array = 1.0, eos: int | tuple[int, ...], pad: int = 0,
-           early_stop: bool = False) -> Completions:
+           temperature: float | jax.Array = 1.0, eos: int | tuple[int, ...], pad: int = 0, early_stop: bool = False,
+           forced_NxT: jax.Array | None = None) -> Completions:
     """Sample `length` tokens a row from softmax(logits / temperature).
 
     Args:
@@ -38,11 +40,21 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
       eos, pad: token ids; any of several `eos` ends a row. A row that emitted one continues with `pad` at
         log-probability 0 and mask 0.
       early_stop: leave the loop when every row is done (dynamic trip count; same tokens).
+      forced_NxT: int32; a token here takes the place of the drawn one (a demonstration's beginning, a hint, an interruption,
+        an observation), DRAW leaves it. Its log-probability is that of the behaviour distribution, as for a drawn one; an end
+        token ends the row, and what is forced behind the end of a row is not read. The tokens that are drawn at the other
+        positions have the random numbers that they have without it.
 
     Returns:
       Completions.
+
+    Raises:
+      ValueError: a buffer of forced tokens of another shape.
     """
     N, P = prompt_NxP.shape
+    if forced_NxT is not None and forced_NxT.shape != (N, length):
+        raise ValueError(f"forced_NxT has shape {forced_NxT.shape}, and {N} rows of {length} tokens are sampled; pass "
+                         f"[{N}, {length}]")
     # The token drawn last is not read again: the cache has no place for it.
     valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones((N, length - 1), bool)], axis=1)
 
@@ -50,11 +62,15 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
         logp_NxV = jax.nn.log_softmax(logits_NxV.astype(jnp.float32) / temperature, axis=-1)
         gumbel = jax.random.gumbel(jax.random.fold_in(key, t), logp_NxV.shape)
         token = _first_largest(logp_NxV + gumbel)
+        if forced_NxT is not None:
+            given = jax.lax.dynamic_slice_in_dim(forced_NxT, t, 1, axis=1)[:, 0]
+            token = jnp.where(given == DRAW, token, given)
         logp = jnp.take_along_axis(logp_NxV, token[:, None], axis=-1)[:, 0]
-        found = jnp.where(done_N, pad, token), jnp.where(done_N, 0.0, logp), (~done_N).astype(jnp.float32)
-        made = Completions(*(jax.lax.dynamic_update_slice_in_dim(buffer, x[:, None], t, axis=1)
-                             for buffer, x in zip(made, found, strict=True)))
-        return found[0], done_N | _any(found[0], eos), made
+        live_N = (~done_N).astype(jnp.float32)
+        found = Completions(jnp.where(done_N, pad, token), jnp.where(done_N, 0.0, logp), live_N,
+                            None if forced_NxT is None else live_N * (given != DRAW))
+        made = jax.tree.map(lambda buffer, x: jax.lax.dynamic_update_slice_in_dim(buffer, x[:, None], t, axis=1), made, found)
+        return found.tokens_NxT, done_N | _any(found.tokens_NxT, eos), made
 
     def advance(positions, t, state):
         cache, token, done_N, made = state
@@ -62,7 +78,7 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
         return out.cache, *draw(t, out.logits[:, 0], done_N, made)
 
     zero = jnp.zeros((N, length), jnp.float32)
-    made = Completions(jnp.full((N, length), pad, jnp.int32), zero, zero)
+    made = Completions(jnp.full((N, length), pad, jnp.int32), zero, zero, None if forced_NxT is None else zero)
     out = transformer.apply(config, params, prompt_NxP, valid_BxS=valid[:, :P],
                             cache=transformer.empty_cache(config, N, P), first=P - 1)
     state, first = (out.cache, *draw(0, out.logits[:, 0], jnp.zeros((N,), bool), made)), 1

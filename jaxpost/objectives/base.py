@@ -91,6 +91,7 @@ NEEDS = {
     "logits": "View.logits_NxTxV",
     "reference_logits": "View.reference_NxTxV: logits of a reference policy",
     "demonstrations": "Batch.demonstration_NxT: demonstrated rows or tokens in each group",
+    "prefixes": "Batch.demonstration_NxT: rows that begin with a demonstration and go on as the policy does",
     "truncated": "Batch.truncated_N",
     "prompt": "Batch.prompt_mask_NxQ and View.prompt_logp_NxQ: log-probabilities of the prompt's own tokens",
     "mixed_inputs": "View.mixed_logp_NxT: of a policy that reads its own guesses, the objective's `mixture` of them",

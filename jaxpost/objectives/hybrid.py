@@ -17,6 +17,7 @@ from jaxpost.objectives.policy_gradient import PolicyGradient
 RESHAPE_FORMULAS = {"none": "p", "fraction": "p / (p + reshape_constant)", "power": "p^reshape_constant",
                     "logp": "l", "p_logp": "p l"}
 RESHAPES = tuple(RESHAPE_FORMULAS)
+GUIDANCE = ("prefix_rft", "uft")  # what `training.forcing` may know
 LEFT_OUT = "wholly demonstrated rows take no part in their group's R"
 
 
@@ -84,11 +85,12 @@ class WeightedSum(PolicyGradient):
     sft_token_weight: str = "none"  # token_weights.KINDS
     sft_cutoff: float | None = None  # demonstrated tokens of at least this probability have no gradient, l is held there
     sft_aggregation: str = "token"  # of L_SFT: token, sequence or sequence_sum
+    guidance: str | None = None  # GUIDANCE of the source: demonstrations are the beginnings of answers, not answers apart
 
     def __post_init__(self):
         super().__post_init__()
         modes = ("token", "sequence", "sequence_sum")
-        self.choose(sft_token_weight=token_weights.KINDS, sft_aggregation=modes, aggregation=modes)
+        self.choose(sft_token_weight=token_weights.KINDS, sft_aggregation=modes, aggregation=modes, guidance=(None, *GUIDANCE))
         self.require(self.sft_weight >= 0, f"sft_weight={self.sft_weight} is negative, e.g. 0.1")
         self.require(not self.complement or self.sft_weight <= 1,
                      f"sft_weight={self.sft_weight} is above 1 and 1 - mu negative; for L_RL + mu L_SFT set complement=False")
@@ -102,7 +104,7 @@ class WeightedSum(PolicyGradient):
     @property
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
-        return super().needs | {"demonstrations"}
+        return super().needs | {"demonstrations" if self.guidance is None else "prefixes"}
 
     def formula(self) -> list[str]:
         """As `Objective.formula`."""
@@ -114,7 +116,8 @@ class WeightedSum(PolicyGradient):
         x, where = (likely, "") if w == "1" else (f"{w} {likely}", ", p = exp(l)")
         return [f"loss = {'(1 - mu) ' if self.complement else ''}L_RL + mu L_SFT", *schedule,
                 f"L_SFT = {aggregation.FORMULAS[self.sft_aggregation]} [ -{x} ] of demonstrated tokens{where}",
-                *policy_formula.lines(self, "L_RL", " of sampled tokens"), LEFT_OUT]
+                *policy_formula.lines(self, "L_RL", " of sampled tokens"),
+                LEFT_OUT if self.guidance is None else f"answers begin with forced tokens as guidance {self.guidance!r} says"]
 
     def init(self) -> dict:
         """The number of batches so far, if mu has a schedule."""
@@ -261,5 +264,8 @@ ROWS = (
                 sft_cutoff=0.9),
     WeightedSum("rl_sft", "hybrid", "arXiv:2504.14945 (baseline RL + SFT)", "groups", baseline="mean", ratio="token",
                 sft_weight=1.0, complement=False),
+    WeightedSum("uft", "hybrid", "arXiv:2505.16984", "groups", baseline="mean", scale="group", ratio="token", clip_low=0.2,
+                clip_high=0.2, sft_weight=0.001, complement=False, kl_place="loss", kl_coef=0.001, entropy_coef=0.001,
+                guidance="uft"),
     SingleStage("srft", "hybrid", "arXiv:2506.19767 (reconstructed)", "groups", baseline="mean", scale="group"),
 )

@@ -15,6 +15,7 @@ from jaxpost import curricula, models, sharding, tasks
 from jaxpost.objectives import Batch, rewards
 from jaxpost.tasks import Task
 from jaxpost.training import needs
+from jaxpost.training.forcing import Interrupt, Prefix, role_codes
 from jaxpost.training.state import Member, TrainState, stream
 from jaxpost.training.step import StepSpec
 
@@ -39,6 +40,9 @@ class Rollouts:
     A reward of several terms (`objectives.rewards`) replaces the verifier's score in what is trained on; metrics have the sum
     as `reward` and each term, without its weight, as `reward_<kind>`. The curriculum goes on seeing the verifier's score.
 
+    With `forcing`, tokens of the sampled rows are given instead of drawn (`training.forcing`): the beginning of a
+    demonstration, a hint, an interruption. Their behaviour log-probabilities are the policy's own.
+
     A curriculum plans the problems and may leave rows out or scale their advantages (`curricula.Weights`). It sees sampled
     rows, not demonstrated ones. A row that is left out is masked and has no reward; over-sampling fills up its group's place
     where the whole group is left out. Metric `trained_rows`: the share of rows that are in the loss, where some may not be.
@@ -54,6 +58,7 @@ class Rollouts:
     demonstrations: int | None = None  # G - S; None: 1 if the objective needs demonstrations, else 0
     oversample: int = 1  # prompts are drawn so many times over
     reward: tuple[rewards.Reward, ...] = ()  # terms of the reward; none: the verifier's score alone
+    forcing: Prefix | Interrupt | None = None  # tokens of the sampled rows that are not drawn
 
     def __post_init__(self):
         needs.require("Rollouts", self.spec, self.task)
@@ -69,6 +74,7 @@ class Rollouts:
             raise ValueError(f"pad={self.spec.pad} of the step is not that of task {self.task.name!r}; set it to "
                              f"{self.task.pad}")
         rewards.require_once(self.reward)
+        self._require_forcing()
         if "terms" in self.spec.objective.needs and not self.reward:
             raise ValueError(f"objective {name!r} normalises the terms of a reward, and reward is empty; give it two or more, "
                              "e.g. (Reward('correct'), Reward('finished', 0.5))")
@@ -80,6 +86,15 @@ class Rollouts:
         needs.require_curriculum("Rollouts", self.curriculum, self.spec.objective, (self.task,), oversample=self.oversample,
                                  budgeted=any(term.kind in rewards.BUDGETED for term in self.reward))
         jax.eval_shape(lambda: self._plan(self.curriculum.init(jax.random.key(0)), jax.random.key(0), 0))  # refuses budgets
+
+    def _require_forcing(self):
+        wanted, rule = "prefixes" in self.spec.objective.needs, self.forcing
+        if wanted != (rule is not None and rule.demonstrates):
+            raise ValueError(f"objective {self.spec.objective.name!r} {'learns' if wanted else 'does not learn'} from forced "
+                             f"prefixes, and forcing={rule}; " + (
+                                 "give a Prefix of role 'prefix'" if wanted else "take a Prefix of role 'hint', or None"))
+        if rule is not None:
+            rule.check(self.task, self.spec.group - self.demonstrations)
 
     @property
     def needs_demonstrations(self) -> bool:
@@ -124,9 +139,14 @@ class Rollouts:
                 early_stop: bool = False) -> tuple[jax.Array, models.Completions]:
         """(prompts, Completions) of given problems, oversample*B*G rows, groups adjacent; `early_stop` as in models.sample."""
         prompt_NxP = sharding.constrain(jax.vmap(self.task.prompt)(problems_N), ("batch",))
+        forced_NxT = None
+        if self.forcing is not None:
+            forced_NxT = self.forcing.tokens(self.task, self._groups(problems_N)[0], stream(seed, "forcing", step), step,
+                                             self.spec.group - self.demonstrations)
+            forced_NxT = sharding.constrain(forced_NxT, ())
         made = models.sample(self.spec.model, params, self._groups(prompt_NxP)[0], stream(seed, "rollout", step),
                              length=self.task.completion_len, temperature=self.spec.temperature, eos=self.task.ends,
-                             pad=self.task.pad, early_stop=early_stop)
+                             pad=self.task.pad, early_stop=early_stop, forced_NxT=forced_NxT)
         return prompt_NxP, self._demonstrated(problems_N, made, stream(seed, "oracle", step))
 
     def _groups(self, tree):
@@ -145,7 +165,9 @@ class Rollouts:
         asked = self._groups(problems_N)[1]
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(jax.tree.leaves(asked)[0].shape[0]))
         answer = sharding.constrain(jax.vmap(self.task.oracle)(asked, keys), ())  # as above: no vote in redraw loops
-        shown = models.Completions(answer, jnp.zeros(answer.shape, jnp.float32), tasks.through(answer, self.task.ends))
+        zero = jnp.zeros(answer.shape, jnp.float32)
+        shown = models.Completions(answer, zero, tasks.through(answer, self.task.ends),
+                                   None if made.forced_NxT is None else zero)
 
         def join(a, b):
             groups = self.oversample * self.prompts
@@ -190,6 +212,8 @@ class Rollouts:
 
         batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, ordered(reward_N), made.logp_NxT, outside_N=outside_N,
                       role_NxT=needs.roles_of(self.task, made.tokens_NxT))
+        if made.forced_NxT is not None:
+            batch = self._forced(batch, made.forced_NxT)
         if "terms" in self.spec.objective.needs:
             weight_K = jnp.stack([jnp.asarray(term.at(state.step), jnp.float32) for term in self.reward])
             batch = batch._replace(term_NxK=jnp.stack([ordered(terms[term.kind]) for term in self.reward], axis=1),
@@ -204,6 +228,13 @@ class Rollouts:
             ended_N = tasks.ends(batch.completion_NxT, self.task.ends).any(axis=1)
             batch = batch._replace(truncated_N=1 - ended_N.astype(jnp.float32))
         return needs.fill(self.spec, batch, member, state, reference)
+
+    def _forced(self, batch: Batch, forced_NxT: jax.Array) -> Batch:
+        """The batch with forced tokens demonstrated, or masked as context; their roles say which they are."""
+        batch = batch._replace(role_NxT=role_codes(batch.role_NxT, forced_NxT, self.forcing.role))
+        if self.forcing.demonstrates:
+            return batch._replace(demonstration_NxT=forced_NxT)
+        return batch._replace(mask_NxT=batch.mask_NxT * (1 - forced_NxT))
 
     def _keep(self, batch: Batch, informative_B: jax.Array) -> Batch:
         """The first B informative groups, filled up with others that have no reward and mask 0."""

@@ -3,6 +3,7 @@
 from jaxpost.objectives.rewards import Reward
 from jaxpost.tasks import Task
 from jaxpost.training import needs
+from jaxpost.training.forcing import GUIDANCE
 from jaxpost.training.preferences import Preferences
 from jaxpost.training.rl import Rollouts
 from jaxpost.training.step import StepSpec
@@ -14,7 +15,8 @@ TERMS = (Reward("correct"), Reward("finished", 0.5))  # of the reward, for an ob
 def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Preferences | Rollouts:
     """What feeds `spec.objective` from a task: the same number of rows a step, prompts * group, for every objective.
 
-      groups              Rollouts: `prompts` groups of `group` rows; the reward is TERMS for an objective that needs terms
+      groups              Rollouts: `prompts` groups of `group` rows; the reward is TERMS for an objective that needs terms,
+                          and answers begin as GUIDANCE says for one that learns from prefixes
       pairs, labelled     Preferences: prompts * group / 2 pairs
       rows                Demonstrations: prompts * group rows
 
@@ -28,7 +30,9 @@ def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Prefere
     """
     kind, rows = needs.source_of(spec.objective), prompts * spec.group
     if kind == "Rollouts":
-        return Rollouts(task, prompts, spec, reward=TERMS if "terms" in spec.objective.needs else ())
+        guided = "prefixes" in spec.objective.needs
+        return Rollouts(task, prompts, spec, reward=TERMS if "terms" in spec.objective.needs else (),
+                        forcing=GUIDANCE[spec.objective.guidance] if guided else None)
     if kind == "Demonstrations":
         return Demonstrations(((task, rows),), spec=spec)
     if rows % 2:
