@@ -34,8 +34,9 @@ setup(
         "Jinja2>=3.1",
     ],
     extras_require={
-        "test": [*TEST, *TEXT, *FAST],
+        "test": [*TEST, *TEXT, *FAST, "tensorboardX>=2.6"],
         "fast": FAST,
+        "tensorboard": ["tensorboardX>=2.6"],
         "hf": TEXT,
         "parity": ["torch==2.13.0", "transformers>=5", "trl"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],

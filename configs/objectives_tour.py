@@ -43,7 +43,7 @@ def get_config(argument: str = "default") -> ConfigDict:
         "count": 5,  # more may be added later: finished ones are reused
         "base": base.seeds.base,  # seed of the base
     })
-    for section in ("model", "task", "second", "pretrain", "mesh", "checkpoint", "wandb"):
+    for section in ("model", "task", "second", "pretrain", "mesh", "checkpoint", "wandb", "tensorboard"):
         c[section] = base[section]  # the base of rlvr_sparsity
     c.train = ConfigDict({
         "steps": 100,  # batches

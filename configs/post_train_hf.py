@@ -85,6 +85,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.export = ConfigDict({"dtype": "float32"})  # of the tuned directories; bfloat16 halves them and hides small updates
     c.checkpoint = ConfigDict({"every_seconds": 600.0})
     c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
+    c.tensorboard = False  # event files in the bundle's telemetry/tensorboard
     if argument == "smoke":
         c.seeds.count = 2
         c.model.compute_dtype = "float32"

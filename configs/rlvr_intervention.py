@@ -65,7 +65,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     base, c = defaults.study(), ConfigDict()
     c.experiment = "rlvr_intervention"
     c.seeds = ConfigDict({"first": 200, "count": 5, "base": base.seeds.base})  # more may be added later
-    for section in ("model", "task", "second", "pretrain", "train", "mesh", "checkpoint", "wandb"):
+    for section in ("model", "task", "second", "pretrain", "train", "mesh", "checkpoint", "wandb", "tensorboard"):
         c[section] = base[section]
     c.model.layers = 3
     c.intervene = ConfigDict({

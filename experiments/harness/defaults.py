@@ -93,6 +93,7 @@ def study() -> ConfigDict:
     c.mesh = ConfigDict({"ensemble": 1})  # devices that share the seeds
     c.checkpoint = ConfigDict({"every_seconds": 20.0})
     c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
+    c.tensorboard = False  # event files in the bundle's telemetry/tensorboard
     return c
 
 

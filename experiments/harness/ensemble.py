@@ -216,11 +216,12 @@ def _segments(arm, block, plan, bundle, session, program, members, states, step,
         seconds, steps, step = time.monotonic() - began, target - step, target
         shown = {k: float(np.mean(v[:, -1])) for k, v in history.items() if v.ndim == 2}  # others: a value a tensor
         bundle.event(arm.name, target, **shown)
-        session.mirror(step=target, **{f"{arm.name}/{k}": v for k, v in shown.items()})
+        session.telemetry.steps(arm.name, block.seeds, target - steps, history)
         bundle.cost("train", arm=arm.name, step=target, wall_s=seconds)
         if step in plan.grid and not bundle.sealed_rows(block.shard(plan.prefix, step)):
             columns = plan.measure(arm, step, block.seeds, states.params, history, states.probe_state)
             bundle.write_rows(block.shard(plan.prefix, step), columns)
+            session.telemetry.measured(arm.name, step, columns)
         due = session.look(time.monotonic() - saved > plan.every_seconds)
         if step == plan.grid[-1] or session.stopping or due:
             saves.save(step, states, {"seeds": block.seeds, "arm": arm.name})
@@ -230,6 +231,7 @@ def _segments(arm, block, plan, bundle, session, program, members, states, step,
         if session.stopping:
             saves.wait()
             session.boundary(f"{arm.name} is saved at step {step}")
+    session.telemetry.ended(arm.name, block.seeds)
 
 
 def final_params(arm: Arm, found: Sequence[Block], plan: Plan) -> dict:

@@ -60,7 +60,7 @@ def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals
                   f"report {workdir / 'report.html'}")
         yield None
         return
-    with bundle, Session(signals, config.wandb, text, name) as session:
+    with bundle, Session(signals, config, name, workdir) as session:
         for index, arm in itertools.product(range(stated.bases), stated.arms):
             ensemble.require(workdir / f"base-{index}" / "arms", arm, stated.seeds, stated.seeds[:done], config.mesh.ensemble)
         if done:
@@ -92,4 +92,5 @@ def _sealed(stated, bundle, session, last, gate, **more) -> None:
     session.say(f"report written in {time.monotonic() - began:.0f} s")
     for line in claim_lines(results):
         session.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    session.telemetry.published(bundle.path, bundle.manifest)
     session.say(f"bundle {bundle_id[:12]}: {bundle.path / 'report.html'}")

@@ -1,13 +1,15 @@
-"""What surrounds a run: progress for people, stop signals, an optional W&B mirror. None of it can change a row."""
+"""What surrounds a run: progress for people, stop signals, mirrors in other tools. None of it can change a row."""
 
 import os
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments.harness import telemetry
 from experiments.harness.errors import Stopped
 from jaxpost import processes
 
@@ -44,27 +46,27 @@ class Session:
 
     Args:
       signals: what was asked from outside.
-      section: `mode` and `project` of the W&B mirror.
-      config, name: what the mirror shows.
+      config: of the run; `wandb` and `tensorboard` in it ask for mirrors. name: of the study.
+      folder: of the bundle, where their files lie.
 
     Attributes:
+      telemetry: the mirrors.
       stopping: whether a signal had asked to stop when all processes last looked.
     """
 
-    def __init__(self, signals: StopSignals, section, config: Mapping, name: str):
+    def __init__(self, signals: StopSignals, config: Mapping, name: str, folder: Path):
         self.console = Console(quiet=not processes.first())
         self._started = time.monotonic()
         self._signals, self.stopping = signals, False
         self._bar = self._task = None
-        self._mirror = _mirror(section, config, name, self.say) if processes.first() else None
+        self.telemetry = telemetry.opened(config, name, folder, self.say) if processes.first() else telemetry.Telemetry()
 
     def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._end_bar()
-        if self._mirror is not None:
-            self._guarded(lambda: self._mirror.finish(exit_code=0 if exception[0] is None else 1, quiet=True))
+        self.telemetry.close(failed=exception[0] is not None)
 
     def look(self, due: bool = False) -> bool:
         """At a step that all processes reach: note in `stopping` whether a signal asked any of them to stop.
@@ -103,38 +105,7 @@ class Session:
         if self._bar is not None:
             self._bar.update(self._task, advance=steps, note=note)
 
-    def mirror(self, **scalars: float) -> None:
-        """Send scalars to W&B when it is on; a failure there ends the mirror, never the run."""
-        if self._mirror is not None:
-            self._guarded(lambda: self._mirror.log(scalars))
-
-    def _guarded(self, call) -> None:
-        try:
-            call()
-        except Exception as error:  # whatever a tracking service does
-            self.say(f"W&B mirror ended: {type(error).__name__}: {_one_line(error)}")
-            self._mirror = None
-
     def _end_bar(self):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
-
-
-def _mirror(section, config: Mapping, name: str, say):
-    if section.mode == "disabled":
-        return None
-    try:
-        import wandb  # optional: starts helper processes
-
-        return wandb.init(project=section.project, name=name, mode=section.mode, config=dict(config),
-                          settings=wandb.Settings(silent=True, init_timeout=15))
-    except ImportError:
-        say("W&B mirror is off: wandb is not installed (pip install wandb)")
-    except Exception as error:  # no network, no login: never a reason to stop
-        say(f"W&B mirror is off: {type(error).__name__}: {_one_line(error)}")
-    return None

@@ -133,12 +133,14 @@ def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> 
         seconds, steps, step = time.monotonic() - began, target - step, target
         shown = {name: float(x[0, -1]) for name, x in history.items() if x.ndim == 2}  # others: a value a tensor
         bundle.event(arm.name, step, seed=run.seed, **shown)
-        session.mirror(step=step, **{f"{arm.name}/{run.seed}/{name}": x for name, x in shown.items()})
+        session.telemetry.steps(arm.name, [run.seed], step - steps, history)
         bundle.cost("train", arm=f"{arm.name}-seed-{run.seed}", step=step, wall_s=seconds)
         if step in setup.grid and not bundle.sealed_rows(block.shard("", step)):
             params_S = jax.tree.map(lambda x: x[None], state.params)
             carried_S = jax.tree.map(lambda x: x[None], state.probe_state)
-            bundle.write_rows(block.shard("", step), measure(arm, step, [run.seed], params_S, history, carried_S))
+            columns = measure(arm, step, [run.seed], params_S, history, carried_S)
+            bundle.write_rows(block.shard("", step), columns)
+            session.telemetry.measured(arm.name, step, columns)
         due = session.look(time.monotonic() - saved > setup.config.checkpoint.every_seconds)
         if step == last or session.stopping or due:
             saves.save(step, state, {"seeds": [run.seed], "arm": arm.name})
@@ -147,6 +149,7 @@ def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> 
         if session.stopping:
             saves.wait()
             session.boundary(f"{arm.name}, seed {run.seed} is saved at step {step}")
+    session.telemetry.ended(arm.name, [run.seed])
     return state
 
 

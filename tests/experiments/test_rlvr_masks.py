@@ -44,8 +44,7 @@ def setup():
 def trained(done, setup):
     """(the base's parameters, arm -> final parameters [S, ...])."""
     c = setup.config
-    section = type("Off", (), {"mode": "disabled", "project": ""})
-    with StopSignals() as signals, Session(signals, section, {}, "name") as session:
+    with StopSignals() as signals, Session(signals, {}, "name", done) as session:
         pretraining = Pretraining(c.pretrain, setup.model, setup.task, setup.second, c.seeds.base)
         base = pretraining.run(done / "base-0", session, 1e9)
     plan = ensemble.Plan(base, "", setup.grid, 2, 1e9, None, None)

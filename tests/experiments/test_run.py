@@ -5,6 +5,7 @@ import os
 import shutil
 import types
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -21,8 +22,6 @@ from jaxpost.records import storage
 from jaxpost.records.verify import verify
 
 from .conftest import TINY, arguments, record_reads
-
-WANDB_OFF = types.SimpleNamespace(mode="disabled", project="jaxpost")
 
 
 class Killed(BaseException):
@@ -204,7 +203,7 @@ def test_an_os_error_anywhere_is_one_line(refused, monkeypatch):
     assert refused().startswith("error: No space left on device: somewhere; what was written before is intact")
 
 
-def test_the_tracker_is_off_by_default_and_never_fatal(monkeypatch, capsys):
+def test_the_tracker_is_off_by_default_and_never_fatal(monkeypatch, capsys, tmp_path):
     class Wandb(types.ModuleType):
         calls = []
 
@@ -217,6 +216,9 @@ def test_the_tracker_is_off_by_default_and_never_fatal(monkeypatch, capsys):
         def log(self, scalars):
             raise RuntimeError("the service went away")
 
+        def define_metric(self, *given, **named):
+            pass
+
         def finish(self, **named):
             raise AssertionError("a mirror that ended is not finished again")
 
@@ -224,18 +226,18 @@ def test_the_tracker_is_off_by_default_and_never_fatal(monkeypatch, capsys):
 
     monkeypatch.setitem(os.sys.modules, "wandb", Wandb("wandb"))
     for mode in ("disabled", "online", "offline"):
-        section = types.SimpleNamespace(mode=mode, project="p")
-        with StopSignals() as signals, Session(signals, section, {}, "name") as session:
-            session.mirror(step=1, loss=2.0)
-            session.mirror(step=2, loss=2.0)
+        config = {"wandb": {"mode": mode, "project": "p"}}
+        with StopSignals() as signals, Session(signals, config, "name", tmp_path) as session:
+            for step in (0, 1):
+                session.telemetry.steps("arm", [3], step, {"loss": np.ones((1, 1))})
     shown = capsys.readouterr().out
-    assert Wandb.calls == ["online", "offline"]  # disabled does not even import it
+    assert Wandb.calls == ["online", "offline", "offline"]  # disabled does not even import it
     assert "W&B mirror is off: ConnectionError: no network\n" in shown
     assert shown.count("W&B mirror ended: RuntimeError: the service went away") == 1
 
 
-def test_progress_is_a_bar_on_a_terminal_and_silent_elsewhere(capsys):
-    with StopSignals() as signals, Session(signals, WANDB_OFF, {}, "name") as session:
+def test_progress_is_a_bar_on_a_terminal_and_silent_elsewhere(capsys, tmp_path):
+    with StopSignals() as signals, Session(signals, {}, "name", tmp_path) as session:
         session.phase("arm", 10)
         session.advance(5, "7 tokens/s")
         assert capsys.readouterr().out == ""
