@@ -76,6 +76,7 @@ class WandbSink:
         try:
             for run in [*self._runs.values(), self._whole]:
                 run.finish(exit_code=int(failed))
+            self._wandb.teardown()  # a finished run may still be on its way to the disk
         finally:
             self._runs = {}
             self._restore()
