@@ -4,13 +4,14 @@ Every function here is collective: all processes call it, in the same order, as 
 one process each is the identity. The processes are those of `jax.distributed.initialize`; the first has index 0.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _BLOCK = 4096  # bytes of a message; longer ones go in a second array, whose size is a power of two so that few programs compile
 
@@ -74,6 +75,22 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
         return flags
     told = multihost_utils.process_allgather(np.asarray(flags, np.int32))
     return tuple(bool(x) for x in np.asarray(told).reshape(-1, len(flags)).any(axis=0))
+
+
+def connect(mesh: Mesh) -> None:
+    """Let every group of devices that a mesh's axes form meet once, on a CPU; what compiles for minutes later may then differ.
+
+    Gloo gives a group 30 seconds to meet for the first time, and processes do not compile equally fast.
+    """
+    if not several() or jax.default_backend() != "cpu":
+        return
+    axes = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+    for count in range(1, len(axes) + 1):
+        for group in itertools.combinations(axes, count):
+            one = jax.shard_map(lambda x, group=group: jax.lax.psum(x, group), mesh=mesh, in_specs=PartitionSpec(),
+                                out_specs=PartitionSpec(), check_vma=False)
+            any_of(False)
+            jax.block_until_ready(jax.jit(one)(np.float32(1)))
 
 
 def _foreign(x) -> bool:

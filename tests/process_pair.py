@@ -45,6 +45,7 @@ else:
     raise AssertionError("the error of the first process must reach both")
 
 mesh = sharding.make_mesh({"fsdp": 4})
+processes.connect(mesh)
 rows = np.arange(24.0, dtype=np.float32).reshape(8, 3)
 places = {"split": NamedSharding(mesh, PartitionSpec("fsdp")), "same": NamedSharding(mesh, PartitionSpec())}
 split = processes.put({"split": rows, "same": rows[0]}, places)

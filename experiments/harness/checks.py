@@ -120,6 +120,7 @@ def mesh(section: ConfigDict, rows: int):
         sharding.check_divisible(rows, made, "a training step (train.prompts * train.group)")
     except ValueError as error:
         raise UserError(str(error)) from error
+    processes.connect(made)
     return made
 
 

@@ -19,11 +19,13 @@ import traceback
 import jax
 
 from experiments.harness.command import refuse
-from experiments.harness.errors import EXIT_LOST, UserError
+from experiments.harness.errors import EXIT_LOST, EXIT_STOPPED, UserError
+from jaxpost import processes
 
 HEARTBEAT = 100  # seconds
 _PATIENCE = 300.0  # seconds that the processes wait for each other at the start
-_LEAVING = 30.0  # seconds that the end waits for the other processes
+_LEAVING = 60.0  # seconds that the end waits for the other processes, less than JAX's runtime waits before it aborts
+_AFTER = 2.0  # seconds that process 0 waits before it leaves with an error, so that others with the same one say it themselves
 _FORM = re.compile(r"(?:(?P<auto>auto)|(?P<address>[^,\s]+:\d+),(?P<count>\d+),(?P<index>\d+))(?:,heartbeat=(?P<beat>\d+))?")
 _BROKEN = re.compile(r"Gloo|coordination service|heartbeat|Connection (closed|reset)|UNAVAILABLE|DEADLINE_EXCEEDED")
 _begun = False
@@ -36,7 +38,7 @@ def parse(text: str) -> dict:
         raise UserError(f"distributed={text!r}: expected auto, or HOST:PORT,PROCESSES,INDEX such as 10.0.0.1:8476,4,0, either "
                         "with ,heartbeat=SECONDS behind it")
     beat = int(match["beat"] or HEARTBEAT)
-    found = {"heartbeat_timeout_seconds": beat, "shutdown_timeout_seconds": beat}
+    found = {"heartbeat_timeout_seconds": beat}
     if match["auto"]:
         stated = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
         return found | {key: int(os.environ[name]) for key, name in stated.items() if os.environ.get(name, "").isdigit()}
@@ -68,6 +70,7 @@ def begin(text: str, experiment: str) -> None:
         raise UserError(f"distributed={text!r}: {str(error).splitlines()[0]}; say who is who: HOST:PORT,PROCESSES,INDEX, the "
                         "same address and number on every host") from error
     _begun = True
+    processes.any_of(False)  # all meet now, before they compile at their own pace
 
 
 def _reach(address: str, seconds: float) -> None:
@@ -101,12 +104,16 @@ def lost(error: Exception) -> int:
 
 
 def end(code: int) -> int:
-    """The exit code; a process of several ends here, as soon as the others end or cannot be waited for."""
+    """The exit code; a process of several ends here: with the others where all are done or stop, else at once."""
     if not _begun:
         return code
     sys.stdout.flush()
     sys.stderr.flush()
-    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-    leaving.start()
-    leaving.join(_LEAVING)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what the runtime says of processes that left is no news
+    if code in (0, EXIT_STOPPED):
+        leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        leaving.start()
+        leaving.join(_LEAVING)
+    elif jax.process_index() == 0:
+        time.sleep(_AFTER)
     os._exit(code)

@@ -9,12 +9,10 @@ from experiments.harness.errors import UserError
 
 def test_a_stated_coordinator_and_the_cluster_are_read(monkeypatch):
     assert distributed.parse("10.0.0.1:8476,4,3") == {
-        "coordinator_address": "10.0.0.1:8476", "num_processes": 4, "process_id": 3, "heartbeat_timeout_seconds": 100,
-        "shutdown_timeout_seconds": 100}
+        "coordinator_address": "10.0.0.1:8476", "num_processes": 4, "process_id": 3, "heartbeat_timeout_seconds": 100}
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "1")
-    assert distributed.parse("auto,heartbeat=7") == {"heartbeat_timeout_seconds": 7, "shutdown_timeout_seconds": 7,
-                                                     "num_processes": 2, "process_id": 1}
+    assert distributed.parse("auto,heartbeat=7") == {"heartbeat_timeout_seconds": 7, "num_processes": 2, "process_id": 1}
 
 
 @pytest.mark.parametrize(("text", "expected"), [
