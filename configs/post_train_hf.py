@@ -82,6 +82,7 @@ def get_config(argument: str = "default") -> ConfigDict:
         "rows": 32,  # evaluated at once
     })
     c.mesh = ConfigDict({"ensemble": 1, "data": 1, "fsdp": 1, "tensor": 1})
+    c.memory = defaults.memory(remat="layer", logprob_chunk=16384)
     c.export = ConfigDict({"dtype": "float32"})  # of the tuned directories; bfloat16 halves them and hides small updates
     c.checkpoint = ConfigDict({"every_seconds": 600.0})
     c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online

@@ -47,6 +47,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--config", help="name, name:argument or path/to/mine.py (a file that is executed)")
     parser.add_argument("--workdir", help="default: results/<config>/<config hash>")
     parser.add_argument("--no-compile-cache", action="store_true", help="keep no compiled programs for the next run")
+    parser.add_argument("--compile_for", metavar="SLICE", help="compile every program of the config for a TPU slice that is "
+                        "not there, such as v5e-16 (or a topology, v5e:4x4), print what it takes on a chip, and run nothing")
     parser.add_argument("--list", action="store_true", help="name every config with its question and run time")
     options, rest = parser.parse_known_args(arguments)
     return options, overrides_of(rest)
@@ -106,6 +108,9 @@ def _run(arguments: list[str], signals: StopSignals) -> None:
     config = configs.load(options.config, overrides)
     reference = options.config.partition(":")[0]
     name, claims = Path(reference).stem, getattr(configs.module(reference), "CLAIMS", ())
+    if options.compile_for is not None:
+        importlib.import_module("experiments.compile_for").run(config, claims, options.compile_for)
+        return
     workdir = Path(options.workdir or Path("results") / name / config_hash(config.to_dict(), configs.EXCLUDED)[:12])
     if not options.no_compile_cache:
         compile_cache.keep(compile_cache.directory())

@@ -5,7 +5,7 @@ A study whose arms start from scratch has no base (`experiments.harness.scratch`
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -23,6 +23,8 @@ from experiments.harness import (
     one_arm,
     power,
     probing,
+    program_report,
+    programs,
     scratch,
     stages,
     trainable,
@@ -56,7 +58,7 @@ class Setup:
       UserError: a value that cannot run; the message names the fix.
     """
 
-    def __init__(self, config: ConfigDict, claims: Sequence[dict]):
+    def __init__(self, config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None):
         self.config = config
         checks.values(config)
         if absent := [section for section in ("pretrain", "second") if section not in config]:
@@ -66,8 +68,8 @@ class Setup:
             power.pilot_rows(config.pilot)
         self.tasks = tasks_of(config)
         self.task, self.second = self.tasks["task"], self.tasks["second"]
-        self.model = checks.model(config.model, tuple(self.tasks.values()))
-        self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group)
+        self.model = programs.model_with(config, checks.model(config.model, tuple(self.tasks.values())))
+        self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group, devices)
         self.stages = stages.stages(config)
         self.arms = arm_table.build(config, self.model, self.tasks, trainable.of_stage(config))
         trained = [arm for arm in self.arms if arm.steps]
@@ -127,9 +129,18 @@ class Setup:
         return concatenate(*inventory)
 
 
-def setup_of(config: ConfigDict, claims: Sequence[dict]) -> "Setup | scratch.Setup":
-    """The checked study of a config, from a base or from scratch. Raises: UserError."""
-    return (scratch.Setup if stages.from_scratch(stages.stages(config)) else Setup)(config, claims)
+    def listed(self) -> Iterator[programs.Program | programs.Unseen]:
+        """Every program that a base and its arms would run but those of a few milliseconds, see `harness.programs`."""
+        mesh, model, count = self.mesh, self.model, len(self.seeds)
+        base = [programs.replicated(made(model, None), mesh) for made in (programs.parameters, programs.matrices)]
+        yield from programs.of_pretraining(Pretraining(self.config.pretrain, model, self.task, self.second, 0), mesh)
+        yield from programs.of_arms(self.arms, count, self.config.train.steps_per_call, mesh, base)
+        yield from programs.of_probes(self.probes, model, self.batch, count, mesh, base)
+
+
+def setup_of(config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None) -> "Setup | scratch.Setup":
+    """The checked study of a config, from a base or from scratch, `devices` as in `checks.mesh`. Raises: UserError."""
+    return (scratch.Setup if stages.from_scratch(stages.stages(config)) else Setup)(config, claims, devices)
 
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
@@ -145,6 +156,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         if found is None:
             return
         bundle, session = found
+        if config.memory.report:
+            program_report.print_report(session, setup.listed())
         inventory = setup.carry_out(bundle, session)
         publish(stated, bundle, session, setup.last, setup.gate, metrics=METRICS, tensors=inventory,
                 papers=config.papers, hierarchical=bases > 1)

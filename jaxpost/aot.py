@@ -8,10 +8,13 @@ Needs the package `libtpu` (extra `tpu`), no TPU. Start Python with JAX_PLATFORM
 """
 
 import contextlib
+import math
 import os
+import re
 import time
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,22 @@ from jaxpost import hlo, models, sharding, training
 from jaxpost.models import TransformerConfig
 
 LOCK = "/tmp/libtpu_lockfile"  # libtpu's own, held while a process has it loaded
+# Slices by the names under which they are rented: those of v4 and v5p count two cores a chip, the others chips.
+SLICES = {"v5e-1": "v5e:2x2", "v5e-4": "v5e:2x2", "v5e-8": "v5e:2x4", "v5e-16": "v5e:4x4", "v5e-32": "v5e:4x8",
+          "v5e-64": "v5e:8x8", "v5e-128": "v5e:8x16", "v5e-256": "v5e:16x16", "v5p-8": "v5p:2x2x1", "v5p-16": "v5p:2x2x2",
+          "v5p-32": "v5p:2x2x4", "v5p-64": "v5p:2x4x4", "v5p-128": "v5p:4x4x4", "v5p-256": "v5p:4x4x8", "v6e-4": "v6e:2x2",
+          "v6e-8": "v6e:2x4", "v6e-16": "v6e:4x4", "v6e-64": "v6e:8x8", "v6e-256": "v6e:16x16"}
+# Memory of a chip that programs may use, GiB: what the compiler itself allows (libtpu 0.0.42).
+USABLE_GIB = {"TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
+_TOO_LARGE = re.compile(r"(?:Used |required for .*\()([\d.]+)([KMGT])(?: of |\) exceeds available HBM \()([\d.]+)([KMGT])")
+
+
+class DoesNotFit(ValueError):
+    """The compiler found no way to hold a program in the memory of a chip; `.used` and `.usable` are bytes."""
+
+    def __init__(self, used: int, usable: int):
+        self.used, self.usable = used, usable
+        super().__init__(f"it takes at least {used / 2**30:.2f} GiB of the {usable / 2**30:.2f} GiB of a chip")
 
 
 class TopologyUnavailable(ValueError):
@@ -29,7 +48,7 @@ class TopologyUnavailable(ValueError):
 
 
 def devices(topology: str) -> list:
-    """The abstract devices of a TPU topology such as "v5e:4x4", "v5:2x2x2" (v5p) or "v6e:4x4".
+    """The abstract devices of a TPU topology such as "v5e:4x4", "v5p:2x2x2" or "v6e:4x4", or of a slice such as "v5e-16".
 
     Raises:
       ImportError: libtpu is not installed.
@@ -40,9 +59,12 @@ def devices(topology: str) -> list:
         import libtpu  # noqa: F401, optional: the TPU compiler
     except ImportError as error:
         raise ImportError("compiling for a TPU needs libtpu: pip install 'jaxpost[tpu]'") from error
+    first = topology == "v5e-1"
+    topology = SLICES.get(topology, topology)
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks a metadata server that is not there
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        found = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        return found[:1] if first else found  # libtpu names no topology of one chip
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if "lockfile" in reason or "already in use" in reason:  # libtpu's own words advise to remove the lock; nobody should
@@ -50,7 +72,8 @@ def devices(topology: str) -> list:
                                       f"load it; whether {topology!r} is known was not asked: run this again when that process "
                                       "has ended (the lock goes with it)") from error
         if "INVALID_ARGUMENT" in reason:
-            raise ValueError(f"topology {topology!r} is not known to libtpu; write it like 'v5e:4x4' ({reason})") from error
+            raise ValueError(f"topology {topology!r} is not known to libtpu; write it like 'v5e:4x4', or as a slice "
+                             f"such as {', '.join(list(SLICES)[3:6])} ({reason})") from error
         raise TopologyUnavailable(f"libtpu could not be asked for topology {topology!r} ({reason[:200]})") from error
 
 
@@ -126,34 +149,85 @@ def forward_flops(c: TransformerConfig, tokens: int, keys: int, logits: int) -> 
 
 
 def step_flops(source, spec: training.StepSpec) -> int:
-    """FLOPs of one step of one run: sampling, the forward passes that fill the batch, every epoch's updates on it.
+    """FLOPs of one step of one run: sampling and `update_flops`."""
+    P, T = source.lengths
+    return update_flops(source, spec) + (sampling_flops(spec.model, source.sampled, P, T) if source.sampled else 0)
 
-    An update's forward and backward are 3 forward passes, and one more where it reads the reference's logits.
+
+def update_flops(source, spec: training.StepSpec) -> int:
+    """FLOPs of a step after its rows are there: the forward passes that fill the batch, every epoch's updates on it.
+
+    What is computed again for the gradient (`model.remat`, `model.logprob_chunk`) is not counted: it is no more useful work. An
+    update's forward and backward are 3 forward passes, and one more where it reads the reference's logits.
     """
     (P, T), needs = source.lengths, spec.objective.needs
     filled = ("reference" in needs) + bool(needs & {"proximal", "value", "entropy"}) + 2 * ("outside" in needs)
     passes = filled + spec.epochs * (3 + ("reference_logits" in needs))
-    trained = passes * forward_flops(spec.model, source.rows * (P + T - 1), P + T - 1, source.rows * T)
-    return trained + bool(source.sampled) * forward_flops(spec.model, source.sampled * (P + T), P + T, source.sampled * (T + 1))
+    return passes * forward_flops(spec.model, source.rows * (P + T - 1), P + T - 1, source.rows * T)
 
 
-def report(program, arguments: tuple, mesh: Mesh) -> dict:
-    """Compile, and say what one execution takes on each chip.
+def sampling_flops(c: TransformerConfig, rows: int, prompt: int, length: int) -> int:
+    """FLOPs of sampling `length` tokens a row, prompt included; every token is taken to see all of the cache."""
+    return forward_flops(c, rows * (prompt + length), prompt + length, rows * (length + 1))
+
+
+class Compiled(NamedTuple):
+    """A compiled program, the seconds that it took and the mesh that it is for."""
+
+    program: jax.stages.Compiled
+    seconds: float
+    mesh: Mesh | None
+
+
+def compiled(program, arguments: tuple, mesh: Mesh | None) -> Compiled:
+    """Compile for a mesh (None: the default device).
+
+    Args:
+      program: of jax.jit; arguments: abstract arrays.
+
+    Raises:
+      DoesNotFit: the compiler says that a chip cannot hold it.
+    """
+    began = time.monotonic()
+    with sharding.on_mesh(mesh), warnings.catch_warnings():
+        # A cached program cannot be loaded without its TPU; it is compiled again.
+        warnings.filterwarnings("ignore", message="Error reading persistent compilation cache entry")
+        try:
+            made = program.lower(*arguments).compile()
+            return Compiled(getattr(made, "program", made), time.monotonic() - began, mesh)  # of rows that it is fed as well
+        except jax.errors.JaxRuntimeError as error:
+            if (found := _TOO_LARGE.search(str(error))) is None:
+                raise
+            used, usable = (float(found[i]) * 2 ** (10 * "_KMGT".index(found[i + 1])) for i in (1, 3))
+            raise DoesNotFit(int(used), int(usable)) from error
+
+
+def report(program, arguments: tuple, mesh: Mesh | None) -> dict:
+    """`describe` of the compiled program. Raises: DoesNotFit."""
+    return describe(compiled(program, arguments, mesh))
+
+
+def describe(found: Compiled) -> dict:
+    """What one execution takes on each chip.
 
     Returns:
       compile_seconds; argument_bytes, output_bytes, temporary_bytes and code_bytes a chip (donated outputs share
       their arguments' memory and are left out of output_bytes); compiler_flops a chip, where loop bodies count once;
       collectives, voting_loops and host_calls of `jaxpost.hlo`.
     """
-    began = time.monotonic()
-    with sharding.on_mesh(mesh), warnings.catch_warnings():
-        # A cached program cannot be loaded without its TPU; it is compiled again.
-        warnings.filterwarnings("ignore", message="Error reading persistent compilation cache entry")
-        compiled = program.lower(*arguments).compile()
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    return {"compile_seconds": time.monotonic() - began, "chips": mesh.size,
+    memory, text = found.program.memory_analysis(), found.program.as_text()
+    return {"compile_seconds": found.seconds, "chips": 1 if found.mesh is None else found.mesh.size,
             "argument_bytes": memory.argument_size_in_bytes,
             "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
             "temporary_bytes": memory.temp_size_in_bytes, "code_bytes": memory.generated_code_size_in_bytes,
-            "compiler_flops": int(compiled.cost_analysis()["flops"]), "collectives": hlo.collectives(text),
+            "compiler_flops": int((found.program.cost_analysis() or {}).get("flops", 0)), "collectives": hlo.collectives(text),
             "voting_loops": hlo.voting_loops(text), "host_calls": hlo.host_calls(text)}
+
+
+def shard_bytes(tree) -> int:
+    """Bytes that the leaves (arrays, or ShapeDtypeStructs) take on one device, by their shardings."""
+    def of(x):
+        shape = x.shape if getattr(x, "sharding", None) is None else x.sharding.shard_shape(x.shape)
+        return math.prod(shape) * jnp.dtype(x.dtype).itemsize
+
+    return sum(of(x) for x in jax.tree.leaves(tree))

@@ -18,6 +18,7 @@ MESH_AXES = ("ensemble", "data", "fsdp", "tensor")
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("member", ("ensemble",)),
     ("batch", ("data", "fsdp")),
+    ("batch_by_data", ("data",)),  # rows on their way between arrays that fsdp splits and rows that it splits
     ("vocab", ("tensor",)),
     ("heads", ("tensor",)),
     ("kv_heads", ("tensor",)),

@@ -58,7 +58,8 @@ class Pretraining:
 
     def abstract(self) -> training.TrainState:
         """Shapes and dtypes of `fresh`."""
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), self.fresh())
+        one = jax.eval_shape(lambda: training.create(self.spec, models.init(self.model, jax.random.key(0)), {}))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), one)
 
     def check(self, states: training.TrainState) -> tuple[float, float]:
         """(new-task success, second-task success) of the rounded parameters."""

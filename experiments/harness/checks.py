@@ -86,12 +86,13 @@ def model(section: ConfigDict, used: Sequence[Task]) -> models.TransformerConfig
     return made
 
 
-def mesh(section: ConfigDict, rows: int):
+def mesh(section: ConfigDict, rows: int, devices: Sequence | None = None):
     """The mesh of a config section on the first devices, or None where every axis is 1.
 
     Args:
       section: axis -> size.
       rows: of one training step; the axes data and fsdp must divide them.
+      devices: abstract ones, of a slice that is not there, all of which the mesh takes; None: those of this machine.
 
     Raises:
       UserError: an unknown axis, more devices than there are, or rows that do not divide.
@@ -99,13 +100,16 @@ def mesh(section: ConfigDict, rows: int):
     sizes = section.to_dict()
     if unknown := [axis for axis in sizes if axis not in sharding.MESH_AXES]:
         raise UserError(f"config key 'mesh.{unknown[0]}' is not known{nearest(unknown[0], sharding.MESH_AXES)}")
-    devices = jax.devices()
+    given, devices = devices is not None, jax.devices() if devices is None else devices
     sizes = _filled(sizes, len(devices))
     wanted = math.prod(sizes.values())
     if processes.several() and wanted < len(devices):
         raise UserError(f"{jax.process_count()} processes have {len(devices)} devices, and the mesh uses {wanted}: it must use "
                         f"all, as --config.mesh=data:{len(devices)} or ensemble:{len(devices)} does")
-    if wanted == 1:
+    if given and wanted != len(devices):
+        raise UserError(f"the mesh takes {wanted} of the {len(devices)} chips; let one axis take what is left of them, for "
+                        "example --config.mesh=fsdp:-1")
+    if wanted == 1 and not given:
         return None
     if wanted > len(devices):
         text = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items() if size > 1)

@@ -19,7 +19,8 @@ STUDY = "study"  # the experiment whose arms, stages and claims are data
 # Sections whose reader refuses unknown keys itself, and has defaults.
 OPEN = ("model", "task", "second", "mesh", "arm", "tasks", "tune", "gate", "trend", "probe")
 # Cannot change a row: the config hash leaves them out.
-EXCLUDED = ("title", "question", "papers", "pilot", "wandb", "tensorboard", "checkpoint", "seeds.count", "measure.budget")
+EXCLUDED = ("title", "question", "papers", "pilot", "wandb", "tensorboard", "checkpoint", "seeds.count", "measure.budget",
+            "memory.report")
 
 
 def names() -> list[str]:

@@ -42,6 +42,15 @@ def claim(name: str, statement: str, metric: str, arms: tuple, *, kind: str = "d
             "direction": direction, "threshold": threshold, "equivalence_margin": margin, **fields}
 
 
+def memory(remat: str = "none", logprob_chunk: int = 0) -> ConfigDict:
+    """The section memory: what passes over the model hold."""
+    return ConfigDict({
+        "remat": remat,  # computed again for the gradient: none, layer (all of it) or dots (all but products with weights)
+        "logprob_chunk": logprob_chunk,  # entries of a larger vocabulary that training reads at once; 0: all
+        "report": False,  # compile every program before step 0 and print what it takes on each device
+    })
+
+
 def study() -> ConfigDict:
     """A study on one small transformer: a base that is partly competent at a new task and holds a second one."""
     c = ConfigDict()
@@ -91,6 +100,7 @@ def study() -> ConfigDict:
         "budget": 0.0,  # share of the training time that they may take; 0: what a preset allows, and no limit for ids
     })
     c.mesh = ConfigDict({"ensemble": 1})  # devices that share the seeds
+    c.memory = memory()
     c.checkpoint = ConfigDict({"every_seconds": 20.0})
     c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
     c.tensorboard = False  # event files in the bundle's telemetry/tensorboard

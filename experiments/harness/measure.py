@@ -161,15 +161,15 @@ class Measurement:
         own, shared = (probes.Context({need: x for need, x in source.items() if need in probe.needs})
                        for source in (given, self._shared))
         arguments = ((own, jnp.asarray(seeds, jnp.uint32)), shared, self._states[probe.id], jnp.int32(step))
-        program, key = _program(probe, self.mesh), (probe, len(seeds))
+        call, key = program(probe, self.mesh), (probe, len(seeds))
         with sharding.on_mesh(self.mesh):
             if key not in self._seen:
                 began = time.monotonic()
-                program.lower(*arguments).compile()
+                call.lower(*arguments).compile()
                 self._cost(probe, arm, step, compile_s=time.monotonic() - began)
                 self._seen.add(key)
             began = time.monotonic()
-            values = processes.whole(program(*arguments))
+            values = processes.whole(call(*arguments))
             self._cost(probe, arm, step, wall_s=time.monotonic() - began)
         return values
 
@@ -232,7 +232,7 @@ def _matrix_program(model):
 
 
 @functools.cache
-def _program(probe: probes.Probe, mesh):
+def program(probe: probes.Probe, mesh):
     """jit of ((context, seed) of every seed, shared context, state, step) -> values of every seed."""
     fixed = getattr(probe, "stream", None)
 

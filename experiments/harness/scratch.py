@@ -5,14 +5,27 @@ refused: there is none.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, ensemble, follower, one_arm, power, probing, stages, tables, trainable, trends, work
+from experiments.harness import (
+    checks,
+    ensemble,
+    follower,
+    one_arm,
+    power,
+    probing,
+    programs,
+    stages,
+    tables,
+    trainable,
+    trends,
+    work,
+)
 from experiments.harness import claims as claim_rules
 from experiments.harness.arms import Arm
 from experiments.harness.errors import UserError
@@ -38,7 +51,7 @@ class Setup:
       UserError: a value that cannot run; the message names the fix.
     """
 
-    def __init__(self, config: ConfigDict, claims: Sequence[dict]):
+    def __init__(self, config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None):
         self.config = config
         checks.values(config)
         if config.pilot:
@@ -48,7 +61,7 @@ class Setup:
         self.task = self.tasks["task"]
         self.arms = arm_table.build(config, self._model, self.tasks, trainable.of_stage(config))
         self._require_chains()
-        self.mesh = checks.mesh(config.mesh, self.arms[0].source.rows)
+        self.mesh = checks.mesh(config.mesh, self.arms[0].source.rows, devices)
         trends.check(config.trend, stages.names(config))
         claim_rules.fields(claims)
         claim_rules.require_arms(claims, stages.names(config))
@@ -62,7 +75,7 @@ class Setup:
     def _model(self, stage: stages.Stage, task: Task) -> models.TransformerConfig:
         """The model of an arm; its vocabulary is the task's own where none is stated."""
         fields = {"vocab": task.vocab_size, **self.config.model.to_dict(), **dict(stage.model)}
-        return checks.model(ConfigDict(fields), (task,))
+        return programs.model_with(self.config, checks.model(ConfigDict(fields), (task,)))
 
     def _require_chains(self) -> None:
         """Refuse an arm that goes on from another model, or compares with a policy that there is not. Raises: UserError."""
@@ -141,6 +154,17 @@ class Setup:
             if columns := trends.rows(config.trend, follower.read_rows(bundle), arm.name, list(self.last)):
                 bundle.write_rows(f"derived-{arm.name}", columns)
         probing.report_costs(bundle, session)
+
+    def listed(self) -> Iterator[programs.Program | programs.Unseen]:
+        """Every program that the arms would run but those of a few milliseconds, see `harness.programs`."""
+        count = len(self.seeds)
+        yield from programs.of_arms(self.arms, count, self.config.train.steps_per_call, self.mesh, ())
+        done = set()
+        for arm in self.arms:
+            own = self.measured[arm.name]
+            fresh = [probe for probe in own.probes if (probe, arm.spec.model) not in done]
+            done |= {(probe, arm.spec.model) for probe in fresh}
+            yield from programs.of_probes(fresh, arm.spec.model, own.batch, count, self.mesh, ())
 
     def _plan(self, arm: Arm, bundle: Bundle) -> ensemble.Plan:
         own, config = self.measured[arm.name], self.config

@@ -2,20 +2,22 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, defaults, follower, probing, stages
+from experiments.harness import checks, defaults, follower, probing, program_report, programs, stages
 from experiments.harness import claims as claim_rules
 from experiments.harness.base_model import digest
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import grid, write_base_rows
 from experiments.harness.session import Session, StopSignals
+from experiments.post_train_hf import programs as hf_programs
 from experiments.post_train_hf import runs as hf_runs
+from experiments.post_train_hf import stand_in
 from jaxpost import models, probes, processes, records, tasks, training
 from jaxpost.formats import FormatError
 from jaxpost.formats.directory import read_object
@@ -41,24 +43,27 @@ class Setup:
       UserError: a value that cannot run; the message names the fix.
     """
 
-    def __init__(self, config: ConfigDict, claims: Sequence[dict]):
+    def __init__(self, config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None):
         self.config = config
-        _check_sections(config)
+        _check_sections(config, () if devices is None else ("model.directory", "data.train", "data.evaluate"))
         checks.values(config)
         claim_rules.fields(claims)
         claim_rules.require_arms(claims, stages.names(config))
         self.claims = claim_rules.judgeable(claims, config.arms)
         claim_rules.check(self.claims, ("id",))
         try:
-            self.model = dataclasses.replace(_architecture(config.model.directory), compute_dtype=config.model.compute_dtype)
-            self.tokenizer = tokenizer.load(config.model.directory)
             self.verifier = verifiers.get(config.data.verifier)
-            self.train, held, self.overlap = _data(config, self.tokenizer)
+            if devices is None:
+                model, self.tokenizer = _architecture(config.model.directory), tokenizer.load(config.model.directory)
+                self.train, held, self.overlap = _data(config, self.tokenizer)
+            else:
+                model, self.tokenizer, held = stand_in.inputs(config)
+            self.model = programs.model_with(config, dataclasses.replace(model, compute_dtype=config.model.compute_dtype))
             self.task = text.make("text", held, self.tokenizer, self.verifier)
             tasks.require_vocab(self.task, self.model.vocab)
         except (ValueError, FormatError) as error:
             raise UserError(str(error)) from error
-        self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group)
+        self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group, devices)
         self.arms = arm_table.build(config, self.model, {"task": self.task})
         for arm in self.arms:
             if arm.start != (stages.BASE,) or arm.steps != config.train.steps:
@@ -71,13 +76,20 @@ class Setup:
         needed = probes.PROBE_BATCH in probes.merge_needs(self.probes)
         self.probe_batch = split.demonstrated(self.task, self.suite.rows_N) if needed else None
 
+    def listed(self) -> Iterator[programs.Program | programs.Unseen]:
+        """Every program that the arms would run but those of a few milliseconds, see `harness.programs`."""
+        return hf_programs.listed(self)
+
     @property
     def seeds(self) -> list[int]:
         """The seeds, the same for every arm."""
         return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
 
 
-def _check_sections(config: ConfigDict) -> None:
+setup_of = Setup
+
+
+def _check_sections(config: ConfigDict, unread: Sequence[str]) -> None:
     """Refuse what the open sections do not have, and what this experiment cannot do. Raises: UserError."""
     for section, known in (("model", _MODEL_KEYS), ("mesh", _MESH)):
         for key in config[section]:
@@ -96,7 +108,7 @@ def _check_sections(config: ConfigDict) -> None:
     for key, what in (("model.directory", "a Hugging Face directory"), ("data.train", "a JSONL file or tfds:NAME:SPLIT"),
                       ("data.evaluate", "a JSONL file or tfds:NAME:SPLIT")):
         section, _, name = key.partition(".")
-        if not config[section][name]:
+        if not config[section][name] and key not in unread:
             raise UserError(f"{key} is empty; give {what}: --config.{key}=... (python -m experiments.tiny_hf DIR makes a tiny "
                             "one)")
 
@@ -161,6 +173,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         if found is None:
             return
         bundle, session = found
+        if config.memory.report:
+            program_report.print_report(session, setup.listed())
         base, inputs = _load(setup, bundle, session)
         measure = hf_runs.TextMeasurement(base, setup, bundle)
         write_base_rows(bundle, "", measure, setup.seeds)

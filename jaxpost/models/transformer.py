@@ -205,7 +205,8 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
     graph = _block_graph(config)
     start = 0 if cache is None else cache.length
     x, shared = reader.embed(params["embed"], tokens_BxT)
-    x = x.astype(config.compute_dtype)
+    # Rows of a table that fsdp splits by width: they change places from there, or the compiler copies all of them everywhere.
+    x = sharding.constrain(x.astype(config.compute_dtype), ("batch_by_data", None, "embed"))
     counts_BxT = None if cache is not None or not config.capacity else valid_BxS if counts_BxT is None else counts_BxT
 
     def block(x, layer, kv=None):

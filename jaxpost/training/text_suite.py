@@ -42,7 +42,7 @@ class TextSuite:
     def samples(self, params: dict, key: jax.Array) -> list[models.Completions]:
         """One sample a problem at temperature 1, R rows each; part i uses `fold_in(key, i)`."""
         with sharding.on_mesh(self.mesh):
-            return [self._programs[0](params, split.put(part.prompt_P, self.mesh), jax.random.fold_in(key, i))
+            return [self.programs[0](params, split.put(part.prompt_P, self.mesh), jax.random.fold_in(key, i))
                     for i, part in enumerate(self._parts())]
 
     def reward(self, made: Sequence[models.Completions]) -> float:
@@ -58,7 +58,7 @@ class TextSuite:
         """The values of `evaluate.Suite.measure`; `drawn` are the base's samples under the same key."""
         made = self.samples(params, key)
         with sharding.on_mesh(self.mesh):
-            sums = [jax.device_get(self._programs[1](params, base, split.put(part.prompt_P, self.mesh), own, other))
+            sums = [jax.device_get(self.programs[1](params, base, split.put(part.prompt_P, self.mesh), own, other))
                     for part, own, other in zip(self._parts(), made, drawn, strict=True)]
         total = {name: float(np.sum([part[name] for part in sums], dtype=np.float64)) for name in sums[0]}
         return {f"success/{self.label}": self.reward(made), **means(total)}
@@ -69,7 +69,8 @@ class TextSuite:
         return [jax.tree.map(lambda x, first=first: x[first + own], self.rows_N) for first in range(0, len(self.problems), R)]
 
     @functools.cached_property
-    def _programs(self):
+    def programs(self):
+        """(the sampler, the sums of `evaluate.divergence_sums`), of R rows."""
         model, task = self.model, self.task
 
         def sample(params, prompt_RxP, key):

@@ -94,7 +94,7 @@ def test_parts_are_pooled_by_their_tokens_and_a_mesh_changes_nothing(given):
     alone = []
     for i, part in enumerate(made):
         few = dataclasses.replace(suite(jax.tree.map(lambda x, i=i: x[i * 4:i * 4 + 4], rows), 4), problems=[None] * 4)
-        sums = few._programs[1](policy, base, few.rows_N.prompt_P, part, drawn[i])
+        sums = few.programs[1](policy, base, few.rows_N.prompt_P, part, drawn[i])
         alone.append((float(sums["entropy"] / sums["tokens"]), few.reward([part])))
     pooled = halves.measure(policy, base, drawn, key)
     entropy, reward = zip(*alone)

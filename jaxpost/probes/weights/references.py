@@ -26,7 +26,7 @@ def prepare(panel: Panel, weights0: Mapping[str, Any], key: jax.Array) -> dict:
     """References of a base: everything about W0 and its nulls that no update changes.
 
     Args:
-      weights0: name -> f32[m, n], finite and on the bf16 grid (a base is rounded once); concrete arrays.
+      weights0: name -> f32[m, n], finite and on the bf16 grid (a base is rounded once): checked where they are concrete.
       key: random key of the null draws; a tensor's own key depends on it and on the tensor's name only.
     Returns: group ("128x64") -> pytree with leading axis L over the sorted names of that shape (`panel.shape_groups`).
     Raises: ValueError for a tensor that is no matrix, not finite, all zero, or off the bf16 grid.
@@ -44,6 +44,8 @@ def prepare(panel: Panel, weights0: Mapping[str, Any], key: jax.Array) -> dict:
 def _check_base(name: str, w: jax.Array) -> None:
     if w.dtype != jnp.float32:
         raise ValueError(f"base tensor {name!r} is {w.dtype}; expected float32 holding bf16 values (upcast first)")
+    if isinstance(w, jax.core.Tracer):  # compiled ahead of its base
+        return
     if not bool(jnp.isfinite(w).all()) or not bool(jnp.any(w)):
         raise ValueError(f"base tensor {name!r} is not finite or is all zero")
     off = float(jnp.mean(visibility.bf16_values(visibility.bf16_codes(w)) != w))

@@ -1,0 +1,73 @@
+"""What programs take on a chip, compiled and never run: memory, FLOPs and collectives as rows and as a table."""
+
+from collections.abc import Iterable, Sequence
+
+import jax
+from rich.table import Table
+
+from experiments.harness.programs import Program, Unseen
+from experiments.harness.session import Session
+from jaxpost import aot, hlo
+
+COLUMNS = {"all-gather": "gathered", "all-reduce": "reduced", "reduce-scatter": "scattered", "all-to-all": "exchanged",
+           "collective-permute": "permuted"}  # of `hlo.COLLECTIVES`
+
+
+def row(program: Program | Unseen, usable: int | None) -> dict:
+    """What a program takes on each chip: `aot.report` and its name, `beside_bytes`, `total_bytes`, analytic `flops`, `advice`.
+
+    Args:
+      usable: bytes of a chip, or None where they are not known: then everything `fits`.
+
+    Returns:
+      as said; of a program that was not compiled, or that the compiler refused, `why` in place of the report.
+    """
+    if isinstance(program, Unseen):
+        return {"name": program.name, "why": program.why, "fits": True}
+    chips, beside = 1 if program.mesh is None else program.mesh.size, aot.shard_bytes(program.beside)
+    found = {"name": program.name, "beside_bytes": beside, "flops": program.flops / chips, "advice": program.advice}
+    try:
+        found |= aot.describe(program.compiled)
+    except aot.DoesNotFit as error:
+        return found | {"total_bytes": error.used + beside, "fits": False, "why": str(error)}
+    total = beside + sum(found[f"{part}_bytes"] for part in ("argument", "temporary", "output", "code"))
+    return found | {"total_bytes": total, "fits": usable is None or total <= usable}
+
+
+def usable_memory(device) -> int | None:
+    """Bytes of a device that programs may use, where it says so: an accelerator that is there, or a TPU that is not."""
+    if device.device_kind in aot.USABLE_GIB:
+        return int(aot.USABLE_GIB[device.device_kind] * 2**30)
+    try:
+        return (device.memory_stats() or {}).get("bytes_limit")
+    except jax.errors.JaxRuntimeError:  # a back end without statistics
+        return None
+
+
+def print_report(session: Session, listed: Iterable[Program | Unseen]) -> None:
+    """Compile every program for the devices that are there, and print the memory that it takes on each."""
+    usable = usable_memory(jax.devices()[0])
+    rows = []
+    for program in listed:
+        rows.append(row(program, usable))
+        session.say(f"compiled: {program.name}")
+    session.console.print(table(rows, usable))
+
+
+def table(rows: Sequence[dict], usable: int | None) -> Table:
+    """What each program takes on a chip: memory in GiB, analytic FLOPs, bytes of its collectives by kind in MiB."""
+    limit = "" if usable is None else f" of {usable / 2**30:.2f}"
+    view = Table("program", "compile s", "arguments", "temporary", "output", "code", "beside", f"in all{limit} GiB", "TFLOP",
+                 *(COLUMNS[kind] for kind in hlo.COLLECTIVES), title="a chip: memory in GiB, collectives in MiB")
+    for found in rows:
+        total = f"{found['total_bytes'] / 2**30:.2f}" if "total_bytes" in found else ""
+        total += "" if found["fits"] else " DOES NOT FIT"
+        if "why" in found:
+            view.add_row(found["name"], *([""] * 6), total or found["why"])
+            continue
+        memory = [f"{found[f'{part}_bytes'] / 2**30:.2f}" for part in ("argument", "temporary", "output", "code", "beside")]
+        moved = [f"{found['collectives'][kind]['bytes'] / 2**20:,.0f}" if kind in found["collectives"] else ""
+                 for kind in hlo.COLLECTIVES]
+        flops = f"{found['flops'] / 1e12:.3g}" if found["flops"] else ""
+        view.add_row(found["name"], f"{found['compile_seconds']:.0f}", *memory, total, flops, *moved)
+    return view
