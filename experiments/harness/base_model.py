@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments.harness.arms import ADAMW
 from experiments.harness.errors import Diverged, UserError
