@@ -73,7 +73,7 @@ def devices(topology: str) -> list:
                                       "has ended (the lock goes with it)") from error
         if "INVALID_ARGUMENT" in reason:
             raise ValueError(f"topology {topology!r} is not known to libtpu; write it like 'v5e:4x4', or as a slice "
-                             f"such as {', '.join(list(SLICES)[3:6])} ({reason})") from error
+                             f"such as v5e-16 ({reason})") from error
         raise TopologyUnavailable(f"libtpu could not be asked for topology {topology!r} ({reason[:200]})") from error
 
 

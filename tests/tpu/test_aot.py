@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from experiments import compile as command
+from experiments import run as command
 from jaxpost import aot, models, objectives, sharding, tasks, training
 
 pytest.importorskip("libtpu", reason="pip install -e '.[test,tpu]'")
@@ -99,14 +99,47 @@ def test_an_ensemble_of_sixteen_is_sixteen_single_runs(devices):
     assert found["collectives"] == {} and found["host_calls"] == []
 
 
+def test_one_chip_compiles_at_a_slice_of_one():
+    """libtpu names no topology of one chip: the first of four is taken."""
+    mesh = sharding.make_mesh({}, devices=aot.devices("v5e-1"))
+    s = training.StepSpec(MODEL, objectives.get("cross_entropy"), (("name", "adamw"),))
+    found = aot.report(*aot.step_program(training.Demonstrations(((TASK, 8),)), s, mesh), mesh)
+    assert found["chips"] == 1 and found["collectives"] == {} and found["argument_bytes"] >= 12 * models.count_parameters(MODEL)
+
+
+def test_what_a_chip_cannot_hold_is_said_with_its_size():
+    """800 GiB of parameters on one chip."""
+    model = dataclasses.replace(MODEL, layers=64, width=16384, ff=65536)
+    mesh = sharding.make_mesh({}, devices=aot.devices("v5e-1"))
+    s = training.StepSpec(model, objectives.get("cross_entropy"), (("name", "adamw"),))
+    with pytest.raises(aot.DoesNotFit) as error:
+        aot.report(*aot.step_program(training.Demonstrations(((TASK, 8),)), s, mesh), mesh)
+    assert error.value.used > 100 * 2**30
+    assert error.value.usable == int(aot.USABLE_GIB[mesh.devices.flat[0].device_kind] * 2**30)
+
+
+def test_a_vocabulary_in_parts_is_split_and_gathered_once(devices):
+    """The head's gradient is made part by part: the collectives of an update are those of whole logits, and its memory less."""
+    model = dataclasses.replace(MODEL, vocab=32768, width=256, layers=2)
+    mesh, found = sharding.make_mesh({"fsdp": 16}, devices=devices), {}
+    for chunk in (0, 2048):
+        s = training.StepSpec(dataclasses.replace(model, logprob_chunk=chunk), objectives.get("cross_entropy"),
+                              (("name", "adamw"),))
+        source = training.Demonstrations(((TASK, 1024),))
+        found[chunk] = aot.report(*aot.step_program(source, s, mesh), mesh)
+    moved = {chunk: sum(row["bytes"] for row in one["collectives"].values()) for chunk, one in found.items()}
+    assert moved[2048] < 1.5 * moved[0], moved
+    assert found[2048]["temporary_bytes"] < found[0]["temporary_bytes"], found
+
+
 def test_the_command(capsys):
-    small = ["--config=rlvr_sparsity:smoke", "--config.model.heads=4", "--config.model.kv_heads=2"]
-    assert command.main([*small, "--mesh=data=4,fsdp=2,tensor=2"]) == 0
+    """Two arms of a study, and every mistake in one line."""
+    small = ["--config=rlvr_sparsity:smoke", "--config.model.heads=4", "--config.model.kv_heads=2",
+             "--config.arms=('sft-lr1',)", "--config.measure.probes=('weight','policy')", "--config.train.prompts=8"]
+    assert command.main([*small, "--config.mesh=data:4,fsdp:2,tensor:2", "--compile_for=v5e-16"]) == 0
     said = capsys.readouterr().out
-    assert "16 chips" in said and "all-reduce" in said and "none" in said
-    assert command.main([*small, "--mesh=data=5"]) == 2
-    assert "needs 5 devices, found 16" in capsys.readouterr().err
-    assert command.main([*small, "--topology=v5e:3x9"]) == 2
-    assert "write it like 'v5e:4x4'" in capsys.readouterr().err
-    assert command.main([*small, "--arm=rlvr-lr9"]) == 2
-    assert "did you mean" in capsys.readouterr().err
+    assert "16 chips" in said and "sft-lr1" in said and "probe policy" in said and "DOES NOT FIT" not in said
+    assert command.main([*small, "--config.mesh=data:5", "--compile_for=v5e-16"]) == 2
+    assert "the mesh takes 5 of the 16 chips" in capsys.readouterr().err
+    assert command.main([*small, "--compile_for=v5e:3x9"]) == 2
+    assert "write it like 'v5e:4x4', or as a slice such as v5e-16" in capsys.readouterr().err
