@@ -51,6 +51,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.model = ConfigDict({
         "directory": "",  # config.json, safetensors, tokenizer.json
         "compute_dtype": "bfloat16",  # of activations and products; masters are float32
+        "expert_products": "grouped",  # of a mixture: a token costs its own experts; dense: all of them
     })
     c.data = ConfigDict({
         "train": "", "evaluate": "",  # JSONL files, or tfds:NAME:SPLIT

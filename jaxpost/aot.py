@@ -140,10 +140,11 @@ def ensemble_program(source, spec: training.StepSpec, mesh: Mesh, members: int, 
 def forward_flops(c: TransformerConfig, tokens: int, keys: int, logits: int) -> int:
     """2 per weight and token, 4 HE per token, key and layer (dense scores, no causal discount); norms not counted.
 
-    Of a mixture of experts all experts count, as all are executed.
+    Of a mixture of experts all experts count where all are executed (`expert_products="dense"`), else those of a token.
     """
     HE, KE = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    hidden = c.experts * c.ff + c.shared_ff if c.experts else c.ff
+    executed = c.experts_per_token if c.expert_products == "grouped" else c.experts
+    hidden = executed * c.ff + c.shared_ff if c.experts else c.ff
     layer = 2 * (c.width * (2 * HE + 2 * KE + c.experts) + 3 * c.width * hidden) + 4 * HE * keys
     return tokens * c.layers * layer + logits * 2 * c.width * c.vocab
 

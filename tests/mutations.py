@@ -275,6 +275,8 @@ TASKS_AND_MODELS = [
     Fault("forgotten padding", "jaxpost/models/vocabulary.py", "z = jnp.where(real_v[None, None], z, _LOWEST)",
           "z = jnp.where(real_v[None, None], z, 0.0)",
           "tests/models/test_vocabulary.py::test_values_and_gradients_are_those_of_whole_logits"),
+    Fault("off by one", "jaxpost/models/grouped.py", "(expert_R >= 0) & (expert_R < X)", "(expert_R > 0) & (expert_R < X)",
+          "tests/models/test_moe.py::test_the_layer_against_loops"),
     Fault("off by one", "jaxpost/models/moe.py", "(place_Nxk <= -(-hundredths", "(place_Nxk < -(-hundredths",
           "tests/models/test_moe.py::test_capacity_is_a_queue"),
     Fault("forgotten padding", "jaxpost/models/sampler.py", "jnp.cumsum(prompt_NxP != pad, axis=1) > 0", "prompt_NxP != pad",

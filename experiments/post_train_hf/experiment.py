@@ -32,7 +32,7 @@ from jaxpost.training.text_suite import TextSuite
 TITLE = "Post-training of a Hugging Face model on text"
 QUESTION = "Do SFT and RL with verifiable rewards move the weights of a pretrained model differently on the same problems?"
 SEVERAL_PROCESSES = True  # it runs in several (harness/distributed.py)
-_MODEL_KEYS = ("directory", "compute_dtype")
+_MODEL_KEYS = ("directory", "compute_dtype", "expert_products")
 _MESH = ("ensemble", "data", "fsdp", "tensor")
 
 
@@ -58,7 +58,9 @@ class Setup:
                 self.train, held, self.overlap = _data(config, self.tokenizer)
             else:
                 model, self.tokenizer, held = stand_in.inputs(config)
-            self.model = programs.model_with(config, dataclasses.replace(model, compute_dtype=config.model.compute_dtype))
+            mixture = {"expert_products": config.model.expert_products} if model.experts else {}
+            self.model = programs.model_with(config, dataclasses.replace(model, compute_dtype=config.model.compute_dtype,
+                                                                         **mixture))
             self.task = text.make("text", held, self.tokenizer, self.verifier)
             tasks.require_vocab(self.task, self.model.vocab)
         except (ValueError, FormatError) as error:

@@ -12,7 +12,9 @@ from jaxpost.lookup import nearest
 
 MATRIX_KINDS = ("q", "k", "v", "o", "gate", "up", "down", "router", "embed", "head")
 REMAT = ("none", "layer", "dots")  # what of a layer the backward pass computes again
-MIXTURE = ("experts_per_token", "shared_ff", "renormalise", "capacity")  # fields that only a mixture of experts reads
+EXPERT_PRODUCTS = ("dense", "grouped")  # which experts read a token: all of them, or its own
+# Fields that only a mixture of experts reads.
+MIXTURE = ("experts_per_token", "shared_ff", "renormalise", "capacity", "expert_products")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ class TransformerConfig:
     shared_ff: int = 0  # S, width of an expert that every token takes, unweighted; 0 is none
     renormalise: bool = False  # divide the weights of a token's k experts by their sum (Qwen3-MoE; OLMoE does not)
     capacity: float = 0.0  # an expert takes ceil(capacity k tokens / X) tokens of a pass, whole hundredths; 0 is dropless
+    expert_products: str = "dense"  # every expert reads every token, or "grouped": a token costs its k experts
 
     def __post_init__(self):
         if self.heads % self.kv_heads:
@@ -76,6 +79,9 @@ class TransformerConfig:
         elif not 1 <= self.experts_per_token <= self.experts:
             raise ValueError(f"model.experts_per_token={self.experts_per_token} is not between 1 and model.experts="
                              f"{self.experts}; nearest valid: {min(max(self.experts_per_token, 1), max(self.experts, 1))}")
+        if self.expert_products not in EXPERT_PRODUCTS:
+            raise ValueError(f"model.expert_products={self.expert_products!r} is not known"
+                             f"{nearest(self.expert_products, EXPERT_PRODUCTS)}")
         if self.shared_ff < 0 or self.capacity < 0 or round(self.capacity, 2) != self.capacity:
             raise ValueError(f"model.shared_ff={self.shared_ff} and model.capacity={self.capacity} must be at least 0, the "
                              f"capacity in whole hundredths; nearest valid: {max(self.shared_ff, 0)} and "

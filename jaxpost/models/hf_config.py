@@ -35,7 +35,7 @@ _ABSENT = {  # family -> what an absent key means, where that is not "as many as
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128}, "qwen3_moe": {"num_key_value_heads": 4},
 }
 # Fields that no config.json knows: training's, not the weights'.
-_RUNTIME = {"value_head": False, "capacity": 0.0, "remat": "none", "logprob_chunk": 0}
+_RUNTIME = {"value_head": False, "capacity": 0.0, "remat": "none", "logprob_chunk": 0, "expert_products": "dense"}
 
 
 def config_of(found: Mapping[str, Any], where: str = "config.json") -> TransformerConfig:

@@ -6,8 +6,9 @@
       w_n = p_n on K_n                              divided by its sum over K_n with `renormalise`
       y_n = sum_{e in K_n} w_ne (silu(x_n G_e) * (x_n U_e)) D_e
 
-Every expert reads every token and the weights of those not chosen are zero: X / k times the products that are needed, exact
-under jit, vmap, scan and grad, and split over a mesh by whole experts with one sum at the end. No token is dropped but where
+With `expert_products="dense"` every expert reads every token and the weights of those not chosen are zero: X / k times the
+products that are needed, exact under jit, vmap, scan and grad, and split over a mesh by whole experts with one sum at the end.
+With "grouped" a token is read by its k experts alone (`models.grouped`). No token is dropped but where
 `capacity` is set. Sources: arXiv:2101.03961, arXiv:2409.02060 (OLMoE), the modelling code of transformers for OLMoE and
 Qwen3-MoE. Differs from them in: the router is float32 also where activations are bfloat16.
 
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxpost.models import grouped
 from jaxpost.models.declare import TransformerConfig
 
 
@@ -58,6 +60,8 @@ def mixture(config: TransformerConfig, x_NxD: jax.Array, weights: Mapping[str, j
     if counts_N is not None:
         taps["kept"] = within_capacity(config, expert_Nxk, counts_N)
         weight_Nxk = jnp.where(taps["kept"], weight_Nxk, 0.0)
+    if config.expert_products == "grouped":
+        return grouped.products(x_NxD, expert_Nxk, weight_Nxk.astype(x_NxD.dtype), weights), taps
     chosen_NxkxX = jax.nn.one_hot(expert_Nxk, config.experts, dtype=weight_Nxk.dtype)
     weight_NxX = (chosen_NxkxX * weight_Nxk[..., None]).sum(axis=1).astype(x_NxD.dtype)
     hidden_NxXxF = jax.nn.silu(jnp.einsum("nd,xdf->nxf", x_NxD, weights["gate"]))

@@ -11,6 +11,7 @@ import pytest
 
 from jaxpost import models, sharding
 from jaxpost.models import moe
+from jaxpost.models.declare import EXPERT_PRODUCTS
 
 X, K, D, F = 6, 2, 10, 7
 
@@ -67,9 +68,10 @@ def normwise(got, expected):
 
 @pytest.mark.parametrize("renormalise", [False, True])
 @pytest.mark.parametrize("k", [1, 2, X])
-def test_the_layer_against_loops(k, renormalise):
+@pytest.mark.parametrize("products", EXPERT_PRODUCTS)
+def test_the_layer_against_loops(k, renormalise, products):
     x, w = layer()
-    y, taps = mix(config(experts_per_token=k, renormalise=renormalise), x, w)
+    y, taps = mix(config(experts_per_token=k, renormalise=renormalise, expert_products=products), x, w)
     expected, _ = oracle(x, w, k, renormalise)
     assert normwise(y, expected) < 2e-6
     assert normwise(np.asarray(taps["logits"]), x @ w["router"]) < 1e-6 and "kept" not in taps
@@ -99,6 +101,19 @@ def test_the_gradient_against_finite_differences():
         up, down = (value({n: v + s * 1e-6 * direction[n] for n, v in w.items()}) for s in (1, -1))
         slope = sum(float((g * direction[n]).sum()) for n, g in jax.grad(value)(w).items())
         assert float(up - down) / 2e-6 == pytest.approx(slope, rel=1e-6)
+
+
+def test_grouped_products_have_the_gradients_of_dense_ones():
+    """In tokens, router and experts, one of which no token chooses; float64."""
+    x, w = layer()
+    x, w["router"][:, 4] = np.abs(x), -50
+    pull = np.random.default_rng(5).normal(size=x.shape)
+    with jax.enable_x64(True):
+        slope = jax.jit(jax.grad(lambda x, w, c: (moe.mixture(c, x, w)[0] * pull).sum(), (0, 1)), static_argnums=2)
+        dense, grouped = (slope(jnp.asarray(x), jax.tree.map(jnp.asarray, w), config(renormalise=True, expert_products=kind))
+                          for kind in EXPERT_PRODUCTS)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), grouped, dense)
+    assert not np.asarray(grouped[1]["up"][4]).any()
 
 
 def test_an_unused_expert_gets_no_gradient():
@@ -162,10 +177,11 @@ def test_the_router_is_float32_where_activations_are_not():
 
 
 @pytest.mark.parametrize("capacity", [0.25, 0.7, 1.0, 1.25, X / K])
-def test_capacity_is_a_queue(capacity):
+@pytest.mark.parametrize("products", EXPERT_PRODUCTS)
+def test_capacity_is_a_queue(capacity, products):
     x, w = layer(tokens=37)
     counts = np.random.default_rng(2).random(37) < 0.7
-    y, taps = mix(config(capacity=capacity), x, w, counts)
+    y, taps = mix(config(capacity=capacity, expert_products=products), x, w, counts)
     expected, kept = oracle(x, w, K, False, capacity, counts)
     np.testing.assert_array_equal(taps["kept"], kept)
     np.testing.assert_allclose(y, expected, atol=2e-5)
@@ -237,16 +253,17 @@ def test_names_of_matrices():
     ({"experts": 0, "experts_per_token": 2, "shared_ff": 4}, "shared_ff=4 is of a mixture"),
     ({"experts": 0, "experts_per_token": 3}, "experts_per_token=3"), ({"experts": 0, "capacity": 1.0}, "capacity"),
     ({"capacity": 1.234}, "whole hundredths"), ({"capacity": -1.0}, "at least 0"), ({"experts": -1}, "experts=-1"),
-    ({"qk_norm_joint": True}, "qk_norm=True"),
+    ({"qk_norm_joint": True}, "qk_norm=True"), ({"expert_products": "group"}, "did you mean 'grouped'"),
+    ({"experts": 0, "expert_products": "grouped"}, "expert_products=grouped is of a mixture"),
 ])
 def test_bad_mixtures_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
 
 
-@pytest.mark.parametrize("capacity", [0.0, 0.5])
-def test_a_mesh_changes_nothing(capacity):
-    c = config(layers=1, experts=4, capacity=capacity, shared_ff=8)
+@pytest.mark.parametrize(("capacity", "products"), [(0.0, "dense"), (0.5, "dense"), (0.5, "grouped")])
+def test_a_mesh_changes_nothing(capacity, products):
+    c = config(layers=1, experts=4, capacity=capacity, shared_ff=8, expert_products=products)
     params = models.init(c, jax.random.key(0))
     tokens, valid = jax.random.randint(jax.random.key(1), (8, 6), 0, 17), jnp.ones((8, 6), bool)
 
