@@ -140,6 +140,7 @@ class Setup:
 
 def setup_of(config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None) -> "Setup | scratch.Setup":
     """The checked study of a config, from a base or from scratch, `devices` as in `checks.mesh`. Raises: UserError."""
+    checks.values(config)
     return (scratch.Setup if stages.from_scratch(stages.stages(config)) else Setup)(config, claims, devices)
 
 

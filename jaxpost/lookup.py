@@ -1,9 +1,10 @@
-"""The one error message of a name that is not known: what is near, and what there is."""
+"""Tables of named things: one way to look a name up, one to add to them, and one message for a name that is not known."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, MutableMapping
 
 _CLOSE = 0.4  # of difflib's ratio
+_MOST = 120  # names that a message lists; of a longer table the closest
 
 
 def nearest(found: object, valid: Iterable[str]) -> str:
@@ -14,4 +15,20 @@ def nearest(found: object, valid: Iterable[str]) -> str:
     """
     valid = sorted(map(str, valid))
     close = difflib.get_close_matches(str(found), valid, 1, _CLOSE)
-    return (f"; did you mean {close[0]!r}?" if close else "") + f" (valid: {', '.join(valid)})"
+    listed = valid if len(valid) <= _MOST else difflib.get_close_matches(str(found), valid, 10, 0.0)
+    more = f", and {len(valid) - len(listed)} more" if len(listed) < len(valid) else ""
+    return (f"; did you mean {close[0]!r}?" if close else "") + f" (valid: {', '.join(listed)}{more})"
+
+
+def find(kind: str, name: str, table: Mapping):
+    """`table[name]`. Raises: ValueError, `KIND 'nmae' is not known; did you mean 'name'? (valid: ...)`."""
+    if name not in table:
+        raise ValueError(f"{kind} {name!r} is not known{nearest(name, table)}")
+    return table[name]
+
+
+def register(kind: str, name: str, value: object, table: MutableMapping) -> None:
+    """Add to a table of the package, or of a user. Raises: ValueError: the name is taken."""
+    if name in table:
+        raise ValueError(f"{kind} {name!r} is registered twice; choose another name")
+    table[name] = value

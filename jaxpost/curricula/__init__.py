@@ -17,8 +17,8 @@ from jaxpost.curricula.base import (
     blank,
     chain,
 )
-from jaxpost.curricula.rules import RULES, for_run, get
+from jaxpost.curricula.rules import RULES, for_run, get, register
 from jaxpost.curricula.uniform import Uniform
 
 __all__ = ["NEEDS", "RULES", "Chain", "Context", "Curriculum", "Feedback", "Graded", "Plan", "Pooled", "Uniform", "Weights",
-           "blank", "chain", "for_run", "get"]
+           "blank", "chain", "for_run", "get", "register"]

@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
+from jaxpost import lookup
 from jaxpost.curricula.alp_gmm import AlpGmm
 from jaxpost.curricula.arms import Dump, Sec, Tscl
 from jaxpost.curricula.base import Curriculum, Pooled, chain
@@ -55,15 +57,18 @@ RULES = {
 FROM_THE_RUN = ("pool", "difficulty", "steps")  # settings that a run knows
 
 
+def register(name: str, rule: type[Curriculum], settings: Mapping = MappingProxyType({})) -> None:
+    """Add a rule of one's own, a frozen dataclass, with the settings in which it differs. Raises: ValueError: taken."""
+    lookup.register("curriculum", name, Row(rule, settings), RULES)
+
+
 def get(name: str, **settings) -> Curriculum:
     """A row of the table with settings replaced.
 
     Raises:
       ValueError: a name or setting that is not known (the message has the nearest), or a value that the rule refuses.
     """
-    if name not in RULES:
-        raise ValueError(f"curriculum {name!r} is not known{nearest(name, RULES)}")
-    row = RULES[name]
+    row = lookup.find("curriculum", name, RULES)
     valid = takes(name)
     for setting in settings:
         if setting not in valid:

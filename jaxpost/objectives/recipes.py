@@ -5,6 +5,7 @@ Each family's rows stand next to the class whose parts they pick.
 
 import dataclasses
 
+from jaxpost import lookup
 from jaxpost.lookup import nearest
 from jaxpost.objectives import (
     actor_critic,
@@ -47,13 +48,17 @@ def get(name: str, **parts) -> Objective:
     Raises:
       ValueError: unknown name or override; the message has the nearest valid one and all of them.
     """
-    if name not in RECIPES:
-        raise ValueError(f"objective {name!r} is not known{nearest(name, RECIPES)}")
-    valid = overrides(RECIPES[name])
+    row = lookup.find("objective", name, RECIPES)
+    valid = overrides(row)
     for key in parts:
         if key not in valid:
             raise ValueError(f"objective {name!r} has no part {key!r}{nearest(key, valid)}")
-    return dataclasses.replace(RECIPES[name], **parts)
+    return dataclasses.replace(row, **parts)
+
+
+def register(row: Objective) -> None:
+    """Add a row of one's own to the table, under its name. Raises: ValueError: the name is taken."""
+    lookup.register("objective", row.name, row, RECIPES)
 
 
 def table() -> list[dict]:

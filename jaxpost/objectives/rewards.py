@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpost import lookup
 from jaxpost.lookup import nearest
 
 
@@ -118,9 +119,7 @@ _LENGTHS = ("cosine_length", "triangular_length", "band_length", "soft_overlong"
 
 def register(kind: str, value: Callable[[Answer, Reward], jax.Array]) -> None:
     """Add a term: (answers, term) -> value_N, traced. Raises: ValueError for a name that is taken."""
-    if kind in PARTS:
-        raise ValueError(f"reward {kind!r} is registered already; choose another name")
-    PARTS[kind] = value
+    lookup.register("reward", kind, value, PARTS)
 
 
 def compose(terms: tuple[Reward, ...], answer: Answer, step: jax.Array | int) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -10,13 +10,13 @@ A weight-only probe runs unmodified in sidecar and offline and gives the same va
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 
+from jaxpost import lookup
 from jaxpost.probes import domains
 
 LANES = ("inline", "sidecar", "offline")
@@ -159,16 +159,12 @@ METRICS: dict[str, Metric] = {}
 def register(*metrics: Metric) -> None:
     """Add metrics to `METRICS`. Raises: ValueError for an id that is taken or a pooling nobody implements."""
     for metric in metrics:
-        if metric.id in METRICS:
-            raise ValueError(f"metric {metric.id!r} is registered twice")
         if metric.pooling not in POOLINGS:
             raise ValueError(f"metric {metric.id!r}: pooling {metric.pooling!r} is none of {POOLINGS}")
-        METRICS[metric.id] = metric if metric.domain else dataclasses.replace(metric, domain=domains.of(metric.id))
+        whole = metric if metric.domain else dataclasses.replace(metric, domain=domains.of(metric.id))
+        lookup.register("metric", metric.id, whole, METRICS)
 
 
 def metric(name: str) -> Metric:
-    """Look a metric up. Raises: KeyError that names the nearest id."""
-    if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, n=1)
-        raise KeyError(f"unknown metric {name!r}" + (f"; nearest is {near[0]!r}" if near else ""))
-    return METRICS[name]
+    """Look a metric up. Raises: ValueError that names the nearest id."""
+    return lookup.find("metric", name, METRICS)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jaxpost import lookup
 from jaxpost.lookup import nearest
 from jaxpost.probes import base, schedules
 
@@ -87,9 +88,7 @@ def add(module: str, *items: Entry | Statistic) -> None:
     """Rows and statistics of a file of the package. Args: module: its `__name__`. Raises: ValueError: a name is taken."""
     for item in items:
         table, key = (CATALOG, item.id) if isinstance(item, Entry) else (_STATISTICS, item.name)
-        if key in table:
-            raise ValueError(f"probe {key!r} is registered twice")
-        table[key] = dataclasses.replace(item, room=module.split(".")[2])
+        lookup.register("probe", key, dataclasses.replace(item, room=module.split(".")[2]), table)
 
 
 def rows() -> list[Entry]:
@@ -133,9 +132,7 @@ def _begins(metric: str, prefix: str) -> bool:
 
 def entry(name: str) -> Entry:
     """Look a row up. Raises: ValueError that names the nearest id."""
-    if name not in CATALOG:
-        raise ValueError(f"probe {name!r} is not known{nearest(name, CATALOG)}")
-    return CATALOG[name]
+    return lookup.find("probe", name, CATALOG)
 
 
 def get(name: str, *, subject: Subject = NOTHING, **settings: Any) -> base.Probe:
@@ -197,11 +194,9 @@ def register(name: str, make: Callable[..., base.Probe], *, tells: str, read: st
     Raises:
       ValueError: the id is taken, or the probe breaks the contract (what is missing is named).
     """
-    if name in CATALOG:
-        raise ValueError(f"probe {name!r} is registered twice")
     row = Entry(name, tells, make, takes, schedule=schedule, read=read, misleads=misleads)
     _check(row)
-    CATALOG[name] = row
+    lookup.register("probe", name, row, CATALOG)
 
 
 def _check(row: Entry) -> None:
@@ -217,5 +212,5 @@ def _check(row: Entry) -> None:
     for metric in found.metrics:
         try:
             base.metric(metric)
-        except KeyError as error:
-            raise ValueError(f"probe {row.id!r}: {error.args[0]}; register it with probes.register") from None
+        except ValueError as error:
+            raise ValueError(f"probe {row.id!r}: {error}; register it with probes.register") from None

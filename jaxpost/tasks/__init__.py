@@ -8,7 +8,7 @@ reward_N = jax.vmap(task.verify)(batch.problem, batch.answer_NxT)  # all ones
 import functools
 import inspect
 
-from jaxpost.lookup import nearest
+from jaxpost import lookup
 from jaxpost.tasks import (
     addition,
     arithmetic,
@@ -62,11 +62,17 @@ __all__ = [
     "mixed_knobs",
     "problem_keys",
     "problems",
+    "register",
     "require_vocab",
     "table",
     "through",
     "vocab",
 ]
+
+
+def register(name, make):
+    """Add a family of one's own: `make(**options)` gives its Task, as those of the package do. Raises: ValueError: taken."""
+    lookup.register("task", name, make, FAMILIES)
 
 
 def get(name, **options):
@@ -77,15 +83,14 @@ def get(name, **options):
     Raises:
         ValueError: an unknown family or option (the message names the nearest valid one), or a value out of range.
     """
-    if name not in FAMILIES:
-        raise ValueError(f"unknown task family {name!r}{nearest(name, FAMILIES)}")
-    defaults = {option: p.default for option, p in inspect.signature(FAMILIES[name]).parameters.items()}
+    make = lookup.find("task", name, FAMILIES)
+    defaults = {option: p.default for option, p in inspect.signature(make).parameters.items()}
     for option in options:
         if option not in defaults:
-            raise ValueError(f"unknown option of task {name!r} {option!r}{nearest(option, defaults)}")
+            raise ValueError(f"task {name!r}: option {option!r} is not known{lookup.nearest(option, defaults)}")
     settings = {option: options.get(option, default) for option, default in defaults.items()}
     frozen = {option: tuple(value) if isinstance(value, list) else value for option, value in settings.items()}
-    return _build(FAMILIES[name], tuple(frozen.items()))
+    return _build(make, tuple(frozen.items()))
 
 
 @functools.cache

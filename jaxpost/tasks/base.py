@@ -81,7 +81,7 @@ class Examples(NamedTuple):
 def knobs(task, split):
     """Knobs of a split. Raises: ValueError for an unknown split, naming the nearest."""
     if split not in task.splits:
-        raise ValueError(f"unknown split of task {task.name!r} {split!r}{nearest(split, task.splits)}")
+        raise ValueError(f"task {task.name!r}: split {split!r} is not known{nearest(split, task.splits)}")
     return task.splits[split]
 
 

@@ -68,7 +68,7 @@ class Suite:
             score_N = jax.vmap(task.verify)(problems_N, made.tokens_NxT)
             for i, (label, _) in enumerate(labels):
                 rows = slice(i * self.problems, (i + 1) * self.problems)
-                found[label] = score_N[rows], prompt_NxP[rows], models.Completions(*(x[rows] for x in made))
+                found[label] = score_N[rows], prompt_NxP[rows], jax.tree.map(lambda x, rows=rows: x[rows], made)
         return found
 
     def measure(self, params: dict, base: dict, key: jax.Array) -> dict[str, jax.Array]:

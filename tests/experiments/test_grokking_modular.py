@@ -139,7 +139,7 @@ def test_seeds_are_added_and_finished_ones_kept(finished, tmp_path, capsys):
 @pytest.mark.parametrize(("override", "expected"), [
     ("--config.arms=('grock',)", "arm 'grock' is not known; did you mean 'grok'"),
     ("--config.task.modulus=12", "odd modulus of at least 3"),
-    ("--config.task.name=addition", "unknown option of task 'addition' 'modulus'"),
+    ("--config.task.name=addition", "task 'addition': option 'modulus' is not known"),
     ("--config.task.train_fraction=1.5", "train_fraction=1.5, expected a number between 0 and 1"),
     ("--config.gate.level=1.5", "gate.level=1.5: an accuracy"),
     ("--config.gate.level=0.0", "gate.level=0.0: an accuracy"),

@@ -116,7 +116,7 @@ def test_a_probe_that_breaks_the_contract_is_refused(own):
         catalog.register("half", Half, tells="nothing")
     with pytest.raises(ValueError, match="'mine' is registered as 'yours'"):
         catalog.register("yours", tiny_probe.MeanAbs, tells="x")
-    with pytest.raises(ValueError, match="nearest is 'mine.climb'"):
+    with pytest.raises(ValueError, match="did you mean 'mine.climb'"):
         catalog.register("mine", lambda: tiny_probe.MeanAbs(metrics=("mine.climbs",)), tells="x")
     with pytest.raises(ValueError, match="lane 'inlne'"):
         catalog.register("mine", lambda: tiny_probe.MeanAbs(lane="inlne"), tells="x")

@@ -45,7 +45,7 @@ def test_context_gives_what_was_declared_and_names_it_otherwise():
 
 def test_metrics_registry():
     assert all(name == metric.id for name, metric in METRICS.items())
-    with pytest.raises(KeyError, match="nearest is 'weight.jaccard'"):
+    with pytest.raises(ValueError, match="did you mean 'weight.jaccard'"):
         base.metric("weight.jacard")
     with pytest.raises(ValueError, match="registered twice"):
         base.register(METRICS["weight.jaccard"])

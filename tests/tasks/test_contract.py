@@ -281,8 +281,8 @@ def test_get_returns_one_object_for_equal_settings():
 @pytest.mark.parametrize(
     "call,message",
     [
-        (lambda: tasks.get("adition"), "unknown task family 'adition'; did you mean 'addition'"),
-        (lambda: tasks.get("addition", digit=3), "unknown option of task 'addition' 'digit'; did you mean 'digits'"),
+        (lambda: tasks.get("adition"), "task 'adition' is not known; did you mean 'addition'"),
+        (lambda: tasks.get("addition", digit=3), "task 'addition': option 'digit' is not known; did you mean 'digits'"),
         (lambda: tasks.get("addition", digits=0), "digits=0, expected an integer from 1 to 32"),
         (lambda: tasks.get("addition", reverse="no"), "reverse='no', expected True or False"),
         (lambda: tasks.get("countdown", numbers=9), "numbers=9, expected an integer from 3 to 5"),
@@ -293,7 +293,7 @@ def test_get_returns_one_object_for_equal_settings():
         (lambda: tasks.get("chains", ood_nodes=(5, 27)), "at most 26 nodes"),
         (lambda: tasks.get("chains", branches=0), "branches=0"),
         (lambda: tasks.examples(tasks.get("chains"), "ood/lenght", jnp.arange(2)), "did you mean 'ood/length'"),
-        (lambda: tasks.get("chains").guess("test"), "unknown split of task 'chains' 'test'"),
+        (lambda: tasks.get("chains").guess("test"), "task 'chains': split 'test' is not known"),
         (
             lambda: tasks.require_vocab(tasks.get("chains"), 32),
             f"0..{vocab.SIZE - 1}, but the model's vocabulary has 32",

@@ -117,7 +117,7 @@ def test_errors_name_what_was_found(options, message):
 def test_a_family_that_cannot_list_its_problems_says_so():
     with pytest.raises(ValueError, match="task 'addition' cannot list its problems"):
         tasks.table(tasks.get("addition"), "train")
-    with pytest.raises(ValueError, match="unknown split of task 'modular' 'test'"):
+    with pytest.raises(ValueError, match="task 'modular': split 'test' is not known"):
         tasks.table(tasks.get("modular"), "test")
 
 

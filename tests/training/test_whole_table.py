@@ -58,7 +58,7 @@ def test_what_it_cannot_do_is_said_before_anything_is_traced():
         training.WholeTable(tasks.get("addition"))
     with pytest.raises(ValueError, match="tokens=3 of the answers of task 'modular'; expected 1 to 2"):
         training.WholeTable(TASK, tokens=3)
-    with pytest.raises(ValueError, match="unknown split of task 'modular' 'tset'; did you mean|unknown split"):
+    with pytest.raises(ValueError, match="task 'modular': split 'tset' is not known"):
         training.WholeTable(TASK, "tset")
     spec = dataclasses.replace(SPEC, objective=objectives.get("dpo"))
     with pytest.raises(ValueError, match="'dpo' trains on pairs"):

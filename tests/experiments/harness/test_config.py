@@ -35,7 +35,7 @@ def nothing_is_computed(monkeypatch):
     ("--config.train.steps_per_call=0", "at least 1"),
     ("--config.arms=('rlvr-lr1','sft-lr7')", "arm 'sft-lr7' is not known; did you mean 'sft-lr"),
     ("--config.arms=('rlvr-lr1','rlvr-lr1')", "none twice"),
-    ("--config.task.name=chain", "unknown task family 'chain'; did you mean 'chains'?"),
+    ("--config.task.name=chain", "task 'chain' is not known; did you mean 'chains'?"),
     ("--config.task.nodes=(5,2)", "nodes"),
     ("--config.model.kv_heads=0", "model.kv_heads=0: must be at least 1"),
     ("--config.model.heads=3", "error: "),
@@ -142,11 +142,10 @@ def test_a_file_of_ones_own_registers_a_task_and_an_objective(tmp_path, monkeypa
 """, imports="""
 import dataclasses
 from jaxpost.tasks import chains
-from jaxpost.objectives.recipes import RECIPES
 def short_chains(longest=2):
     return dataclasses.replace(chains.make(nodes=(2, longest), ood_nodes=(longest + 1, longest + 1)), name="short_chains")
-tasks.FAMILIES["short_chains"] = short_chains
-RECIPES["mine"] = dataclasses.replace(RECIPES["grpo"], name="mine", clip_high=0.3)
+tasks.register("short_chains", short_chains)
+objectives.register(dataclasses.replace(objectives.get("grpo", clip_high=0.3), name="mine"))
 """)
     try:
         setup = Setup(configs.load(str(path), {"task.longest": "2"}), ())
