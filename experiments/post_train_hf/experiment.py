@@ -23,6 +23,7 @@ from jaxpost.formats import FormatError
 from jaxpost.formats.directory import read_object
 from jaxpost.lookup import nearest
 from jaxpost.models import hf
+from jaxpost.models.declare import EXPERT_PRODUCTS
 from jaxpost.probes import policy
 from jaxpost.records import storage
 from jaxpost.tasks import text, text_data, tokenizer, verifiers
@@ -99,7 +100,8 @@ def _check_sections(config: ConfigDict, unread: Sequence[str]) -> None:
                 raise UserError(f"config key '{section}.{key}' is not known{nearest(key, known)}")
     if config.mesh.ensemble != 1:
         raise UserError(f"mesh.ensemble={config.mesh.ensemble}: seeds run one after another here; set it to 1")
-    for key, known in (("model.compute_dtype", ("bfloat16", "float32")), ("export.dtype", ("float32", "bfloat16", "float16"))):
+    for key, known in (("model.compute_dtype", ("bfloat16", "float32")), ("model.expert_products", EXPERT_PRODUCTS),
+                       ("export.dtype", ("float32", "bfloat16", "float16"))):
         section, _, name = key.partition(".")
         if config[section][name] not in known:
             raise UserError(f"{key}={config[section][name]!r}{nearest(config[section][name], known)}")
