@@ -1,10 +1,12 @@
 """The programs that train, compiled by the TPU compiler for a pod slice that is not there."""
 
 import dataclasses
+import json
 
 import pytest
 
 from experiments import run as command
+from experiments.post_train_hf import stand_in
 from jaxpost import aot, models, objectives, sharding, tasks, training
 
 pytest.importorskip("libtpu", reason="pip install -e '.[test,tpu]'")
@@ -132,14 +134,29 @@ def test_a_vocabulary_in_parts_is_split_and_gathered_once(devices):
     assert found[2048]["temporary_bytes"] < found[0]["temporary_bytes"], found
 
 
-def test_the_command(capsys):
-    """Two arms of a study, and every mistake in one line."""
-    small = ["--config=rlvr_sparsity:smoke", "--config.model.heads=4", "--config.model.kv_heads=2",
-             "--config.arms=('sft-lr1',)", "--config.measure.probes=('weight','policy')", "--config.train.prompts=8"]
-    assert command.main([*small, "--config.mesh=data:4,fsdp:2,tensor:2", "--compile_for=v5e-16"]) == 0
+def test_the_command(capsys, tmp_path):
+    """An arm of a text run, its sampler and its evaluation, without weights; mistakes are one line."""
+    shape = json.loads((stand_in.DIRECTORY / "Qwen2.5-0.5B" / "config.json").read_text())
+    shape |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 2048}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    small = ["--config=post_train_hf:smoke", f"--config.model.directory={tmp_path}", "--config.arms=('sft-lr1',)",
+             "--config.measure.probes=('loss_tokens',)", "--config.measure.rows=16", "--config.train.microbatches=1",
+             "--config.memory.logprob_chunk=512"]
+    assert command.main([*small, "--config.mesh=fsdp:-1", "--compile_for=v5e-16"]) == 0
     said = capsys.readouterr().out
-    assert "16 chips" in said and "sft-lr1" in said and "probe policy" in said and "DOES NOT FIT" not in said
+    assert "16 chips" in said and "sft-lr1: update" in said and "evaluation: samples" in said and "DOES NOT FIT" not in said
     assert command.main([*small, "--config.mesh=data:5", "--compile_for=v5e-16"]) == 2
     assert "the mesh takes 5 of the 16 chips" in capsys.readouterr().err
     assert command.main([*small, "--compile_for=v5e:3x9"]) == 2
     assert "write it like 'v5e:4x4', or as a slice such as v5e-16" in capsys.readouterr().err
+
+
+def test_grouped_experts_compile_with_whole_experts_a_chip(devices):
+    """No chip gathers the experts of another: over tensor only the sum of the tokens passes."""
+    model = dataclasses.replace(MODEL, ff=512, experts=8, expert_products="grouped")
+    s = training.StepSpec(model, objectives.get("cross_entropy"), (("name", "adamw"),))
+    mesh = sharding.make_mesh(POD, devices=devices)
+    found = aot.report(*aot.step_program(training.Demonstrations(((TASK, 64),)), s, mesh), mesh)
+    stacked = 4 * model.layers * model.experts * model.width * model.ff
+    assert all(row["largest_bytes"] < stacked / 2 for row in found["collectives"].values()), found["collectives"]
+    assert found["host_calls"] == []
