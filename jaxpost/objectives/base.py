@@ -55,6 +55,7 @@ class Batch(NamedTuple):
     share_NxT: jax.Array | None = None  # filled by prepare or balance: weight of a token's term
     total_N: jax.Array | None = None  # filled by balance: a number of the optimizer step, such as its rows or sampled tokens
     weight_N: jax.Array | None = None  # of a curriculum: multiplies the row's advantages once they are known
+    age_N: jax.Array | None = None  # how many batches ago a row was sampled; 0 for a fresh one
     absent_N: jax.Array | None = None  # 1 on rows that are not of the loss: they never count, not even as empty ones
 
     def where(self, index) -> "Batch":
@@ -92,6 +93,7 @@ NEEDS = {
     "reference_logits": "View.reference_NxTxV: logits of a reference policy",
     "demonstrations": "Batch.demonstration_NxT: demonstrated rows or tokens in each group",
     "prefixes": "Batch.demonstration_NxT: rows that begin with a demonstration and go on as the policy does",
+    "replay": "Batch.age_N: rows of earlier batches beside the fresh ones",
     "truncated": "Batch.truncated_N",
     "prompt": "Batch.prompt_mask_NxQ and View.prompt_logp_NxQ: log-probabilities of the prompt's own tokens",
     "mixed_inputs": "View.mixed_logp_NxT: of a policy that reads its own guesses, the objective's `mixture` of them",

@@ -262,17 +262,20 @@ class PolicyGradient(Objective):
         aux = {"clipped": mean_over(held, batch.mask_NxT)}
         if self.kl_place == "loss":
             coef = self.kl_coef if kl_coef is None else kl_coef
-            if self.kl_estimator == "full":
-                k_NxT = kl.full_vocabulary(view.logits_NxTxV, view.reference_NxTxV)
-            else:
-                k_NxT = kl.penalty(view.logp_NxT, batch.reference_NxT, self.kl_estimator, self.kl_gradient,
-                                   self.importance(view, batch), self.kl_clamp, self.kl_log_ratio_clamp)
+            k_NxT = self.kl_term(view, batch)
             aux["kl"] = mean_over(k_NxT, batch.mask_NxT)
             x_NxT = x_NxT + coef * k_NxT
         if self.entropy_bonus:
             aux["entropy"] = mean_over(view.entropy_NxT, batch.mask_NxT)
             x_NxT = x_NxT - self.entropy_weight(batch) * view.entropy_NxT
         return x_NxT, aux
+
+    def kl_term(self, view: View, batch: Batch) -> jax.Array:
+        """The KL of a token in the loss, before its weight."""
+        if self.kl_estimator == "full":
+            return kl.full_vocabulary(view.logits_NxTxV, view.reference_NxTxV)
+        return kl.penalty(view.logp_NxT, batch.reference_NxT, self.kl_estimator, self.kl_gradient,
+                          self.importance(view, batch), self.kl_clamp, self.kl_log_ratio_clamp)
 
     @property
     def entropy_bonus(self) -> bool:

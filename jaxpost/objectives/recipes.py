@@ -21,6 +21,7 @@ from jaxpost.objectives import (
     policy_gradient,
     preference,
     prefix,
+    replayed,
     selection,
     soft_clipping,
     supervised,
@@ -30,8 +31,8 @@ from jaxpost.objectives import (
 from jaxpost.objectives.base import Objective
 
 _FAMILIES = (supervised, one_token, implicit_reward, intuitive, preference, unpaired, policy_gradient, group_credit,
-             actor_critic, soft_clipping, trust_region, selection, entropy_control, hybrid, prefix, gradient_mixing,
-             distillation, flow)
+             actor_critic, soft_clipping, trust_region, selection, entropy_control, replayed, hybrid, prefix,
+             gradient_mixing, distillation, flow)
 RECIPES = {o.name: o for module in _FAMILIES for o in module.ROWS}
 
 _IDENTITY = ("name", "family", "paper", "batch")

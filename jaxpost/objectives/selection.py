@@ -162,10 +162,15 @@ class CovarianceGuard(PolicyGradient):
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:
         """As `PolicyGradient.prepare`; `share_NxT` is 1 on the tokens that are guarded."""
-        batch = super().prepare(batch, group, kl_coef, state)
+        batch = self.recalibrated(super().prepare(batch, group, kl_coef, state), group, state)
         if self.guard_logp == "current":
             return batch
         return batch._replace(share_NxT=self.guarded(self.old(batch), batch, batch.mask_NxT))
+
+    def recalibrated(self, batch: Batch, group: int, state: dict | None) -> Batch:
+        """The batch whose advantages the guard sees. Here: as it is."""
+        del group, state
+        return batch
 
     @property
     def couples_update(self) -> bool:

@@ -16,6 +16,7 @@ from jaxpost.objectives import Batch, rewards
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.forcing import Interrupt, Prefix, role_codes
+from jaxpost.training.replay import Buffered, Replay, joined, stored
 from jaxpost.training.state import Member, TrainState, stream
 from jaxpost.training.step import StepSpec
 
@@ -40,6 +41,10 @@ class Rollouts:
     A reward of several terms (`objectives.rewards`) replaces the verifier's score in what is trained on; metrics have the sum
     as `reward` and each term, without its weight, as `reward_<kind>`. The curriculum goes on seeing the verifier's score.
 
+    With `replay`, groups of earlier steps stand behind the fresh ones (`training.replay`), with the behaviour log-probabilities
+    that they were sampled with. Metrics: `replayed_rows`, the share of their places that is filled, and `replay_age`, in
+    batches.
+
     With `forcing`, tokens of the sampled rows are given instead of drawn (`training.forcing`): the beginning of a
     demonstration, a hint, an interruption. Their behaviour log-probabilities are the policy's own.
 
@@ -58,6 +63,7 @@ class Rollouts:
     demonstrations: int | None = None  # G - S; None: 1 if the objective needs demonstrations, else 0
     oversample: int = 1  # prompts are drawn so many times over
     reward: tuple[rewards.Reward, ...] = ()  # terms of the reward; none: the verifier's score alone
+    replay: Replay | None = None  # groups of earlier steps that are trained on again
     forcing: Prefix | Interrupt | None = None  # tokens of the sampled rows that are not drawn
 
     def __post_init__(self):
@@ -75,6 +81,7 @@ class Rollouts:
                              f"{self.task.pad}")
         rewards.require_once(self.reward)
         self._require_forcing()
+        self._require_replay()
         if "terms" in self.spec.objective.needs and not self.reward:
             raise ValueError(f"objective {name!r} normalises the terms of a reward, and reward is empty; give it two or more, "
                              "e.g. (Reward('correct'), Reward('finished', 0.5))")
@@ -96,6 +103,33 @@ class Rollouts:
         if rule is not None:
             rule.check(self.task, self.spec.group - self.demonstrations)
 
+    def _require_replay(self):
+        name, wanted = self.spec.objective.name, "replay" in self.spec.objective.needs
+        if self.replay is None:
+            if wanted:
+                raise ValueError(f"objective {name!r} learns from rows of earlier steps, and replay is None; give a Replay")
+            return
+        self.replay.check(self.prompts)
+        if unlike := sorted(self.spec.objective.needs & {"outside", "terms", "demonstrations", "prefixes"}):
+            raise ValueError(f"replay with objective {name!r}, which needs {unlike[0]}: the buffer does not keep it; set "
+                             "replay to None")
+        if "advantage" in self.curriculum.needs:
+            raise ValueError("replay with a curriculum that sees advantages, which replayed rows have too; set replay to None")
+        if not isinstance(self.curriculum, Buffered):
+            object.__setattr__(self, "curriculum", Buffered(self.curriculum, self.replay, self._stored_shapes()))
+
+    def _stored_shapes(self) -> tuple:
+        """(name, shape, dtype) of what the buffer keeps of a group."""
+        (P, T), G = self.lengths, self.spec.group
+        fields = {"prompt_NxP": (P, "int32"), "completion_NxT": (T, "int32"), "mask_NxT": (T, "float32"),
+                  "behaviour_NxT": (T, "float32"), "reward_N": (None, "float32"), "weight_N": (None, "float32"),
+                  "absent_N": (None, "float32")}
+        if self.task.role is not None or self.forcing is not None:
+            fields["role_NxT"] = (T, "int32")
+        if "truncated" in self.spec.objective.needs:
+            fields["truncated_N"] = (None, "float32")
+        return tuple((name, (G,) if width is None else (G, width), dtype) for name, (width, dtype) in sorted(fields.items()))
+
     @property
     def needs_demonstrations(self) -> bool:
         """Whether the objective looks for demonstrated rows."""
@@ -103,8 +137,8 @@ class Rollouts:
 
     @property
     def rows(self) -> int:
-        """N = B * G, rows that are trained on."""
-        return self.prompts * self.spec.group
+        """N = B * G, rows that are trained on, and with replay as many more as it replays."""
+        return (self.prompts + (self.replay.groups if self.replay else 0)) * self.spec.group
 
     @property
     def sampled(self) -> int:
@@ -227,6 +261,9 @@ class Rollouts:
         if "truncated" in self.spec.objective.needs:
             ended_N = tasks.ends(batch.completion_NxT, self.task.ends).any(axis=1)
             batch = batch._replace(truncated_N=1 - ended_N.astype(jnp.float32))
+        if self.replay is not None:
+            key = stream(member.seed, "replay", state.step)
+            batch = joined(batch, *self.replay.sample(state.curriculum_state["buffer"], key, state.step), group)
         return needs.fill(self.spec, batch, member, state, reference)
 
     def _forced(self, batch: Batch, forced_NxT: jax.Array) -> Batch:
@@ -278,9 +315,17 @@ class Rollouts:
             batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
         if self.curriculum.probes:
             batch = needs.probed(batch, planned.plan.train)
+        if self.replay is not None:
+            fresh = stored(batch.where(slice(0, self.prompts * self.spec.group)))
+            kept = self.replay.insert(curriculum_state["buffer"], fresh, state.step, self.spec.group)
+            curriculum_state = curriculum_state | {"buffer": kept}
         seen = {"reward": reward_N} | {f"reward_{name}": value_N for name, value_N in parts.items()}
         own = {name: self._groups(value_N)[0] for name, value_N in seen.items()}
         metrics = {name: (own_N.sum(), jnp.asarray(own_N.size, jnp.float32)) for name, own_N in own.items()}
+        if self.replay is not None:
+            old_N = ((batch.age_N > 0) & (batch.mask_NxT.sum(axis=1) > 0)).astype(jnp.float32)
+            metrics |= {"replayed_rows": (old_N.sum(), jnp.asarray(self.replay.groups * self.spec.group, jnp.float32)),
+                        "replay_age": ((batch.age_N * old_N).sum(), old_N.sum())}
         if self.oversample > 1:
             told_B = informative(own["reward"].reshape(-1, self.spec.group - self.demonstrations)).astype(jnp.float32)
             metrics["informative"] = (told_B.sum(), jnp.asarray(told_B.size, jnp.float32))

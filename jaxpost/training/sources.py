@@ -5,6 +5,7 @@ from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.forcing import GUIDANCE
 from jaxpost.training.preferences import Preferences
+from jaxpost.training.replay import Replay
 from jaxpost.training.rl import Rollouts
 from jaxpost.training.step import StepSpec
 from jaxpost.training.supervised import Demonstrations
@@ -16,7 +17,8 @@ def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Prefere
     """What feeds `spec.objective` from a task: the same number of rows a step, prompts * group, for every objective.
 
       groups              Rollouts: `prompts` groups of `group` rows; the reward is TERMS for an objective that needs terms,
-                          and answers begin as GUIDANCE says for one that learns from prefixes
+                          answers begin as GUIDANCE says for one that learns from prefixes,
+                          and as many groups are replayed from the last four steps for one that learns from earlier rows
       pairs, labelled     Preferences: prompts * group / 2 pairs
       rows                Demonstrations: prompts * group rows
 
@@ -32,7 +34,8 @@ def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Prefere
     if kind == "Rollouts":
         guided = "prefixes" in spec.objective.needs
         return Rollouts(task, prompts, spec, reward=TERMS if "terms" in spec.objective.needs else (),
-                        forcing=GUIDANCE[spec.objective.guidance] if guided else None)
+                        forcing=GUIDANCE[spec.objective.guidance] if guided else None,
+                        replay=Replay(prompts, 4 * prompts, 4) if "replay" in spec.objective.needs else None)
     if kind == "Demonstrations":
         return Demonstrations(((task, rows),), spec=spec)
     if rows % 2:

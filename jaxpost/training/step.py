@@ -223,7 +223,7 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
         seen = view_of(spec, out, found, rows, reference)._replace(**passes.further(spec, params, out, rows))
         total, count, aux = spec.objective.loss(seen, rows, state.objective_state, scalars.kl_coef)
         if rows.behaviour_NxT is not None:
-            sampled = _sampled(rows)
+            sampled = _sampled(rows) if rows.age_N is None else _sampled(rows) * (rows.age_N == 0)[:, None]
             gap = jnp.abs(seen.logp_NxT - rows.behaviour_NxT) * sampled
             aux["sampler_gap"] = (gap.sum(), sampled.sum())
             if rows.advantage_NxT is not None:
