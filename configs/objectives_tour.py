@@ -1,9 +1,11 @@
 """Does every row of the recipe table improve its metric, or at least hold it, when it is trained shortly from one base?
 
 Question: a table of objectives is worth what its rows do when they are run. Each row is an arm, trained for the same number
-of batches on the same number of rows from the base of `rlvr_sparsity` (same task, same second task, same model), over paired
-seeds. The verdict (improved, held, lost, undecided) follows a rule that is fixed here before the run. A row that diverges, or
-that no source has data for, is listed as that. It ranks nothing: learning rates are one a family and no row is tuned.
+of batches on the same number of fresh rows from the base of `rlvr_sparsity` (same task, same second task, same model), over
+paired seeds. The verdict (improved, held, lost, undecided) follows a rule that is fixed here before the run. A row that
+diverges, or that no source has data for, is listed as that. One that weighs tokens of a role that the task's answers do not
+have (hicra) weighs all of them; teachers and aligned models are the base itself. It ranks nothing: learning rates are one a
+family and no row is tuned.
 
 Command:   python -m experiments.run --config=objectives_tour          (5 seeds, all rows)
            python -m experiments.run --config=objectives_tour:smoke    (2 seeds, tiny, the best known rows)

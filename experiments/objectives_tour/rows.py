@@ -66,7 +66,8 @@ def parse_overrides(texts: Sequence[str], names: Sequence[str]) -> dict[str, dic
 
 
 def _row(name: str, changed: dict, rates: dict, train, model, task) -> Row:
-    objective = _objective(name, {k: v for k, v in changed.items() if k != RATE}, task.completion_len)
+    objective = _objective(name, _role_weights(name, task) | {k: v for k, v in changed.items() if k != RATE},
+                           task.completion_len)
     if objective.family not in rates:
         raise UserError(f"train.learning_rates has none for the family {objective.family!r} of row {name!r}; it has "
                         f"{', '.join(rates)}")
@@ -82,6 +83,12 @@ def _row(name: str, changed: dict, rates: dict, train, model, task) -> Row:
         return Row(objective, None, str(error).removeprefix(f"objective {name!r} "))
     # kl_coef None: the objective's own coefficient.
     return Row(objective, Arm(name, source, spec, training.Scalars(float(rate), None)))
+
+
+def _role_weights(name: str, task: Task) -> dict:
+    """The weight 1 on all of an answer, for a row that weighs tokens of roles that the task's answers do not have."""
+    wanted = {role for role, _ in getattr(objectives.RECIPES[name], "role_weights", ())}
+    return {"role_weights": (("answer", 1.0),)} if wanted and not wanted & set(task.roles) else {}
 
 
 def _objective(name: str, changed: dict, length: int) -> objectives.Objective:

@@ -20,7 +20,7 @@ from jaxpost.training.step import StepSpec, given, output, statistics, token_log
 _EVERY_SOURCE = frozenset({"policy_entropy", "logits", "reference_logits", "reference", "proximal", "value", "entropy",
                            "collision", "prompt", "mixed_inputs", "seed", "token_weight"})
 GIVES = {
-    "Demonstrations": _EVERY_SOURCE,
+    "Demonstrations": _EVERY_SOURCE | {"outside"},
     "Preferences": _EVERY_SOURCE | {"label", "outside", "tie"},
     "Rollouts": _EVERY_SOURCE | {"truncated", "demonstrations", "prefixes", "outside", "terms", "replay"},
 }
@@ -151,7 +151,8 @@ def roles_of(task: Task, completion_NxT: jax.Array) -> jax.Array | None:
 
 
 def _reads_reference(objective: Objective) -> bool:
-    return objective.needs_reference or source_of(objective) == "Preferences"  # which samples from it
+    source = source_of(objective)  # preferences sample from it, and demonstrations may be likely or not under it
+    return objective.needs_reference or source == "Preferences" or source == "Demonstrations" and "outside" in objective.needs
 
 
 def reference_argument(spec: StepSpec) -> bool:

@@ -14,12 +14,15 @@ from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.state import Member, TrainState, stream
-from jaxpost.training.step import StepSpec, token_logp
+from jaxpost.training.step import StepSpec, given, token_logp
 
 
 @dataclasses.dataclass(frozen=True)
 class Demonstrations:
     """Rows a step of each task: ((task, rows), ...).
+
+    An objective that compares with aligned models (PoFT) compares with the reference policy: `outside_N` is its mean
+    log-probability of the row's counted tokens.
 
     Raises:
       ValueError: the objective of `spec` needs what demonstrations do not give.
@@ -69,6 +72,8 @@ class Demonstrations:
             parts.append(demonstrations(task, "train", *needs.planned_problems(task, plan)))
         batch = _stack(parts)
         if self.spec is not None:
+            if "outside" in self.spec.objective.needs:
+                batch = batch._replace(outside_N=self._mean_logp(given(self.spec, reference), batch))
             batch = needs.fill(self.spec, batch, member, state, reference)
         if len(parts) > 1:  # of several tasks: the curriculum learns nothing
             return batch, {}, curriculum_state
@@ -89,8 +94,12 @@ class Demonstrations:
 
     def _losses(self, state: TrainState, batch: Batch) -> jax.Array:
         """loss_Nx1: mean negative log-likelihood of each row's counted tokens under the parameters before the update."""
-        nll_NxT = jnp.where(batch.mask_NxT > 0, -token_logp(self.spec, state.params, batch), 0.0)
-        return nll_NxT.sum(axis=1, keepdims=True) / jnp.maximum(batch.mask_NxT.sum(axis=1, keepdims=True), 1.0)
+        return -self._mean_logp(state.params, batch)[:, None]
+
+    def _mean_logp(self, params: dict, batch: Batch) -> jax.Array:
+        """Mean log-probability of each row's counted tokens, [N]."""
+        logp_NxT = jnp.where(batch.mask_NxT > 0, token_logp(self.spec, params, batch), 0.0)
+        return logp_NxT.sum(axis=1) / jnp.maximum(batch.mask_NxT.sum(axis=1), 1.0)
 
 
 def demonstrations(task: Task, split: str, index_N: jax.Array, knobs_N: dict | None = None) -> Batch:

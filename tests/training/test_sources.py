@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import models, objectives, training
+from jaxpost import models, objectives, tasks, training
+from tests.training.conftest import NOISY
 
 KINDS = {"groups": training.Rollouts, "pairs": training.Preferences, "rows": training.Demonstrations}
 
@@ -17,18 +18,14 @@ KINDS = {"groups": training.Rollouts, "pairs": training.Preferences, "rows": tra
 def test_every_recipe_gets_the_same_number_of_rows_or_is_refused_by_need(feed, name):
     objective = objectives.RECIPES[name]
     labelled = "label" in objective.needs
-    if "outside" in objective.needs and objective.batch == "rows" and not labelled:
-        with pytest.raises(ValueError, match="needs Batch.outside_N.*a batch of your own data can carry it"):
-            feed(name)
-        return
     if name == "hicra":  # its roles are fed in test_roles.py
         with pytest.raises(ValueError, match="roles plan, and the answers of task 'addition' have none: .* are answer"):
             feed(name)
         return
     source = feed(name).source
     assert type(source) is (training.Preferences if labelled else KINDS[objective.batch])
-    assert source.rows == 16 and hash(source) == hash(dataclasses.replace(source))
-    assert source.needs_reference == (objective.needs_reference or type(source) is training.Preferences)
+    assert source.rows == (32 if "replay" in objective.needs else 16) and hash(source) == hash(dataclasses.replace(source))
+    assert source.needs_reference == (objective.needs_reference or type(source) is training.Preferences or name == "poft")
     assert source.sampled == {training.Rollouts: 16 - 4 * ("demonstrations" in objective.needs), training.Preferences: 8,
                               training.Demonstrations: 0}[type(source)]
     assert source.lengths == (7, 4)
@@ -107,3 +104,22 @@ def test_a_step_of_every_kind_trains(feed, name):
     moved = {n: float(jnp.abs(state.params[n] - run.state.params[n]).max()) for n in run.params if n != "layers"}
     assert moved["head"] > 0, moved
     assert int(state.step) == 1
+
+
+def test_every_row_of_the_table_is_fed_by_some_source(feed):
+    """Nothing is left that needs data which no source has: a task with planning tokens feeds what weighs them."""
+    planning = tasks.get("countdown", style="backtrack")
+    for name, objective in objectives.RECIPES.items():
+        planned = "plan" in dict(getattr(objective, "role_weights", ()))
+        assert feed(name, task=planning if planned else NOISY).source.rows in (16, 32), name
+
+
+def test_aligned_models_of_poft_are_the_reference_policy(feed):
+    run = feed("poft")
+    other = jax.tree.map(lambda x: 0.5 * x, run.params)
+    batch = run.batch(run.member, run.state, other)[0]
+    logp = np.asarray(training.token_logp(run.spec, other, batch), np.float64)
+    expected = [row[keep > 0].mean() for row, keep in zip(logp, np.asarray(batch.mask_NxT), strict=True)]
+    np.testing.assert_allclose(batch.outside_N, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="'poft' needs a reference policy, and none was passed"):
+        training.one_step(run.source, run.spec, run.member, run.state, None)
