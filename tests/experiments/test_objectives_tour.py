@@ -119,7 +119,7 @@ def test_the_shipped_forms_are_built_and_share_the_base_of_rlvr_sparsity(argumen
 def test_every_row_trains(tmp_path, name):
     workdir = tmp_path / "run"
     assert run.main(arguments(workdir, f"--config.rows=('{name}',)", "--config.overrides=()", "--config.train.steps=2")) == 0
-    [claim] = json.loads((workdir / "manifest.json").read_text())["claims"]
+    [claim] = json.loads((workdir / "manifest.json").read_text())["claim_results"]
     assert claim["verdict"] not in ("not trained", "diverged"), claim
 
 
