@@ -93,6 +93,7 @@ NEEDS = {
     "reference_logits": "View.reference_NxTxV: logits of a reference policy",
     "demonstrations": "Batch.demonstration_NxT: demonstrated rows or tokens in each group",
     "prefixes": "Batch.demonstration_NxT: rows that begin with a demonstration and go on as the policy does",
+    "hints": "Batch.role_NxT: of groups that were drawn again with hints, which are context and masked",
     "replay": "Batch.age_N: rows of earlier batches beside the fresh ones",
     "truncated": "Batch.truncated_N",
     "prompt": "Batch.prompt_mask_NxQ and View.prompt_logp_NxQ: log-probabilities of the prompt's own tokens",

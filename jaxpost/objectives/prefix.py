@@ -72,7 +72,23 @@ class PrefixTuned(PolicyGradient):
         return batch._replace(advantage_NxT=jnp.where(shown_NxT > 0, prefix.reshape(-1, 1) * chosen_NxT, row_Nx1))
 
 
+@dataclasses.dataclass(frozen=True)
+class Hinted(PolicyGradient):
+    """The policy gradient of groups that are drawn again with a hint while they fail (GHPO, arXiv:2507.10628).
+
+    The loss is that of the parts, on tokens that the policy drew; hints are context. What is the paper's own is where the rows
+    come from: a second pass of the source. Its format reward is a term of the reward, its cold start with a fixed hint a stage.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS."""
+        return super().needs | {"hints"}
+
+
 ROWS = (
+    Hinted("ghpo", "hybrid", "arXiv:2507.10628", "groups", baseline="mean", scale="group", ratio="token", clip_low=0.2,
+           clip_high=0.2, aggregation="sequence"),
     PrefixTuned("prefix_rft", "hybrid", "arXiv:2507.01679", "groups", scale="group", ratio="token", clip_low=0.2, clip_high=0.2,
                 dual_clip=3.0, entropy_coef=0.001),
 )

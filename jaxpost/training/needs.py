@@ -22,7 +22,8 @@ _EVERY_SOURCE = frozenset({"policy_entropy", "logits", "reference_logits", "refe
 GIVES = {
     "Demonstrations": _EVERY_SOURCE | {"outside"},
     "Preferences": _EVERY_SOURCE | {"label", "outside", "tie"},
-    "Rollouts": _EVERY_SOURCE | {"truncated", "demonstrations", "prefixes", "outside", "terms", "replay"},
+    "Rollouts": _EVERY_SOURCE | {"truncated", "demonstrations", "prefixes", "outside", "terms", "replay",
+                                 "hints"},
 }
 
 CURRICULUM_GIVES = {  # beside what depends on objective and reward: "advantage", "scale" and "length_reward"

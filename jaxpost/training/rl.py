@@ -17,6 +17,7 @@ from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.forcing import Interrupt, Prefix, role_codes
 from jaxpost.training.replay import Buffered, Replay, joined, stored
+from jaxpost.training.second import SecondPass
 from jaxpost.training.state import Member, TrainState, stream
 from jaxpost.training.step import StepSpec
 
@@ -45,6 +46,9 @@ class Rollouts:
     that they were sampled with. Metrics: `replayed_rows`, the share of their places that is filled, and `replay_age`, in
     batches.
 
+    With `second`, groups without a right answer are drawn again (`training.second`). Metrics: `hinted_groups`, the share of
+    groups that were, `hint_share`, the mean part of the solution that groups have seen, and `first_reward`, of the first pass.
+
     With `forcing`, tokens of the sampled rows are given instead of drawn (`training.forcing`): the beginning of a
     demonstration, a hint, an interruption. Their behaviour log-probabilities are the policy's own.
 
@@ -64,6 +68,7 @@ class Rollouts:
     oversample: int = 1  # prompts are drawn so many times over
     reward: tuple[rewards.Reward, ...] = ()  # terms of the reward; none: the verifier's score alone
     replay: Replay | None = None  # groups of earlier steps that are trained on again
+    second: SecondPass | None = None  # failed groups are drawn again in the step, with hints
     forcing: Prefix | Interrupt | None = None  # tokens of the sampled rows that are not drawn
 
     def __post_init__(self):
@@ -82,6 +87,7 @@ class Rollouts:
         rewards.require_once(self.reward)
         self._require_forcing()
         self._require_replay()
+        self._require_second()
         if "terms" in self.spec.objective.needs and not self.reward:
             raise ValueError(f"objective {name!r} normalises the terms of a reward, and reward is empty; give it two or more, "
                              "e.g. (Reward('correct'), Reward('finished', 0.5))")
@@ -117,6 +123,18 @@ class Rollouts:
             raise ValueError("replay with a curriculum that sees advantages, which replayed rows have too; set replay to None")
         if not isinstance(self.curriculum, Buffered):
             object.__setattr__(self, "curriculum", Buffered(self.curriculum, self.replay, self._stored_shapes()))
+
+    def _require_second(self):
+        name, wanted = self.spec.objective.name, "hints" in self.spec.objective.needs
+        if self.second is None:
+            if wanted:
+                raise ValueError(f"objective {name!r} learns from groups that are drawn again with hints, and second is None; "
+                                 "give a SecondPass")
+            return
+        self.second.check(self.oversample * self.prompts)
+        if self.demonstrations or self.needs_greedy or (self.forcing, self.replay) != (None, None):
+            raise ValueError(f"a second pass with objective {name!r}: its groups would have demonstrations, forced tokens, "
+                             "replayed rows or a greedy answer as well; set second to None")
 
     def _stored_shapes(self) -> tuple:
         """(name, shape, dtype) of what the buffer keeps of a group."""
@@ -268,8 +286,9 @@ class Rollouts:
 
     def _forced(self, batch: Batch, forced_NxT: jax.Array) -> Batch:
         """The batch with forced tokens demonstrated, or masked as context; their roles say which they are."""
-        batch = batch._replace(role_NxT=role_codes(batch.role_NxT, forced_NxT, self.forcing.role))
-        if self.forcing.demonstrates:
+        role = "hint" if self.forcing is None else self.forcing.role
+        batch = batch._replace(role_NxT=role_codes(batch.role_NxT, forced_NxT, role))
+        if self.forcing is not None and self.forcing.demonstrates:
             return batch._replace(demonstration_NxT=forced_NxT)
         return batch._replace(mask_NxT=batch.mask_NxT * (1 - forced_NxT))
 
@@ -287,24 +306,44 @@ class Rollouts:
         problems_N, prompt_NxP, made, planned = self.rollout(state.params, member.seed, state.step,
                                                              state.curriculum_state)
         reward_N = self.verify(problems_N, made)
+        if self.second is not None:
+            return self._second_pass(member, state, reference, problems_N, prompt_NxP, made, planned, reward_N)
         outside_B = self.verify(*self.greedy(state.params, problems_N, prompt_NxP)) if self.needs_greedy else None
         return self.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B)
 
+    def _second_pass(self, member, state, reference, problems_N, prompt_NxP, made, planned, first_N):
+        """As `batch`; the curriculum sees the rewards of the first pass, metrics what came of the second."""
+        def draw(rows_M, forced_MxT, key):
+            again = models.sample(self.spec.model, state.params, sharding.constrain(prompt_NxP[rows_M], ("batch",)), key,
+                                  length=self.task.completion_len, temperature=self.spec.temperature, eos=self.task.ends,
+                                  pad=self.task.pad, forced_NxT=sharding.constrain(forced_MxT, ()))
+            return again, self.verify(jax.tree.map(lambda x: x[rows_M], problems_N), again)
+
+        made, reward_N, share_B = self.second(self.task, problems_N, made, first_N, self.spec.group, draw,
+                                              stream(member.seed, "second", state.step))
+        found = self.verified(member, state, reference, prompt_NxP, made, planned, reward_N, first_N=first_N)
+        count = jnp.asarray(share_B.size, jnp.float32)
+        told = {"hinted_groups": ((share_B > 0).sum(dtype=jnp.float32), count), "hint_share": (share_B.sum(), count),
+                "first_reward": (first_N.sum(), jnp.asarray(first_N.size, jnp.float32))}
+        return found[0], found[1] | told, found[2]
+
     def verified(self, member: Member, state: TrainState, reference: dict | None, prompt_NxP: jax.Array,
                  made: models.Completions, planned: "Planned", reward_N: jax.Array,
-                 outside_B: jax.Array | None = None) -> tuple[Batch, dict, dict]:
+                 outside_B: jax.Array | None = None, first_N: jax.Array | None = None) -> tuple[Batch, dict, dict]:
         """(rows, metrics, curriculum state) of answers with their rewards, wherever these were found.
 
         Args:
           planned: of `rollout`.
           outside_B: reward of each group's greedy answer, where `needs_greedy`.
+          first_N: rewards of the first of two passes, which are what the curriculum sees.
         """
         outside_N = None if outside_B is None else jnp.repeat(outside_B, self.spec.group)
         score_N, parts = reward_N, {}
+        told_N = reward_N if first_N is None else first_N
         if self.reward:
             answer = self._answer(made, score_N)._replace(budget=planned.plan.knobs.get("length_budget"))
             reward_N, parts = rewards.compose(self.reward, answer, state.step)
-        feedback, weights = self._feedback(state, made, planned.plan, score_N)
+        feedback, weights = self._feedback(state, made, planned.plan, told_N)
         if "advantage" in self.curriculum.needs:
             batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
             feedback = feedback._replace(advantage_BxG=self._advantages(batch, member, state))

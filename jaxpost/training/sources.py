@@ -7,6 +7,7 @@ from jaxpost.training.forcing import GUIDANCE
 from jaxpost.training.preferences import Preferences
 from jaxpost.training.replay import Replay
 from jaxpost.training.rl import Rollouts
+from jaxpost.training.second import SecondPass
 from jaxpost.training.step import StepSpec
 from jaxpost.training.supervised import Demonstrations
 
@@ -18,7 +19,8 @@ def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Prefere
 
       groups              Rollouts: `prompts` groups of `group` rows; the reward is TERMS for an objective that needs terms,
                           answers begin as GUIDANCE says for one that learns from prefixes,
-                          and as many groups are replayed from the last four steps for one that learns from earlier rows
+                          and as many groups are replayed from the last four steps for one that learns from earlier rows;
+                          groups that failed are drawn again for one that learns from hints
       pairs, labelled     Preferences: prompts * group / 2 pairs
       rows                Demonstrations: prompts * group rows
 
@@ -35,6 +37,7 @@ def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Prefere
         guided = "prefixes" in spec.objective.needs
         return Rollouts(task, prompts, spec, reward=TERMS if "terms" in spec.objective.needs else (),
                         forcing=GUIDANCE[spec.objective.guidance] if guided else None,
+                        second=SecondPass() if "hints" in spec.objective.needs else None,
                         replay=Replay(prompts, 4 * prompts, 4) if "replay" in spec.objective.needs else None)
     if kind == "Demonstrations":
         return Demonstrations(((task, rows),), spec=spec)

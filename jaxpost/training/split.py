@@ -55,7 +55,14 @@ def programs(task: Task, spec: StepSpec, source: Rollouts | None = None, mesh: M
 
     Args:
       source: of an RL arm; None where rows are demonstrations of `task`.
+
+    Raises:
+      ValueError: a source with a second pass, whose rewards the host would have to give in between.
     """
+    if source is not None and source.second is not None:
+        raise ValueError("a second pass draws again within a step, and here the host verifies between programs; set second to "
+                         "None, or take a task whose verifier runs on device")
+
     def rollout(params, seed, step, curriculum_state, problems_N):
         if problems_N is None:
             problems_N, prompt_NxP, made, planned = source.rollout(params, seed, step, curriculum_state, early_stop=True)

@@ -50,6 +50,7 @@ def rows(seed=0, N=8, dtype=np.float64, lengths=None):
         token_weight_NxT=rng.integers(0, 2, (N, T)) * 1.0, seed_N=rng.integers(0, 2**32, N, dtype=np.uint32))
     view = objectives.View(logp, logits, far, rng.normal(size=(N, T)), rng.uniform(0.1, 1.5, (N, T)),
                            -rng.gamma(1.0, 1.0, (N, Q)), near(0.5))
+    batch = batch._replace(role_NxT=np.zeros((N, T), np.int32))
     batch = batch._replace(age_N=(np.arange(N) >= N // 2) * 2.0)
     batch = batch._replace(prompt_mask_NxQ=(np.arange(Q)[None] >= np.arange(N)[:, None] // 2 % Q) * 1.0)
     cast = lambda x: jnp.asarray(x, dtype if np.issubdtype(x.dtype, np.floating) else x.dtype)  # noqa: E731
