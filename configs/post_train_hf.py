@@ -76,6 +76,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.arms = ("rlvr-lr0", "rlvr-lr1", "sft-lr0", "sft-lr1", "permuted")
     c.measure = ConfigDict({
         "grid_points": 6,  # measured steps, log-spaced from 1 to the last
+        "completions": 4,  # prompts whose answers are kept at every measurement, for readers; 0: none
         "probes": ("weight", "ever_changed", "loss_tokens"),  # ids of the catalogue; the policy's statistics always come too
         "spectra": "top",  # top (certified leading triplets) for large matrices, exact for small ones, none
         "ks": (16,), "alphas": (0.5,),  # first is primary

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from experiments.harness import arms as arm_table
 from experiments.harness import (
     checks,
+    completions,
     ensemble,
     final_weights,
     follower,
@@ -180,8 +181,12 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
     write_base_rows(bundle, prefix, measure, setup.seeds)
     if partial := trainable.budget_rows(setup.arms, base.params, base.digest, setup.seeds[0]):
         bundle.write_rows(f"{prefix}budgets", partial)
+    answers = completions.Answers(setup.model, setup.task, "id", config.measure.completions, bundle, session.telemetry,
+                                  mesh=setup.mesh, prefix=prefix)
+    if not bundle.sealed_rows(f"{prefix}work"):
+        answers("base", 0, setup.seeds[:1], jax.tree.map(lambda x: x[None], base.params))
     plan = ensemble.Plan(base, prefix, setup.grid, config.train.steps_per_call, config.checkpoint.every_seconds, setup.mesh,
-                         measure)
+                         measure, answers)
     bundle.write_rows(f"{prefix}work", work.rows(setup.arms, setup.stages, base.digest))
     finals = {}
     for arm in setup.arms:

@@ -315,6 +315,18 @@ TASKS_AND_MODELS = [
 ]
 
 RECORDS_AND_FILES = [
+    Fault("no correction", "jaxpost/records/tabulating/bands.py", "law.isf(0.025 / max(tests, 1)) / law.isf(0.025)",
+          "law.isf(0.025) / law.isf(0.025)",
+          "tests/records/headlines/test_standing_out.py::test_five_percent_in_all_comparisons_together"),
+    Fault("wrong side", "jaxpost/records/tabulating/bands.py", "half = hi - null if away > 0 else null - lo",
+          "half = hi - null if away < 0 else null - lo",
+          "tests/records/headlines/test_standing_out.py::test_half_widths_are_those_of_the_side_on_which_the_value_lies"),
+    Fault("cut differences", "jaxpost/records/domains.py", 'ROLES = ("seed", "estimate", "null")',
+          'ROLES = ("seed", "estimate", "null", "claim")',
+          "tests/records/test_domains.py::test_differences_and_missing_ends_are_left_alone"),
+    Fault("wrong scale", "jaxpost/formats/lora.py", "math.sqrt(rank) if about.get(\"use_rslora\") else rank",
+          "rank if about.get(\"use_rslora\") else rank",
+          "tests/formats/test_lora.py::test_a_merged_matrix_is_the_base_and_the_scaled_product"),
     Fault("dropped mask", "jaxpost/records/summary.py", 'USABLE = ("ok", "unresolved")', 'USABLE = ("ok",)',
           "tests/records/test_summary.py::test_status_of_an_estimate"),
     Fault(">= for >", "jaxpost/records/summary.py", "np.bincount(group)[group] > 1", "np.bincount(group)[group] >= 1",

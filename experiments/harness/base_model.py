@@ -96,7 +96,7 @@ class Pretraining:
         states, seen, saved = self.fresh(), [], time.monotonic()
         if (found := saves.latest()) is not None:
             states, seen = saves.restore(found[0], self.abstract()), found[1]["seen"]
-        session.phase("pretraining", c.second_steps + c.max_steps, int(states.step[0]))
+        session.phase("pretraining", c.second_steps + c.max_steps, int(states.step[0]), early=True)
         while (step := int(states.step[0])) < c.second_steps + c.max_steps:
             alone = step < c.second_steps
             steps = min(50, c.second_steps - step) if alone else c.check_every

@@ -20,7 +20,7 @@ STUDY = "study"  # the experiment whose arms, stages and claims are data
 OPEN = ("model", "task", "second", "mesh", "arm", "tasks", "tune", "gate", "trend", "probe")
 # Cannot change a row: the config hash leaves them out.
 EXCLUDED = ("title", "question", "papers", "pilot", "wandb", "tensorboard", "checkpoint", "seeds.count", "measure.budget",
-            "memory.report")
+            "measure.completions", "memory.report")
 
 
 def names() -> list[str]:

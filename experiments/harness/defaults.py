@@ -98,6 +98,7 @@ def study() -> ConfigDict:
         "problems": 256,  # a split and measurement; as many demonstrations are the probe batch
         "probes": ("weight", "policy", "loss_tokens"),  # ids, or the presets economy, standard and full
         "budget": 0.0,  # share of the training time that they may take; 0: what a preset allows, and no limit for ids
+        "completions": 4,  # prompts whose answers are kept at every measurement, for readers; 0: none
     })
     c.mesh = ConfigDict({"ensemble": 1})  # devices that share the seeds
     c.memory = memory()

@@ -114,6 +114,7 @@ class Plan:
     every_seconds: float  # between checkpoints
     mesh: jax.sharding.Mesh | None
     measure: Callable  # (arm, step, seeds, params_S, history, probe_state_S) -> columns
+    answers: Callable | None = None  # (arm, step, seeds, params_S): asks the policies and keeps what they say
     program: Callable | None = None  # (arm, members) -> its compiled program; None: compiled at the first call
 
 
@@ -222,6 +223,8 @@ def _segments(arm, block, plan, bundle, session, program, members, states, step,
             columns = plan.measure(arm, step, block.seeds, states.params, history, states.probe_state)
             bundle.write_rows(block.shard(plan.prefix, step), columns)
             session.telemetry.measured(arm.name, step, columns)
+            if plan.answers is not None:
+                plan.answers(arm, step, block.seeds, states.params)
         due = session.look(time.monotonic() - saved > plan.every_seconds)
         if step == plan.grid[-1] or session.stopping or due:
             saves.save(step, states, {"seeds": block.seeds, "arm": arm.name})

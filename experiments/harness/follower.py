@@ -32,7 +32,7 @@ class Follower:
     def _nothing(self, *given: object, **named: object) -> None:
         pass
 
-    write_rows = write_arrays = event = cost = require_base = _nothing
+    write_rows = write_arrays = write_completions = event = cost = require_base = _nothing
 
 
 def opened(path: Path, claim: Callable[[], records.Bundle]) -> records.Bundle | Follower:

@@ -89,14 +89,16 @@ class Session:
         self.console.print(f"[{time.monotonic() - self._started:6.1f} s] {text}", highlight=False, markup=False,
                            soft_wrap=True)
 
-    def phase(self, name: str, total: int, done: int = 0) -> None:
-        """Begin a phase of `total` steps of which `done` were done before."""
+    def phase(self, name: str, total: int, done: int = 0, early: bool = False) -> None:
+        """Begin a phase of `total` steps of which `done` were done before; `early`: it ends as soon as what it looks for is
+        found, so that the total and the time left are said to be the most."""
         self._end_bar()
         if not self.console.is_terminal:
             return
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                             TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-                             console=self.console, transient=True)
+        most = "at most " if early else ""
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn(
+            "{task.completed:.0f}/" + most + "{task.total:.0f}"), TimeElapsedColumn(), TextColumn(f"ETA {most}".strip()),
+            TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console, transient=True)
         self._bar.start()
         self._task = self._bar.add_task(name, total=total, completed=done, note="")
 

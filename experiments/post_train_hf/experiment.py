@@ -180,7 +180,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         if config.memory.report:
             program_report.print_report(session, setup.listed())
         base, inputs = _load(setup, bundle, session)
-        measure = hf_runs.TextMeasurement(base, setup, bundle)
+        measure = hf_runs.TextMeasurement(base, setup, bundle, session.telemetry)
         write_base_rows(bundle, "", measure, setup.seeds)
         for arm in setup.arms:
             began = time.monotonic()

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness import ensemble, follower
+from experiments.harness import completions, ensemble, follower
 from experiments.harness.arms import Arm
 from experiments.harness.errors import Diverged
 from experiments.harness.measure import Measurement, concatenate
 from experiments.harness.session import Session
-from jaxpost import processes, training
+from jaxpost import models, processes, tasks, training
 from jaxpost.checkpoint import Checkpoints
 from jaxpost.models import hf
 from jaxpost.probes import policy
@@ -55,9 +55,10 @@ class Run:
 class TextMeasurement(Measurement):
     """The weight probes, and policy statistics with a verifier on the host."""
 
-    def __init__(self, base: Loaded, setup, bundle: Bundle):
+    def __init__(self, base: Loaded, setup, bundle: Bundle, telemetry):
         super().__init__(base, setup.model, setup.probes, batch=setup.probe_batch, mesh=setup.mesh, bundle=bundle,
                          directory=bundle.path / "series")
+        self._telemetry, self._count = telemetry, setup.config.measure.completions
         self.suite, self._guesses, self._drawn = setup.suite, {setup.suite.label: setup.task.guess("id")}, {}
 
     def __call__(self, arm: Arm, step: int, seeds: Sequence[int], params_S: dict, history, carried_S=None) -> dict:
@@ -74,10 +75,29 @@ class TextMeasurement(Measurement):
         began, key = time.monotonic(), training.stream(seed, "evaluate", 0)
         if seed not in self._drawn:
             self._drawn = {seed: self.suite.samples(self.base.params, key)}
-        values = self.suite.measure(params, self.base.params, self._drawn[seed], key)
+        made = self.suite.samples(params, key)
+        values = self.suite.measure(params, self.base.params, self._drawn[seed], key, made)
+        self._keep_answers(arm, step, seed, made)
         self._cost(_NAMED, arm, step, wall_s=time.monotonic() - began)
         return policy.finalize({name: [x] for name, x in values.items()}, arm=arm, step=step, seeds=[seed],
                                conditional_on=self.base.digest, guesses=self._guesses)
+
+
+    def _keep_answers(self, arm: str, step: int, seed: int, made: Sequence[models.Completions]) -> None:
+        """The answers to the first problems, of those that were evaluated anyway."""
+        suite, rows = self.suite, []
+        tokens_NxT, logp_NxT, mask_NxT = (np.asarray(x) for x in processes.whole(tuple(made[0])))
+        count = min(self._count, len(tokens_NxT))
+        score_N = text.reward(suite.task, suite.decode, suite.problems[:count], tokens_NxT[:count])
+        for i in range(count):
+            length = int(mask_NxT[i].sum())
+            ended = np.flatnonzero(np.asarray(tasks.ends(tokens_NxT[i], suite.task.ends)))
+            prompt = [int(t) for t in np.asarray(suite.rows_N.prompt_P[i]) if t != suite.task.pad]
+            rows.append({"seed": seed, "split": suite.label, "problem": i, "prompt": suite.decode(prompt),
+                         "answer": suite.decode([int(t) for t in tokens_NxT[i][:ended[0] if len(ended) else length]]),
+                         "reward": float(score_N[i]), "parts": None, "logp": float(logp_NxT[i].sum()), "tokens": length,
+                         "finished": bool(len(ended))})
+        completions.keep(self.bundle, self._telemetry, rows, arm, step)
 
 
 @dataclasses.dataclass(frozen=True)

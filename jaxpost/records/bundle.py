@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from safetensors.numpy import save
 
 from jaxpost.lookup import nearest
-from jaxpost.records import digests, provenance, storage
+from jaxpost.records import completions, digests, provenance, storage
 from jaxpost.records.contents import (
     compute_bundle_id,
     cost_table,
@@ -261,6 +261,11 @@ class Bundle:
             raise BundleError(f"shards {shards} hold the same row: {error}") from None
         return sort_canonical(table)
 
+    def write_completions(self, name: str, columns: Columns) -> None:
+        """Keep answers of one measurement (columns of `completions.COLUMNS`); they are shown, and no number comes from them."""
+        self._writable()
+        completions.write(self.path, _checked_name(name), columns)
+
     def write_arrays(self, name: str, arrays: Mapping[str, object]) -> None:
         """Write named arrays as `arrays/<name>.safetensors` (the suffix may be given), whole or not at all."""
         self._writable()
@@ -312,6 +317,7 @@ class Bundle:
         write_parquet(self.path / "metrics.parquet", metrics_table({k: m for k, m in metrics.items() if k in used}))
         write_parquet(self.path / "tensors.parquet", table_from_columns(tensors or {}, TENSORS))
         write_parquet(self.path / "costs.parquet", cost_table(self.path / "costs"))
+        completions.merge(self.path)
         names = sorted((self.path / "arrays").glob("[!.]*.safetensors"))
         for file in names:
             digests.read(file)

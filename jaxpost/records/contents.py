@@ -21,6 +21,7 @@ FILES = (
     "metrics.parquet",
     "costs.parquet",
     "tensors.parquet",
+    "completions.parquet",
     "events.jsonl",
     "report.html",
     "CITATION.bib",
@@ -77,7 +78,7 @@ def write_cost(path: Path, cost: Mapping) -> None:
 
 def remove_working(path: Path) -> None:
     """Remove the shards that the Parquet files of a closed bundle were merged from."""
-    for folder in ("rows", "costs"):
+    for folder in ("rows", "costs", "completions"):
         shutil.rmtree(path / folder, ignore_errors=True)
 
 
@@ -148,7 +149,7 @@ def damaged_files(path: Path) -> list[Path]:
     Raises:
         BundleError: one of them holds the rows of seeds that were finished before, which cannot be made again.
     """
-    files = [file for folder in ("rows", "arrays", "costs") for file in sorted((path / folder).glob("[!.]*"))]
+    files = [file for folder in ("rows", "arrays", "costs", "completions") for file in sorted((path / folder).glob("[!.]*"))]
     found = [file for file in files if not digests.sound(file)]
     for file in found:
         if file.parent.name == "rows" and file.stem == FINISHED_SHARD:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jaxpost.records import storage
+from jaxpost.records import completions, storage
 from jaxpost.records.bundle import Bundle
 from jaxpost.records.contents import read_costs, read_measurements, remove_working, require_schema, write_cost, write_parquet
 from jaxpost.records.rows import parse_params, select
@@ -53,9 +53,11 @@ def reopen(bundle: Bundle, derived: Sequence[str] = ("at",)) -> None:
         if manifest["status"] != "complete":
             raise BundleError(f"{path} is not finished (status {manifest['status']!r}): it can be resumed as it is")
         require_schema(path, manifest)
-        table, costs = replicates(read_measurements(path), derived), read_costs(path)
+        table, costs, answers = replicates(read_measurements(path), derived), read_costs(path), completions.read(path)
         remove_working(path)  # of a kill while sealing, or of an earlier try: the finished files hold all of it
         write_parquet(path / "rows" / f"{FINISHED_SHARD}.parquet", table)
+        if answers is not None:
+            completions.write(path, FINISHED_SHARD, answers)
         for name, cost in costs.items():
             write_cost(path / "costs" / f"{name}.json", cost)
         names = {*manifest.get("sealed_shards", ()), *manifest["shards"]} - {FINISHED_SHARD}

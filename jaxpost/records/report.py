@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from jaxpost.records import digests, storage
+from jaxpost.records import completions, digests, storage
 from jaxpost.records.attachments import attached, with_papers
 from jaxpost.records.citation import bibtex
 from jaxpost.records.contents import digest_files, read_measurements, read_metrics
@@ -25,7 +25,7 @@ from jaxpost.records.tabulating.tables import write_tables
 from jaxpost.records.tabulating.variants import arm_order, claim_numbers, of_pairs
 
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
-_MEASURED = ("measurements", "metrics", "costs", "tensors", "events", "arrays/")  # files that drawing only reads
+_MEASURED = ("measurements", "metrics", "costs", "tensors", "completions", "events", "arrays/")  # files that drawing only reads
 
 
 def _shown_claims(table: pa.Table, claims: Sequence[Mapping]) -> list[dict]:
@@ -188,6 +188,7 @@ def render_html(
         figures=[_shown_figure(path, item, manifest["bundle_id"]) for item in figures if item.reason is None],
         absent=[item for item in figures if item.reason is not None],
         odd_rows=_odd_rows(table),
+        answers=completions.shown(found) if (found := completions.read(path)) is not None and len(found) else [],
         costs=_costs(path),
         metrics=read_metrics(path).to_pylist(),
         bib=(path / "CITATION.bib").read_text(encoding="utf-8"),

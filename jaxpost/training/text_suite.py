@@ -54,9 +54,11 @@ class TextSuite:
         total, count = np.asarray(multihost_utils.process_allgather(told_2)).reshape(-1, 2).sum(axis=0)
         return float(total / count)
 
-    def measure(self, params: dict, base: dict, drawn: Sequence[models.Completions], key: jax.Array) -> dict[str, float]:
-        """The values of `evaluate.Suite.measure`; `drawn` are the base's samples under the same key."""
-        made = self.samples(params, key)
+    def measure(self, params: dict, base: dict, drawn: Sequence[models.Completions], key: jax.Array,
+                made: Sequence[models.Completions] | None = None) -> dict[str, float]:
+        """The values of `evaluate.Suite.measure`; `drawn` are the base's samples under the same key, `made` the policy's where
+        they were taken before."""
+        made = self.samples(params, key) if made is None else made
         with sharding.on_mesh(self.mesh):
             sums = [jax.device_get(self.programs[1](params, base, split.put(part.prompt_P, self.mesh), own, other))
                     for part, own, other in zip(self._parts(), made, drawn, strict=True)]

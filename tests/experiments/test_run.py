@@ -245,6 +245,11 @@ def test_progress_is_a_bar_on_a_terminal_and_silent_elsewhere(capsys, tmp_path):
         session.phase("arm", 10, 2)
         session.advance(5, "7 tokens/s")
         session._bar.refresh()
-    shown = capsys.readouterr().out
-    assert "arm" in shown and "7/10" in shown and "ETA" in shown and "7 tokens/s" in shown
+        shown = capsys.readouterr().out
+        session.phase("pretraining", 90, early=True)  # it may end before
+        session.advance(30)
+        session._bar.refresh()
+        early = capsys.readouterr().out
+    assert "arm" in shown and "7/10" in shown and "ETA" in shown and "7 tokens/s" in shown and "at most" not in shown
+    assert "30/at most 90" in early and "ETA at most" in early
 

@@ -32,8 +32,8 @@ class Telemetry:
             return
         for i, seed in enumerate(seeds):
             for t in range(next(iter(curves.values())).shape[1]):
-                values = {name: float(x[i, t]) for name, x in curves.items()}
-                self._each("scalars", arm, seed, before + t + 1, {f"train/{name}": x for name, x in values.items()})
+                values = {f"train/{name}": float(x[i, t]) for name, x in curves.items() if np.isfinite(x[i, t])}
+                self._each("scalars", arm, seed, before + t + 1, values)
 
     def measured(self, arm: str, step: int, columns: Mapping[str, Sequence]) -> None:
         """The rows of a measurement: those over a whole model, by seed, as curves."""
