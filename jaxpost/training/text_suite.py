@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxpost import models, sharding
+from jaxpost import models, processes, sharding
 from jaxpost.tasks import Task, text
 from jaxpost.training import split
 from jaxpost.training.evaluate import divergence_sums, means
@@ -60,7 +60,7 @@ class TextSuite:
         they were taken before."""
         made = self.samples(params, key) if made is None else made
         with sharding.on_mesh(self.mesh):
-            sums = [jax.device_get(self.programs[1](params, base, split.put(part.prompt_P, self.mesh), own, other))
+            sums = [processes.whole(self.programs[1](params, base, split.put(part.prompt_P, self.mesh), own, other))
                     for part, own, other in zip(self._parts(), made, drawn, strict=True)]
         total = {name: float(np.sum([part[name] for part in sums], dtype=np.float64)) for name in sums[0]}
         return {f"success/{self.label}": self.reward(made), **means(total)}
@@ -76,8 +76,9 @@ class TextSuite:
         model, task = self.model, self.task
 
         def sample(params, prompt_RxP, key):
-            return models.sample(model, params, prompt_RxP, key, length=task.completion_len, eos=task.ends, pad=task.pad,
+            made = models.sample(model, params, prompt_RxP, key, length=task.completion_len, eos=task.ends, pad=task.pad,
                                  early_stop=True)
+            return sharding.constrain(made, ("batch",))  # rows stay where they are verified
 
         def sums(params, base, prompt_RxP, made, drawn) -> Mapping[str, jax.Array]:
             return divergence_sums(model, params, base, prompt_RxP, made, drawn, task.pad)
