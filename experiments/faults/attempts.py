@@ -50,11 +50,19 @@ def ended(process: subprocess.Popen, seconds: float = LIMIT) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """When a run is hit: some seconds after its start, or after a path that matches one of `patterns` appears."""
+    """When a run is hit: some seconds after its start, or after a path that matches one of `patterns` appears.
+
+    The moment is past when a path that matches `past` is there.
+    """
 
     name: str
     patterns: tuple[str, ...] = ()
+    past: str = "report.html"
     latest: float = 0.05  # seconds after that, at most
+
+    def ahead(self, directory: Path) -> bool:
+        """Whether a run of this directory may still meet it."""
+        return next(directory.glob(self.past), None) is None
 
     def reached(self, process: subprocess.Popen, directory: Path, rng: random.Random) -> bool:
         """Wait for the moment; False if the run ends before."""
@@ -79,11 +87,11 @@ class Moment:
 def moments(seconds: float) -> tuple[Moment, ...]:
     """Moments of a study that takes so long: any, and those at which something is handed over or written."""
     return (
-        Moment("any moment", latest=seconds),
-        Moment("pretraining checkpoint", ("base-0/pretraining/*tmp*", "base-0/base/*tmp*")),
-        Moment("arm checkpoint", ("base-0/arms/*/*/*tmp*",)),
-        Moment("stage hand-over", ("base-0/arms/*",)),
-        Moment("rows", ("rows/*", "rows/.*")),
+        Moment("any moment", latest=0.7 * seconds),
+        Moment("pretraining checkpoint", ("base-0/pretraining/*tmp*", "base-0/base/*tmp*"), past="base-0/base/*/about"),
+        Moment("arm checkpoint", ("base-0/arms/*/*/*tmp*",), past="measurements.parquet"),
+        Moment("stage hand-over", ("base-0/arms/*",), past="measurements.parquet"),
+        Moment("rows", ("rows/*", "rows/.*"), past="measurements.parquet"),
         Moment("bundle", ("*.parquet", ".*.tmp", "tables/*", "figures/*", "report.html")),
     )
 

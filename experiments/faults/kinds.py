@@ -32,7 +32,7 @@ def killed(subject: Subject, expected: str, directory: Path, count: int, rng: ra
         number += 1
         run, faults = directory / f"killed-{number}", []
         while True:
-            moment = rng.choice(moments(seconds))
+            moment = rng.choice([moment for moment in moments(seconds) if moment.ahead(run)] or moments(seconds)[:1])
             process = subject.start(run)
             if len(faults) + tally.tried < count and moment.reached(process, run, rng):
                 process.kill()
@@ -40,8 +40,8 @@ def killed(subject: Subject, expected: str, directory: Path, count: int, rng: ra
             if code != -signal.SIGKILL:
                 break
             faults.append(moment.name)
-        if faults or code:
-            _done(tally, code == 0 and same(run, expected), run, faults or [f"ended with code {code} undisturbed"])
+        good = code == 0 and same(run, expected)
+        _done(tally, good, run, faults or ([] if good else [f"ended with code {code} undisturbed"]))
     return tally
 
 
@@ -126,7 +126,7 @@ def full(subject: Subject, expected: str, directory: Path, count: int, rng: rand
         first, second = map(int, logs["CODES"].read_text().split()) if logs["CODES"].exists() else (None, None)
         if first == 0:  # there was room for all of it
             largest = min(largest, size)
-            shutil.rmtree(run)
+            _done(tally, True, run, [])
             continue
         errors = [line for line in logs["FIRST"].read_text().splitlines() if line.startswith("error: ")]
         stopped = first == EXIT_USER and len(errors) == 1 and ("No space left" in errors[0] or "make room" in errors[0])
