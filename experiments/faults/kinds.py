@@ -154,7 +154,7 @@ def of_two(subject: Subject, expected: str, directory: Path, count: int, rng: ra
 
     Expected is what two undisturbed processes give; that run is made first.
     """
-    heartbeat, tally = 20, Tally("one of two processes killed")
+    heartbeat, tally = 60, Tally("one of two processes killed")
     run = directory / "two-undisturbed"
     if [ended(process) for process in _two(subject, run, heartbeat)] != [0, 0]:
         raise RuntimeError(f"two undisturbed processes did not end well; see {log_of(run, '-0')}")

@@ -26,7 +26,7 @@ def start(count: int, directory: Path, *more: str, config: Path = SUBJECT) -> li
     address = f"localhost:{launch.free_port()}"
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     return [subprocess.Popen([sys.executable, "-m", "experiments.run", f"--config={config}", f"--workdir={directory}",
-                              f"--config.distributed={address},{count},{index},heartbeat=20", *more],
+                              f"--config.distributed={address},{count},{index}", *more],
                              cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for index in range(count)]
 
