@@ -11,8 +11,8 @@ Several processes, one or more a host, run one study together when each is told 
 (experiments/harness/distributed.py).
 
 Exit codes: 0 done (or already finished), 2 bad input, directory or checkpoint, 3 a loss was not finite, 75 stopped by
-SIGTERM or SIGINT after saving (run the same command again; a second signal ends the process at once), 76 another process of the
-run ended (start all of them again).
+SIGTERM or SIGINT after saving (run the same command again; another signal seconds later ends the process at once), 76 another
+process of the run ended (start all of them again).
 """
 
 import argparse

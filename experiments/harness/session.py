@@ -17,12 +17,17 @@ WANDB_MODES = ("disabled", "offline", "online")
 
 
 class StopSignals:
-    """Remembers a SIGTERM or SIGINT until the run asks at its next boundary; a second one ends the process at once."""
+    """Remembers a SIGTERM or SIGINT until the run asks at its next boundary; one more, seconds later, ends the process at once.
+
+    A scheduler signals a launcher and its run, and the launcher passes it on: within TOGETHER seconds they are one signal.
+    """
 
     NUMBERS = (signal.SIGTERM, signal.SIGINT)
+    TOGETHER = 2.0
 
     def __init__(self):
         self.received: str | None = None
+        self._at = 0.0
         self._before = {}
 
     def __enter__(self) -> "StopSignals":
@@ -35,10 +40,12 @@ class StopSignals:
 
     def _remember(self, number, frame):
         del frame
-        if self.received is not None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._at = signal.Signals(number).name, now
+        elif now - self._at > self.TOGETHER:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.received = signal.Signals(number).name
 
 
 class Session:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from experiments.harness import errors
+from experiments.harness import errors, session
 from jaxpost import records
 from jaxpost.records import storage
 
@@ -62,3 +62,15 @@ def test_killed_and_stopped_runs_end_with_the_rows_of_the_undisturbed_one(tmp_pa
     assert manifest["bundle_id"] == storage.read_json(finished / "manifest.json")["bundle_id"]
     assert len(manifest["sessions"]) == 4
     assert "rows-replaced" not in (path / "events.jsonl").read_text()
+
+
+def test_a_signal_that_comes_twice_at_once_is_one_and_a_later_one_ends_the_process(monkeypatch):
+    ended, clock = [], [10.0]
+    with session.StopSignals() as signals:
+        monkeypatch.setattr(session.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(session.os, "kill", lambda pid, number: ended.append(number))
+        for moment, expected in ((10.0, []), (10.5, []), (13.0, [signal.SIGTERM])):
+            clock[0] = moment
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.received == "SIGTERM" and ended == expected
+            signal.signal(signal.SIGTERM, signals._remember)
