@@ -86,7 +86,8 @@ class TextMeasurement(Measurement):
     def _keep_answers(self, arm: str, step: int, seed: int, made: Sequence[models.Completions]) -> None:
         """The answers to the first problems, of those that were evaluated anyway."""
         suite, rows = self.suite, []
-        tokens_NxT, logp_NxT, mask_NxT = (np.asarray(x) for x in processes.whole(tuple(made[0])))
+        first = made[0]
+        tokens_NxT, logp_NxT, mask_NxT = processes.whole((first.tokens_NxT, first.logp_NxT, first.mask_NxT))
         count = min(self._count, len(tokens_NxT))
         score_N = text.reward(suite.task, suite.decode, suite.problems[:count], tokens_NxT[:count])
         for i in range(count):

@@ -124,6 +124,20 @@ def test_orbax_steps_and_items_are_found(tmp_path):
     assert formats.open_checkpoint(tmp_path / "run" / "2").read("x")[0, 0] == 2.0
 
 
+def test_the_items_of_a_checkpoint_manager_are_found_or_named(tmp_path):
+    def save(*place):
+        with ocp.StandardCheckpointer() as saver:
+            saver.save(tmp_path.joinpath(*place), {"x": jnp.ones((2, 2))})
+
+    save("only", "7", "default")
+    assert formats.open_checkpoint(tmp_path / "only").read("x").sum() == 4.0
+    save("several", "7", "model")
+    save("several", "7", "optimizer")
+    with pytest.raises(FormatError, match="of the items model, optimizer: which of them are the weights.*/7/optimizer or another"):
+        formats.open_checkpoint(tmp_path / "several")
+    assert formats.open_checkpoint(tmp_path / "several" / "7" / "model").read("x").sum() == 4.0
+
+
 def test_a_damaged_orbax_array_is_one_line(tmp_path):
     with ocp.StandardCheckpointer() as saver:
         saver.save(tmp_path / "tree", TREE)
