@@ -82,7 +82,6 @@ class TextMeasurement(Measurement):
         return policy.finalize({name: [x] for name, x in values.items()}, arm=arm, step=step, seeds=[seed],
                                conditional_on=self.base.digest, guesses=self._guesses)
 
-
     def _keep_answers(self, arm: str, step: int, seed: int, made: Sequence[models.Completions]) -> None:
         """The answers to the first problems, of those that were evaluated anyway."""
         suite, rows = self.suite, []
