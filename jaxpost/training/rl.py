@@ -15,6 +15,7 @@ from jaxpost import curricula, models, sharding, tasks
 from jaxpost.objectives import Batch, rewards
 from jaxpost.tasks import Task
 from jaxpost.training import needs
+from jaxpost.training.closed_loop import Episodes
 from jaxpost.training.forcing import Interrupt, Prefix, role_codes
 from jaxpost.training.replay import Buffered, Replay, joined, stored
 from jaxpost.training.second import SecondPass
@@ -49,8 +50,9 @@ class Rollouts:
     With `second`, groups without a right answer are drawn again (`training.second`). Metrics: `hinted_groups`, the share of
     groups that were, `hint_share`, the mean part of the solution that groups have seen, and `first_reward`, of the first pass.
 
-    With `forcing`, tokens of the sampled rows are given instead of drawn (`training.forcing`): the beginning of a
-    demonstration, a hint, an interruption. Their behaviour log-probabilities are the policy's own.
+    With `forcing`, tokens of the sampled rows are given instead of drawn: the beginning of a demonstration, a hint, an
+    interruption (`training.forcing`), or what an environment answers to each action (`closed_loop.Episodes`). Log-probabilities
+    of the first three are the policy's own.
 
     A curriculum plans the problems and may leave rows out or scale their advantages (`curricula.Weights`). It sees sampled
     rows, not demonstrated ones. A row that is left out is masked and has no reward; over-sampling fills up its group's place
@@ -69,7 +71,7 @@ class Rollouts:
     reward: tuple[rewards.Reward, ...] = ()  # terms of the reward; none: the verifier's score alone
     replay: Replay | None = None  # groups of earlier steps that are trained on again
     second: SecondPass | None = None  # failed groups are drawn again in the step, with hints
-    forcing: Prefix | Interrupt | None = None  # tokens of the sampled rows that are not drawn
+    forcing: Prefix | Interrupt | Episodes | None = None  # tokens of the sampled rows that are not drawn
 
     def __post_init__(self):
         needs.require("Rollouts", self.spec, self.task)
@@ -108,6 +110,10 @@ class Rollouts:
                                  "give a Prefix of role 'prefix'" if wanted else "take a Prefix of role 'hint', or None"))
         if rule is not None:
             rule.check(self.task, self.spec.group - self.demonstrations)
+        needs_more = self.demonstrations or self.needs_greedy or "truncated" in self.spec.objective.needs
+        if isinstance(rule, Episodes) and needs_more:
+            raise ValueError(f"episodes with objective {self.spec.objective.name!r}, which needs demonstrations, a greedy "
+                             "answer or which rows were cut; a closed loop has none of them")
 
     def _require_replay(self):
         name, wanted = self.spec.objective.name, "replay" in self.spec.objective.needs
@@ -191,12 +197,15 @@ class Rollouts:
                 early_stop: bool = False) -> tuple[jax.Array, models.Completions]:
         """(prompts, Completions) of given problems, oversample*B*G rows, groups adjacent; `early_stop` as in models.sample."""
         prompt_NxP = sharding.constrain(jax.vmap(self.task.prompt)(problems_N), ("batch",))
-        forced_NxT = None
+        key, forced_NxT = stream(seed, "rollout", step), None
+        if isinstance(self.forcing, Episodes):
+            return prompt_NxP, self.forcing.play(self.spec.model, params, problems_N, prompt_NxP, key, self.spec.temperature,
+                                                 early_stop)
         if self.forcing is not None:
             forced_NxT = self.forcing.tokens(self.task, self._groups(problems_N)[0], stream(seed, "forcing", step), step,
                                              self.spec.group - self.demonstrations)
             forced_NxT = sharding.constrain(forced_NxT, ())
-        made = models.sample(self.spec.model, params, self._groups(prompt_NxP)[0], stream(seed, "rollout", step),
+        made = models.sample(self.spec.model, params, self._groups(prompt_NxP)[0], key,
                              length=self.task.completion_len, temperature=self.spec.temperature, eos=self.task.ends,
                              pad=self.task.pad, early_stop=early_stop, forced_NxT=forced_NxT)
         return prompt_NxP, self._demonstrated(problems_N, made, stream(seed, "oracle", step))

@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxpost import models, tasks
+from jaxpost import models, objectives, roles, tasks, training
 from jaxpost.tasks import grid, vocab
 from jaxpost.training import closed_loop
 
@@ -37,3 +38,76 @@ def test_a_policy_acts_on_what_it_sees():
     assert uniform.observation_NxUxP.shape == (32, 4, task.prompt_len)
     assert len(np.unique(uniform.action_NxUxA)) > 20  # all tokens are equally likely
     assert dataclasses.is_dataclass(loop) and (np.asarray(uniform.turns_N) >= 1).all()
+
+
+@pytest.fixture(scope="module")
+def played():
+    """Episodes of three turns in a lake by a random policy, in one row each."""
+    episodes = closed_loop.Episodes(tasks.get("grid", **LAKE), grid.loop(LAKE, turns=3))
+    task = episodes.task
+    model = models.TransformerConfig(vocab=task.vocab_size, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, ff=16)
+    params = models.init(model, jax.random.key(0))
+    useful = jnp.zeros(task.vocab_size).at[jnp.asarray([*range(vocab.ID, vocab.ID + 4), vocab.EOS])].set(20.0)
+    params = params | {"head": params["head"] * useful[None]}  # names and ends, mostly
+    problems = tasks.problems(task, "id", jnp.arange(16))
+    prompt = jax.vmap(task.prompt)(problems)
+    made = jax.jit(lambda p, k: episodes.play(model, p, problems, prompt, k, 1.0))(params, jax.random.key(3))
+    return episodes, model, params, problems, prompt, made
+
+
+def test_an_episode_is_actions_and_the_observations_that_follow_them(played):
+    """Turn by turn with the environment in a Python loop; an ended episode is padding."""
+    episodes, _, _, problems, _, made = played
+    A, P, env = episodes.action.completion_len, episodes.action.prompt_len, episodes.environment
+    assert made.tokens_NxT.shape == (16, episodes.length) == (16, 3 * A + 2 * P)
+    ended, rewards = 0, []
+    for n in range(16):
+        state, done, total = env.reset(jax.tree.map(lambda x, n=n: x[n], problems)), False, 0.0
+        tokens, mask, forced = (np.asarray(x)[n] for x in (made.tokens_NxT, made.mask_NxT, made.forced_NxT))
+        for u in range(3):
+            action = slice(u * (A + P), u * (A + P) + A)
+            if done:
+                assert not tokens[action].any() and not mask[action].any()
+            else:
+                state, seen, reward, over = env.step(state, jnp.asarray(tokens[action]))
+                total, done = total + float(reward), bool(over)
+                end = np.flatnonzero(tokens[action] == vocab.EOS)
+                assert mask[action].sum() == (end[0] + 1 if len(end) else A)
+            assert not forced[action].any()
+            shown = slice(action.stop, action.stop + P)
+            if u < 2:
+                np.testing.assert_array_equal(tokens[shown], 0 if done else seen)
+                np.testing.assert_array_equal(forced[shown], (tokens[shown] != 0) if not done else 0)
+        ended += done
+        rewards.append(total)
+    np.testing.assert_allclose(jax.vmap(episodes.task.verify)(problems, made.tokens_NxT), rewards)
+
+
+def test_what_was_drawn_has_the_trainer_s_log_probabilities(played):
+    _, model, params, _, prompt, made = played
+    logp = jax.nn.log_softmax(models.token_logits(model, params, prompt, made.tokens_NxT))
+    logp = jnp.take_along_axis(logp, made.tokens_NxT[..., None], -1)[..., 0]
+    drawn = np.asarray(made.mask_NxT * (1 - made.forced_NxT)) > 0
+    np.testing.assert_allclose(np.asarray(made.logp_NxT)[drawn], np.asarray(logp)[drawn], atol=5e-5)
+
+
+def test_episodes_train(played):
+    episodes, model, params, *_ = played
+    spec = training.StepSpec(model, objectives.get("grpo"), (("name", "adamw"),), group=4)
+    source = training.Rollouts(episodes.task, 2, spec, forcing=episodes)
+    member, state = training.Member(jnp.uint32(1), training.Scalars(1e-3)), training.create(spec, params, {})
+    batch, _, _ = jax.jit(lambda s: source.batch(member, s, None))(state)
+    shown = np.asarray(batch.role_NxT) == roles.OBSERVATION
+    assert shown.any() and not (shown & (np.asarray(batch.mask_NxT) > 0)).any()
+    batch = batch._replace(reward_N=jnp.arange(8) % 2 * 1.0)
+    after, metrics = jax.jit(lambda s, b: training.train_step(spec, s, b, member.scalars))(state, batch)
+    assert np.isfinite(float(metrics["loss"][0])) and np.any(np.asarray(after.params["head"]) != np.asarray(params["head"]))
+    with pytest.raises(ValueError, match="pass the task of the episodes, Episodes.task"):
+        training.Rollouts(episodes.action, 2, spec, forcing=episodes)
+    wide = closed_loop.Episodes(episodes.action, grid.loop(LAKE | {"size": 4}, turns=3))
+    with pytest.raises(ValueError, match="observations of 'grid/lake' have shape .* let both be of the same options"):
+        training.Rollouts(wide.task, 2, spec, forcing=wide)
+    for name in ("luffy", "dapo", "remax"):
+        other = dataclasses.replace(spec, objective=objectives.get(name))
+        with pytest.raises(ValueError, match="a closed loop has none of them"):
+            training.Rollouts(episodes.task, 2, other, forcing=episodes)
