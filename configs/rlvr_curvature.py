@@ -53,6 +53,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     defaults.require(argument, "default", "smoke")
     c = defaults.study()
+    c.papers = defaults.RLVR_PAPERS
     c.title, c.question = "Gate II: curvature along updates", __doc__.splitlines()[0]
     c.seeds.count, c.train.steps, c.train.learning_rate = 4, 100, 1e-4
     c.arm = ConfigDict({

@@ -53,6 +53,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     defaults.require(argument, "default", "smoke")
     c = defaults.study()
+    c.papers = defaults.RLVR_PAPERS
     c.title, c.question = TITLE, QUESTION
     c.train.learning_rate = 1e-4  # AdamW, every arm but those that end in -high
     c.train.adapter_learning_rate = 1e-3  # of the arms that end in -high

@@ -50,6 +50,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default, smoke or full."""
     defaults.require(argument, "default", "smoke", "full")
     c = defaults.study()
+    c.papers = defaults.RLVR_PAPERS
     c.title, c.question = TITLE, QUESTION
     c.train.learning_rates = (3e-5, 1e-4, 2e-4)  # both RLVR and SFT run at each
     c.train.sgd_learning_rate = 0.01  # heavy ball, momentum 0.9

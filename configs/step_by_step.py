@@ -55,7 +55,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     })
     c.arms = ("answers", "steps", "filler", "wrong-steps")
     c.gate = ConfigDict({"kind": "mean_reached", "metric": _SOLVED, "split": "id", "level": 0.3, "first_only": True})
-    c.measure.update({"grid_points": 8, "problems": 512, "probes": ("samples", "loss_tokens")})
+    c.measure.update({"grid_points": 8, "problems": 512, "completions": 4, "probes": ("samples", "loss_tokens")})
     c.probe = ConfigDict({"samples": {"samples": 1, "ks": (1,)}})
     if argument == "smoke":
         c.seeds.count = 2

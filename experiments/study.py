@@ -29,30 +29,26 @@ from experiments.harness import (
     scratch,
     stages,
     trainable,
+    trends,
     work,
 )
 from experiments.harness import claims as claim_rules
 from experiments.harness.arms import Arm
 from experiments.harness.base_model import Pretraining
+from experiments.harness.checked import Checked
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import Measurement, concatenate, grid, write_base_rows
 from experiments.harness.session import Session, StopSignals
 from jaxpost import probes, processes, records, training
 from jaxpost.probes import weights
-from jaxpost.tasks import Task
 
 SEVERAL_PROCESSES = True  # it runs in several (harness/distributed.py)
 COMPARED = ("weight", "policy")  # probes that the comparisons at matched norm and matched success are made of
 METRICS = {**probes.METRICS, **trainable.METRICS, **work.METRICS}
 
 
-def tasks_of(config: ConfigDict) -> dict[str, Task]:
-    """{"task", "second", name of section tasks: task}. Raises: UserError, as `arms.make_task`."""
-    return {name: arm_table.make_task(section) for name, section in arm_table.task_sections(config).items()}
-
-
-class Setup:
+class Setup(Checked):
     """Everything a config determines before any compute; building it finds what a user got wrong.
 
     Raises:
@@ -60,18 +56,14 @@ class Setup:
     """
 
     def __init__(self, config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None):
-        self.config = config
         checks.values(config)
         if absent := [section for section in ("pretrain", "second") if section not in config]:
             raise UserError(f"the config has no section {absent[0]!r}, and its arms start from a base; give them "
                             f"start={stages.SCRATCH!r}, or begin with defaults.study()")
-        if config.pilot:
-            power.pilot_rows(config.pilot)
-        self.tasks = tasks_of(config)
-        self.task, self.second = self.tasks["task"], self.tasks["second"]
+        super().__init__(config)
+        self.second = self.tasks["second"]
         self.model = programs.model_with(config, checks.model(config.model, tuple(self.tasks.values())))
         self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group, devices)
-        self.stages = stages.stages(config)
         self.arms = arm_table.build(config, self.model, self.tasks, trainable.of_stage(config))
         trained = [arm for arm in self.arms if arm.steps]
         self.grid = tuple(sorted({step for arm in trained for step in grid(arm.steps, config.measure.grid_points)}))
@@ -79,14 +71,8 @@ class Setup:
         splits = ["id", *(split for split in self.task.splits if split.startswith("ood/"))]
         self.suite = training.Suite(self.model, (*((split, self.task, split) for split in splits), *others),
                                     config.measure.problems, "id")
-        claim_rules.fields(claims)
-        claim_rules.require_arms(claims, stages.names(config))
-        self.claims = claim_rules.placed(claim_rules.judgeable(claims, [arm.name for arm in self.arms]),
-                                         {name: dataclasses.asdict(stage) for name, stage in self.stages.items()})
-        claim_rules.check(self.claims, [label for label, _, _ in self.suite.splits])
-        self.gate = claim_rules.gates.named(config.gate, self.ends)
         self.probes = probing.build_on_suite(config.measure.probes, self.suite, self.grid, probing.settings_of(config))
-        probing.require(self.probes, COMPARED, self.claims)
+        self.state(claims, [label for label, _, _ in self.suite.splits], self.probes, COMPARED)
         self.arms = [dataclasses.replace(arm, probes=probing.of_arm(arm.name, arm.probes, self.probes, COMPARED))
                      for arm in self.arms]
         needs = probes.merge_needs(self.probes)
@@ -94,26 +80,15 @@ class Setup:
         probing.require_batch(self.probes, self.batch, self.model)
 
     @property
-    def seeds(self) -> list[int]:
-        """The test seeds."""
-        return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
-
-    @property
     def ends(self) -> dict[str, claim_rules.End]:
         """arm -> its last step, and the split of the task that it trains on."""
         label = {"task": "id"}
         return {arm.name: claim_rules.End(arm.steps, label.get(task := self.stages[arm.name].task, task)) for arm in self.arms}
 
-    @property
-    def last(self) -> dict[str, int]:
-        """arm -> its last step."""
-        return {name: end.step for name, end in self.ends.items()}
-
     def measured(self, arm: Arm) -> tuple[int, ...]:
         """The steps at which an arm is measured; the last is its end."""
         due = [step for step in probing.measured_steps(self.probes, self.grid[-1]) if step < arm.steps]
         return (*due, arm.steps)
-
 
     def carry_out(self, bundle: records.Bundle, session: Session) -> dict:
         """Every base with its arms; returns the inventory of their tensors."""
@@ -129,7 +104,6 @@ class Setup:
         probing.report_costs(bundle, session)
         return concatenate(*inventory)
 
-
     def listed(self) -> Iterator[programs.Program | programs.Unseen]:
         """Every program that a base and its arms would run but those of a few milliseconds, see `harness.programs`."""
         mesh, model, count = self.mesh, self.model, len(self.seeds)
@@ -141,7 +115,7 @@ class Setup:
 
 def setup_of(config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None) -> "Setup | scratch.Setup":
     """The checked study of a config, from a base or from scratch, `devices` as in `checks.mesh`. Raises: UserError."""
-    checks.values(config)
+    checks.values(config)  # before the stages are made of them
     return (scratch.Setup if stages.from_scratch(stages.stages(config)) else Setup)(config, claims, devices)
 
 
@@ -200,12 +174,7 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
 def _one_arm(setup: Setup, arm: Arm, finals: Mapping, plan: ensemble.Plan, directory: Path, bundle, session: Session) -> dict:
     """The final parameters of an arm's seeds, leading axis S: trained, or the average that it starts from."""
     if not arm.steps:
-        starts = one_arm.ends(arm.start, finals, arm, plan.base.params, setup.seeds)
-        params_S = jax.tree.map(lambda *x: np.stack(x), *map(starts, setup.seeds))
-        standing = plan.measure.standing(arm.name, setup.seeds, params_S)
-        bundle.write_rows(f"{plan.prefix}{arm.name}-00000", concatenate(*standing))
-        session.say(f"{arm.name}: the average of {', '.join(arm.start)}, measured")
-        return params_S
+        return one_arm.average(arm, plan, setup.seeds, finals, bundle, session)
     own = dataclasses.replace(plan, grid=setup.measured(arm))
     found = one_arm.train(arm, own, setup.seeds, finals, directory / "arms", setup.config.mesh.ensemble, bundle, session)
     return one_arm.final_params(arm, found, own)
@@ -223,10 +192,14 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
                                               row_ids=records.row_ids))
     bundle.write_rows(f"{plan.prefix}jaccard", concatenate(*parts))
     session.advance(1)
-    derived = (f"{plan.prefix}matched", f"{plan.prefix}forgetting")
+    derived = (f"{plan.prefix}matched", f"{plan.prefix}forgetting", *(f"{plan.prefix}derived-{name}" for name in setup.last))
     table = follower.read_rows(bundle, exclude=(*derived, "summary", "claims"))
     bundle.write_rows(derived[0], concatenate(*_matched(setup, measure, finals, table)))
     bundle.write_rows(derived[1], forgetting.columns(table, base.digest))
+    for arm in setup.arms if setup.config.trend else ():
+        own = records.select(table, conditional_on=base.digest)
+        if columns := trends.rows(setup.config.trend, own, arm.name, list(setup.last), base.digest):
+            bundle.write_rows(f"{plan.prefix}derived-{arm.name}", columns)
     session.advance(1)
     for name, arrays in final_weights.arrays(measure, matrices).items():
         bundle.write_arrays(f"{plan.prefix}{name}", arrays)

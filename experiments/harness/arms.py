@@ -156,7 +156,11 @@ def _table(name: str, stage: Stage, task: Task, spec: training.StepSpec, demonst
     if not demonstrated or stage.pool or stage.curriculum:
         raise UserError(f"arm {name!r}: source='table' trains on every problem at every step, with demonstrations: it takes no "
                         f"objective that samples ({stage.objective!r}), no pool and no curriculum")
-    return training.WholeTable(task, tokens=stage.answer_tokens or None, spec=spec)
+    made = training.WholeTable(task, tokens=stage.answer_tokens or None, spec=spec)
+    for value, where in ((stage.microbatches, "microbatches"), (stage.minibatches, "minibatches")):
+        if made.rows % value:
+            raise UserError(f"arm {name!r}: {where}={value} does not divide the {made.rows} problems of its table")
+    return made
 
 
 def _optimizer(stage: Stage) -> tuple:

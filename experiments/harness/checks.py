@@ -20,7 +20,7 @@ RANGES = {
     "pretrain.success_high": (0.0, 1.0), "pretrain.second_min": (0.0, 1.0),
     "train.steps": (1, None), "train.prompts": (1, None), "train.group": (2, None), "train.microbatches": (1, None),
     "train.steps_per_call": (1, None), "measure.grid_points": (2, None), "measure.problems": (1, None),
-    "measure.budget": (0.0, None),
+    "measure.budget": (0.0, None), "measure.completions": (0, None), "measure.even_points": (0, None),
     "mesh.ensemble": (1, None), "mesh.data": (-1, None), "mesh.fsdp": (-1, None), "mesh.tensor": (-1, None),  # -1: what is left
     "checkpoint.every_seconds": (0.0, None), "train.minibatches": (1, None), "train.optimization_level": (0, 3),
     "margins.improved": (0.0, 1.0), "margins.held": (0.0, 1.0), "measure.reevaluations": (2, None),
@@ -86,12 +86,13 @@ def model(section: ConfigDict, used: Sequence[Task]) -> models.TransformerConfig
     return made
 
 
-def mesh(section: ConfigDict, rows: int, devices: Sequence | None = None):
+def mesh(section: ConfigDict, rows: int, devices: Sequence | None = None,
+         what: str = "a training step (train.prompts * train.group)"):
     """The mesh of a config section on the first devices, or None where every axis is 1.
 
     Args:
       section: axis -> size.
-      rows: of one training step; the axes data and fsdp must divide them.
+      rows: of one training step, which is called `what`; the axes data and fsdp must divide them.
       devices: abstract ones, of a slice that is not there, all of which the mesh takes; None: those of this machine.
 
     Raises:
@@ -121,7 +122,7 @@ def mesh(section: ConfigDict, rows: int, devices: Sequence | None = None):
                         "parameters are split over two axes; leave one of them at 1")
     made = sharding.make_mesh(sizes, devices[:wanted])
     try:
-        sharding.check_divisible(rows, made, "a training step (train.prompts * train.group)")
+        sharding.check_divisible(rows, made, what)
     except ValueError as error:
         raise UserError(str(error)) from error
     processes.connect(made)

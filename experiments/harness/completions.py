@@ -57,9 +57,10 @@ class Answers:
         rows = []
         for i in range(self.count):
             said = format_params({name: f"{float(x[i]):.4g}" for name, x in parts.items()})
-            rows.append({"split": self.split, "problem": i, "prompt": _text(found["prompt"][i]),
-                         "answer": _text(made.tokens_NxT[i][:length_N[i]]), "reward": float(reward_N[i]), "parts": said or None,
-                         "logp": float(made.logp_NxT[i].sum()), "tokens": int(length_N[i]), "finished": bool(ended_N[i])})
+            asked, answer = (_text(self.task, x) for x in (found["prompt"][i], made.tokens_NxT[i][:length_N[i]]))
+            rows.append({"split": self.split, "problem": i, "prompt": asked, "answer": answer, "reward": float(reward_N[i]),
+                         "parts": said or None, "logp": float(made.logp_NxT[i].sum()), "tokens": int(length_N[i]),
+                         "finished": bool(ended_N[i])})
         return rows
 
 
@@ -75,10 +76,12 @@ def keep(bundle: Bundle, telemetry, rows: Sequence[Mapping], arm: str, step: int
         telemetry.table(arm, seed, step, "completions", HEADER, lines)
 
 
-def _text(tokens: Sequence[int]) -> str:
+def _text(task: Task, tokens: Sequence[int]) -> str:
     """Text of symbolic tokens without padding and end; a name of its own is its number in braces."""
-    return "".join(vocab.decode([t]) if t < vocab.ID else f"{{{t - vocab.ID}}}" for t in map(int, tokens)
-                   if t not in (vocab.PAD, vocab.EOS))
+    kept = [t for t in map(int, tokens) if t not in (vocab.PAD, vocab.EOS)]
+    if task.words is not None:
+        return " ".join(task.words.get(t, f"{{{t}}}") for t in kept)
+    return "".join(vocab.decode([t]) if t < vocab.ID else f"{{{t - vocab.ID}}}" for t in kept)
 
 
 @functools.cache

@@ -56,7 +56,7 @@ def study() -> ConfigDict:
     c = ConfigDict()
     c.experiment = "study"
     c.title, c.question = "A study", ""  # of the report
-    c.papers = RLVR_PAPERS  # cited by the bundle
+    c.papers = ()  # arXiv numbers, cited by the bundle
     c.pilot = ""  # directory of an earlier run: what the planned seeds resolve, by its spread, is printed before the run
     c.seeds = ConfigDict({
         "first": 100,  # test seeds are first, first + 1, ...
@@ -113,10 +113,12 @@ def from_scratch() -> ConfigDict:
     c = study()
     del c.pretrain, c.second, c.seeds["base"], c.seeds["bases"]
     c.train.objective = "cross_entropy"
+    c.gate = ConfigDict({"kind": "unconditional"})
     c.measure = ConfigDict({
         "grid_points": 16,  # log-spaced steps from 1 to the last,
         "even_points": 0,  # evenly spaced ones, and 0
         "problems": 256,  # of the probe batch, and of a split where answers are sampled
+        "completions": 0,  # prompts whose answers are kept at every measurement, for readers
         "probes": ("fit",),  # ids
     })
     return c

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.harness import ensemble, stages
 from experiments.harness.arms import Arm
+from experiments.harness.measure import concatenate
 from experiments.harness.session import Session
 from jaxpost import models, training
 from jaxpost.records import Bundle
@@ -49,7 +50,9 @@ def train(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, 
     for block in found:
         if plan.grid[0] == 0 and not bundle.sealed_rows(block.shard(plan.prefix, 0)):
             fresh_S = training.stack([arm.fresh(starts(seed), seed + arm.offset).params for seed in block.seeds])
-            bundle.write_rows(block.shard(plan.prefix, 0), plan.measure(arm, 0, block.seeds, fresh_S, {}))
+            columns = plan.measure(arm, 0, block.seeds, fresh_S, {})
+            bundle.write_rows(block.shard(plan.prefix, 0), columns)
+            session.telemetry.measured(arm.name, 0, columns)
         ensemble.train(arm, block, plan, bundle, session, starts, references)
     plan.measure.finish(arm.name, seeds)
     session.say(f"{arm.name}: {len(seeds)} seeds, {arm.steps} steps, {time.monotonic() - began:.1f} s")
@@ -60,3 +63,15 @@ def train(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, 
 def final_params(arm: Arm, found: Sequence[ensemble.Block], plan: ensemble.Plan) -> dict:
     """The final parameters of all seeds, leading axis S, without a critic's head that the base does not have."""
     return {name: x for name, x in ensemble.final_params(arm, found, plan).items() if name in plan.base.params}
+
+
+def average(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, bundle: Bundle, session: Session) -> dict:
+    """An arm of no steps: the average that it starts from, measured at step 0; its parameters, leading axis S."""
+    starts = ends(arm.start, finals, arm, plan.base.params, seeds)
+    params_S = jax.tree.map(lambda *x: np.stack(x), *map(starts, seeds))
+    standing = concatenate(*plan.measure.standing(arm.name, seeds, params_S))
+    bundle.write_rows(f"{plan.prefix}{arm.name}-00000", standing)
+    session.telemetry.measured(arm.name, 0, standing)
+    session.telemetry.ended(arm.name, seeds)
+    session.say(f"{arm.name}: the average of {', '.join(arm.start)}, measured")
+    return params_S

@@ -192,17 +192,30 @@ def measured_steps(found: Sequence[probes.Probe], last: int) -> tuple[int, ...]:
 def require(found: Sequence[probes.Probe], wanted: Sequence[str], claims: Sequence[Mapping]) -> None:
     """Refuse to leave out probes that the experiment's comparisons, or its claims, are made of. Raises: UserError."""
     have = {probe.id for probe in found}
+    metrics = metrics_of(found)
     for name in wanted:
         if name not in have:
             raise UserError(f"measure.probes lacks {name!r}, which this experiment's comparisons are made of; it has "
                             f"{', '.join(sorted(have))}")
-    metrics = {metric for probe in found for metric in probe.metrics} | {
-        metric for row in catalog.CATALOG.values() if row.make is None for metric in row.metrics}
     for claim in claims:
         if claim["metric"] not in metrics:
             owner = next((row.id for row in catalog.CATALOG.values() if claim["metric"] in catalog.example(row).metrics), None)
             hint = f"; add {owner!r}" if owner else ""
             raise UserError(f"claim {claim['id']!r} needs {claim['metric']!r}, which no probe of measure.probes gives{hint}")
+
+
+def metrics_of(found: Sequence[probes.Probe]) -> set[str]:
+    """The metrics of probes, and those that are always measured or measured by other programs."""
+    return {metric for probe in found for metric in probe.metrics} | {
+        metric for row in catalog.CATALOG.values() if row.make is None for metric in row.metrics}
+
+
+def require_settings(section: Mapping, found: Sequence[probes.Probe]) -> None:
+    """Refuse settings, in the section `probe`, of a probe that is not measured. Raises: UserError."""
+    have = {probe.id for probe in found}
+    for key in configs.leaves(section):
+        if (name := key.rpartition(".")[0]) not in have:
+            raise UserError(f"config key 'probe.{key}': probe {name!r} is none of measure.probes{nearest(name, have)}")
 
 
 def of_arm(arm: str, named: Sequence[str], found: Sequence[probes.Probe], always: Sequence[str]) -> tuple[str, ...]:
@@ -289,9 +302,11 @@ def prices_of(reference: str) -> tuple[dict[str, float], list[price.Priced], flo
       UserError: no such config, a mistake in it, or one whose experiment chooses no probes.
     """
     config = configs.load(reference, {})
-    setup = importlib.import_module(f"experiments.{config.experiment}").Setup(config, ())
+    experiment = importlib.import_module(f"experiments.{config.experiment}")
+    setup = getattr(experiment, "setup_of", experiment.Setup)(config, ())
     if not hasattr(setup, "batch"):
-        raise UserError(f"config {reference!r}: experiment {config.experiment!r} chooses no probes of the catalogue")
+        raise UserError(f"config {reference!r}: its study has no base, or chooses no probes of the catalogue; prices are of "
+                        "the probes of a study with a base")
     given = shapes(setup.model, demonstration_batch(setup.task, config.measure.problems))
     arm = setup.arms[0]
     state = jax.eval_shape(lambda p: training.create(arm.spec, p, arm.source.curriculum.init(jax.random.key(0))),

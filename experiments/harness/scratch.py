@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from experiments.harness import arms as arm_table
 from experiments.harness import (
     checks,
+    completions,
     ensemble,
     follower,
     one_arm,
@@ -26,8 +27,8 @@ from experiments.harness import (
     trends,
     work,
 )
-from experiments.harness import claims as claim_rules
 from experiments.harness.arms import Arm
+from experiments.harness.checked import Checked
 from experiments.harness.errors import UserError
 from experiments.harness.measure import Measurement, grid
 from experiments.harness.session import Session
@@ -44,7 +45,7 @@ class Measured:
     batch: object = None
 
 
-class Setup:
+class Setup(Checked):
     """Everything a config determines before any compute; building it finds what a user got wrong.
 
     Raises:
@@ -52,25 +53,16 @@ class Setup:
     """
 
     def __init__(self, config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None):
-        self.config = config
         checks.values(config)
-        if config.pilot:
-            power.pilot_rows(config.pilot)
-        self.stages = stages.stages(config)
-        self.tasks = {name: arm_table.make_task(section) for name, section in arm_table.task_sections(config).items()}
-        self.task = self.tasks["task"]
+        super().__init__(config)
         self.arms = arm_table.build(config, self._model, self.tasks, trainable.of_stage(config))
         self._require_chains()
-        self.mesh = checks.mesh(config.mesh, self.arms[0].source.rows, devices)
-        trends.check(config.trend, stages.names(config))
-        claim_rules.fields(claims)
-        claim_rules.require_arms(claims, stages.names(config))
-        self.claims = claim_rules.placed(claim_rules.judgeable(claims, [arm.name for arm in self.arms]),
-                                         {name: dataclasses.asdict(stage) for name, stage in self.stages.items()})
-        self.gate = claim_rules.gates.named(config.gate, self.ends)
-        self.measured = {arm.name: self._measured(arm) for arm in self.arms}
-        claim_rules.check(self.claims, self.splits)
-        probing.require([probe for own in self.measured.values() for probe in own.probes], (), self.claims)
+        for arm in self.arms:
+            self.mesh = checks.mesh(config.mesh, arm.source.rows, devices, f"a step of arm {arm.name!r}")
+        self.measured: dict[str, Measured] = {}
+        for arm in self.arms:  # an average is measured like the first arm that it is of
+            self.measured[arm.name] = self._measured(arm) if arm.steps else self.measured[arm.start[0]]
+        self.state(claims, self.splits, [probe for own in self.measured.values() for probe in own.probes])
 
     def _model(self, stage: stages.Stage, task: Task) -> models.TransformerConfig:
         """The model of an arm; its vocabulary is the task's own where none is stated."""
@@ -89,29 +81,15 @@ class Setup:
                                 "has no base; set reference to 'start' or to an arm")
 
     @property
-    def seeds(self) -> list[int]:
-        """The seeds, the same for every arm."""
-        return list(range(self.config.seeds.first, self.config.seeds.first + self.config.seeds.count))
-
-    @property
-    def splits(self) -> tuple[str, ...]:
+    def splits(self) -> list[str]:
         """On which something is measured."""
-        others = [name for name in self.tasks if name != "task"]
-        return (*tables.SPLITS, *(split for split in self.task.splits if split.startswith("ood/")), *others)
-
-    @property
-    def ends(self) -> dict[str, claim_rules.End]:
-        """arm -> its last step."""
-        return {arm.name: claim_rules.End(arm.steps) for arm in self.arms}
-
-    @property
-    def last(self) -> dict[str, int]:
-        """arm -> its last step."""
-        return {arm.name: arm.steps for arm in self.arms}
+        return list(dict.fromkeys([*tables.SPLITS, *(label for arm in self.arms for label, _, _ in self._evaluated(arm))]))
 
     def steps(self, arm: Arm) -> tuple[int, ...]:
         """Measured steps: 0, then `measure.grid_points` log-spaced and `measure.even_points` evenly spaced ones to the last."""
         measure = self.config.measure
+        if not arm.steps:
+            return (0,)
         even = np.linspace(0, arm.steps, measure.even_points + 1)[1:].round().astype(int)
         return (0, *sorted({*grid(arm.steps, measure.grid_points), *(int(step) for step in even)}))
 
@@ -132,10 +110,13 @@ class Setup:
         return Measured(found, batch)
 
     def _evaluated(self, arm: Arm) -> tuple[tuple[str, Task, str], ...]:
-        """(label, task, split) of what a policy is asked: the splits of its arm's task, and the tasks of the arms before it."""
-        own = ("id", *(split for split in arm.task.splits if split.startswith("ood/")))
-        before = {self.stages[name].task for name in stages.chain(arm.name, self.stages)} - {self.stages[arm.name].task}
-        return (*((split, arm.task, split) for split in own), *((name, self.tasks[name], "id") for name in sorted(before)))
+        """(label, task, split) of what a policy is asked: the splits of its arm's task, and the tasks of the arms before it,
+        each as it was trained, under its name.
+        """
+        own = {name: other for other in self.arms if (name := other.name) in stages.chain(arm.name, self.stages)}
+        before = {self.stages[name].task: other.task for name, other in own.items() if other.task is not arm.task}
+        splits = ("id", *(split for split in arm.task.splits if split.startswith("ood/")))
+        return (*((split, arm.task, split) for split in splits), *((name, task, "id") for name, task in sorted(before.items())))
 
     def carry_out(self, bundle: Bundle, session: Session) -> None:
         """Every arm, and what is made of the rows of finished arms."""
@@ -144,7 +125,10 @@ class Setup:
             power.announce(session.console, self.claims, config.pilot, config.seeds.count)
         needed = {name for stage in self.stages.values() for name in (*stage.start, *stage.reference)}
         for arm in self.arms:
-            plan = self._plan(arm, bundle)
+            plan = self._plan(arm, bundle, session)
+            if not arm.steps:
+                finals[arm.name] = one_arm.average(arm, plan, self.seeds, finals, bundle, session)
+                continue
             found = one_arm.train(arm, plan, self.seeds, finals, bundle.path / "base-0" / "arms", config.mesh.ensemble, bundle,
                                   session)
             if arm.name in needed:
@@ -166,13 +150,15 @@ class Setup:
             done |= {(probe, arm.spec.model) for probe in fresh}
             yield from programs.of_probes(fresh, arm.spec.model, own.batch, count, self.mesh, ())
 
-    def _plan(self, arm: Arm, bundle: Bundle) -> ensemble.Plan:
-        own, config = self.measured[arm.name], self.config
-        base = _NoBase(models.init(arm.spec.model, jax.random.key(0)))
-        measure = Measurement(base, arm.spec.model, own.probes, batch=own.batch, mesh=self.mesh, bundle=bundle,
+    def _plan(self, arm: Arm, bundle: Bundle, session: Session) -> ensemble.Plan:
+        own, config, model = self.measured[arm.name], self.config, arm.spec.model
+        base = _NoBase(models.init(model, jax.random.key(0)))
+        measure = Measurement(base, model, own.probes, batch=own.batch, mesh=self.mesh, bundle=bundle,
                               directory=bundle.path / "base-0" / "series")
+        answers = completions.Answers(model, arm.task, "id", config.measure.completions, bundle, session.telemetry,
+                                      mesh=self.mesh)
         return ensemble.Plan(base, "", self.steps(arm), config.train.steps_per_call, config.checkpoint.every_seconds, self.mesh,
-                             measure)
+                             measure, answers)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ A control that cannot learn borrows the outcome of the arm that can: what its cu
 training alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -25,8 +25,15 @@ from jaxpost.records import row_ids
 KEYS = ("outcome", "curves", "borrowed", "block", "draws")
 
 
-def check(section: Mapping, arms: Sequence[str]) -> None:
-    """Refuse a section that says nothing of an outcome, or an arm that does not exist. Raises: UserError."""
+def check(section: Mapping, arms: Sequence[str], metrics: Collection[str], splits: Collection[str]) -> None:
+    """Refuse a section that says nothing of an outcome, a curve that is not measured, or an arm that does not exist.
+
+    Args:
+      arms: of the config; metrics, splits: what is measured, and on what.
+
+    Raises:
+      UserError.
+    """
     if not section:
         return
     for key in section:
@@ -34,6 +41,12 @@ def check(section: Mapping, arms: Sequence[str]) -> None:
             raise UserError(f"config key 'trend.{key}' is not known{nearest(key, KEYS)}")
     if missing := [key for key in ("outcome", "curves") if key not in section]:
         raise UserError(f"trend.{missing[0]} is missing; a trend is of curves against an outcome")
+    named = {"outcome": section["outcome"], **{f"curves.{name}": curve for name, curve in section["curves"].items()}}
+    for name, curve in named.items():
+        if (metric := curve.get("metric")) not in metrics:
+            raise UserError(f"trend.{name}: metric {metric!r} is not measured{nearest(metric, metrics)}")
+        if curve.get("split") and curve["split"] not in splits:
+            raise UserError(f"trend.{name}: split {curve['split']!r} is not measured{nearest(curve['split'], splits)}")
     for key in ("block", "draws"):
         if section.get(key, 1) < 1:
             raise UserError(f"trend.{key}={section[key]}: at least 1")
@@ -42,11 +55,11 @@ def check(section: Mapping, arms: Sequence[str]) -> None:
             raise UserError(f"trend.borrowed: arm {arm!r} is not known{nearest(arm, arms)}")
 
 
-def rows(section: Mapping, table: pa.Table, arm: str, arms: Sequence[str]) -> dict:
+def rows(section: Mapping, table: pa.Table, arm: str, arms: Sequence[str], conditional_on: str | None = None) -> dict:
     """Columns of the trends of an arm, of every curve it has, with its own outcome and the one it borrows; {} without a curve.
 
     Args:
-      table: rows of all seeds; arms: that run.
+      table: rows of all seeds, of one base; arms: that run. conditional_on: digest of the base.
     """
     outcome, borrowed = dict(section["outcome"]), section.get("borrowed", {}).get(arm)
     name_of_outcome = outcome.pop("name", outcome["metric"])
@@ -62,5 +75,5 @@ def rows(section: Mapping, table: pa.Table, arm: str, arms: Sequence[str]) -> di
                 parts.append(trend_rows.columns(
                     step_P, x_SxP, y_SxP, x=name, y=f"{name_of_outcome}_{owner}", window=window, start_S=start_S,
                     block=section.get("block", 6), draws=section.get("draws", 999), arm=arm, seeds=[seed for _, seed in runs],
-                    conditional_on=None, row_ids=row_ids))
+                    conditional_on=conditional_on, row_ids=row_ids))
     return concatenate(*parts) if parts else {}

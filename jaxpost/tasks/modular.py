@@ -100,6 +100,8 @@ def make(modulus=53, operators=("add",), train_fraction=0.5, labels="true"):
         content=_content,
         difficulty=lambda problem: jnp.float32(1),
         vocab_size=NUMBER + modulus,
+        words={EQUALS: "=", **{OPERATOR + i: name for i, name in enumerate(OPERATORS)},
+               **{NUMBER + n: str(n) for n in range(modulus)}},
         table=lambda split: listed[split],
     )
     return task

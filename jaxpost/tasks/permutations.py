@@ -94,7 +94,9 @@ def make(operation="s5", modulus=53, train_fraction=0.5, style="answer", room=0)
                 "id": {"first": np.int32(count["train"]), "count": np.int32(count["id"])}},
         sample=sample, prompt=prompt, answer=answer, verify=lambda problem, tokens_A: base.exact(tokens_A, answer(problem)),
         guess=guess, content=content, difficulty=lambda problem: jnp.float32(1),
-        vocab_size=ELEMENT + int(max(x.max() for x in every)) + 1, table=lambda split: listed[split])
+        vocab_size=(size := ELEMENT + int(max(x.max() for x in every)) + 1), table=lambda split: listed[split],
+        words={EQUALS: "=", **{OPERATION + i: name for i, name in enumerate(OPERATIONS)},
+               **{token: str(token - ELEMENT) for token in range(ELEMENT, size)}})
     return task
 
 

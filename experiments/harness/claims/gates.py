@@ -6,7 +6,7 @@ A gate is (rows of all seeds, claim, arm of the claim) -> Gate. A config names o
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,14 +37,15 @@ class End(NamedTuple):
     split: str = "id"  # on which its success has to move
 
 
-def named(section: Mapping, ends: Mapping[str, End]) -> Callable:
+def named(section: Mapping, ends: Mapping[str, End], metrics: Collection[str], splits: Collection[str]) -> Callable:
     """The gate of a config's section {kind, settings...}.
 
     Args:
-      ends: arm -> where it ends.
+      ends: arm -> where it ends. metrics, splits: what is measured, and on what.
 
     Raises:
-      UserError: a kind or setting that is not known, a setting that is missing, or an accuracy that is none.
+      UserError: a kind or setting that is not known, a setting that is missing, a metric or split that is not measured, or an
+        accuracy that is none.
     """
     settings = dict(section)
     kind = settings.pop("kind", "success_moved")
@@ -56,19 +57,32 @@ def named(section: Mapping, ends: Mapping[str, End]) -> Callable:
             raise UserError(f"config key 'gate.{name}' is not known{nearest(name, taken)}")
     if missing := [name for name, p in taken.items() if p.default is inspect.Parameter.empty and name not in settings]:
         raise UserError(f"gate.{missing[0]} is missing; {kind!r} takes {', '.join(taken)}")
+    for name, known in (("metric", metrics), ("split", splits), ("control_split", splits)):
+        if settings.get(name) and settings[name] not in known:
+            raise UserError(f"gate.{name}={settings[name]!r} is not measured{nearest(settings[name], known)}")
+    if kind == "success_moved" and _SUCCESS not in metrics:
+        raise UserError(f"gate.kind={kind!r} reads {_SUCCESS}, which no probe of measure.probes gives{nearest(kind, GATES)}")
     if settings.get("metric") in _ACCURACIES and not 0 < settings.get("level", 1) <= 1:
         raise UserError(f"gate.level={settings['level']}: an accuracy, greater than 0 and at most 1")
     return GATES[kind](**settings, **({"ends": ends} if kind == "success_moved" else {}))
+
+
+def unconditional() -> Callable:
+    """Every arm may support a claim."""
+    return lambda table, claim, arm: Gate(True, f"{arm}: no gate")
 
 
 def success_moved(ends: Mapping[str, End]) -> Callable:
     """Success on the arm's split moved by at least LEARNED since step 0, with an interval that leaves out 0."""
     def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
         del claim
-        of = {"metric": "policy.success", "split": ends[arm].split}
+        of = {"metric": _SUCCESS, "split": ends[arm].split}
         success = values(table, of | {"arm": arm}, ends[arm].step)
         start = values(table, of | {"arm": "base"}, 0)
-        interval = mean_interval({run: value - start[run] for run, value in success.items()})
+        moved = {run: value - start[run] for run, value in success.items() if run in start}
+        if not moved:
+            return Gate(False, f"{arm}: {_SUCCESS} ({ends[arm].split}) is not in the rows")
+        interval = mean_interval(moved)
         text = f"{arm}: success moved by {interval.value:+.3f} [{interval.lo:+.3f}, {interval.hi:+.3f}]"
         return Gate(bool(abs(interval.value) >= LEARNED and not interval.lo <= 0 <= interval.hi), text)
 
@@ -120,6 +134,8 @@ def fell(metric: str, share: float) -> Callable:
     def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
         del claim
         found = curves(table, {"metric": metric, "arm": arm})
+        if not found:
+            return Gate(False, f"{arm}: {metric} is not in the rows")
         interval = stats.t_interval([1 - x.value[-1] / x.value[0] for _, x in sorted(found.items(), key=str)])
         text = f"{arm}: {metric} fell by {interval.value:.2f} of its first value [{interval.lo:.2f}, {interval.hi:.2f}]"
         return Gate(bool(interval.lo > share), text)
@@ -127,8 +143,9 @@ def fell(metric: str, share: float) -> Callable:
     return gate
 
 
-GATES = {gate.__name__: gate for gate in (success_moved, mean_reached, runs_reached, fell)}
-_ACCURACIES = ("fit.accuracy", "policy.success")
+GATES = {gate.__name__: gate for gate in (unconditional, success_moved, mean_reached, runs_reached, fell)}
+_SUCCESS = "policy.success"
+_ACCURACIES = ("fit.accuracy", _SUCCESS)
 
 
 def stacked(found: Mapping[Run, float]) -> np.ndarray:
