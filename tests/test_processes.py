@@ -1,4 +1,4 @@
-"""Two processes decide alike, hold each other's arrays, and write checkpoints that one process reads on another mesh."""
+"""Several processes decide alike, hold each other's arrays, and write checkpoints that one process reads on another mesh."""
 
 import os
 import socket
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpost import processes, sharding
@@ -23,19 +24,20 @@ class State(NamedTuple):
     probe_state: Any = None
 
 
-def test_two_processes_agree_and_one_reads_what_they_saved(tmp_path):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_agree_and_one_reads_what_they_saved(tmp_path, count):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    started = [subprocess.Popen([sys.executable, Path(__file__).with_name("process_pair.py"), port, index, tmp_path / "saves"],
-                                env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-               for index in ("0", "1")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}"}
+    started = [subprocess.Popen([sys.executable, Path(__file__).with_name("process_group.py"), port, str(count), str(index),
+                                 tmp_path / "saves"], env=environment, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT) for index in range(count)]
     said = [process.communicate(timeout=120)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    assert [process.returncode for process in started] == [0] * count, said
     assert all("agreed" in text for text in said), said
     with Checkpoints(tmp_path / "saves") as saves:
-        assert saves.latest() == (7, {"about": "two processes"})
+        assert saves.latest() == (7, {"about": "several processes"})
         place = NamedSharding(sharding.make_mesh({"data": 4, "tensor": 2}), PartitionSpec(None, None))
         shapes = {"split": (8, 3), "same": (3,), "own": (3,)}
         abstract = State(jax.ShapeDtypeStruct((), np.uint32),

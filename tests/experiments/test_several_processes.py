@@ -18,6 +18,7 @@ from .conftest import ROOT
 
 pytestmark = pytest.mark.slow
 SUBJECT = ROOT / "experiments" / "faults" / "subject.py"
+QUOTIENTS = ("weight.spectral_kappa", "weight.spectral_shift_over_update")  # of small numbers: they show rounding enlarged
 TEXT = Path(__file__).resolve().parent / "tiny_text.py"
 
 
@@ -38,9 +39,10 @@ def ends(running: list[subprocess.Popen]) -> tuple[list[int], list[str], list[st
 
 
 def worst(one: Path, other: Path, arm: str) -> float:
-    """The largest difference of an arm's rows of single seeds, relative to the larger of the value and 1."""
+    """The largest difference of an arm's rows of single seeds, relative to the larger of the value and 1, without QUOTIENTS."""
     found = [{row["row_id"]: row["value"] for row in
-              records.select(records.read_measurements(path), arm=arm, role="seed").to_pylist()} for path in (one, other)]
+              records.select(records.read_measurements(path), arm=arm, role="seed").to_pylist()
+              if row["metric"] not in QUOTIENTS} for path in (one, other)]
     assert found[0] and found[0].keys() == found[1].keys()
     pairs = [(found[0][key], found[1][key]) for key in found[0] if None not in (found[0][key], found[1][key])]
     return max(abs(x - y) / max(1.0, abs(x)) for x, y in pairs)
@@ -63,7 +65,7 @@ def test_several_processes_write_one_bundle_with_the_rows_of_one(alone, tmp_path
     assert "bundle" in out[0] and not any("bundle" in text for text in out[1:])
     good, bad = verify(tmp_path / "run")
     assert good and not bad
-    assert worst(alone, tmp_path / "run", "sft") < (1e-6 if count == 2 else 1e-2)
+    assert worst(alone, tmp_path / "run", "sft") < (2e-6 if count == 2 else 1e-2)  # an axis `data` sums in another order
 
 
 def test_a_run_of_two_stopped_by_sigterm_goes_on_in_one_process(alone, tmp_path):
@@ -75,7 +77,7 @@ def test_a_run_of_two_stopped_by_sigterm_goes_on_in_one_process(alone, tmp_path)
     codes, _, err = ends(running)
     assert codes == [75, 75] and all("is saved at step" in text for text in err), err
     assert run.main([f"--config={SUBJECT}", f"--workdir={path}"]) == 0
-    assert not verify(path)[1] and worst(alone, path, "sft") < 1e-6
+    assert not verify(path)[1] and worst(alone, path, "sft") < 2e-6
 
 
 def test_post_training_of_a_directory_runs_in_two_processes(tmp_path):

@@ -1,10 +1,12 @@
-"""One of two processes: `python process_pair.py PORT INDEX DIRECTORY`, started by test_processes; ends by printing "agreed"."""
+"""One of several processes: `python process_group.py PORT COUNT INDEX DIRECTORY`, started by test_processes; its last word is
+"agreed".
+"""
 
 import sys
 
 import jax
 
-jax.distributed.initialize(f"localhost:{sys.argv[1]}", num_processes=2, process_id=int(sys.argv[2]))
+jax.distributed.initialize(f"localhost:{sys.argv[1]}", num_processes=int(sys.argv[2]), process_id=int(sys.argv[3]))
 
 from typing import Any, NamedTuple  # noqa: E402
 
@@ -42,7 +44,7 @@ try:
 except Refused as error:
     assert str(error) == "said by 0"
 else:
-    raise AssertionError("the error of the first process must reach both")
+    raise AssertionError("the error of the first process must reach all")
 
 mesh = sharding.make_mesh({"fsdp": 4})
 processes.connect(mesh)
@@ -56,11 +58,11 @@ np.testing.assert_array_equal(found["same"], rows[0])
 assert found["own"] == me
 
 state = State(jnp.uint32(7), {**split, "own": jnp.ones(3)})  # `own` is an array that each process holds for itself
-with Checkpoints(sys.argv[3]) as saves:
-    saves.save(7, state, {"about": "two processes"})
+with Checkpoints(sys.argv[4]) as saves:
+    saves.save(7, state, {"about": "several processes"})
     saves.wait()
     step, about = saves.latest()
-    assert (step, about) == (7, {"about": "two processes"})
+    assert (step, about) == (7, {"about": "several processes"})
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     abstract.params["split"] = abstract.params["split"].update(sharding=NamedSharding(mesh, PartitionSpec(None, None)))
     read = saves.restore(7, abstract)
