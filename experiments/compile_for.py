@@ -31,7 +31,7 @@ def run(config: ConfigDict, claims: Sequence[dict], topology: str) -> None:
         raise UserError(str(error)) from error
     usable = program_report.usable_memory(devices[0])
     setup = experiment.setup_of(config, claims, devices)
-    console = Console(width=None if Console().is_terminal else 180)
+    console = program_report.wide(Console())
     console.print(f"{topology}: {len(devices)} chips ({devices[0].device_kind}), mesh "
                   + ", ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items()), highlight=False)
     rows = []

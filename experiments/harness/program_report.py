@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 import jax
+from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Table
 
 from experiments.harness.programs import Program, Unseen
@@ -51,23 +53,33 @@ def print_report(session: Session, listed: Iterable[Program | Unseen]) -> None:
     for program in listed:
         rows.append(row(program, usable))
         session.say(f"compiled: {program.name}")
-    session.console.print(table(rows, usable))
+    wide(session.console).print(table(rows, usable))
+
+
+def wide(console: Console) -> Console:
+    """A console with room for the table: the terminal's own width, or 160 columns where there is none."""
+    return console if console.is_terminal else Console(file=console.file, width=160)
 
 
 def table(rows: Sequence[dict], usable: int | None) -> Table:
     """What each program takes on a chip: memory in GiB, analytic FLOPs, bytes of its collectives by kind in MiB."""
     limit = "" if usable is None else f" of {usable / 2**30:.2f}"
-    view = Table("program", "compile s", "arguments", "temporary", "output", "code", "beside", f"in all{limit} GiB", "TFLOP",
-                 *(COLUMNS[kind] for kind in hlo.COLLECTIVES), title="a chip: memory in GiB, collectives in MiB")
+    kinds = [kind for kind in hlo.COLLECTIVES if any(kind in found.get("collectives", ()) for found in rows)]
+    view = Table("program", "compile s", f"in all{limit}", "arguments", "temporary", "output", "code", "beside", "TFLOP",
+                 *(COLUMNS[kind] for kind in kinds), title="a chip: memory in GiB" + (", collectives in MiB" if kinds else ""),
+                 box=SIMPLE)
     for found in rows:
-        total = f"{found['total_bytes'] / 2**30:.2f}" if "total_bytes" in found else ""
+        total = _number(found["total_bytes"] / 2**30) if "total_bytes" in found else "?"
         total += "" if found["fits"] else " DOES NOT FIT"
         if "why" in found:
-            view.add_row(found["name"], *([""] * 6), total or found["why"])
+            view.add_row(f"{found['name']}: {found['why']}", "", total)
             continue
-        memory = [f"{found[f'{part}_bytes'] / 2**30:.2f}" for part in ("argument", "temporary", "output", "code", "beside")]
-        moved = [f"{found['collectives'][kind]['bytes'] / 2**20:,.0f}" if kind in found["collectives"] else ""
-                 for kind in hlo.COLLECTIVES]
-        flops = f"{found['flops'] / 1e12:.3g}" if found["flops"] else ""
-        view.add_row(found["name"], f"{found['compile_seconds']:.0f}", *memory, total, flops, *moved)
+        memory = [_number(found[f"{part}_bytes"] / 2**30) for part in ("argument", "temporary", "output", "code", "beside")]
+        moved = [_number(found["collectives"][kind]["bytes"] / 2**20) if kind in found["collectives"] else "" for kind in kinds]
+        flops = _number(found["flops"] / 1e12) if found["flops"] else ""
+        view.add_row(found["name"], f"{found['compile_seconds']:.0f}", total, *memory, flops, *moved)
     return view
+
+
+def _number(x: float) -> str:
+    return f"{x:,.0f}" if x >= 100 else f"{x:.2f}" if x >= 0.1 or x == 0 else f"{x:.1e}"

@@ -176,6 +176,7 @@ def of_probes(chosen: Sequence[probes.Probe], model: models.TransformerConfig, b
     for probe in chosen:
         if probe.lane == "inline":
             continue
+        name = f"probe {probe.id}" + (", other settings" if probe.id in states else "")
         if probe.id not in states:
             references = _references(probe, {**shared, **first}, mesh, beside)
             if isinstance(references, Program):
@@ -188,7 +189,7 @@ def of_probes(chosen: Sequence[probes.Probe], model: models.TransformerConfig, b
         parts = [probes.Context({need: x for need, x in source.items() if need in probe.needs}) for source in (own, shared)]
         seeds, step = (replicated(jax.ShapeDtypeStruct(shape, dtype), mesh) for shape, dtype in (((count,), jnp.uint32),
                                                                                                ((), jnp.int32)))
-        yield Program(f"probe {probe.id}", measure.program(probe, mesh), ((parts[0], seeds), parts[1], state, step), mesh,
+        yield Program(name, measure.program(probe, mesh), ((parts[0], seeds), parts[1], state, step), mesh,
                       beside, advice=PROBING)
 
 
