@@ -8,7 +8,6 @@ at 0.5B parameters; the exit code is 2 if one of them would not fit in the memor
 """
 
 import importlib
-from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -19,7 +18,7 @@ from experiments.harness.errors import UserError
 from jaxpost import aot
 
 
-def run(config: ConfigDict, claims: Sequence[dict], topology: str) -> None:
+def run(config: ConfigDict, topology: str) -> None:
     """Print a table of every program of the config. Raises: UserError: a mistake in it, or what does not fit."""
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, there is no TPU to start
     experiment = importlib.import_module(f"experiments.{config.experiment}")
@@ -30,7 +29,7 @@ def run(config: ConfigDict, claims: Sequence[dict], topology: str) -> None:
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from error
     usable = program_report.usable_memory(devices[0])
-    setup = experiment.setup_of(config, claims, devices)
+    setup = experiment.setup_of(config, (), devices)
     console = program_report.wide(Console())
     console.print(f"{topology}: {len(devices)} chips ({devices[0].device_kind}), mesh "
                   + ", ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items()), highlight=False)

@@ -109,7 +109,7 @@ def _run(arguments: list[str], signals: StopSignals) -> None:
     reference = options.config.partition(":")[0]
     name, claims = Path(reference).stem, getattr(configs.module(reference), "CLAIMS", ())
     if options.compile_for is not None:
-        importlib.import_module("experiments.compile_for").run(config, claims, options.compile_for)
+        importlib.import_module("experiments.compile_for").run(config, options.compile_for)
         return
     workdir = Path(options.workdir or Path("results") / name / config_hash(config.to_dict(), configs.EXCLUDED)[:12])
     if not options.no_compile_cache:

@@ -107,7 +107,7 @@ def test_what_does_not_fit_ends_in_an_error_that_says_what_to_change(tiny, monke
     monkeypatch.setattr(program_report, "usable_memory", lambda device: 1000)
     monkeypatch.setattr(post_train_hf.Setup, "listed", lambda self: [program(), program("larger", beside=jnp.ones(9999))])
     with pytest.raises(UserError, match="2 of 2 programs do not fit: larger takes .* make it smaller"):
-        compile_for.run(setup.config, (), "v5e-1")
+        compile_for.run(setup.config, "v5e-1")
     assert "1 chips" in capsys.readouterr().out
 
 
@@ -123,7 +123,7 @@ def test_mistakes_are_found_before_anything_compiles(tiny, overrides, message):
 
 def test_an_experiment_without_a_list_says_so():
     with pytest.raises(UserError, match="'bench_train' does not list its programs"):
-        compile_for.run(configs.load("bench_train:smoke", {}), (), "v5e-16")
+        compile_for.run(configs.load("bench_train:smoke", {}), "v5e-16")
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("Qwen2.5-0.5B", 494_032_768), ("Qwen2.5-1.5B", 1_543_714_304),
