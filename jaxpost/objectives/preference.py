@@ -211,14 +211,14 @@ class Preference(Objective):
         return batch
 
     def balance(self, batch: Batch) -> Batch:
-        """Fill `share_NxT`: (number of pairs) / (count of the likelihood term) over the update's rows."""
+        """Fill `total_N`: (number of pairs) / (count of the likelihood term) over the update's rows."""
         if not self.nll_coef:
             return batch
         batch, full_K = self._complete(batch)
         mask = self._nll_mask(batch)
         own = aggregation.aggregate(mask, mask, self.aggregation)[1]
         share = jnp.where(own > 0, full_K.sum() / jnp.maximum(own, 1.0), 0.0)
-        return batch._replace(share_NxT=jnp.broadcast_to(share, batch.mask_NxT.shape))
+        return batch._replace(total_N=jnp.broadcast_to(share, batch.mask_NxT.shape[:1]))
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; the count is the number of pairs.
@@ -253,7 +253,7 @@ class Preference(Objective):
                 logp = jnp.concatenate([view.prompt_logp_NxQ, logp], axis=1)
             nll, _ = aggregation.aggregate(-logp, mask, self.aggregation)
             aux["nll"] = mean_over(-logp, mask)
-            total = total + self.nll_coef * batch.share_NxT[0, 0] * nll
+            total = total + self.nll_coef * batch.total_N[0] * nll
         return total, count, aux
 
     def score(self, view: View, batch: Batch) -> jax.Array:

@@ -416,3 +416,12 @@ def test_a_pair_with_an_empty_row_counts_where_asked(name):
 def test_pairings_that_are_refused(name, parts, message):
     with pytest.raises(ValueError, match=message):
         objectives.get(name, **parts)
+
+
+@pytest.mark.parametrize("name", ["orpo", "orpo_prompt_nll", "cpl_bc", "mpo"])
+def test_a_first_pair_that_does_not_count_leaves_the_likelihood_of_the_others(name):
+    objective = given.recipe(name)
+    view, batch = given.needed(objective, *given.rows(3, lengths=(0, 4, 3, 5, 2, 6, 1, 6)))
+    whole, rest = (objective.loss(v, objective.balance(objective.prepare(b)), {})
+                   for v, b in ((view, batch), (jax.tree.map(lambda x: x[2:], view), batch.where(slice(2, None)))))
+    np.testing.assert_allclose(whole[:2], rest[:2], rtol=1e-12)
