@@ -127,7 +127,8 @@ class PassAtK(PolicyGradient):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self.pass_k >= 1, f"pass_k={self.pass_k} must be at least 1")
+        self.require(isinstance(self.pass_k, int) and self.pass_k >= 1, f"pass_k={self.pass_k} must be a whole number of at "
+                     "least 1")
         self.unread("where the advantage is that of pass@k", "baseline", "scale", "rejected", "reward_low", "informative_only")
         self.require(self.kl_place != "reward" and self.overlong_limit is None,
                      "pass@k asks for a score of 1, which a penalty in the reward takes from every row; put the KL in the loss "

@@ -302,7 +302,7 @@ ROWS = (
     PolicyGradient("opo", "rl", "arXiv:2505.23585", "groups", baseline="length_weighted", aggregation="sequence_sum"),
     PolicyGradient("gpg", "rl", "arXiv:2504.02546", "groups", baseline="mean", scale="informative"),
     PolicyGradient("grpo_passk", "rl", "arXiv:2503.19595", "groups", baseline="best_gap", scale="group", ratio="token",
-                   clip_low=0.2, clip_high=0.2, aggregation="sequence"),
+                   clip_high=0.2, aggregation="sequence"),
     PolicyGradient("deepseek_v3_2", "rl", "arXiv:2512.02556", "groups", baseline="mean", ratio="token", clip_low=0.2,
                    clip_high=0.2, aggregation="sequence", off_policy_limit=0.5, kl_place="loss", kl_coef=0.001,
                    kl_gradient="ratio_weighted"),

@@ -117,7 +117,8 @@ class SelfImitated(CovarianceGuard):
         super().__post_init__()
         self.require(self.imitation_coef >= 0, f"imitation_coef={self.imitation_coef} is negative, e.g. 1")
         for field in ("imitation_steps", "means"):
-            self.require(getattr(self, field) >= 1, f"{field}={getattr(self, field)} must be at least 1")
+            value = getattr(self, field)
+            self.require(isinstance(value, int) and value >= 1, f"{field}={value} must be a whole number of at least 1")
 
     @property
     def needs(self) -> frozenset[str]:

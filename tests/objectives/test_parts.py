@@ -23,10 +23,12 @@ TRIED = {"aggregation": aggregation.MODES, "aggregation_empty": aggregation.EMPT
          "baseline": (*advantages.BASELINES, "accepted", "positive", "outside"),
          "scale": advantages.SCALES, "whiten": advantages.WHITENINGS, "ratio": ratios.LEVELS, "clip": clipping.RULES,
          "kl_estimator": kl.ESTIMATORS, "kl_place": kl.PLACES, "kl_gradient": kl.GRADIENTS, "credit_unit": ("row", "token"),
-         "sft_token_weight": token_weights.KINDS, "ddof": (0, 1), "end_token": (0, 1),
+         "sft_token_weight": token_weights.KINDS, "ddof": (0, 1), "end_token": (0, 1), "pass_k": (1, 3), "means": (8,),
          "lone_reward": advantages.LONE, "rejected": advantages.REJECTED, "guard_logp": selection.GUARD_LOGPS}
 ROOM = {"d3s": {"keep_rows": 0.9, "keep_tokens": 0.9},  # otherwise hardly a token is left to show a difference
         "amft": {"meta_rate": 10.0},  # reaches both ends of its range
+        "pass_at_k": {"pass_k": 2},  # of fewer than the group
+        "spear": {"guard_share": 0.1, "guard_low": 0.01, "imitation_steps": 500},
         "adaptive_entropy": {"entropy_target": 5.0}}  # which the entropies given are below
 ELSEWHERE = {"mixture": "training.passes, which mixes the inputs"}  # parts that something else reads than the loss
 NUMBERS = (0.0, 0.05, 0.45, 0.9, 1.2, 2.6, 700)
@@ -36,7 +38,9 @@ def outcome(objective):
     """Everything that a row computes on two batches in which every part has something to do."""
     view, batch = given.rows(5, N=16, lengths=[6, 0, 3, 6, 2, 5, 6, 1] * 2)
     batch = batch._replace(reward_N=batch.reward_N.at[4:8].set(1.0))  # a group of equal rewards
-    batch = batch._replace(reward_N=batch.reward_N.at[9:12].set(jnp.nan))  # and one with a lone reward
+    batch = batch._replace(reward_N=batch.reward_N.at[9:12].set(jnp.nan))  # one with a lone reward
+    batch = batch._replace(reward_N=batch.reward_N.at[12:].set(jnp.asarray([0.5, 2, 0, 0.5])))  # and one with a best row,
+    batch = batch._replace(age_N=jnp.asarray([0.0] * 12 + [2.0] * 4))  # which is replayed where rows are
     computed = []
     for stretch in (1.0, 4.0, -3.0):  # ratios inside, and beyond every bound on either side
         old, near = (jnp.minimum(view.logp_NxT + stretch * (x - view.logp_NxT - 0.3), 0.0)
@@ -64,7 +68,8 @@ def test_a_part_changes_something_or_is_refused(name):
     before, idle = outcome(base), []
     for field in set(objectives.recipes.overrides(base)) - set(ELSEWHERE):
         value = getattr(base, field)
-        tried = TRIED.get(field) or ((not value,) if isinstance(value, bool) else () if isinstance(value, str) else NUMBERS)
+        tried = TRIED.get(field) or (
+            (not value,) if isinstance(value, bool) else () if isinstance(value, (str, tuple)) else NUMBERS)
         changed, taken = False, False
         for other in tried:
             if other == value:
