@@ -34,9 +34,10 @@ setup(
         "Jinja2>=3.1",
     ],
     extras_require={
-        "test": [*TEST, *TEXT, *FAST, "tensorboardX>=2.6"],
+        "test": [*TEST, *TEXT, *FAST, "tensorboardX>=2.6", "pandas>=2.2"],
         "fast": FAST,
         "tensorboard": ["tensorboardX>=2.6"],
+        "pandas": ["pandas>=2.2"],
         "hf": TEXT,
         "parity": ["torch==2.13.0", "transformers>=5", "trl"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],

@@ -18,7 +18,7 @@ import sys
 import time
 
 from experiments.harness import distributed
-from experiments.harness.command import refuse
+from experiments.harness.command import dies_with_parent, refuse
 from experiments.harness.errors import EXIT_DIVERGED, EXIT_STOPPED, EXIT_USER
 from experiments.harness.session import StopSignals
 
@@ -33,8 +33,8 @@ def once(arguments: list[str], signals: StopSignals, processes: int = 1, heartbe
         address = f"localhost:{free_port()}"
         each = [[f"--config.distributed={address},{processes},{i},heartbeat={heartbeat}"] for i in range(processes)]
     # A session of their own: a Ctrl-C reaches them once, from here; the second one would end them unsaved.
-    running = [subprocess.Popen([sys.executable, "-m", "experiments.run", *arguments, *more], start_new_session=True)
-               for more in each]
+    running = [subprocess.Popen([sys.executable, "-m", "experiments.run", *arguments, *more], start_new_session=True,
+                                preexec_fn=dies_with_parent()) for more in each]
     asked, broken = False, None
     while any(one.poll() is None for one in running):
         if signals.received and not asked:
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return code
             if attempt == options.restarts:
                 break
-            pause = min(2.0**attempt, _LONGEST_PAUSE)
+            pause = min(2.0 ** min(attempt, 10), _LONGEST_PAUSE)
             how = "was stopped" if code == EXIT_STOPPED else f"ended with code {code}"
             print(f"launch: the run {how}; restart {attempt + 1} of {options.restarts} in {pause:.0f} s", file=sys.stderr)
             time.sleep(pause)

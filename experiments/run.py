@@ -12,11 +12,12 @@ Several processes, one or more a host, run one study together when each is told 
 
 Exit codes: 0 done (or already finished), 2 bad input, directory or checkpoint, 3 a loss was not finite, 75 stopped by
 SIGTERM or SIGINT after saving (run the same command again; another signal seconds later ends the process at once), 76 another
-process of the run ended (start all of them again).
+process of the run ended, or a file system failed (start it again).
 """
 
 import argparse
 import ast
+import errno
 import importlib
 import re
 import sys
@@ -27,7 +28,7 @@ from experiments.compiler_log import CompilerLog
 from experiments.harness import config as configs
 from experiments.harness import distributed
 from experiments.harness.command import Parser, refuse
-from experiments.harness.errors import UserError
+from experiments.harness.errors import EXIT_LOST, UserError
 from experiments.harness.session import StopSignals
 from jaxpost.checkpoint import CheckpointError
 from jaxpost.lookup import nearest
@@ -76,6 +77,9 @@ def listing() -> str:
     return "\n".join(lines)
 
 
+_OF_THE_USER = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code. A process of several ends here."""
     return distributed.end(_outcome(arguments))
@@ -90,9 +94,13 @@ def _outcome(arguments: list[str] | None) -> int:
         return refuse(error, error.exit_code)
     except (BundleError, CheckpointError) as error:
         return refuse(error)
-    except OSError as error:  # a full disk or a missing permission, met outside a bundle or a checkpoint
-        return refuse(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was written before "
-                      "is intact: make room or fix the permissions and run the same command again")
+    except OSError as error:  # met outside a bundle or a checkpoint
+        place = f": {error.filename}" if error.filename else ""
+        if error.errno in _OF_THE_USER:
+            return refuse(f"{error.strerror or error}{place}; what was written before is intact: make room or fix the "
+                          "permissions and run the same command again")
+        return refuse(f"{error.strerror or error}{place}; what was written before is intact: run the same command again",
+                      EXIT_LOST)
     except Exception as error:
         return distributed.lost(error)
 

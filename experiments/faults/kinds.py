@@ -92,7 +92,7 @@ def damaged(subject: Subject, expected: str, directory: Path, count: int, rng: r
         (run / name).write_bytes(bytes(data))
         good = ended(subject.start(run)) == 0 and same(run, expected)
         what = "truncated" if cut else "bit flipped"
-        said = "damaged" in log_of(run).read_text()
+        said = " is damaged (" in log_of(run).read_text()  # of the checkpoint that is moved aside
         outcome = f"{what}, {'previous one used' if said else 'harmless'}" if good else f"{what}: {name} at {at}"
         _done(tally, good, run, [outcome])
     return tally
@@ -110,7 +110,8 @@ def full(subject: Subject, expected: str, directory: Path, count: int, rng: rand
     The disk is a tmpfs of a user and mount namespace of its own (Linux, `unshare`); where that is not allowed nothing is tried.
     """
     tally = Tally("disk full")
-    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"],
+                                                         capture_output=True).returncode:
         tally.notes["not tried: this machine allows no namespaces (unshare)"] = 0
         return tally
     largest, number, tries = 2 << 20, 0, 0

@@ -1,7 +1,11 @@
-"""What the commands share: arguments and errors of a user are one line on stderr."""
+"""What the commands share: arguments and errors of a user are one line on stderr; children end with their parents."""
 
 import argparse
+import ctypes
+import os
+import signal
 import sys
+from collections.abc import Callable
 
 from experiments.harness.errors import EXIT_USER, UserError
 from jaxpost.records.plain_text import visible
@@ -19,3 +23,17 @@ def refuse(error: object, code: int = EXIT_USER) -> int:
     """Print the error as one line; returns the exit code."""
     print("error: " + visible(" ".join(str(error).split())), file=sys.stderr)
     return code
+
+
+def dies_with_parent() -> Callable[[], None] | None:
+    """`preexec_fn` of a child that is killed when its parent dies, so that no orphan holds a run's directory; Linux only."""
+    if sys.platform != "linux":
+        return None
+    parent, libc = os.getpid(), ctypes.CDLL(None)
+
+    def arm() -> None:
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it has died already
+            os._exit(1)
+
+    return arm

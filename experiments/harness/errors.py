@@ -2,7 +2,7 @@
 
 EXIT_USER = 2  # bad config, directory or checkpoint
 EXIT_DIVERGED = 3  # a loss became NaN or infinite
-EXIT_LOST = 76  # another process of the run ended: start all of them again
+EXIT_LOST = 76  # another process of the run ended, or a file system failed: start the run again
 EXIT_STOPPED = 75  # SIGTERM or SIGINT: checkpointed, run the same command again to go on
 
 

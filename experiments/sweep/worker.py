@@ -1,9 +1,7 @@
 """One point of a sweep: claimed by one worker at a time, run as a process of its own, run again when it was killed."""
 
 import contextlib
-import ctypes
 import fcntl
-import os
 import signal
 import subprocess
 import sys
@@ -14,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.harness.command import dies_with_parent
 from experiments.harness.errors import EXIT_DIVERGED, EXIT_STOPPED, EXIT_USER
 from experiments.sweep.points import Point
 from jaxpost.records import BundleError, storage
 
 FINISHED, FAILED, ELSEWHERE, STOPPED = "finished", "failed", "elsewhere", "stopped"
-_DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class Outcome(NamedTuple):
@@ -95,7 +93,7 @@ def carry_out(point: Point, directory: Path, retries: int, stop: threading.Event
 def _process(command: list[str], log: Path, stop: threading.Event | None) -> int:
     with open(log, "ab") as output:
         running = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                   preexec_fn=_with_parent if sys.platform == "linux" else None)
+                                   preexec_fn=dies_with_parent())
         asked = False
         while (code := running.poll()) is None:
             if stop is not None and stop.is_set() and not asked:
@@ -103,13 +101,6 @@ def _process(command: list[str], log: Path, stop: threading.Event | None) -> int
                 asked = True
             time.sleep(0.2)
     return code
-
-
-def _with_parent() -> None:
-    """The process is killed when its worker dies, so that no orphan holds the run's directory."""
-    ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() == 1:
-        os._exit(1)
 
 
 def _last_line(log: Path) -> str:

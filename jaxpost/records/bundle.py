@@ -172,7 +172,8 @@ class Bundle:
         bundle.event("open" if bundle.state == "new" else "resume", 0, session=len(found["sessions"]) - 1)
         for file in damaged:
             bundle.event("damaged", 0, file=file.relative_to(path).as_posix())
-            warnings.warn(f"{file} is not what was written; it is moved to {digests.move_aside(file).name} and made again",
+            after = "it is made again" if file.parent.name in ("rows", "arrays") else "what it held is lost, no row needs it"
+            warnings.warn(f"{file} is not what was written; it is moved to {digests.move_aside(file).name}: {after}",
                           stacklevel=3)
         return bundle
 

@@ -28,7 +28,7 @@ _FARTHEST = 6  # doublings of the half width at which colour ends
 
 
 def _tensors(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
-    """`readings.parts` of single matrices; Missing where there are none."""
+    """`variants.parts` of single matrices; Missing where there are none."""
     rows = parts(table, metric, **wanted)
     if not len(rows):
         raise Missing(f"no rows of {metric} of single matrices")
