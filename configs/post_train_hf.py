@@ -7,14 +7,14 @@ transformers read.
 
 Offline:   python -m experiments.tiny_hf DIR    makes a tiny model, tokenizer and data, and prints the command of the smoke run
 Study:     pip install -e '.[tpu,hf]', then with Qwen2.5-0.5B in MODEL and GSM8K as JSONL (fields question, answer) in DATA:
-           python -m experiments.run --config=post_train_hf --config.model.directory=MODEL
-               --config.data.train=DATA/train.jsonl --config.data.evaluate=DATA/test.jsonl --config.data.prompt=question
-               --config.mesh.fsdp=8
+           python -m experiments.run --config=post_train_hf --config.model.directory=MODEL \\
+               --config.data.train=DATA/train.jsonl --config.data.evaluate=DATA/test.jsonl \\
+               --config.data.prompt=question --config.mesh.fsdp=8
            TFDS instead of JSONL: --config.data.train=tfds:gsm8k:train --config.data.evaluate=tfds:gsm8k:test
-Memory:    estimate, not measured: float32 masters, two moments and the base are 16 bytes a parameter, 8 GB for 0.5B, plus
-           gradients and the measurement's copies, 24 GB in all, spread over fsdp; logits of a microbatch are rows * tokens *
-           vocabulary * 4 bytes, 1.2 GB for 8 rows of 256 tokens, held about four times; activations of the 24 layers are kept
-           for the backward pass, about 6 GB for the same 8 rows. On 8 chips of 16 GB this fits with room.
+Memory:    float32 masters, two moments and the base are 16 bytes a parameter, 8 GB for 0.5B, plus gradients and the
+           measurement's copies, spread over fsdp (an estimate). Layers are computed again in the backward pass and the
+           vocabulary is read in parts (section memory): the TPU compiler then counts 5.3 GiB of temporary arrays for an update
+           of 8 rows of 384 tokens at 0.5B. `--config.memory.report=True` prints the same for your machine before step 0.
 Run time:  estimate, not measured: 10 to 20 s a GRPO step of 128 rows on 8 TPU v5e chips, most of it sampling; 5 arms, 3 seeds
            and 100 steps take 3 to 5 hours. Any kill is resumed by the same command.
 Healthy:   success of the base is that of its model card or below it (temperature 1, no few-shot examples); the RLVR and SFT

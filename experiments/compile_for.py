@@ -1,6 +1,6 @@
 """Compile every program of a config for a TPU slice that is not there: would it fit, what does it compute and move.
 
-    python -m experiments.run --config=post_train_hf --config.model.directory=Qwen2.5-0.5B --config.mesh=fsdp:-1
+    python -m experiments.run --config=post_train_hf --config.model.directory=Qwen2.5-0.5B --config.mesh=fsdp:-1 \\
         --config.train.microbatches=1 --compile_for=v5e-16
 
 Needs `pip install -e '.[tpu]'` (the TPU compiler), no TPU and no weights. Programs are compiled in turn, a minute or two each
