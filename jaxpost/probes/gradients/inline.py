@@ -35,7 +35,7 @@ def measure(grads: dict, updates: dict, before: dict, after: dict) -> dict[str, 
     total = sum(x.size for x in jax.tree.leaves(before))
     return {"grad_norm": norms[0], "update_norm": norms[1],
             "descent_cosine": jnp.where(product > 0, -_dot(grads, updates) / jnp.where(product > 0, product, 1.0), 0.0),
-            "step_sparsity": same / total}
+            "step_sparsity": same / float(total)}  # a float: of more than 2^31 entries too
 
 
 def chunk_sums(total: dict, square_MxT: jax.Array, examples: int) -> dict[str, jax.Array]:

@@ -162,3 +162,10 @@ def test_the_damped_gsnr_counts_coordinates_that_do_not_vary():
     found = sums.per_example(linear, {"w": jnp.zeros(3)}, jnp.full((6, 3), 0.1), 2, eps=1e-2)
     np.testing.assert_allclose(found.gsnr_eps_T, [3 * 0.01 / 1e-2], rtol=1e-5)
     assert float(found.gsnr_count_T[0]) == 0 and np.isnan(float(sums._damped_null({"w": jnp.ones(3)}, 3, 1e-2)[0]))
+
+
+def test_a_step_of_more_entries_than_an_int32_is_traced():
+    """A model of 7B parameters; nothing of it is made."""
+    tree = {"w": jax.ShapeDtypeStruct((3, 2**15, 2**15), jnp.float32)}
+    found = jax.eval_shape(inline.measure, tree, tree, tree, tree)
+    assert set(found) == {"grad_norm", "update_norm", "descent_cosine", "step_sparsity"}
