@@ -15,7 +15,7 @@ from experiments.post_train_hf import experiment as post_train_hf
 from experiments.post_train_hf import runs as hf_runs
 from jaxpost import formats, models, records, tasks
 from jaxpost.models import hf
-from jaxpost.records import storage
+from jaxpost.records import completions, storage
 from jaxpost.records.verify import verify
 
 from .conftest import record_reads
@@ -83,6 +83,17 @@ def test_weights_policy_and_work_have_rows_in_every_arm(finished, place):
     assert set(rows(path, arm="base", metric="policy.success")["null_value"].to_pylist()) == {guess}
     moved = [row["value"] for row in rows(path, arm="sft-lr1", metric="policy.kl_forward", step=3, role="seed").to_pylist()]
     assert min(moved) > 0
+
+
+def test_answers_are_texts_that_the_verifier_scores_as_it_is_written(finished, place):
+    answers = completions.read(finished[0]).to_pylist()
+    asked = [json.loads(line) for line in (place / "evaluate.jsonl").read_text().splitlines()[:4]]
+    assert {row["arm"] for row in answers} > {"base"} and {row["problem"] for row in answers} == set(range(4))
+    for row in answers:
+        problem = asked[row["problem"]]
+        assert str(problem["prompt"]) in row["prompt"] and row["logp"] < 0 and row["parts"] is None
+        if row["reward"] == 1:
+            assert str(problem["answer"]) in row["answer"] and row["finished"]
 
 
 def test_every_config_key_is_read(finished):

@@ -6,6 +6,7 @@ import shutil
 import types
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
@@ -18,7 +19,7 @@ from experiments.harness.session import Session, StopSignals
 from experiments.study import Setup
 from jaxpost import checkpoint, probes, records
 from jaxpost.probes.policy import forgetting_fit
-from jaxpost.records import storage
+from jaxpost.records import completions, storage
 from jaxpost.records.verify import verify
 
 from .conftest import TINY, arguments, record_reads
@@ -45,6 +46,16 @@ def test_the_bundle_verifies_and_a_second_call_says_that_it_is_finished(finished
     code, out, err = tiny(finished)
     assert code == 0 and "is finished (2 seeds, bundle" in out and "is not overwritten" in out and not err
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+
+def test_every_policy_and_the_base_are_asked_at_every_measurement(finished):
+    answers, success = completions.read(finished).to_pylist(), rows(finished, metric="policy.success", role="seed", split="id")
+    asked = {(row["arm"], row["seed"], row["step"]) for row in answers if row["arm"] != "base"}
+    measured = success.filter(pc.and_(pc.is_valid(success["step"]), pc.not_equal(success["arm"], "base")))  # not matched points
+    assert asked == set(zip(*(measured[name].to_pylist() for name in ("arm", "seed", "step"))))
+    base = {row["problem"]: row["prompt"] for row in answers if row["arm"] == "base"}
+    assert len(base) == 4 and all(base[row["problem"]] == row["prompt"] for row in answers)
+    assert all(row["logp"] < 0 and row["tokens"] >= 1 and row["reward"] in (0, 1) for row in answers)
 
 
 def test_measured_metrics_are_exactly_the_registered_ones(finished):
