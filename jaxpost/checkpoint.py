@@ -272,6 +272,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # an OSError, or what Orbax and TensorStore make of one in a writer thread
+            if processes.lost(error):
+                raise  # nothing is wrong with the files
             reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
             reason = "No space left on device" if "No space left" in str(error) else reason
             raise CheckpointError(f"cannot write checkpoint {path}: {reason}; what was saved before is intact: free space or "
@@ -286,6 +288,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
+            if processes.lost(error):
+                raise  # nothing is wrong with the files
             earlier = [s for s in self._manager.all_steps() if s < step]
             way = f"the run then resumes from step {max(earlier)}" if earlier else "the run then starts this part again"
             raise CheckpointError(f"checkpoint {self._directory}/{step} cannot be read "

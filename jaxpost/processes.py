@@ -6,6 +6,7 @@ one process each is the identity. The processes are those of `jax.distributed.in
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
 
 import jax
@@ -13,6 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+_BROKEN = re.compile(r"Gloo|[Cc]oordination ?[Ss]ervice|heartbeat|Barrier|Connection (closed|reset)|UNAVAILABLE|"
+                     r"DEADLINE_EXCEEDED")
 _BLOCK = 4096  # bytes of a message; longer ones go in a second array, whose size is a power of two so that few programs compile
 
 
@@ -24,6 +27,11 @@ def first() -> bool:
 def several() -> bool:
     """Whether the run is of more than one process."""
     return jax.process_count() > 1
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process of the run cannot be reached, by the words of gloo and JAX's runtime."""
+    return several() and bool(_BROKEN.search(str(error)))
 
 
 def broadcast(make: Callable[[], bytes]) -> bytes:

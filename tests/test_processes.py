@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpost import processes, sharding
-from jaxpost.checkpoint import Checkpoints
+from jaxpost.checkpoint import CheckpointError, Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,3 +51,19 @@ def test_several_processes_agree_and_one_reads_what_they_saved(tmp_path, count):
 def test_one_process_agrees_with_itself():
     assert processes.agreed(lambda: {"a": 1}) == {"a": 1} and processes.any_of(True, False) == (True, False)
     assert processes.broadcast(lambda: b"x") == b"x" and processes.first() and not processes.several()
+
+
+def test_a_lost_process_is_no_damaged_checkpoint(tmp_path, monkeypatch):
+    broken = "UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:20888"
+
+    def fail(*given):
+        raise ValueError(broken)
+
+    with Checkpoints(tmp_path) as saves:
+        saves.save(1, State(np.uint32(1), {"a": np.ones(2, np.float32)}), {})
+        saves.wait()
+        monkeypatch.setattr("jaxpost.checkpoint._digests", fail)
+        for several, kind in ((False, CheckpointError), (True, ValueError)):
+            monkeypatch.setattr("jaxpost.processes.several", lambda several=several: several)
+            with pytest.raises(kind, match="Gloo"):
+                saves.restore_params(1)

@@ -172,7 +172,7 @@ def of_two(subject: Subject, expected: str, directory: Path, count: int, rng: ra
             faults = [f"process {victim} killed"]
             tally.notes["longest wait, s"] = max(tally.notes.get("longest wait, s", 0), round(time.monotonic() - killed_at))
             errors = log_of(run, f"-{1 - victim}").read_text().count("error: ")
-            good = code not in (None, 0) and errors == 1
+            good = code not in (None, 0, EXIT_USER) and errors == 1
         for process in both:
             ended(process)
         if faults:

@@ -27,7 +27,6 @@ _PATIENCE = 300.0  # seconds that the processes wait for each other at the start
 _LEAVING = 60.0  # seconds that the end waits for the other processes, less than JAX's runtime waits before it aborts
 _AFTER = 2.0  # seconds that process 0 waits before it leaves with an error, so that others with the same one say it themselves
 _FORM = re.compile(r"(?:(?P<auto>auto)|(?P<address>[^,\s]+:\d+),(?P<count>\d+),(?P<index>\d+))(?:,heartbeat=(?P<beat>\d+))?")
-_BROKEN = re.compile(r"Gloo|coordination service|heartbeat|Connection (closed|reset)|UNAVAILABLE|DEADLINE_EXCEEDED")
 _begun = False
 
 
@@ -96,7 +95,7 @@ def lost(error: Exception) -> int:
     """
     if not _begun:
         raise error
-    if not _BROKEN.search(str(error)):
+    if not processes.lost(error):
         traceback.print_exception(error)
         return 1
     return refuse(f"process {jax.process_index()} of {jax.process_count()}: another process of this run ended (its own message "
