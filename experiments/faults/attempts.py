@@ -88,11 +88,12 @@ def moments(seconds: float) -> tuple[Moment, ...]:
     """Moments of a study that takes so long: any, and those at which something is handed over or written."""
     return (
         Moment("any moment", latest=0.7 * seconds),
+        Moment("start", (".lock", "manifest.json", ".*.tmp"), past="manifest.json"),
         Moment("pretraining checkpoint", ("base-0/pretraining/*tmp*", "base-0/base/*tmp*"), past="base-0/base/*/about"),
         Moment("arm checkpoint", ("base-0/arms/*/*/*tmp*",), past="measurements.parquet"),
         Moment("stage hand-over", ("base-0/arms/*",), past="measurements.parquet"),
         Moment("rows", ("rows/*", "rows/.*"), past="measurements.parquet"),
-        Moment("bundle", ("*.parquet", ".*.tmp", "tables/*", "figures/*", "report.html")),
+        Moment("bundle", ("*.parquet", "tables/*", "figures/*", "report.html")),
     )
 
 

@@ -10,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.faults.attempts import Campaign, Moment, Subject, Tally, ended, identity, log_of, moments, same
@@ -27,12 +29,12 @@ def _done(tally: Tally, good: bool, directory: Path, faults: list[str]) -> None:
 
 def killed(subject: Subject, expected: str, directory: Path, count: int, rng: random.Random, seconds: float) -> Tally:
     """SIGKILL at random moments; one run is killed and resumed until it ends, then the next begins."""
-    tally, number = Tally("killed"), 0
+    tally, number, met = Tally("killed"), 0, Counter()
     while tally.tried < count:
         number += 1
         run, faults = directory / f"killed-{number}", []
         while True:
-            moment = rng.choice([moment for moment in moments(seconds) if moment.ahead(run)] or moments(seconds)[:1])
+            moment = _next([moment for moment in moments(seconds) if moment.ahead(run)] or moments(seconds)[:1], met, rng)
             process = subject.start(run)
             if len(faults) + tally.tried < count and moment.reached(process, run, rng):
                 process.kill()
@@ -40,9 +42,16 @@ def killed(subject: Subject, expected: str, directory: Path, count: int, rng: ra
             if code != -signal.SIGKILL:
                 break
             faults.append(moment.name)
+            met[moment.name] += 1
         good = code == 0 and same(run, expected)
         _done(tally, good, run, faults or ([] if good else [f"ended with code {code} undisturbed"]))
     return tally
+
+
+def _next(ahead: Sequence[Moment], met: Counter, rng: random.Random) -> Moment:
+    """One of the moments that were met least."""
+    least = min(met[moment.name] for moment in ahead)
+    return rng.choice([moment for moment in ahead if met[moment.name] == least])
 
 
 def interrupted(subject: Subject, directory: Path) -> Path:
