@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxpost import curricula, models, sharding, tasks
 from jaxpost.objectives import Batch, rewards
 from jaxpost.tasks import Task
-from jaxpost.training import needs
+from jaxpost.training import needs, rollout_checks
 from jaxpost.training.closed_loop import Episodes
 from jaxpost.training.forcing import Interrupt, Prefix, role_codes
 from jaxpost.training.replay import Buffered, Replay, joined, stored
@@ -74,85 +74,13 @@ class Rollouts:
     forcing: Prefix | Interrupt | Episodes | None = None  # tokens of the sampled rows that are not drawn
 
     def __post_init__(self):
-        needs.require("Rollouts", self.spec, self.task)
-        group, name = self.spec.group, self.spec.objective.name
         if self.demonstrations is None:
             object.__setattr__(self, "demonstrations", int(self.needs_demonstrations))
-        if (self.demonstrations > 0) != self.needs_demonstrations or not 0 <= self.demonstrations < group:
-            valid = f"1 to group - 1 = {group - 1}" if self.needs_demonstrations else "0"
-            raise ValueError(f"demonstrations={self.demonstrations} in groups of {group} with objective {name!r}, which "
-                             f"{'needs' if self.needs_demonstrations else 'does not need'} them; valid: {valid}"
-                             + ("; set group to at least 2" if self.needs_demonstrations and group < 2 else ""))
-        if self.spec.pad != self.task.pad:
-            raise ValueError(f"pad={self.spec.pad} of the step is not that of task {self.task.name!r}; set it to "
-                             f"{self.task.pad}")
-        rewards.require_once(self.reward)
-        self._require_forcing()
-        self._require_replay()
-        self._require_second()
-        if "terms" in self.spec.objective.needs and not self.reward:
-            raise ValueError(f"objective {name!r} normalises the terms of a reward, and reward is empty; give it two or more, "
-                             "e.g. (Reward('correct'), Reward('finished', 0.5))")
-        if self.reward and self.needs_greedy:
-            raise ValueError(f"objective {name!r} compares with the greedy answer's score, which composed rewards do not have; "
-                             "leave reward empty")
-        if self.oversample < 1:
-            raise ValueError(f"oversample={self.oversample} must be at least 1 (1: every prompt drawn is trained on)")
-        needs.require_curriculum("Rollouts", self.curriculum, self.spec.objective, (self.task,), oversample=self.oversample,
-                                 budgeted=any(term.kind in rewards.BUDGETED for term in self.reward))
+        rollout_checks.require(self)
+        if self.replay is not None and not isinstance(self.curriculum, Buffered):
+            rows = rollout_checks.stored_shapes(self)
+            object.__setattr__(self, "curriculum", Buffered(self.curriculum, self.replay, rows))
         jax.eval_shape(lambda: self._plan(self.curriculum.init(jax.random.key(0)), jax.random.key(0), 0))  # refuses budgets
-
-    def _require_forcing(self):
-        wanted, rule = "prefixes" in self.spec.objective.needs, self.forcing
-        if wanted != (rule is not None and rule.demonstrates):
-            raise ValueError(f"objective {self.spec.objective.name!r} {'learns' if wanted else 'does not learn'} from forced "
-                             f"prefixes, and forcing={rule}; " + (
-                                 "give a Prefix of role 'prefix'" if wanted else "take a Prefix of role 'hint', or None"))
-        if rule is not None:
-            rule.check(self.task, self.spec.group - self.demonstrations)
-        needs_more = self.demonstrations or self.needs_greedy or "truncated" in self.spec.objective.needs
-        if isinstance(rule, Episodes) and needs_more:
-            raise ValueError(f"episodes with objective {self.spec.objective.name!r}, which needs demonstrations, a greedy "
-                             "answer or which rows were cut; a closed loop has none of them")
-
-    def _require_replay(self):
-        name, wanted = self.spec.objective.name, "replay" in self.spec.objective.needs
-        if self.replay is None:
-            if wanted:
-                raise ValueError(f"objective {name!r} learns from rows of earlier steps, and replay is None; give a Replay")
-            return
-        self.replay.check(self.prompts)
-        if unlike := sorted(self.spec.objective.needs & {"outside", "terms", "demonstrations", "prefixes"}):
-            raise ValueError(f"replay with objective {name!r}, which needs {unlike[0]}: the buffer does not keep it; set "
-                             "replay to None")
-        if "advantage" in self.curriculum.needs:
-            raise ValueError("replay with a curriculum that sees advantages, which replayed rows have too; set replay to None")
-        if not isinstance(self.curriculum, Buffered):
-            object.__setattr__(self, "curriculum", Buffered(self.curriculum, self.replay, self._stored_shapes()))
-
-    def _require_second(self):
-        name, wanted = self.spec.objective.name, "hints" in self.spec.objective.needs
-        if self.second is None:
-            if wanted:
-                raise ValueError(f"objective {name!r} learns from groups that are drawn again with hints, and second is None; "
-                                 "give a SecondPass")
-            return
-        self.second.check(self.oversample * self.prompts)
-        if self.demonstrations or self.needs_greedy or (self.forcing, self.replay) != (None, None):
-            raise ValueError(f"a second pass with objective {name!r}: its groups would have demonstrations, forced tokens, "
-                             "replayed rows or a greedy answer as well; set second to None")
-
-    def _stored_shapes(self) -> tuple:
-        """(name, shape, dtype) of what the buffer keeps of a group."""
-        (P, T), G = self.lengths, self.spec.group
-        fields = {"prompt_NxP": (P, "int32"), "completion_NxT": (T, "int32"), "mask_NxT": (T, "float32"),
-                  "behaviour_NxT": (T, "float32"), "reward_N": (None, "float32"), "weight_N": (None, "float32"),
-                  "absent_N": (None, "float32")}
-        if self.task.role is not None or self.forcing is not None:
-            fields["role_NxT"] = (T, "int32")
-        if "truncated" in self.spec.objective.needs:
-            fields["truncated_N"] = (None, "float32")
-        return tuple((name, (G,) if width is None else (G, width), dtype) for name, (width, dtype) in sorted(fields.items()))
 
     @property
     def needs_demonstrations(self) -> bool:

@@ -1,0 +1,103 @@
+"""What rollouts may be asked for, and what of it goes together. `source` is a `rl.Rollouts` before anything is traced."""
+
+from jaxpost.objectives import rewards
+from jaxpost.training import needs
+from jaxpost.training.closed_loop import Episodes
+
+
+def require(source) -> None:
+    """Refuse an objective that the source cannot feed, or fields that contradict each other.
+
+    Raises:
+      ValueError: names what was found, and the nearest valid choice.
+    """
+    spec = source.spec
+    needs.require("Rollouts", spec, source.task)
+    _demonstrations(source)
+    if spec.pad != source.task.pad:
+        raise ValueError(f"pad={spec.pad} of the step is not that of task {source.task.name!r}; set it to {source.task.pad}")
+    _reward(source)
+    _forcing(source)
+    _replay(source)
+    _second(source)
+    if source.oversample < 1:
+        raise ValueError(f"oversample={source.oversample} must be at least 1 (1: every prompt drawn is trained on)")
+    needs.require_curriculum("Rollouts", source.curriculum, spec.objective, (source.task,), oversample=source.oversample,
+                             budgeted=any(term.kind in rewards.BUDGETED for term in source.reward))
+
+
+def _demonstrations(source):
+    group, wanted = source.spec.group, source.needs_demonstrations
+    if (source.demonstrations > 0) != wanted or not 0 <= source.demonstrations < group:
+        valid = f"1 to group - 1 = {group - 1}" if wanted else "0"
+        raise ValueError(f"demonstrations={source.demonstrations} in groups of {group} with objective "
+                         f"{source.spec.objective.name!r}, which {'needs' if wanted else 'does not need'} them; valid: {valid}"
+                         + ("; set group to at least 2" if wanted and group < 2 else ""))
+
+
+def _reward(source):
+    name = source.spec.objective.name
+    rewards.require_once(source.reward)
+    if "terms" in source.spec.objective.needs and not source.reward:
+        raise ValueError(f"objective {name!r} normalises the terms of a reward, and reward is empty; give it two or more, "
+                         "e.g. (Reward('correct'), Reward('finished', 0.5))")
+    if source.reward and source.needs_greedy:
+        raise ValueError(f"objective {name!r} compares with the greedy answer's score, which composed rewards do not have; "
+                         "leave reward empty")
+
+
+def _forcing(source):
+    objective, rule = source.spec.objective, source.forcing
+    wanted = "prefixes" in objective.needs
+    if wanted != (rule is not None and rule.demonstrates):
+        raise ValueError(f"objective {objective.name!r} {'learns' if wanted else 'does not learn'} from forced prefixes, and "
+                         f"forcing={rule}; {_PREFIXES[wanted]}")
+    if rule is not None:
+        rule.check(source.task, source.spec.group - source.demonstrations)
+    if isinstance(rule, Episodes) and (source.demonstrations or source.needs_greedy or "truncated" in objective.needs):
+        raise ValueError(f"episodes with objective {objective.name!r}, which needs demonstrations, a greedy answer or which "
+                         "rows were cut; a closed loop has none of them")
+
+
+_PREFIXES = {True: "give a Prefix of role 'prefix'", False: "take a Prefix of role 'hint', or None"}
+
+
+def _replay(source):
+    objective, rule = source.spec.objective, source.replay
+    if rule is None:
+        if "replay" in objective.needs:
+            raise ValueError(f"objective {objective.name!r} learns from rows of earlier steps, and replay is None; give a "
+                             "Replay")
+        return
+    rule.check(source.prompts)
+    if unlike := sorted(objective.needs & {"outside", "terms", "demonstrations", "prefixes"}):
+        raise ValueError(f"replay with objective {objective.name!r}, which needs {unlike[0]}: the buffer does not keep it; set "
+                         "replay to None")
+    if "advantage" in source.curriculum.needs:
+        raise ValueError("replay with a curriculum that sees advantages, which replayed rows have too; set replay to None")
+
+
+def _second(source):
+    name, rule = source.spec.objective.name, source.second
+    if rule is None:
+        if "hints" in source.spec.objective.needs:
+            raise ValueError(f"objective {name!r} learns from groups that are drawn again with hints, and second is None; give "
+                             "a SecondPass")
+        return
+    rule.check(source.oversample * source.prompts)
+    if source.demonstrations or source.needs_greedy or (source.forcing, source.replay) != (None, None):
+        raise ValueError(f"a second pass with objective {name!r}: its groups would have demonstrations, forced tokens, "
+                         "replayed rows or a greedy answer as well; set second to None")
+
+
+def stored_shapes(source) -> tuple:
+    """(name, shape, dtype) of what a replay buffer keeps of a group of the source."""
+    (P, T), G = source.lengths, source.spec.group
+    fields = {"prompt_NxP": (P, "int32"), "completion_NxT": (T, "int32"), "mask_NxT": (T, "float32"),
+              "behaviour_NxT": (T, "float32"), "reward_N": (None, "float32"), "weight_N": (None, "float32"),
+              "absent_N": (None, "float32")}
+    if source.task.role is not None or source.forcing is not None:
+        fields["role_NxT"] = (T, "int32")
+    if "truncated" in source.spec.objective.needs:
+        fields["truncated_N"] = (None, "float32")
+    return tuple((name, (G,) if width is None else (G, width), dtype) for name, (width, dtype) in sorted(fields.items()))
