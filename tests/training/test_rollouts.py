@@ -187,7 +187,7 @@ def test_the_greedy_baseline_is_the_reward_of_the_argmax_decode(feed):
     np.testing.assert_array_equal(batch.outside_N, np.repeat(expected, 4))
 
 
-@pytest.mark.parametrize("whose, refused", [("behaviour", False), ("current", True)])
+@pytest.mark.parametrize("whose, refused", [("old", False), ("current", True)])
 def test_a_choice_over_the_rows_of_an_update_is_not_accumulated(whose, refused):
     model = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, ff=16)
     objective = objectives.get("clip_cov", guard_logp=whose)
