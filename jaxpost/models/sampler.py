@@ -144,7 +144,7 @@ def prompt_forced(config: transformer.TransformerConfig, params: dict, prompt_Nx
 
 
 def real_tokens(prompt_NxP: jax.Array, mask_NxT: jax.Array, pad: int = 0) -> jax.Array:
-    """bool[N, P + T - 1]: which inputs of `teacher_forced` are the prompt's tokens or completion tokens under the mask."""
+    """bool[N, P + T - 1]: which inputs of `teacher_forced` are the prompt's tokens or completion tokens where the mask is 1."""
     return jnp.concatenate([_real(prompt_NxP, pad), mask_NxT > 0], axis=1)[:, :-1]
 
 
@@ -153,8 +153,9 @@ def teacher_forced(config: transformer.TransformerConfig, params: dict, prompt_N
                    logits: bool = True) -> transformer.Output:
     """The forward pass at the state of every completion token: entry t has seen the prompt and the tokens before t.
 
-    Only tokens under `mask_NxT` take room in an expert of bounded capacity; None is all of the completion. It changes
-    nothing else. `logits` as in `transformer.apply`.
+    Where experts have a bounded capacity, completion tokens with `mask_NxT` 0 take no room in them and are read by no routed
+    expert: it is to be 1 on all that later tokens see, hints and observations included, and is not the mask of a loss. None: 1
+    everywhere. It changes nothing else. `logits` as in `transformer.apply`.
     """
     tokens = jnp.concatenate([prompt_NxP, completion_NxT], axis=1)
     P = prompt_NxP.shape[1]

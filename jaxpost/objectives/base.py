@@ -57,6 +57,18 @@ class Batch(NamedTuple):
     weight_N: jax.Array | None = None  # of a curriculum: multiplies the row's advantages once they are known
     age_N: jax.Array | None = None  # how many batches ago a row was sampled; 0 for a fresh one
     absent_N: jax.Array | None = None  # 1 on rows that are not of the loss: they never count, not even as empty ones
+    real_NxT: jax.Array | None = None  # 1 through the last token of a row, counted or context; None: on counted ones
+
+    @property
+    def sampled_NxT(self) -> jax.Array:
+        """1 on counted tokens that no demonstrator wrote."""
+        return self.mask_NxT if self.demonstration_NxT is None else self.mask_NxT * (1 - self.demonstration_NxT)
+
+    @property
+    def room_NxT(self) -> jax.Array:
+        """1 on tokens that take room in an expert of bounded capacity: the real ones of rows in the loss."""
+        real_NxT = self.mask_NxT if self.real_NxT is None else self.real_NxT
+        return real_NxT if self.absent_N is None else real_NxT * (1 - self.absent_N)[:, None]
 
     def where(self, index) -> "Batch":
         """The rows at `index` (a slice or an index array)."""
@@ -199,6 +211,11 @@ class Objective:
     def couples_update(self) -> bool:
         """Whether the loss of an update is not a sum over its microbatches, so that it cannot be accumulated."""
         return False
+
+    @property
+    def refuses_replay(self) -> str:
+        """Why the loss would be wrong on rows of earlier policies, a relative clause; empty where it is not."""
+        return ""
 
     @property
     def counts_rows(self) -> bool:

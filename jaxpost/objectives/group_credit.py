@@ -71,6 +71,11 @@ class TokenBaseline(PolicyGradient):
         """Keys of NEEDS."""
         return super().needs | {"collision"}
 
+    @property
+    def refuses_replay(self) -> str:
+        """As `Objective.refuses_replay`."""
+        return "whose baseline compares probabilities of the policy that sampled a row with those of the policy now"
+
     def credit_formula(self) -> list[str]:
         """How rewards s_t become A."""
         alone = {"zero": "0", "reward": "G_t"}[self.lone_reward]

@@ -17,7 +17,7 @@ from jaxpost.objectives.policy_gradient import PolicyGradient
 RESHAPE_FORMULAS = {"none": "p", "fraction": "p / (p + reshape_constant)", "power": "p^reshape_constant",
                     "logp": "l", "p_logp": "p l"}
 RESHAPES = tuple(RESHAPE_FORMULAS)
-GUIDANCE = ("prefix_rft", "uft")  # what `training.forcing` may know
+GUIDANCE = ("prefix_rft", "uft")  # the rules of `training.forcing`, by name
 LEFT_OUT = "wholly demonstrated rows take no part in their group's R"
 
 
@@ -243,7 +243,7 @@ def wholly_demonstrated(batch: Batch) -> jax.Array:
 def parts(batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Masks of sampled and of demonstrated tokens."""
     shown = jnp.where(batch.mask_NxT > 0, batch.demonstration_NxT, 0.0)
-    return batch.mask_NxT - shown, shown
+    return batch.sampled_NxT, shown
 
 
 ROWS = (

@@ -86,6 +86,20 @@ class PolicyGradient(Objective):
         return self.sampler_cap is not None or self.sampler_floor is not None
 
     @property
+    def weighs_behaviour(self) -> bool:
+        """Whether the loss of a token is weighted by its probability now over that when it was sampled."""
+        return self.ratio != "none" or self.corrects_sampler
+
+    @property
+    def refuses_replay(self) -> str:
+        """As `Objective.refuses_replay`."""
+        if "replay" in self.needs:
+            return ""
+        if self.kl_place == "reward":
+            return "whose KL in the reward is that of the policy that sampled a row"
+        return "" if self.weighs_behaviour else "which has no importance ratio to the policy that sampled a row"
+
+    @property
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
         found = set()
@@ -232,17 +246,16 @@ class PolicyGradient(Objective):
 
     def sampler_weight(self, batch: Batch) -> jax.Array:
         """weight_NxT for a sampler that is not quite the trainer, without gradient; 1 on demonstrated tokens."""
-        sampled_NxT = batch.mask_NxT if batch.demonstration_NxT is None else batch.mask_NxT * (1 - batch.demonstration_NxT)
+        sampled_NxT = batch.sampled_NxT
         weight_NxT = ratios.sampler_weight(batch.proximal_NxT, batch.behaviour_NxT, sampled_NxT, level=self.sampler_level,
                                            rule=self.sampler_rule, low=self.sampler_floor, high=self.sampler_cap)
         return jnp.where((sampled_NxT > 0) | (batch.mask_NxT <= 0), weight_NxT, 1.0)
 
     def off_policy(self, view: View, batch: Batch) -> jax.Array:
-        """bool_NxT: tokens with A < 0 in rows that the policy has left, mean_t(b - l) > off_policy_limit."""
-        away_NxT = jnp.where(batch.mask_NxT > 0, batch.behaviour_NxT - jax.lax.stop_gradient(view.logp_NxT), 0.0)
-        if batch.demonstration_NxT is not None:
-            away_NxT = away_NxT * (1 - batch.demonstration_NxT)
-        mean_N = away_NxT.sum(axis=1) / jnp.maximum((batch.mask_NxT > 0).sum(axis=1), 1)
+        """bool_NxT: tokens with A < 0 in rows that the policy has left, mean_t(b - l) > off_policy_limit over sampled tokens."""
+        counted_NxT = batch.sampled_NxT > 0
+        away_NxT = jnp.where(counted_NxT, batch.behaviour_NxT - jax.lax.stop_gradient(view.logp_NxT), 0.0)
+        mean_N = away_NxT.sum(axis=1) / jnp.maximum(counted_NxT.sum(axis=1), 1)
         return (batch.advantage_NxT < 0) & (mean_N > self.off_policy_limit)[:, None]
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
@@ -253,20 +266,20 @@ class PolicyGradient(Objective):
         return *self.aggregate(x_NxT, batch), aux
 
     def token_loss(self, view: View, batch: Batch, kl_coef: jax.Array | float | None):
-        """(per-token loss before aggregation, aux)."""
+        """(per-token loss before aggregation, aux: means over sampled tokens)."""
         x_NxT, held = self.surrogate(view, batch)
         if self.off_policy_limit is not None:
             x_NxT = jnp.where(self.off_policy(view, batch), 0.0, x_NxT)
         if self.corrects_sampler and self.sampler_rule != "reject":  # which has left its tokens out
             x_NxT = x_NxT * self.sampler_weight(batch)
-        aux = {"clipped": mean_over(held, batch.mask_NxT)}
+        aux = {"clipped": mean_over(held, batch.sampled_NxT)}
         if self.kl_place == "loss":
             coef = self.kl_coef if kl_coef is None else kl_coef
             k_NxT = self.kl_term(view, batch)
-            aux["kl"] = mean_over(k_NxT, batch.mask_NxT)
+            aux["kl"] = mean_over(k_NxT, batch.sampled_NxT)
             x_NxT = x_NxT + coef * k_NxT
         if self.entropy_bonus:
-            aux["entropy"] = mean_over(view.entropy_NxT, batch.mask_NxT)
+            aux["entropy"] = mean_over(view.entropy_NxT, batch.sampled_NxT)
             x_NxT = x_NxT - self.entropy_weight(batch) * view.entropy_NxT
         return x_NxT, aux
 

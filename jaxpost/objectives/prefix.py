@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxpost.objectives import advantages, selection
 from jaxpost.objectives.base import Batch
+from jaxpost.objectives.hybrid import GUIDANCE
 from jaxpost.objectives.policy_gradient import PolicyGradient
 
 PREFIX_SCORES = ("raw", "normalised")
@@ -36,7 +37,7 @@ class PrefixTuned(PolicyGradient):
 
     def __post_init__(self):
         super().__post_init__()
-        self.choose(prefix_score=PREFIX_SCORES, credit_unit=("row",), baseline=("mean",), guidance=("prefix_rft", "uft"))
+        self.choose(prefix_score=PREFIX_SCORES, credit_unit=("row",), baseline=("mean",), guidance=GUIDANCE)
         self.require(0 < self.prefix_entropy <= 1, f"prefix_entropy={self.prefix_entropy} must lie in (0, 1], e.g. 0.2")
         self.unread("where a lone row has its score, or no advantage", "lone_reward")
 

@@ -58,6 +58,11 @@ class GammaWeight(PolicyGradient):
         self.unread("where a smooth weight replaces the clip", *_CLIPPING)
         self.unread("where the weight has a ratio of its own", "ratio", "log_ratio_clamp")
 
+    @property
+    def weighs_behaviour(self) -> bool:
+        """As `PolicyGradient.weighs_behaviour`: by a ratio of its own."""
+        return True
+
     def surrogate_formula(self) -> list[str]:
         """As `PolicyGradient.surrogate_formula`."""
         return ["-sg(w^kappa exp(lambda (1 - w))) A l", "w = clip(exp(sum_t clip(l - o, -20, 20)), 1e-8, exp(20))",

@@ -91,6 +91,11 @@ class GeometricMean(PolicyGradient):
         for field in ("log_clip_low", "log_clip_high"):
             self.require(getattr(self, field) > 0, f"{field}={getattr(self, field)} must be greater than 0, e.g. 0.4")
 
+    @property
+    def weighs_behaviour(self) -> bool:
+        """As `PolicyGradient.weighs_behaviour`: by a ratio of its own."""
+        return True
+
     def surrogate_formula(self) -> list[str]:
         """As `PolicyGradient.surrogate_formula`."""
         return ["-exp(mean_t(c)) A", "c = min(l - o, log_clip_high) where A > 0, else max(l - o, -log_clip_low)"]

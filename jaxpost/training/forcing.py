@@ -30,7 +30,7 @@ class Prefix:
              binomial  Binomial(slices, p(t)) / slices
              fixed     p(t)
 
-      p(t) = end + (start - end) (1 + cos(pi min(t / steps, 1))) / 2 at batch t; 0 from batch `steps` on if `stops`
+      p(t) = end + (start - end) (1 + cos(pi min(t / steps, 1))) / 2 at batch t; share 0 from batch `steps` on if `stops`
 
     Sources: uniform, Prefix-RFT, arXiv:2507.01679; binomial, UFT, arXiv:2505.16984.
     """
@@ -42,7 +42,7 @@ class Prefix:
     high: float = 0.95  # of draw "uniform"
     slices: int = 5  # of draw "binomial"
     stops: bool = False  # no prefix after `steps`
-    rows: int | None = None  # how many rows a prompt, the last of the sampled ones; None: all
+    rows: int | None = None  # how many rows a prompt, the first ones, which a curriculum of fewer rollouts keeps; None: all
     role: str = "prefix"  # or "hint": the tokens are context and not demonstrated
 
     def __post_init__(self):
@@ -53,6 +53,11 @@ class Prefix:
         if not all(0 <= x <= 1 for x in (self.start, self.end, self.high)) or self.steps < 1 or self.slices < 1:
             raise ValueError(f"prefix start={self.start}, end={self.end}, high={self.high} must lie in [0, 1], and "
                              f"steps={self.steps}, slices={self.slices} be at least 1")
+        for field, draw in (("high", "uniform"), ("slices", "binomial")):
+            usual = type(self).__dataclass_fields__[field].default
+            if self.draw != draw and getattr(self, field) != usual:
+                raise ValueError(f"prefix {field}={getattr(self, field)} has no effect with draw={self.draw!r}; leave it {usual}, "
+                                 f"or choose draw={draw!r}")
 
     @property
     def demonstrates(self) -> bool:
@@ -82,13 +87,14 @@ class Prefix:
         count_B = jnp.floor(self._share(jax.random.fold_in(key, B), step, B) * (length_B - 1) + 1e-6)
         within_BxT = jnp.arange(shown_BxT.shape[1])[None] < count_B[:, None]
         forced_BxT = jnp.where(within_BxT, shown_BxT, DRAW).astype(jnp.int32)
-        begins_S = jnp.arange(sampled) >= sampled - (sampled if self.rows is None else self.rows)
+        begins_S = jnp.arange(sampled) < (sampled if self.rows is None else self.rows)
         return jnp.where(begins_S[None, :, None], forced_BxT[:, None], DRAW).reshape(B * sampled, -1)
 
     def _share(self, key, step, count):
         p = self.chance(step)
         if self.draw == "uniform":
-            return p + (jnp.maximum(self.high, p) - p) * jax.random.uniform(key, (count,)) * (p > 0)
+            share = p + (jnp.maximum(self.high, p) - p) * jax.random.uniform(key, (count,))
+            return jnp.where(step >= self.steps, 0.0, share) if self.stops else share
         if self.draw == "binomial":
             return (jax.random.uniform(key, (count, self.slices)) < p).mean(axis=1)
         return jnp.full((count,), p)
@@ -110,6 +116,10 @@ class Interrupt:
         if self.at < 0 or not self.words or last > most:
             raise ValueError(f"an interruption of {len(self.words)} tokens at {self.at} ends at {last}, and answers of task "
                              f"{task.name!r} have {most} tokens; nearest valid: at={max(most - len(self.words), 0)}")
+        ends = task.ends if isinstance(task.ends, tuple) else (task.ends,)
+        if wrong := [word for word in self.words if not 0 <= word < task.vocab_size or word in ends]:
+            raise ValueError(f"words={self.words} of an interruption hold {wrong[0]}; expected token ids of task {task.name!r}, 0 "
+                             f"to {task.vocab_size - 1}, that end no answer, as {', '.join(map(str, ends))} would")
 
     def tokens(self, task: Task, problems_N, key: jax.Array, step: jax.Array | int, sampled: int) -> jax.Array:
         """forced_NxT: tokens, or DRAW."""

@@ -171,12 +171,16 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
       prompt_mask_NxQ             the prompt's tokens but padding and the first
       seed_N                      a fresh random word a row and step, the same on every mesh
       token_weight_NxT            of the tokens' roles, where the batch has none of its own
+      real_NxT                    of a mixture of experts, the mask before the objective takes tokens out of it, where the
+                                  batch has none of its own
 
     Raises:
       ValueError: no reference policy was passed, or rows that do not fall into equal updates and microbatches.
     """
     spec.check_rows(batch.mask_NxT.shape[0])
     needs = spec.objective.needs
+    if spec.model.experts and batch.real_NxT is None:
+        batch = batch._replace(real_NxT=batch.mask_NxT)
 
     def said(rows):
         found = {}

@@ -38,7 +38,7 @@ def _mixed_logp(spec, params, out, batch):
     other = jnp.concatenate([batch.prompt_NxP, jnp.where(batch.mask_NxT > 0, guess_NxT, batch.completion_NxT)], axis=1)
     reader = models.MixedInputs(other[:, :-1], spec.objective.mixture)
     mixed = models.teacher_forced(spec.model, params, batch.prompt_NxP, batch.completion_NxT, spec.pad, reader=reader,
-                                  mask_NxT=batch.mask_NxT)
+                                  mask_NxT=batch.room_NxT)
     return picked(mixed.logits / spec.temperature, batch.completion_NxT)
 
 

@@ -8,6 +8,7 @@ Shapes: C groups of capacity, K replayed and B fresh groups a step, G rows a gro
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -19,9 +20,6 @@ from jaxpost.objectives import Batch
 KEPT = ("newest", "best")
 DRAWN = ("uniform", "score")
 EMPTY = -1
-# Fields of a batch that a row keeps; what the policies say of it is found again when it is replayed.
-STORED = ("prompt_NxP", "completion_NxT", "mask_NxT", "reward_N", "behaviour_NxT", "role_NxT", "truncated_N", "weight_N",
-          "absent_N")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +73,14 @@ class Replay:
         return rows, age_C[index_K], drawable_C[index_K]
 
     def insert(self, buffer: dict, rows: dict, step: jax.Array | int, group: int) -> dict:
-        """The buffer with the fresh groups of a step taken in, as far as it keeps them."""
+        """The buffer with the fresh groups of a step taken in, those with a reward and a counted token, as far as it keeps them."""
         fresh = {name: x.reshape(-1, group, *x.shape[1:]) for name, x in rows.items()}
         reward_BxG = fresh["reward_N"]
         known_BxG = ~jnp.isnan(reward_BxG)
         mean_B = jnp.where(known_BxG, reward_BxG, 0.0).sum(axis=1) / jnp.maximum(known_BxG.sum(axis=1), 1)
         most_B = jnp.where(known_BxG, reward_BxG, -jnp.inf).max(axis=1)
-        some_B = known_BxG.any(axis=1)
+        counted_B = (fresh["mask_NxT"] > 0).any(axis=(1, 2))
+        some_B = known_BxG.any(axis=1) & counted_B
         score_B = jnp.where(some_B, most_B - mean_B, 0.0)
         step_B = jnp.where(some_B, jnp.asarray(step, jnp.int32), EMPTY)
         both = jax.tree.map(lambda old, new: jnp.concatenate([old, new.astype(old.dtype)]), buffer,
@@ -93,12 +92,15 @@ class Replay:
         return kept | {"step_C": jnp.where(stale[index_C], EMPTY, kept["step_C"])}
 
 
-def stored(batch: Batch) -> dict:
-    """The fields of a batch that the buffer keeps; what a curriculum said of rows is there whether it said something or not."""
+def stored(batch: Batch, names: Iterable[str]) -> dict:
+    """The fields of a batch that the buffer keeps; what a curriculum said of rows is there whether it said something or not.
+
+    What the policies say of a row is not kept: it is found again when the row is replayed.
+    """
     one = jnp.ones(batch.mask_NxT.shape[:1], jnp.float32)
     full = batch._replace(weight_N=one if batch.weight_N is None else batch.weight_N,
                           absent_N=0 * one if batch.absent_N is None else batch.absent_N)
-    return {name: x for name in STORED if (x := getattr(full, name)) is not None}
+    return {name: getattr(full, name) for name in names}
 
 
 def joined(batch: Batch, rows: dict, age_K: jax.Array, valid_K: jax.Array, group: int) -> Batch:
@@ -107,7 +109,7 @@ def joined(batch: Batch, rows: dict, age_K: jax.Array, valid_K: jax.Array, group
     gone = {"reward_N": jnp.where(valid_M, rows["reward_N"], jnp.nan), "mask_NxT": rows["mask_NxT"] * valid_M[:, None],
             "absent_N": jnp.where(valid_M, rows["absent_N"], 1.0)}
     old = rows | gone
-    fields = {name: jnp.concatenate([x, old[name].astype(x.dtype)]) for name, x in stored(batch).items()}
+    fields = {name: jnp.concatenate([x, old[name].astype(x.dtype)]) for name, x in stored(batch, rows).items()}
     age_N = jnp.concatenate([jnp.zeros(batch.mask_NxT.shape[:1]), jnp.where(valid_M, age_M, 0).astype(jnp.float32)])
     return batch._replace(**fields, age_N=age_N)
 

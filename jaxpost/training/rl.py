@@ -201,6 +201,8 @@ class Rollouts:
 
         batch = Batch(prompt_NxP, made.tokens_NxT, made.mask_NxT, ordered(reward_N), made.logp_NxT, outside_N=outside_N,
                       role_NxT=needs.roles_of(self.task, made.tokens_NxT))
+        if self.spec.model.experts:
+            batch = batch._replace(real_NxT=jax.lax.cummax(made.mask_NxT, axis=1, reverse=True))
         if made.forced_NxT is not None:
             batch = self._forced(batch, made.forced_NxT)
         if "terms" in self.spec.objective.needs:
@@ -249,16 +251,16 @@ class Rollouts:
         return self.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B)
 
     def _second_pass(self, member, state, reference, problems_N, prompt_NxP, made, planned, first_N):
-        """As `batch`; the curriculum sees the rewards of the first pass, metrics what came of the second."""
+        """As `batch`; the curriculum sees rewards and lengths of the first pass, metrics what came of the second."""
         def draw(rows_M, forced_MxT, key):
             again = models.sample(self.spec.model, state.params, sharding.constrain(prompt_NxP[rows_M], ("batch",)), key,
                                   length=self.task.completion_len, temperature=self.spec.temperature, eos=self.task.ends,
                                   pad=self.task.pad, forced_NxT=sharding.constrain(forced_MxT, ()))
             return again, self.verify(jax.tree.map(lambda x: x[rows_M], problems_N), again)
 
-        made, reward_N, share_B = self.second(self.task, problems_N, made, first_N, self.spec.group, draw,
-                                              stream(member.seed, "second", state.step))
-        found = self.verified(member, state, reference, prompt_NxP, made, planned, reward_N, first_N=first_N)
+        again, reward_N, share_B = self.second(self.task, problems_N, made, first_N, self.spec.group, draw,
+                                               stream(member.seed, "second", state.step))
+        found = self.verified(member, state, reference, prompt_NxP, again, planned, reward_N, first=(made, first_N))
         count = jnp.asarray(share_B.size, jnp.float32)
         told = {"hinted_groups": ((share_B > 0).sum(dtype=jnp.float32), count), "hint_share": (share_B.sum(), count),
                 "first_reward": (first_N.sum(), jnp.asarray(first_N.size, jnp.float32))}
@@ -266,21 +268,22 @@ class Rollouts:
 
     def verified(self, member: Member, state: TrainState, reference: dict | None, prompt_NxP: jax.Array,
                  made: models.Completions, planned: "Planned", reward_N: jax.Array,
-                 outside_B: jax.Array | None = None, first_N: jax.Array | None = None) -> tuple[Batch, dict, dict]:
+                 outside_B: jax.Array | None = None,
+                 first: tuple[models.Completions, jax.Array] | None = None) -> tuple[Batch, dict, dict]:
         """(rows, metrics, curriculum state) of answers with their rewards, wherever these were found.
 
         Args:
           planned: of `rollout`.
           outside_B: reward of each group's greedy answer, where `needs_greedy`.
-          first_N: rewards of the first of two passes, which are what the curriculum sees.
+          first: answers of the first of two passes and their rewards, which are what the curriculum sees.
         """
         outside_N = None if outside_B is None else jnp.repeat(outside_B, self.spec.group)
         score_N, parts = reward_N, {}
-        told_N = reward_N if first_N is None else first_N
+        told = (made, reward_N) if first is None else first
         if self.reward:
             answer = self._answer(made, score_N)._replace(budget=planned.plan.knobs.get("length_budget"))
             reward_N, parts = rewards.compose(self.reward, answer, state.step)
-        feedback, weights = self._feedback(state, made, planned.plan, told_N)
+        feedback, weights = self._feedback(state, *told, planned.plan)
         if "advantage" in self.curriculum.needs:
             batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
             feedback = feedback._replace(advantage_BxG=self._advantages(batch, member, state))
@@ -292,8 +295,9 @@ class Rollouts:
         if self.curriculum.probes:
             batch = needs.probed(batch, planned.plan.train)
         if self.replay is not None:
-            fresh = stored(batch.where(slice(0, self.prompts * self.spec.group)))
-            kept = self.replay.insert(curriculum_state["buffer"], fresh, state.step, self.spec.group)
+            buffer = curriculum_state["buffer"]
+            fresh = stored(batch.where(slice(0, self.prompts * self.spec.group)), buffer["rows"])
+            kept = self.replay.insert(buffer, fresh, state.step, self.spec.group)
             curriculum_state = curriculum_state | {"buffer": kept}
         seen = {"reward": reward_N} | {f"reward_{name}": value_N for name, value_N in parts.items()}
         own = {name: self._groups(value_N)[0] for name, value_N in seen.items()}
@@ -309,11 +313,11 @@ class Rollouts:
             metrics["trained_rows"] = needs.trained_rows(batch)
         return batch, metrics, curriculum_state
 
-    def _feedback(self, state: TrainState, made: models.Completions, plan: curricula.Plan,
-                  score_N: jax.Array) -> tuple[curricula.Feedback, curricula.Weights]:
+    def _feedback(self, state: TrainState, made: models.Completions, score_N: jax.Array,
+                  plan: curricula.Plan) -> tuple[curricula.Feedback, curricula.Weights]:
         """(what the curriculum sees of the sampled rows but for their advantages, the weights that its plan implies)."""
         score_BxS, length_BxS = (self._groups(x_N)[0].reshape(plan.index_B.shape[0], -1)
-                                 for x_N in (score_N, made.mask_NxT.sum(axis=1)))
+                                 for x_N in (score_N, self._length(made)))
         used_BxS, weights = jnp.ones(score_BxS.shape), curricula.Weights()
         if plan.rollouts_B is not None:
             used_BxS = (jnp.arange(score_BxS.shape[1])[None] < plan.rollouts_B[:, None]).astype(jnp.float32)
@@ -343,7 +347,12 @@ class Rollouts:
     def _answer(self, made: models.Completions, score_N: jax.Array) -> rewards.Answer:
         """What the terms of a reward may read."""
         finished_N = tasks.ends(made.tokens_NxT, self.task.ends).any(axis=1).astype(jnp.float32)
-        return rewards.Answer(score_N, made.mask_NxT.sum(axis=1), finished_N, made.tokens_NxT)
+        return rewards.Answer(score_N, self._length(made), finished_N, made.tokens_NxT)
+
+    def _length(self, made: models.Completions) -> jax.Array:
+        """length_N of answers, for rewards and curricula as for the objective: context that was forced does not count."""
+        context = made.forced_NxT is not None and not (self.forcing is not None and self.forcing.demonstrates)
+        return (made.mask_NxT * (1 - made.forced_NxT) if context else made.mask_NxT).sum(axis=1)
 
 
 class Planned(NamedTuple):

@@ -1,6 +1,9 @@
 """What rollouts may be asked for, and what of it goes together. `source` is a `rl.Rollouts` before anything is traced."""
 
 from jaxpost.objectives import rewards
+from jaxpost.objectives.group_credit import PassAtK
+from jaxpost.objectives.policy_gradient import PolicyGradient
+from jaxpost.objectives.prefix import PrefixTuned
 from jaxpost.training import needs
 from jaxpost.training.closed_loop import Episodes
 
@@ -35,6 +38,11 @@ def _demonstrations(source):
                          + ("; set group to at least 2" if wanted and group < 2 else ""))
 
 
+    if isinstance(objective := source.spec.objective, PassAtK) and group - source.demonstrations < objective.pass_k:
+        raise ValueError(f"pass_k={objective.pass_k} of objective {objective.name!r} in groups of {group}; nearest valid: "
+                         f"pass_k={group}")
+
+
 def _reward(source):
     name = source.spec.objective.name
     rewards.require_once(source.reward)
@@ -54,6 +62,10 @@ def _forcing(source):
                          f"forcing={rule}; {_PREFIXES[wanted]}")
     if rule is not None:
         rule.check(source.task, source.spec.group - source.demonstrations)
+    group = source.spec.group
+    if isinstance(objective, PrefixTuned) and (rule.rows or group) >= group:
+        raise ValueError(f"objective {objective.name!r} compares with rows without a prefix, and all of a group of {group} begin "
+                         "with one; let rows of the Prefix be less, e.g. 1, in groups of at least 2")
     if isinstance(rule, Episodes) and (source.demonstrations or source.needs_greedy or "truncated" in objective.needs):
         raise ValueError(f"episodes with objective {objective.name!r}, which needs demonstrations, a greedy answer or which "
                          "rows were cut; a closed loop has none of them")
@@ -73,6 +85,9 @@ def _replay(source):
     if unlike := sorted(objective.needs & {"outside", "terms", "demonstrations", "prefixes"}):
         raise ValueError(f"replay with objective {objective.name!r}, which needs {unlike[0]}: the buffer does not keep it; set "
                          "replay to None")
+    if why := objective.refuses_replay:
+        raise ValueError(f"replay with objective {objective.name!r}, {why}; set replay to None, or take an objective that weighs "
+                         "rows of earlier steps, e.g. 'grpo'")
     if "advantage" in source.curriculum.needs:
         raise ValueError("replay with a curriculum that sees advantages, which replayed rows have too; set replay to None")
 
@@ -85,6 +100,9 @@ def _second(source):
                              "a SecondPass")
         return
     rule.check(source.oversample * source.prompts)
+    if source.task.verify_host is not None:
+        raise ValueError(f"a second pass on task {source.task.name!r}, which is verified on the host, and groups are drawn again "
+                         "within a step; set second to None, or take a task whose verifier runs on device")
     if source.demonstrations or source.needs_greedy or (source.forcing, source.replay) != (None, None):
         raise ValueError(f"a second pass with objective {name!r}: its groups would have demonstrations, forced tokens, "
                          "replayed rows or a greedy answer as well; set second to None")
@@ -94,10 +112,13 @@ def stored_shapes(source) -> tuple:
     """(name, shape, dtype) of what a replay buffer keeps of a group of the source."""
     (P, T), G = source.lengths, source.spec.group
     fields = {"prompt_NxP": (P, "int32"), "completion_NxT": (T, "int32"), "mask_NxT": (T, "float32"),
-              "behaviour_NxT": (T, "float32"), "reward_N": (None, "float32"), "weight_N": (None, "float32"),
-              "absent_N": (None, "float32")}
+              "behaviour_NxT": (T, "float32"), "reward_N": (None, "float32"), "absent_N": (None, "float32")}
+    if isinstance(source.spec.objective, PolicyGradient):  # the others have no advantages that a weight would multiply
+        fields["weight_N"] = (None, "float32")
     if source.task.role is not None or source.forcing is not None:
         fields["role_NxT"] = (T, "int32")
+    if source.spec.model.experts:
+        fields["real_NxT"] = (T, "float32")
     if "truncated" in source.spec.objective.needs:
         fields["truncated_N"] = (None, "float32")
     return tuple((name, (G,) if width is None else (G, width), dtype) for name, (width, dtype) in sorted(fields.items()))

@@ -161,7 +161,7 @@ def output(spec: StepSpec, params: dict, batch: Batch, reader: models.Reader = m
     """
     whole = not spec.model.in_parts or reader is not models.PLAIN
     out = models.teacher_forced(spec.model, params, batch.prompt_NxP, batch.completion_NxT, spec.pad, reader=reader,
-                                mask_NxT=batch.mask_NxT, logits=whole)
+                                mask_NxT=batch.room_NxT, logits=whole)
     return out._replace(logits=out.logits / spec.temperature) if whole else out
 
 
@@ -223,7 +223,7 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
         seen = view_of(spec, out, found, rows, reference)._replace(**passes.further(spec, params, out, rows))
         total, count, aux = spec.objective.loss(seen, rows, state.objective_state, scalars.kl_coef)
         if rows.behaviour_NxT is not None:
-            sampled = _sampled(rows) if rows.age_N is None else _sampled(rows) * (rows.age_N == 0)[:, None]
+            sampled = rows.sampled_NxT if rows.age_N is None else rows.sampled_NxT * (rows.age_N == 0)[:, None]
             gap = jnp.abs(seen.logp_NxT - rows.behaviour_NxT) * sampled
             aux["sampler_gap"] = (gap.sum(), sampled.sum())
             if rows.advantage_NxT is not None:
@@ -231,7 +231,7 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
         aux |= role_metrics.measure(found.logp_NxT, found.entropy_NxT, rows)
         if not spec.model.experts:
             return total, (total, count, aux)
-        counts_NxS = models.real_tokens(rows.prompt_NxP, rows.mask_NxT, spec.pad)
+        counts_NxS = models.real_tokens(rows.prompt_NxP, rows.room_NxT, spec.pad)
         losses, routed = router_losses.measure(spec.model.experts_per_token, out.router, counts_NxS)
         penalty = spec.balance_coef * losses["router_balance"] + spec.router_z_coef * losses["router_z"]
         return total + penalty * jnp.maximum(count, 1.0), (total, count, aux | routed)
@@ -280,18 +280,14 @@ def advantage_covariance(logp_NxT: jax.Array, rows: Batch, mean: jax.Array | flo
 
     Source: arXiv:2505.22617.
     """
-    counted = _sampled(rows) > 0
+    counted = rows.sampled_NxT > 0
     return jnp.where(counted, logp_NxT * (rows.advantage_NxT - mean), 0.0).sum(), counted.sum(dtype=logp_NxT.dtype)
-
-
-def _sampled(rows: Batch) -> jax.Array:
-    return rows.mask_NxT if rows.demonstration_NxT is None else rows.mask_NxT * (1 - rows.demonstration_NxT)
 
 
 def _mean_advantage(batch: Batch) -> jax.Array | None:
     if batch.advantage_NxT is None:
         return None
-    counted = _sampled(batch) > 0
+    counted = batch.sampled_NxT > 0
     return jnp.where(counted, batch.advantage_NxT, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import models, roles, training
+from jaxpost import models, roles, tasks, training
 from jaxpost.models import DRAW
+from jaxpost.objectives import hybrid
 from jaxpost.training import forcing, step
 
 
@@ -51,7 +52,7 @@ def test_answers_begin_with_the_demonstration_of_their_prompt(feed, name):
         run.source.rollout(run.params, run.member.seed, run.state.step, {})[0]))
     shown, n = np.asarray(batch.demonstration_NxT), (answer != 0).sum(axis=1)
     for row in range(16):
-        count = int(np.floor(0.7 * (n[row] - 1) + 1e-6)) if row % 4 == 3 or name == "uft" else 0
+        count = int(np.floor(0.7 * (n[row] - 1) + 1e-6)) if row % 4 == 0 or name == "uft" else 0
         np.testing.assert_array_equal(shown[row], np.arange(4) < count)
         np.testing.assert_array_equal(np.asarray(batch.completion_NxT)[row, :count], answer[row, :count])
     assert shown.any()
@@ -76,6 +77,24 @@ def test_hints_and_interruptions_are_context(feed):
         assert np.isfinite(float(run.step(run.member, run.state, None)[1]["loss"][0]))
 
 
+def test_what_is_context_of_a_loss_is_read_by_the_experts(feed):
+    """With room for all, a mixture whose experts are bounded says of a hinted answer what it said while sampling it."""
+    def mixture(task, spec, prompts):
+        model = dataclasses.replace(spec.model, experts=4, experts_per_token=2, capacity=2.0)
+        return training.Rollouts(task, prompts, dataclasses.replace(spec, model=model), forcing=forcing.Interrupt(1, (9, 8)))
+
+    run = feed("grpo", make=mixture)
+    params = models.init(run.source.spec.model, jax.random.key(1))
+    state = training.create(run.source.spec, params, {})
+    batch, _, _ = run.batch(run.member, state, None)
+    behind = np.asarray(batch.mask_NxT)[:, 3] > 0
+    assert behind.any() and not np.asarray(batch.mask_NxT)[behind, 1:3].any()
+    logp = step.token_logp(run.source.spec, params, batch)
+    np.testing.assert_allclose(batch.behaviour_NxT * batch.mask_NxT, logp * batch.mask_NxT, atol=2e-5)
+    counts = models.real_tokens(batch.prompt_NxP, batch.room_NxT, run.task.pad)
+    assert int(counts.sum()) == int((np.asarray(batch.prompt_NxP) != 0).sum() + np.asarray(batch.real_NxT)[:, :3].sum())
+
+
 def test_schedules_of_prefixes(feed):
     rule = dataclasses.replace(forcing.GUIDANCE["uft"], steps=10)
     p = [float(rule.chance(t)) for t in (0, 5, 9, 10, 50)]
@@ -87,6 +106,10 @@ def test_schedules_of_prefixes(feed):
     uniform = forcing.Prefix("uniform", 0.4, 0.4, high=0.9)
     share = np.asarray(uniform._share(key, 0, 4000))
     assert share.min() >= 0.4 and share.max() <= 0.9 and share.mean() == pytest.approx(0.65, abs=0.02)
+    falling = forcing.Prefix("uniform", 0.5, 0.0, steps=4, high=0.8)  # p ends at 0, where the draw is U[0, high]
+    share = np.asarray(falling._share(key, 4, 4000))
+    assert share.max() <= 0.8 and share.mean() == pytest.approx(0.4, abs=0.02)
+    assert not np.any(dataclasses.replace(falling, stops=True)._share(key, 4, 8)) and tuple(forcing.GUIDANCE) == hybrid.GUIDANCE
     run = feed("uft")
     assert run.source.forcing == forcing.GUIDANCE["uft"]
     late = run.batch(run.member, run.state._replace(step=jnp.int32(300)), run.params)[0]
@@ -95,6 +118,9 @@ def test_schedules_of_prefixes(feed):
 
 @pytest.mark.parametrize("name, rule, message", [
     ("grpo", forcing.Interrupt(3, (9, 8)), "ends at 5, and answers of task 'addition' have 4 tokens; nearest valid: at=2"),
+    ("grpo", forcing.Interrupt(0, (9, -1)), r"hold -1; expected token ids of task 'addition', 0 to 50, that end no answer"),
+    ("grpo", forcing.Interrupt(0, (tasks.vocab.EOS,)), "that end no answer, as"),
+    ("prefix_rft", forcing.Prefix(), "compares with rows without a prefix, and all of a group of 4 begin with one"),
     ("grpo", forcing.Prefix(), "does not learn from forced prefixes"), ("uft", None, "learns from forced prefixes"),
     ("prefix_rft", forcing.Prefix(rows=5), "rows=5 of a prompt begin with a prefix, and 4 are sampled")])
 def test_what_is_refused_before_compute(feed, name, rule, message):
@@ -103,6 +129,8 @@ def test_what_is_refused_before_compute(feed, name, rule, message):
 
 
 def test_draws_and_roles_that_are_unknown():
+    with pytest.raises(ValueError, match="slices=4 has no effect with draw='fixed'; leave it 5, or choose draw='binomial'"):
+        forcing.Prefix(slices=4)
     with pytest.raises(ValueError, match="choose one of uniform, binomial, fixed"):
         forcing.Prefix("normal")
     with pytest.raises(ValueError, match="choose one of prefix, hint"):

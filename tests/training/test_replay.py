@@ -10,12 +10,13 @@ import pytest
 from jaxpost import curricula, training
 from jaxpost.training.replay import EMPTY, Buffered, Replay
 
-SHAPES = {"reward_N": jax.ShapeDtypeStruct((2,), jnp.float32), "completion_NxT": jax.ShapeDtypeStruct((2, 1), jnp.int32)}
+SHAPES = {"reward_N": jax.ShapeDtypeStruct((2,), jnp.float32), "completion_NxT": jax.ShapeDtypeStruct((2, 1), jnp.int32),
+          "mask_NxT": jax.ShapeDtypeStruct((2, 1), jnp.float32)}
 
 
 def fresh(names, rewards):
     return {"completion_NxT": jnp.repeat(jnp.asarray(names, jnp.int32), 2)[:, None],
-            "reward_N": jnp.asarray(rewards, jnp.float32).reshape(-1)}
+            "reward_N": jnp.asarray(rewards, jnp.float32).reshape(-1), "mask_NxT": jnp.ones((2 * len(names), 1))}
 
 
 @pytest.mark.parametrize("keep", ["newest", "best"])
@@ -55,9 +56,11 @@ def test_groups_are_drawn_once_and_by_their_score():
     _, _, valid = uniform.sample(buffer, jax.random.key(0), 6)
     assert int(valid.sum()) == 5  # without the group that has no reward
     assert not np.any(uniform.sample(buffer, jax.random.key(0), 15)[2])  # too old
+    masked = fresh([7], [[1, 0]]) | {"mask_NxT": jnp.zeros((2, 1))}  # of a step that probes: nothing of it counts
+    assert not np.any(rule.insert(rule.empty(SHAPES), masked, 4, 2)["step_C"] != EMPTY)
 
 
-@pytest.mark.parametrize("name", ["remix", "spear", "grpo"])
+@pytest.mark.parametrize("name", ["remix", "spear", "grpo", "trajectory_balance"])
 def test_replayed_rows_are_those_of_earlier_steps(feed, name):
     rule = Replay(2, 8, 2)
     run = feed(name, make=lambda task, spec, prompts: training.Rollouts(task, prompts, spec, replay=rule), minibatches=2)
@@ -96,6 +99,10 @@ def test_a_buffer_resumes_bit_for_bit(feed):
     ("remix", {"replay": Replay(9, 8, 1)}, "or the 9 that it replays; nearest valid: 9"),
     ("remix", {}, "replay is None; give a Replay"),
     ("luffy", {"replay": Replay(2, 8, 1)}, "needs demonstrations: the buffer does not keep it"),
+    ("reinforce", {"replay": Replay(2, 8, 1)}, "no importance ratio to the policy that sampled a row; set replay to None"),
+    ("reinforce_pp", {"replay": Replay(2, 8, 1)}, "whose KL in the reward is that of the policy that sampled"),
+    ("on_policy_distillation_sampled", {"replay": Replay(2, 8, 1)}, "whose KL in the reward"),
+    ("optimal_token_baseline", {"replay": Replay(2, 8, 1)}, "with those of the policy now"),
     ("grpo", {"replay": Replay(2, 8, 1), "curriculum": curricula.get("plr", pool=8)}, "sees advantages")])
 def test_what_is_refused_before_compute(feed, name, parts, message):
     with pytest.raises(ValueError, match=message):
