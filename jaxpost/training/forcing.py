@@ -56,8 +56,8 @@ class Prefix:
         for field, draw in (("high", "uniform"), ("slices", "binomial")):
             usual = type(self).__dataclass_fields__[field].default
             if self.draw != draw and getattr(self, field) != usual:
-                raise ValueError(f"prefix {field}={getattr(self, field)} has no effect with draw={self.draw!r}; leave it {usual}, "
-                                 f"or choose draw={draw!r}")
+                raise ValueError(f"prefix {field}={getattr(self, field)} has no effect with draw={self.draw!r}; leave it "
+                                 f"{usual}, or choose draw={draw!r}")
 
     @property
     def demonstrates(self) -> bool:
@@ -118,8 +118,8 @@ class Interrupt:
                              f"{task.name!r} have {most} tokens; nearest valid: at={max(most - len(self.words), 0)}")
         ends = task.ends if isinstance(task.ends, tuple) else (task.ends,)
         if wrong := [word for word in self.words if not 0 <= word < task.vocab_size or word in ends]:
-            raise ValueError(f"words={self.words} of an interruption hold {wrong[0]}; expected token ids of task {task.name!r}, 0 "
-                             f"to {task.vocab_size - 1}, that end no answer, as {', '.join(map(str, ends))} would")
+            raise ValueError(f"words={self.words} of an interruption hold {wrong[0]}; expected token ids of task {task.name!r}, "
+                             f"0 to {task.vocab_size - 1}, that end no answer, as {', '.join(map(str, ends))} would")
 
     def tokens(self, task: Task, problems_N, key: jax.Array, step: jax.Array | int, sampled: int) -> jax.Array:
         """forced_NxT: tokens, or DRAW."""

@@ -64,8 +64,8 @@ def _forcing(source):
         rule.check(source.task, source.spec.group - source.demonstrations)
     group = source.spec.group
     if isinstance(objective, PrefixTuned) and (rule.rows or group) >= group:
-        raise ValueError(f"objective {objective.name!r} compares with rows without a prefix, and all of a group of {group} begin "
-                         "with one; let rows of the Prefix be less, e.g. 1, in groups of at least 2")
+        raise ValueError(f"objective {objective.name!r} compares with rows without a prefix, and all of a group of {group} "
+                         "begin with one; set rows of the Prefix, e.g. to 1, in groups of at least 2")
     if isinstance(rule, Episodes) and (source.demonstrations or source.needs_greedy or "truncated" in objective.needs):
         raise ValueError(f"episodes with objective {objective.name!r}, which needs demonstrations, a greedy answer or which "
                          "rows were cut; a closed loop has none of them")
@@ -86,8 +86,8 @@ def _replay(source):
         raise ValueError(f"replay with objective {objective.name!r}, which needs {unlike[0]}: the buffer does not keep it; set "
                          "replay to None")
     if why := objective.refuses_replay:
-        raise ValueError(f"replay with objective {objective.name!r}, {why}; set replay to None, or take an objective that weighs "
-                         "rows of earlier steps, e.g. 'grpo'")
+        raise ValueError(f"replay with objective {objective.name!r}, {why}; set replay to None, or take an objective that "
+                         "weighs rows of earlier steps, e.g. 'grpo'")
     if "advantage" in source.curriculum.needs:
         raise ValueError("replay with a curriculum that sees advantages, which replayed rows have too; set replay to None")
 
@@ -101,8 +101,8 @@ def _second(source):
         return
     rule.check(source.oversample * source.prompts)
     if source.task.verify_host is not None:
-        raise ValueError(f"a second pass on task {source.task.name!r}, which is verified on the host, and groups are drawn again "
-                         "within a step; set second to None, or take a task whose verifier runs on device")
+        raise ValueError(f"a second pass on task {source.task.name!r}, which is verified on the host, and groups are drawn "
+                         "again within a step; set second to None, or take a task whose verifier runs on device")
     if source.demonstrations or source.needs_greedy or (source.forcing, source.replay) != (None, None):
         raise ValueError(f"a second pass with objective {name!r}: its groups would have demonstrations, forced tokens, "
                          "replayed rows or a greedy answer as well; set second to None")
