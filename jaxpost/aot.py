@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpost import hlo, models, sharding, training
 from jaxpost.models import TransformerConfig
+from jaxpost.training.needs import source_of
 
 LOCK = "/tmp/libtpu_lockfile"  # libtpu's own, held while a process has it loaded
 # Slices by the names under which they are rented: those of v4 and v5p count two cores a chip, the others chips.
@@ -150,21 +151,32 @@ def forward_flops(c: TransformerConfig, tokens: int, keys: int, logits: int) -> 
 
 
 def step_flops(source, spec: training.StepSpec) -> int:
-    """FLOPs of one step of one run: sampling and `update_flops`."""
-    P, T = source.lengths
-    return update_flops(source, spec) + (sampling_flops(spec.model, source.sampled, P, T) if source.sampled else 0)
+    """FLOPs of one step of one run: sampling and `update_flops`.
+
+    Greedy answers are sampled too; of a second pass every round is counted with all the groups that it may draw again.
+    """
+    (P, T), rows = source.lengths, source.sampled
+    if getattr(source, "needs_greedy", False):
+        rows += source.oversample * source.prompts
+    if (second := getattr(source, "second", None)) is not None:
+        rows += len(second.shares) * spec.group * (second.capacity or source.oversample * source.prompts)
+    return update_flops(source, spec) + (sampling_flops(spec.model, rows, P, T) if rows else 0)
 
 
 def update_flops(source, spec: training.StepSpec) -> int:
     """FLOPs of a step after its rows are there: the forward passes that fill the batch, every epoch's updates on it.
 
     What is computed again for the gradient (`model.remat`, `model.logprob_chunk`) is not counted: it is no more useful work. An
-    update's forward and backward are 3 forward passes, and one more where it reads the reference's logits.
+    update's forward and backward are 3 forward passes, and one more where it reads the reference's logits; 3 more where the
+    policy reads its own guesses, and 3 over the prompt alone where its tokens are in the loss.
     """
     (P, T), needs = source.lengths, spec.objective.needs
-    filled = ("reference" in needs) + bool(needs & {"proximal", "value", "entropy"}) + 2 * ("outside" in needs)
-    passes = filled + spec.epochs * (3 + ("reference_logits" in needs))
-    return passes * forward_flops(spec.model, source.rows * (P + T - 1), P + T - 1, source.rows * T)
+    outside = {"Demonstrations": 1, "Preferences": 2, "Rollouts": 0}[source_of(spec.objective)]
+    filled = ("reference" in needs) + bool(needs & {"proximal", "value", "entropy", "collision"})
+    filled += outside * ("outside" in needs)
+    passes = filled + spec.epochs * (3 + ("reference_logits" in needs) + 3 * ("mixed_inputs" in needs))
+    prompt = forward_flops(spec.model, source.rows * (P - 1), P - 1, source.rows * (P - 1)) if "prompt" in needs else 0
+    return passes * forward_flops(spec.model, source.rows * (P + T - 1), P + T - 1, source.rows * T) + 3 * spec.epochs * prompt
 
 
 def sampling_flops(c: TransformerConfig, rows: int, prompt: int, length: int) -> int:

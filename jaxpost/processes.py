@@ -60,21 +60,28 @@ def agreed(make: Callable[[], object], errors: Sequence[type[Exception]] = ()):
 
     Raises:
       one of `errors`, in every process: what `make()` raised.
+      RuntimeError: `make()` raised something else, which the first process raises itself.
     """
     if not several():
         return make()
+    raised: list[BaseException] = []
 
     def told() -> bytes:
         try:
             return json.dumps({"value": make()}).encode()
-        except tuple(errors) as error:
-            kind = next(i for i, known in enumerate(errors) if isinstance(error, known))
-            return json.dumps({"kind": kind, "message": str(error)}).encode()
+        except BaseException as error:  # also an interruption: the others wait for an answer
+            raised.append(error)
+            kind = next((i for i, known in enumerate(errors) if isinstance(error, known)), None)
+            return json.dumps({"kind": kind, "type": type(error).__name__, "message": str(error)}).encode()
 
     found = json.loads(broadcast(told))
-    if "kind" in found:
+    if "kind" not in found:
+        return found["value"]
+    if found["kind"] is not None:
         raise errors[found["kind"]](found["message"])
-    return found["value"]
+    if raised:
+        raise raised[0]
+    raise RuntimeError(f"the first process stopped: {found['type']}: {found['message']}")
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:

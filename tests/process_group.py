@@ -46,6 +46,14 @@ except Refused as error:
 else:
     raise AssertionError("the error of the first process must reach all")
 
+try:
+    processes.agreed(refuse, (ValueError,))
+except RuntimeError as error:  # the first process's own, and its message in the other
+    assert (type(error), str(error)) == ((Refused, "said by 0") if me == 0 else
+                                         (RuntimeError, "the first process stopped: Refused: said by 0"))
+else:
+    raise AssertionError("an unexpected error of the first process must not leave the other waiting")
+
 mesh = sharding.make_mesh({"fsdp": 4})
 processes.connect(mesh)
 rows = np.arange(24.0, dtype=np.float32).reshape(8, 3)

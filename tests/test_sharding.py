@@ -140,6 +140,11 @@ def test_flops_count_what_is_sampled_filled_and_updated():
     assert flops("chord_phi") == 3 * one + sampled * 3 // 4
     assert flops("orpo") == 3 * one + sampled // 2
     assert flops("kto") == 6 * one + sampled // 2
+    assert flops("poft") == 4 * one and flops("optimal_token_baseline") == 4 * one + sampled
+    assert flops("remax") == 3 * one + sampled * 5 // 4  # and a greedy answer a group
+    assert flops("ghpo") == 3 * one + 4 * sampled
+    asked = aot.forward_flops(MODEL, 32 * (P - 1), P - 1, 32 * (P - 1))
+    assert flops("orpo_prompt_nll") == 3 * one + 3 * asked + sampled // 2
 
 
 def test_rules_are_ordered_and_strict():

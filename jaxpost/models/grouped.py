@@ -51,8 +51,9 @@ def _of_own(x_NxD, expert_Nxk, weight_Nxk, gate, up, down):
     place_R = jnp.where(own_R, expert_R, X)  # the others come last, in no expert's rows
     order_R = jnp.argsort(place_R, stable=True)
     sizes_X = (place_R[:, None] == jnp.arange(X)[None]).sum(axis=0, dtype=jnp.int32)
-    rows_RxD = x_NxD[order_R // k]
+    ours_Rx1 = own_R[order_R][:, None]
+    rows_RxD = jnp.where(ours_Rx1, x_NxD[order_R // k], 0)  # what no expert reads has no gradient either
     hidden_RxF = jax.nn.silu(jax.lax.ragged_dot(rows_RxD, gate, sizes_X)) * jax.lax.ragged_dot(rows_RxD, up, sizes_X)
     y_RxD = jax.lax.ragged_dot(hidden_RxF, down, sizes_X) * weight_Nxk.reshape(-1)[order_R][:, None]
-    y_RxD = jnp.where(own_R[order_R][:, None], y_RxD, 0)
+    y_RxD = jnp.where(ours_Rx1, y_RxD, 0)
     return y_RxD[jnp.argsort(order_R)].reshape(N, k, D).sum(axis=1)

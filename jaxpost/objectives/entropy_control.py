@@ -102,9 +102,13 @@ class AdaptiveEntropy(PolicyGradient):
 
     def advantage_formula(self) -> list[str]:
         """As `PolicyGradient.advantage_formula`, and what the weight of the bonus is."""
-        return [*super().advantage_formula(), "the weight of the bonus is c where mean_tokens(H) <= entropy_target, else 0",
-                "c = entropy_coef; after every batch c + entropy_step where mean_tokens(H) <= entropy_target,",
-                "   else c - entropy_step, held in [entropy_low, entropy_high]; H before the update"]
+        return [*super().advantage_formula(), "w = c where mean_tokens(H) <= entropy_target, else 0; c begins as entropy_coef,",
+                "   after every batch c + entropy_step where mean_tokens(H) <= entropy_target, else c - entropy_step,",
+                "   held in [entropy_low, entropy_high]; mean_tokens(H) of the policy before the update"]
+
+    def bonus_formula(self) -> str:
+        """As `PolicyGradient.bonus_formula`."""
+        return "w H"
 
     def init(self) -> dict:
         """c."""

@@ -1,7 +1,8 @@
 """Supervised and RL signals in one loss: groups of samples in which some rows or tokens are a demonstrator's.
 
 Shapes: B prompts, G rows a prompt, N = B*G rows, T completion tokens. `Batch.demonstration_NxT` says which tokens were
-demonstrated; their behaviour log-probability is 0 (the demonstrator is taken to have been certain).
+demonstrated. The behaviour log-probability of a wholly demonstrated row is 0 (the demonstrator is taken to have been certain),
+that of a forced beginning, which `guidance` asks for, the policy's own.
 """
 
 import dataclasses

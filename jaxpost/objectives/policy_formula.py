@@ -14,14 +14,15 @@ def lines(o, name: str = "loss", tokens: str = "") -> list[str]:
     x, *where = o.surrogate_formula()
     if o.off_policy_limit is not None:
         x = f"m ({x})"
-        where.append("m = 0 where A < 0 and mean_t(b - l) > off_policy_limit, else 1")
+        over = " of sampled tokens" if o.needs & {"demonstrations", "prefixes"} else ""
+        where.append(f"m = 0 where A < 0 and mean_t(b - l){over} > off_policy_limit, else 1")
     if o.corrects_sampler:
         x, said = _corrected(o, x)
         where += said
     if o.kl_place == "loss":
         x += f" + kl_coef {kl.GRADIENT_FORMULAS[o.kl_gradient]}"
     if o.entropy_bonus:
-        x += " - entropy_coef H"
+        x += f" - {o.bonus_formula()}"
     x += o.further_formula()
     found = [f"{name} = {aggregation.FORMULAS[o.aggregation]} [ {x} ]{tokens}", *where]
     if re.search(r"\br\b", " ".join(found)):

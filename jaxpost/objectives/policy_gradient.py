@@ -138,6 +138,10 @@ class PolicyGradient(Objective):
         """How rewards s_t of tokens become A, with credit_unit="token"."""
         return ["A_t = s_t + gamma A_(t+1)"]
 
+    def bonus_formula(self) -> str:
+        """The entropy bonus of a token, with its weight."""
+        return "entropy_coef H"
+
     def further_formula(self) -> str:
         """What a subclass adds to the loss of a token."""
         return ""
@@ -252,7 +256,7 @@ class PolicyGradient(Objective):
         return jnp.where((sampled_NxT > 0) | (batch.mask_NxT <= 0), weight_NxT, 1.0)
 
     def off_policy(self, view: View, batch: Batch) -> jax.Array:
-        """bool_NxT: tokens with A < 0 in rows that the policy has left, mean of b - l over sampled tokens > off_policy_limit."""
+        """bool_NxT: tokens with A < 0 in rows that the policy has left, mean b - l of sampled tokens > off_policy_limit."""
         counted_NxT = batch.sampled_NxT > 0
         away_NxT = jnp.where(counted_NxT, batch.behaviour_NxT - jax.lax.stop_gradient(view.logp_NxT), 0.0)
         mean_N = away_NxT.sum(axis=1) / jnp.maximum(counted_NxT.sum(axis=1), 1)

@@ -25,8 +25,9 @@ class MixedProximal(PolicyGradient):
     w = max(1 - kl_mix_step ceil(max(t - kl_mix_after, 0) / kl_mix_every), kl_mix_least) at batch t.
 
     Policy reincarnation is a second stage of a study, on policy and with the first stage as its reference. *Reconstructed*
-    from a detailed note; the coefficient of the KL is ours. Differs from the paper in: its previous policy is the one before
-    the batch, here too, by the log-probabilities before the first update.
+    from a detailed note; the coefficient of the KL is ours. As in the paper the previous policy is the one before the batch; it
+    is read by the log-probabilities before the first update. With one update a batch (minibatches = epochs = 1) l = o, so that
+    k_old is 0, with gradient 0 for k2 and k3: the second KL term then only takes weight from the first. Take several updates.
     """
 
     kl_mix_after: int = 50  # batches

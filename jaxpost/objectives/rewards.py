@@ -21,7 +21,7 @@ class Answer(NamedTuple):
     """What a term may read of N completions."""
 
     correct_N: jax.Array  # the verifier's score
-    length_N: jax.Array  # tokens, the end token included
+    length_N: jax.Array  # tokens, the end token included, without context that was forced
     finished_N: jax.Array  # 1 if it ended with its end token, else 0
     tokens_NxT: jax.Array | None = None  # padded behind the end
     budget: jax.Array | None = None  # of a curriculum, tokens: the target of BUDGETED terms in place of their length

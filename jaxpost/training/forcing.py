@@ -118,8 +118,9 @@ class Interrupt:
                              f"{task.name!r} have {most} tokens; nearest valid: at={max(most - len(self.words), 0)}")
         ends = task.ends if isinstance(task.ends, tuple) else (task.ends,)
         if wrong := [word for word in self.words if not 0 <= word < task.vocab_size or word in ends]:
-            raise ValueError(f"words={self.words} of an interruption hold {wrong[0]}; expected token ids of task {task.name!r}, "
-                             f"0 to {task.vocab_size - 1}, that end no answer, as {', '.join(map(str, ends))} would")
+            raise ValueError(f"words={self.words} of an interruption hold {wrong[0]}; expected token ids of task "
+                             f"{task.name!r}, 0 to {task.vocab_size - 1}, that end no answer, as "
+                             f"{', '.join(map(str, ends))} would")
 
     def tokens(self, task: Task, problems_N, key: jax.Array, step: jax.Array | int, sampled: int) -> jax.Array:
         """forced_NxT: tokens, or DRAW."""

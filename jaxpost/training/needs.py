@@ -171,6 +171,8 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
       prompt_mask_NxQ             the prompt's tokens but padding and the first
       seed_N                      a fresh random word a row and step, the same on every mesh
       token_weight_NxT            of the tokens' roles, where the batch has none of its own
+      outside_N                   of demonstrations, the mean log-probability of the row's counted tokens under the reference
+                                  policy, where the batch has none of its own
       real_NxT                    of a mixture of experts, the mask before the objective takes tokens out of it, where the
                                   batch has none of its own
 
@@ -184,6 +186,8 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
 
     def said(rows):
         found = {}
+        if "outside" in needs and rows.outside_N is None and source_of(spec.objective) == "Demonstrations":
+            found["outside_N"] = mean_logp(spec, given(spec, reference), rows)
         if "reference" in needs:
             found["reference_NxT"] = token_logp(spec, given(spec, reference), rows)
         if needs & {"proximal", "value", "entropy", "collision"}:
@@ -205,6 +209,12 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
         role_NxT = jnp.zeros(batch.mask_NxT.shape, jnp.int32) if batch.role_NxT is None else batch.role_NxT
         found["token_weight_NxT"] = token_weights.of_roles(role_NxT, spec.objective.role_weights)
     return batch._replace(**found)
+
+
+def mean_logp(spec: StepSpec, params: dict, batch: Batch) -> jax.Array:
+    """Mean log-probability of each row's counted tokens, [N]; 0 of a row without one."""
+    logp_NxT = jnp.where(batch.mask_NxT > 0, token_logp(spec, params, batch), 0.0)
+    return logp_NxT.sum(axis=1) / jnp.maximum(batch.mask_NxT.sum(axis=1), 1.0)
 
 
 def _by_microbatches(said: Callable[[Batch], dict], batch: Batch, parts: int) -> dict:

@@ -71,7 +71,8 @@ class Preferences:
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
         """(rows, metrics, curriculum state) of the state's step.
 
-        Metrics: `reference_reward`, how right the reference policy's samples are, and `informative`, which pairs count.
+        Metrics: `reference_reward`, how right the reference policy's samples are, and `informative`, the share of pairs with a
+        wrong sample; the others do not count, or count as ties for an objective that knows ties.
         """
         reference = given(self.spec, reference)
         key = stream(member.seed, f"data/{self.task.name}", state.step)

@@ -73,7 +73,7 @@ class Replay:
         return rows, age_C[index_K], drawable_C[index_K]
 
     def insert(self, buffer: dict, rows: dict, step: jax.Array | int, group: int) -> dict:
-        """The buffer with the fresh groups of a step taken in that have a reward and a counted token, as far as it keeps them."""
+        """The buffer with a step's fresh groups, those with a reward and a counted token, taken in as far as it keeps them."""
         fresh = {name: x.reshape(-1, group, *x.shape[1:]) for name, x in rows.items()}
         reward_BxG = fresh["reward_N"]
         known_BxG = ~jnp.isnan(reward_BxG)

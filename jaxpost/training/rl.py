@@ -48,7 +48,8 @@ class Rollouts:
     batches.
 
     With `second`, groups without a right answer are drawn again (`training.second`). Metrics: `hinted_groups`, the share of
-    groups that were, `hint_share`, the mean part of the solution that groups have seen, and `first_reward`, of the first pass.
+    groups that were, `hint_share`, the mean share that groups were last hinted with (0: not at all; of a solution of n tokens
+    floor(share * (n - 1)) are forced), and `first_reward`, of the first pass.
 
     With `forcing`, tokens of the sampled rows are given instead of drawn: the beginning of a demonstration, a hint, an
     interruption (`training.forcing`), or what an environment answers to each action (`closed_loop.Episodes`). Log-probabilities
@@ -56,7 +57,8 @@ class Rollouts:
 
     A curriculum plans the problems and may leave rows out or scale their advantages (`curricula.Weights`). It sees sampled
     rows, not demonstrated ones. A row that is left out is masked and has no reward; over-sampling fills up its group's place
-    where the whole group is left out. Metric `trained_rows`: the share of rows that are in the loss, where some may not be.
+    where the whole group is left out. Metric `trained_rows`: the share of fresh rows that are in the loss, where some may not
+    be. Lengths, of curricula and rewards, are of what the policy drew and of demonstrated beginnings, without other context.
 
     Raises:
       ValueError: the objective needs what rollouts do not give, or a number out of range.
@@ -310,7 +312,7 @@ class Rollouts:
             told_B = informative(own["reward"].reshape(-1, self.spec.group - self.demonstrations)).astype(jnp.float32)
             metrics["informative"] = (told_B.sum(), jnp.asarray(told_B.size, jnp.float32))
         if self.curriculum.probes or any(weight_BxS is not None for weight_BxS in weights):
-            metrics["trained_rows"] = needs.trained_rows(batch)
+            metrics["trained_rows"] = needs.trained_rows(batch.where(slice(0, self.prompts * self.spec.group)))
         return batch, metrics, curriculum_state
 
     def _feedback(self, state: TrainState, made: models.Completions, score_N: jax.Array,

@@ -14,7 +14,7 @@ from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.state import Member, TrainState, stream
-from jaxpost.training.step import StepSpec, given, token_logp
+from jaxpost.training.step import StepSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +72,6 @@ class Demonstrations:
             parts.append(demonstrations(task, "train", *needs.planned_problems(task, plan)))
         batch = _stack(parts)
         if self.spec is not None:
-            if "outside" in self.spec.objective.needs:
-                batch = batch._replace(outside_N=self._mean_logp(given(self.spec, reference), batch))
             batch = needs.fill(self.spec, batch, member, state, reference)
         if len(parts) > 1:  # of several tasks: the curriculum learns nothing
             return batch, {}, curriculum_state
@@ -94,12 +92,7 @@ class Demonstrations:
 
     def _losses(self, state: TrainState, batch: Batch) -> jax.Array:
         """loss_Nx1: mean negative log-likelihood of each row's counted tokens under the parameters before the update."""
-        return -self._mean_logp(state.params, batch)[:, None]
-
-    def _mean_logp(self, params: dict, batch: Batch) -> jax.Array:
-        """Mean log-probability of each row's counted tokens, [N]."""
-        logp_NxT = jnp.where(batch.mask_NxT > 0, token_logp(self.spec, params, batch), 0.0)
-        return logp_NxT.sum(axis=1) / jnp.maximum(batch.mask_NxT.sum(axis=1), 1.0)
+        return -needs.mean_logp(self.spec, state.params, batch)[:, None]
 
 
 def demonstrations(task: Task, split: str, index_N: jax.Array, knobs_N: dict | None = None) -> Batch:

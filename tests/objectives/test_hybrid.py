@@ -200,3 +200,16 @@ def test_the_sampler_weight_leaves_demonstrations_alone():
     shown = np.asarray(batch.demonstration_NxT) > 0
     got, expected = (given.differentiated(o, view, batch)[2].logp_NxT for o in (capped, plain))
     np.testing.assert_allclose(np.asarray(got)[shown], np.asarray(expected)[shown], rtol=1e-12)
+
+
+def test_only_sampled_tokens_say_how_far_a_row_is_off_policy_and_what_is_clipped():
+    """A row of three demonstrated tokens (b - l = 0) and one sampled one that is 1 nat off: its mean is 1, not 1/4."""
+    objective = objectives.get("uft", off_policy_limit=0.5, kl_place="none", kl_coef=0.0)
+    logp = jnp.full((2, 4), -2.0)
+    shown = jnp.asarray([[1.0, 1, 1, 0]] * 2)
+    batch = objectives.Batch(None, None, jnp.ones((2, 4)), behaviour_NxT=logp + (1 - shown), demonstration_NxT=shown,
+                             advantage_NxT=jnp.asarray([[-1.0] * 4, [1.0] * 4]))
+    view = objectives.View(logp, entropy_NxT=jnp.asarray([[9.0, 9, 9, 1]] * 2))
+    np.testing.assert_array_equal(objective.off_policy(view, batch), [[True] * 4, [False] * 4])
+    _, aux = objective.token_loss(view, batch, None)
+    assert float(aux["entropy"][0]) == 2 and float(aux["entropy"][1]) == float(aux["clipped"][1]) == 2

@@ -71,6 +71,8 @@ def test_hints_and_interruptions_are_context(feed):
         batch, _, _ = run.batch(run.member, run.state, None)
         context = np.asarray(batch.role_NxT) == code
         assert context.any() and not (context & (np.asarray(batch.mask_NxT) > 0)).any()
+        _, _, made, _ = run.source.rollout(run.params, run.member.seed, run.state.step, {})
+        np.testing.assert_array_equal(run.source._answer(made, batch.reward_N).length_N, batch.mask_NxT.sum(axis=1))
         if code == roles.INTERRUPT:
             live = np.asarray(batch.completion_NxT)[:, 1] == 9
             assert live.any() and (np.asarray(batch.completion_NxT)[live, 2] == 8).all()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import models, roles, training
+from jaxpost import curricula, models, roles, training
 from jaxpost.training import split
 from jaxpost.training.second import SecondPass
 from tests.training.conftest import NOISY
@@ -64,9 +64,19 @@ def test_a_round_without_a_failing_group_draws_nothing_and_a_capacity_leaves_the
     assert len(drawn) == 1 and drawn[0][0].tolist() == [0, 1]
 
 
+class Watching(curricula.Uniform):
+    """Keeps the lengths that it sees."""
+
+    def observe(self, state, feedback, weights):
+        return {"length_BxG": feedback.length_BxG}, weights
+
+
 def test_hinted_groups_train_on_what_they_drew(feed):
-    run = feed("ghpo", task=dataclasses.replace(NOISY, verify=lambda problem, tokens_T: jnp.float32(0)))
-    batch, metrics, _ = run.batch(run.member, run.state, None)
+    run = feed("ghpo", task=dataclasses.replace(NOISY, verify=lambda problem, tokens_T: jnp.float32(0)),
+               make=lambda task, spec, prompts: training.Rollouts(task, prompts, spec, Watching(), second=SecondPass()))
+    batch, metrics, seen = run.batch(run.member, run.state, None)
+    _, _, first, _ = run.source.rollout(run.params, run.member.seed, run.state.step, {})
+    np.testing.assert_array_equal(seen["length_BxG"].reshape(-1), first.mask_NxT.sum(axis=1))  # of the first pass
     assert float(metrics["hinted_groups"][0]) == 4 and float(metrics["hint_share"][0]) == 3.0
     hint = np.asarray(batch.role_NxT) == roles.HINT
     assert hint.any() and not (hint & (np.asarray(batch.mask_NxT) > 0)).any()

@@ -79,3 +79,12 @@ def test_the_rows_are_an_argument_of_the_program_and_no_constant_of_it():
         found, history = training.run_segment(run, training.stack([state()]), training.stack([member]), 1, None)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-5, atol=1e-7), found.params, plain.params)
         assert history["loss"].shape == (1, 1)
+
+
+def test_what_aligned_models_say_is_filled_in_parts():
+    spec = dataclasses.replace(SPEC, objective=objectives.get("poft"), microbatches=3)
+    source, reference = training.WholeTable(TASK, spec=spec), models.init(MODEL, jax.random.key(1))
+    batch = source.batch(training.Member(jnp.uint32(3), training.Scalars(1e-3)), state(), reference)[0]
+    logits = models.token_logits(MODEL, reference, batch.prompt_NxP, batch.completion_NxT)
+    logp = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(batch.completion_NxT)[..., None], 2)[..., 0]
+    np.testing.assert_allclose(batch.outside_N, logp.mean(axis=1), atol=1e-5)  # every token counts
