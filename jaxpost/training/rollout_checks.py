@@ -38,7 +38,7 @@ def _demonstrations(source):
                          + ("; set group to at least 2" if wanted and group < 2 else ""))
 
 
-    if isinstance(objective := source.spec.objective, PassAtK) and group - source.demonstrations < objective.pass_k:
+    if isinstance(objective := source.spec.objective, PassAtK) and group < objective.pass_k:
         raise ValueError(f"pass_k={objective.pass_k} of objective {objective.name!r} in groups of {group}; nearest valid: "
                          f"pass_k={group}")
 

@@ -1,7 +1,5 @@
 """Paired preferences against a float64 transcription pair by pair, closed forms and identities; what a part moves; refusals."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -299,20 +297,6 @@ def test_the_likelihood_term_has_its_own_mean():
         for mode, mean in expected.items():
             parts = {"nll_rows": which, "aggregation": mode}
             same(value("cpo", view, batch, nll_coef=0.3, **parts), value("cpo", view, batch, nll_coef=0.0) + 0.3 * mean)
-
-
-@pytest.mark.parametrize("name", ["orpo", "mpo"])
-def test_the_likelihood_term_stays_wherever_an_empty_pair_stands(name):
-    objective, (view, batch) = objectives.get(name), given.rows(7, N=6, lengths=(0, 0, 3, 2, 5, 4))
-    last = np.r_[2:6, 0:2]
-    total, _, aux = objective.loss(view, given.prepared(objective, batch), {})
-    other, _, _ = objective.loss(jax.tree.map(lambda x: x[last], view), given.prepared(objective, batch.where(last)), {})
-    np.testing.assert_allclose(total, other, rtol=1e-12)
-    mask, logp = np.asarray(batch.mask_NxT), np.asarray(view.logp_NxT)
-    without = dataclasses.replace(objective, nll_coef=0.0).loss(view, batch, {})[0]
-    nll = -(logp * mask)[2::2].sum() / mask[2::2].sum()
-    np.testing.assert_allclose(total - without, 2 * nll, rtol=1e-12)  # the mean over tokens, on the count of two pairs
-    np.testing.assert_allclose(aux["nll"][0] / aux["nll"][1], nll, rtol=1e-12)
 
 
 def test_a_pair_with_an_empty_row_does_not_count():

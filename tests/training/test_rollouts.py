@@ -168,6 +168,8 @@ def test_counts_out_of_range_are_refused(feed):
             feed(objective, make=make)
     with pytest.raises(ValueError, match="set group to at least 2"):
         feed("luffy", group=1)
+    with pytest.raises(ValueError, match="pass_k=4 of objective 'pass_at_k' in groups of 2; nearest valid: pass_k=2"):
+        feed("pass_at_k", group=2)
     assert dataclasses.replace(feed("luffy").source, prompts=2).demonstrations == 1
 
 

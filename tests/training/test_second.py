@@ -100,6 +100,8 @@ def test_what_is_refused_before_compute(feed, name, parts, message):
 def test_shares_and_the_split_loop(feed):
     with pytest.raises(ValueError, match="must grow within"):
         SecondPass(shares=(0.5, 0.25))
+    with pytest.raises(ValueError, match="task 'addition', which is verified on the host, and groups are drawn again"):
+        feed("ghpo", task=dataclasses.replace(NOISY, verify_host=lambda problem, text: 0.0))
     run = feed("ghpo")
     with pytest.raises(ValueError, match="a second pass draws again within a step"):
         split.programs(run.task, run.spec, run.source)
