@@ -56,7 +56,14 @@ def test_a_bundle_is_whole_and_says_what_it_compared(pair, finished):
 
 
 def test_rows_in_memory_are_those_of_the_bundle(pair, finished):
-    table = compare(*pair, level="element").rows
+    found = compare(*pair, level="element")
+    table = found.rows
+    assert found.headline().splitlines() == records.headline(finished)[1:-1]
+    kinds = found.table("weight.sparsity.bf16", granularity="kind")
+    assert set(kinds["module_kind"].to_pylist()) == {*checkpoints.OURS.values(), "embed"} and "null_lo" in kinds.column_names
+    assert len(found.to_pandas()) == table.num_rows
+    with pytest.raises(CompareError, match="no rows of 'weight.sparsty'; did you mean 'weight.sparsity"):
+        found.table("weight.sparsty")
     assert table.num_rows == records.read_measurements(finished).num_rows
     assert records.rows.table_digest(table) == records.rows.table_digest(records.read_measurements(finished))
 
