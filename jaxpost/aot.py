@@ -241,6 +241,6 @@ def shard_bytes(tree) -> int:
     """Bytes that the leaves (arrays, or ShapeDtypeStructs) take on one device, by their shardings."""
     def of(x):
         shape = x.shape if getattr(x, "sharding", None) is None else x.sharding.shard_shape(x.shape)
-        return math.prod(shape) * jnp.dtype(x.dtype).itemsize
+        return math.prod(shape) * x.dtype.itemsize
 
     return sum(of(x) for x in jax.tree.leaves(tree))
