@@ -1,7 +1,8 @@
 """Titles and authors of the papers whose metrics and claims are here, by arXiv number: the entries of CITATION.bib.
 
-Where no list of authors was at hand, there is none: the entry then says so, and nothing is made up. "and others" stands
-where a list is longer than what is known of it. Years are those of the first version on arXiv.
+Titles and lists of authors were *recalled*, not looked up: compare an entry with arXiv before it goes into print. Where no list
+was at hand, there is none and the entry says so; "and others" stands where a list is longer than what is known of it. Years are
+those of the first version on arXiv.
 """
 
 from collections.abc import Mapping, Sequence
