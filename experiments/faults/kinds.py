@@ -133,6 +133,7 @@ def full(subject: Subject, expected: str, directory: Path, count: int, rng: rand
         command = subject.command(disk)
         ended(subprocess.Popen(["unshare", "-rm", "sh", "-c", _FULL, "sh", str(disk), str(size), *command],
                                env=os.environ | {"RUN": str(disk), "KEPT": str(run)} | {k: str(v) for k, v in logs.items()}))
+        disk.rmdir()  # what was on it went with its namespace
         first, second = map(int, logs["CODES"].read_text().split()) if logs["CODES"].exists() else (None, None)
         if first == 0:  # there was room for all of it
             largest = min(largest, size)
