@@ -221,7 +221,7 @@ def test_a_term_of_ones_own_reads_the_tokens(monkeypatch):
     answer = rewards.Answer(jnp.zeros(2), jnp.ones(2), jnp.ones(2), jnp.asarray([[7, 1], [1, 7]]))
     total_N, seen = rewards.compose((Reward("correct"), Reward("first_is_seven", 0.25)), answer, 0)
     assert total_N.tolist() == [0.25, 0.0] and seen["first_is_seven"].tolist() == [1.0, 0.0]
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="registered twice"):
         rewards.register("first_is_seven", None)
 
 
