@@ -75,7 +75,7 @@ def unread(o) -> None:
     if o.clip == "capped_weight":
         o.unread("with clip='capped_weight' (choose clip='weight')", "clip_low")
     if not o.takes_deviation:
-        o.unread("where no standard deviation is taken (choose scale='group')", "ddof",
+        o.unread("where no standard deviation is taken (choose a scale)", "ddof",
                  *(() if o.whiten == "row" else ("eps",)))
     if not o.compares:
         o.unread(f"with baseline={o.baseline!r}, which compares with no other sample of the group", "lone_reward")

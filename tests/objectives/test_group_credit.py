@@ -114,7 +114,7 @@ def test_opo_weighs_by_counted_tokens_and_gpg_by_the_batch():
 @pytest.mark.parametrize("name, parts, message", [
     ("optimal_token_baseline", {"baseline": "mean"}, "has no effect with a baseline a token"),
     ("pass_at_k", {"scale": "group"}, "has no effect"), ("pass_at_k", {"pass_k": 0}, "whole number of"),
-    ("gdpo", {"kl_place": "reward"}, "not a term of the reward"), ("gpg", {"eps": 1.0}, "choose scale='group'"),
+    ("gdpo", {"kl_place": "reward"}, "not a term of the reward"), ("gpg", {"eps": 1.0}, "choose a scale"),
     ("on_policy_distillation_sampled", {"kl_place": "loss"}, "leaves nothing to learn from")])
 def test_what_is_refused(name, parts, message):
     with pytest.raises(ValueError, match=message):
