@@ -61,8 +61,10 @@ class Batch(NamedTuple):
 
     @property
     def sampled_NxT(self) -> jax.Array:
-        """1 on counted tokens that no demonstrator wrote."""
-        return self.mask_NxT if self.demonstration_NxT is None else self.mask_NxT * (1 - self.demonstration_NxT)
+        """1 on counted tokens that no demonstrator wrote; off the mask 0, whatever stands there."""
+        if self.demonstration_NxT is None:
+            return self.mask_NxT
+        return jnp.where(self.mask_NxT > 0, self.mask_NxT * (1 - self.demonstration_NxT), 0.0)
 
     @property
     def room_NxT(self) -> jax.Array:

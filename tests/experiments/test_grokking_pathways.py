@@ -111,7 +111,6 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path
     ("--config.arms=('mo',)", "did you mean 'moe'"),
     ("--config.arm.moe.model.experts=0", "experts"),
     ("--config.arm.moe.model.experts_per_token=9", "nearest valid: 4"),
-    ("--config.arm.dense.trainable=frozen_router", "a model without experts"),
     ("--config.arm.dense.probes=('routing',)", "probe 'routing' needs 'route'"),
     ("--config.probe.routing.eps=0.0", "eps"),
     ("--config.trend.block=0", "trend.block=0"),

@@ -78,3 +78,11 @@ def test_a_section_that_would_read_nothing_is_refused(section, value, expected):
         config[section] = value
     with pytest.raises(UserError, match=expected):
         setup_of(config, ())
+
+
+def test_what_trains_nothing_of_a_router_needs_one():
+    config = configs.load(str(TINY), {})
+    with config.unlocked():
+        config.arm.first.trainable = "frozen_router"
+    with pytest.raises(UserError, match="a model without experts"):
+        setup_of(config, ())
