@@ -73,6 +73,9 @@ _TABLE = (  # arXiv number, year, title, authors
     ("2301.05217", 2023,
      "Progress measures for grokking via mechanistic interpretability",
      "Nanda, Neel and Chan, Lawrence and Lieberum, Tom and Smith, Jess and Steinhardt, Jacob"),
+    ("2305.15408", 2023,
+     "Towards Revealing the Mystery behind Chain of Thought: A Theoretical Perspective",
+     "Feng, Guhao and others"),
     ("2309.17230", 2023,
      "Spurious Feature Diversification Improves Out-of-distribution Generalization",
      "Lin, Yong and Tan, Lu and Hao, Yifan and Wong, Honam and Dong, Hanze and Zhang, Weizhong and Yang, Yujiu and "
@@ -81,6 +84,9 @@ _TABLE = (  # arXiv number, year, title, authors
      "Understanding the Effects of RLHF on LLM Generalisation and Diversity",
      "Kirk, Robert and Mediratta, Ishita and Nalmpantis, Christoforos and Luketina, Jelena and Hambro, Eric and "
      "Grefenstette, Edward and Raileanu, Roberta"),
+    ("2310.16028", 2023,
+     "What Algorithms can Transformers Learn? A Study in Length Generalization",
+     "Zhou, Hattie and others"),
     ("2401.08967", 2024,
      "ReFT: Reasoning with Reinforced Fine-Tuning",
      "Luong, Trung Quoc and Zhang, Xinbo and Jie, Zhanming and Sun, Peng and Jin, Xiaoran and Li, Hang"),
