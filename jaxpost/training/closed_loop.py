@@ -62,7 +62,10 @@ class Episodes:
         """Refuse another task than that of the episodes, or observations of another width. Raises: ValueError."""
         del sampled
         problem = jax.eval_shape(lambda: self.action.sample(jax.random.key(0), self.action.splits["train"]))
-        seen = jax.eval_shape(lambda p: self.environment.observe(self.environment.reset(p)), problem).shape
+        try:
+            seen = jax.eval_shape(lambda p: self.environment.observe(self.environment.reset(p)), problem).shape
+        except (TypeError, ValueError):
+            seen = "of other problems"
         if seen != (self.action.prompt_len,):
             raise ValueError(f"observations of {self.environment.name!r} have shape {seen}, and prompts of task "
                              f"{self.action.name!r} {self.action.prompt_len} tokens; let both be of the same options")
