@@ -28,13 +28,17 @@ def _done(tally: Tally, good: bool, directory: Path, faults: list[str]) -> None:
 
 
 def killed(subject: Subject, expected: str, directory: Path, count: int, rng: random.Random, seconds: float) -> Tally:
-    """SIGKILL at random moments; one run is killed and resumed until it ends, then the next begins."""
-    tally, number, met = Tally("killed"), 0, Counter()
-    while tally.tried < count:
+    """SIGKILL at random moments; one run is killed and resumed until it ends, then the next begins.
+
+    Moments take turns, whether they are met or not; after 40 runs a kill the campaign ends with those that were met.
+    """
+    tally, number, waited = Tally("killed"), 0, Counter()
+    while tally.tried < count and number < 40 * count:
         number += 1
         run, faults = directory / f"killed-{number}", []
         while True:
-            moment = _next([moment for moment in moments(seconds) if moment.ahead(run)] or moments(seconds)[:1], met, rng)
+            moment = _next([moment for moment in moments(seconds) if moment.ahead(run)] or moments(seconds)[:1], waited, rng)
+            waited[moment.name] += 1
             process = subject.start(run)
             if len(faults) + tally.tried < count and moment.reached(process, run, rng):
                 process.kill()
@@ -42,16 +46,15 @@ def killed(subject: Subject, expected: str, directory: Path, count: int, rng: ra
             if code != -signal.SIGKILL:
                 break
             faults.append(moment.name)
-            met[moment.name] += 1
         good = code == 0 and same(run, expected)
         _done(tally, good, run, faults or ([] if good else [f"ended with code {code} undisturbed"]))
     return tally
 
 
-def _next(ahead: Sequence[Moment], met: Counter, rng: random.Random) -> Moment:
-    """One of the moments that were met least."""
-    least = min(met[moment.name] for moment in ahead)
-    return rng.choice([moment for moment in ahead if met[moment.name] == least])
+def _next(ahead: Sequence[Moment], waited: Counter, rng: random.Random) -> Moment:
+    """One of the moments that were waited for least."""
+    least = min(waited[moment.name] for moment in ahead)
+    return rng.choice([moment for moment in ahead if waited[moment.name] == least])
 
 
 def interrupted(subject: Subject, directory: Path) -> Path:
