@@ -18,6 +18,7 @@ from jaxpost.records import Bundle, format_params
 from jaxpost.tasks import Task, vocab
 
 HEADER = ("prompt", "answer", "reward", "parts", "logp", "tokens", "finished")
+_HIDDEN = (vocab.PAD, vocab.EOS)  # whether an answer has ended stands beside it
 
 
 class Answers:
@@ -57,7 +58,8 @@ class Answers:
         rows = []
         for i in range(self.count):
             said = format_params({name: f"{float(x[i]):.4g}" for name, x in parts.items()})
-            asked, answer = (_text(self.task, x) for x in (found["prompt"][i], made.tokens_NxT[i][:length_N[i]]))
+            tokens = found["prompt"][i], made.tokens_NxT[i][:length_N[i]]
+            asked, answer = (tasks.to_text(self.task, x, _HIDDEN) for x in tokens)
             rows.append({"split": self.split, "problem": i, "prompt": asked, "answer": answer, "reward": float(reward_N[i]),
                          "parts": said or None, "logp": float(made.logp_NxT[i].sum()), "tokens": int(length_N[i]),
                          "finished": bool(ended_N[i])})
@@ -74,14 +76,6 @@ def keep(bundle: Bundle, telemetry, rows: Sequence[Mapping], arm: str, step: int
     for seed in seeds:
         lines = [[row[name] for name in HEADER] for row in rows if row["seed"] == seed]
         telemetry.table(arm, seed, step, "completions", HEADER, lines)
-
-
-def _text(task: Task, tokens: Sequence[int]) -> str:
-    """Text of symbolic tokens without padding and end; a name of its own is its number in braces."""
-    kept = [t for t in map(int, tokens) if t not in (vocab.PAD, vocab.EOS)]
-    if task.words is not None:
-        return " ".join(task.words.get(t, f"{{{t}}}") for t in kept)
-    return "".join(vocab.decode([t]) if t < vocab.ID else f"{{{t - vocab.ID}}}" for t in kept)
 
 
 @functools.cache

@@ -42,6 +42,7 @@ from jaxpost.tasks.base import (
     require_vocab,
     table,
     through,
+    to_text,
 )
 
 _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmetic, spatial, biographies, gameable, slabs,
@@ -66,6 +67,7 @@ __all__ = [
     "require_vocab",
     "table",
     "through",
+    "to_text",
     "vocab",
 ]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxpost import tasks
-from jaxpost.tasks import document, vocab
+from jaxpost.tasks import document
 
 
 def main(arguments: list[str]) -> int:
@@ -35,14 +35,9 @@ def main(arguments: list[str]) -> int:
     for split in task.splits:
         batch = tasks.examples(task, split, np.arange(3, dtype=np.uint32))
         for prompt, answer in zip(batch.prompt_NxP, batch.answer_NxT):
-            console.print(f"{split}  {_text(prompt)}  {_text(answer)}", markup=False, highlight=False)
+            line = f"{split}  {tasks.to_text(task, prompt)}  {tasks.to_text(task, answer)}"
+            console.print(line, markup=False, highlight=False)
     return 0
-
-
-def _text(tokens) -> str:
-    """Tokens without their padding, names as their number in braces."""
-    shown = [vocab.decode([t]) if t < vocab.ID else f"{{{t - vocab.ID}}}" for t in map(int, tokens) if t != vocab.PAD]
-    return "".join(shown)
 
 
 def _option(text: str) -> tuple:

@@ -28,6 +28,10 @@ def test_the_command_lists_families_and_shows_problems(capsys):
     assert all(name in printed for name in tasks.FAMILIES)
     assert command.main(["addition", "digits=1"]) == 0
     assert capsys.readouterr().out.count("\n") == 12
+    assert command.main(["modular", "modulus=5"]) == 0  # a family with tokens of its own
+    first = capsys.readouterr().out.splitlines()[0].split()
+    assert (first[0], first[2], first[6]) == ("train", "add", "$")
+    assert (int(first[1]) + int(first[3])) % 5 == int(first[5])
     assert command.main(["addition", "digts=1"]) == 2 and "did you mean 'digits'" in capsys.readouterr().err
     assert command.main(["adition"]) == 2 and command.main(["addition", "digits"]) == 2
 
