@@ -31,6 +31,18 @@ def infos(config: models.TransformerConfig) -> list[weights.TensorInfo]:
     return out
 
 
+def reference_shapes(probe: probes.Probe, ctx: probes.Context, key: jax.Array):
+    """Shapes of what a probe's `init` makes of a context of shapes; None where values decide.
+
+    Raises:
+      ValueError: settings that do not fit the context.
+    """
+    try:
+        return jax.eval_shape(probe.init, ctx, key)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        return None
+
+
 def concatenate(*columns: dict) -> dict:
     """Columns of several row sets in one; what one lacks is null there."""
     names = dict.fromkeys(name for c in columns for name in c)

@@ -14,7 +14,7 @@ from rich.table import Table
 from experiments.harness import config as configs
 from experiments.harness.arms import Arm
 from experiments.harness.errors import UserError
-from experiments.harness.measure import infos
+from experiments.harness.measure import infos, reference_shapes
 from experiments.harness.session import Session
 from jaxpost import models, objectives, probes, processes, records, sharding, training
 from jaxpost.lookup import nearest
@@ -238,11 +238,9 @@ def require_batch(found: Sequence[probes.Probe], batch, model: models.Transforme
         if probes.PROBE_BATCH in probe.needs:
             ctx = probes.Context({need: given[need] for need in probe.needs})
             try:
-                jax.eval_shape(probe.init, ctx, jax.random.key(0))
+                reference_shapes(probe, ctx, jax.random.key(0))
             except ValueError as error:
                 raise UserError(f"measure.problems: the probe batch does not fit probe {probe.id!r}: {error}") from error
-            except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):  # values decide: the shapes fit
-                continue
 
 
 def shapes(model: models.TransformerConfig, batch=None) -> dict:

@@ -197,9 +197,8 @@ def _references(probe: probes.Probe, given: dict, mesh: Mesh | None, beside: Any
     """The program of a probe's references; None where it keeps none."""
     arguments = (probes.Context({need: x for need, x in given.items() if need in probe.needs}),
                  replicated(jax.random.key(0), mesh))
-    try:
-        shapes = jax.eval_shape(probe.init, *arguments)
-    except jax.errors.ConcretizationTypeError:
+    shapes = measure.reference_shapes(probe, *arguments)
+    if shapes is None:
         return Unseen(f"probe {probe.id}", "its references depend on the values of the base")
     if not jax.tree.leaves(shapes):
         return None

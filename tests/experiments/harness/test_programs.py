@@ -49,6 +49,13 @@ def test_a_text_run_lists_every_program_without_weights_or_words(tiny):
     assert not program_report.row(found["sft-lr1: update"], usable=row["total_bytes"] - 1)["fits"]
 
 
+def test_references_that_values_decide_are_said_not_compiled():
+    setup = study.setup_of(configs.load("grokking_pathways:smoke", {"arms": "('moe',)"}), ())
+    listed = list(setup.listed())
+    assert [program.name for program in listed] == ["moe", "probe fit, references", "probe fit", "probe routing"]
+    assert isinstance(listed[-1], programs.Unseen)
+
+
 def test_a_study_lists_its_base_its_arms_and_its_probes():
     config = configs.load("rlvr_sparsity:smoke", {"measure.probes": "('weight', 'policy', 'loss_tokens')", "mesh": "fsdp:2"})
     setup = study.setup_of(config, (), jax.devices()[:2])
