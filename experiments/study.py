@@ -40,7 +40,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import Measurement, concatenate, grid, write_base_rows
 from experiments.harness.session import Session, StopSignals
-from jaxpost import probes, processes, records, training
+from jaxpost import aot, probes, processes, records, training
 from jaxpost.probes import weights
 
 SEVERAL_PROCESSES = True  # it runs in several (harness/distributed.py)
@@ -107,7 +107,7 @@ class Setup(Checked):
     def listed(self) -> Iterator[programs.Program | programs.Unseen]:
         """Every program that a base and its arms would run but those of a few milliseconds, see `harness.programs`."""
         mesh, model, count = self.mesh, self.model, len(self.seeds)
-        base = [programs.replicated(made(model, None), mesh) for made in (programs.parameters, programs.matrices)]
+        base = [aot.replicated(made(model, None), mesh) for made in (programs.parameters, programs.matrices)]
         yield from programs.of_pretraining(Pretraining(self.config.pretrain, model, self.task, self.second, 0), mesh)
         yield from programs.of_arms(self.arms, count, self.config.train.steps_per_call, mesh, base)
         yield from programs.of_probes(self.probes, model, self.batch, count, mesh, base)

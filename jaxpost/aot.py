@@ -125,17 +125,31 @@ def step_program(source, spec: training.StepSpec, mesh: Mesh):
     return program, (_shapes(member, jax.tree.map(lambda _: whole, member)), _shapes(state, placed), reference)
 
 
-def ensemble_program(source, spec: training.StepSpec, mesh: Mesh, members: int, capacity: int = 64):
-    """(the segment program of an ensemble, its abstract arguments): members are split over the mesh axis `ensemble`."""
-    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("ensemble"))
-    state = _state(source, spec)
-    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((members, *x.shape), x.dtype, sharding=split),
-                           (state, _member()))
-    policy = _policy(state.params)
-    reference = _shapes(policy, jax.tree.map(lambda _: whole, policy)) if source.needs_reference else None
-    steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    return (training.segment_program(source, spec, capacity, mesh),
-            (*stacked, steps, reference))
+def ensemble_program(source, spec: training.StepSpec, mesh: Mesh | None, members: int, capacity: int = 64,
+                     state: training.TrainState | None = None, member: training.Member | None = None):
+    """(the segment program of an ensemble, its abstract arguments): members are split over the mesh axis `ensemble`, each is
+    laid out by the rules. Without a mesh everything is on one device.
+
+    Args:
+      state, member: of one member, in shapes, where they are not those of a fresh run that trains everything.
+    """
+    state = _state(source, spec) if state is None else state
+    own = [stacked(tree, spec.model, members, mesh) for tree in (state, _member() if member is None else member)]
+    reference = replicated(_policy(state.params), mesh) if source.needs_reference else None
+    steps = replicated(jax.ShapeDtypeStruct((), jnp.int32), mesh)
+    return training.segment_program(source, spec, capacity, mesh), (*own, steps, reference)
+
+
+def replicated(tree, mesh: Mesh | None):
+    """ShapeDtypeStructs of a tree, whole on every device."""
+    place = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(lambda: tree))
+
+
+def stacked(tree, model: TransformerConfig, count: int, mesh: Mesh | None):
+    """ShapeDtypeStructs of `count` trees, each with parts built like the parameters, one behind the other."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), tree)
+    return shapes if mesh is None else _shapes(shapes, sharding.member_shardings(shapes, models.parameter_table(model), mesh))
 
 
 def forward_flops(c: TransformerConfig, tokens: int, keys: int, logits: int) -> int:

@@ -19,6 +19,7 @@ from experiments.harness.arms import Arm
 from experiments.harness.base_model import Pretraining
 from experiments.harness.errors import UserError
 from jaxpost import aot, models, probes, sharding, training
+from jaxpost.aot import replicated, stacked
 from jaxpost.probes.updates import ever_changed
 
 # What to change where a program does not fit.
@@ -62,12 +63,6 @@ def model_with(config: ConfigDict, model: models.TransformerConfig) -> models.Tr
         raise UserError(str(error).replace("model.", "memory.")) from error
 
 
-def replicated(tree, mesh: Mesh | None):
-    """ShapeDtypeStructs of a tree, whole on every device."""
-    place = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(lambda: tree))
-
-
 def by_rows(tree, mesh: Mesh | None):
     """ShapeDtypeStructs whose first axis is split as the rows of a batch."""
     def place(x):
@@ -87,15 +82,6 @@ def parameters(model: models.TransformerConfig, mesh: Mesh | None) -> dict:
         return params
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), params,
                         sharding.parameter_shardings(table, mesh))
-
-
-def members(tree, model: models.TransformerConfig, count: int, mesh: Mesh | None):
-    """ShapeDtypeStructs of a stack of `count` trees, each with parts built like the parameters."""
-    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), tree)
-    if mesh is None:
-        return stacked
-    places = sharding.member_shardings(stacked, models.parameter_table(model), mesh)
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), stacked, places)
 
 
 def matrices(model: models.TransformerConfig, mesh: Mesh | None, count: int | None = None) -> dict:
@@ -123,15 +109,10 @@ def of_arms(arms: Sequence[Arm], count: int, steps_per_call: int, mesh: Mesh | N
     made = []
     for (source, spec, _), alike in shared.items():
         arm = alike[0]
-        state = _state(arm)
-        member = replicated(jax.eval_shape(lambda arm=arm: training.Member(jnp.uint32(0), jax.tree.map(
-            jnp.asarray, arm.scalars))), None)
-        reference = replicated(parameters(dataclasses.replace(spec.model, value_head=False), None), mesh)
-        arguments = (members(state, spec.model, count, mesh), members(member, spec.model, count, mesh),
-                     replicated(jax.ShapeDtypeStruct((), jnp.int32), mesh), reference if source.needs_reference else None)
+        member = jax.eval_shape(lambda arm=arm: training.Member(jnp.uint32(0), jax.tree.map(jnp.asarray, arm.scalars)))
+        program, arguments = aot.ensemble_program(source, spec, mesh, count, steps_per_call, _state(arm), member)
         name = ", ".join(other.name for other in alike)
-        made.append(Program(name, training.segment_program(source, spec, steps_per_call, mesh), arguments, mesh, beside,
-                            count * aot.step_flops(source, spec), TRAINING))
+        made.append(Program(name, program, arguments, mesh, beside, count * aot.step_flops(source, spec), TRAINING))
     return made
 
 
@@ -169,8 +150,8 @@ def of_probes(chosen: Sequence[probes.Probe], model: models.TransformerConfig, b
     shared = {probes.WEIGHTS0: matrices(model, mesh), probes.PARAMS0: params}
     if batch is not None:
         shared[probes.PROBE_BATCH] = replicated(batch, mesh)
-    own = {probes.WEIGHTS: matrices(model, mesh, count), probes.PARAMS: members(params, model, count, mesh),
-           ever_changed.EVER: members(changed, model, count, mesh)}
+    own = {probes.WEIGHTS: matrices(model, mesh, count), probes.PARAMS: stacked(params, model, count, mesh),
+           ever_changed.EVER: stacked(changed, model, count, mesh)}
     first = {probes.WEIGHTS: shared[probes.WEIGHTS0], probes.PARAMS: params}
     states = {}
     for probe in chosen:

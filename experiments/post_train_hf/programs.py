@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from experiments.harness import programs
 from experiments.harness.arms import Arm
-from experiments.harness.programs import EVALUATION, SAMPLING, TRAINING, Program, Unseen, by_rows, replicated
+from experiments.harness.programs import EVALUATION, SAMPLING, TRAINING, Program, Unseen, by_rows
 from jaxpost import aot, training
+from jaxpost.aot import replicated
 from jaxpost.tasks import text
 from jaxpost.training import split
 
