@@ -40,7 +40,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import Measurement, concatenate, grid, write_base_rows
 from experiments.harness.session import Session, StopSignals
-from jaxpost import aot, probes, processes, records, training
+from jaxpost import aot, probes, processes, records, tasks, training
 from jaxpost.probes import weights
 
 SEVERAL_PROCESSES = True  # it runs in several (harness/distributed.py)
@@ -56,11 +56,10 @@ class Setup(Checked):
     """
 
     def __init__(self, config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None):
-        checks.values(config)
+        super().__init__(config)
         if absent := [section for section in ("pretrain", "second") if section not in config]:
             raise UserError(f"the config has no section {absent[0]!r}, and its arms start from a base; give them "
                             f"start={stages.SCRATCH!r}, or begin with defaults.study()")
-        super().__init__(config)
         self.second = self.tasks["second"]
         self.model = programs.model_with(config, checks.model(config.model, tuple(self.tasks.values())))
         self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group, devices)
@@ -68,9 +67,8 @@ class Setup(Checked):
         trained = [arm for arm in self.arms if arm.steps]
         self.grid = tuple(sorted({step for arm in trained for step in grid(arm.steps, config.measure.grid_points)}))
         others = [(name, task, "id") for name, task in self.tasks.items() if name != "task"]
-        splits = ["id", *(split for split in self.task.splits if split.startswith("ood/"))]
-        self.suite = training.Suite(self.model, (*((split, self.task, split) for split in splits), *others),
-                                    config.measure.problems, "id")
+        own = [(split, self.task, split) for split in tasks.evaluated(self.task)]
+        self.suite = training.Suite(self.model, (*own, *others), config.measure.problems, "id")
         self.probes = probing.build_on_suite(config.measure.probes, self.suite, self.grid, probing.settings_of(config))
         self.state(claims, [label for label, _, _ in self.suite.splits], self.probes, COMPARED)
         self.arms = [dataclasses.replace(arm, probes=probing.of_arm(arm.name, arm.probes, self.probes, COMPARED))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
+from experiments.harness import checks, power, probing, stages, trends
 from experiments.harness import claims as claim_rules
-from experiments.harness import power, probing, stages, trends
 from experiments.harness.arms import Arm
 from jaxpost import probes
 from jaxpost.tasks import Task
@@ -24,6 +24,7 @@ class Checked:
 
     def __init__(self, config: ConfigDict):
         self.config = config
+        checks.values(config)
         if config.pilot:
             power.pilot_rows(config.pilot)
         self.stages = stages.stages(config)

@@ -152,18 +152,12 @@ def build(names: Sequence[str], measured: catalog.Subject, model: models.Transfo
 
 
 def settings_of(config) -> dict[str, dict]:
-    """{probe id: settings that differ from its defaults}: the panel of weights in section `measure`, the rest in `probe`.
-
-    Raises:
-      UserError: settings of a probe that is not known.
-    """
+    """{probe id: settings that differ from its defaults}: the panel of weights in section `measure`, the rest in `probe`."""
     found: dict[str, dict] = {}
     if "ks" in config.measure:
         found["weight"] = {"ks": config.measure.ks, "alphas": config.measure.alphas}
     for key, value in configs.leaves(config.probe).items():
         name, _, setting = key.rpartition(".")
-        if name not in catalog.CATALOG:
-            raise UserError(f"config key 'probe.{key}': probe {name!r} is not known{nearest(name, catalog.CATALOG)}")
         found.setdefault(name, {})[setting] = value
     return found
 

@@ -32,7 +32,7 @@ from experiments.harness.checked import Checked
 from experiments.harness.errors import UserError
 from experiments.harness.measure import Measurement, grid
 from experiments.harness.session import Session
-from jaxpost import models, probes, training
+from jaxpost import models, probes, tasks, training
 from jaxpost.records import Bundle
 from jaxpost.tasks import Task
 
@@ -53,7 +53,6 @@ class Setup(Checked):
     """
 
     def __init__(self, config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None):
-        checks.values(config)
         super().__init__(config)
         self.arms = arm_table.build(config, self._model, self.tasks, trainable.of_stage(config))
         self._require_chains()
@@ -61,7 +60,8 @@ class Setup(Checked):
             self.mesh = checks.mesh(config.mesh, arm.source.rows, devices, f"a step of arm {arm.name!r}")
         self.measured: dict[str, Measured] = {}
         for arm in self.arms:  # an average is measured like the first arm that it is of
-            self.measured[arm.name] = self._measured(arm) if arm.steps else self.measured[arm.start[0]]
+            self.measured[arm.name] = self._measured(arm) if arm.steps else next(
+                self.measured[name] for name in arm.start if name in self.measured)
         self.state(claims, self.splits, [probe for own in self.measured.values() for probe in own.probes])
 
     def _model(self, stage: stages.Stage, task: Task) -> models.TransformerConfig:
@@ -115,8 +115,8 @@ class Setup(Checked):
         """
         own = {name: other for other in self.arms if (name := other.name) in stages.chain(arm.name, self.stages)}
         before = {self.stages[name].task: other.task for name, other in own.items() if other.task is not arm.task}
-        splits = ("id", *(split for split in arm.task.splits if split.startswith("ood/")))
-        return (*((split, arm.task, split) for split in splits), *((name, task, "id") for name, task in sorted(before.items())))
+        return (*((split, arm.task, split) for split in tasks.evaluated(arm.task)),
+                *((name, task, "id") for name, task in sorted(before.items())))
 
     def carry_out(self, bundle: Bundle, session: Session) -> None:
         """Every arm, and what is made of the rows of finished arms."""

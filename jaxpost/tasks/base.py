@@ -224,6 +224,11 @@ def through(answer_NxT, eos):
     return (jnp.cumsum(ended_NxT, axis=-1) - ended_NxT == 0).astype(jnp.float32)
 
 
+def evaluated(task):
+    """Names of the splits on which a policy is asked: id, and those out of distribution."""
+    return ("id", *(split for split in task.splits if split.startswith("ood/")))
+
+
 def to_text(task, tokens, hidden=(vocab.PAD,)):
     """Text of symbolic tokens, those in `hidden` left out: characters of the shared vocabulary, its names as their number in
     braces; of a family with `words`, these with spaces between.
