@@ -57,6 +57,7 @@ def telling(codes: list[int]) -> int:
 
 
 def free_port() -> int:
+    """A port of this machine that nobody listens at now."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]

@@ -133,8 +133,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         if config.memory.report:
             program_report.print_report(session, setup.listed())
         inventory = setup.carry_out(bundle, session)
-        publish(stated, bundle, session, setup.last, setup.gate, metrics=METRICS, tensors=inventory,
-                papers=config.papers, hierarchical=bases > 1)
+        publish(stated, bundle, session, claim_rules.judging(setup.claims, setup.last, setup.gate), metrics=METRICS,
+                tensors=inventory, papers=config.papers, hierarchical=bases > 1)
 
 
 def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session) -> dict:

@@ -1,7 +1,6 @@
 """Several processes decide alike, hold each other's arrays, and write checkpoints that one process reads on another mesh."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from experiments.launch import free_port
 from jaxpost import processes, sharding
 from jaxpost.checkpoint import CheckpointError, Checkpoints
 
@@ -26,9 +26,7 @@ class State(NamedTuple):
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_agree_and_one_reads_what_they_saved(tmp_path, count):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}"}
     started = [subprocess.Popen([sys.executable, Path(__file__).with_name("process_group.py"), port, str(count), str(index),
                                  tmp_path / "saves"], env=environment, text=True, stdout=subprocess.PIPE,

@@ -125,8 +125,8 @@ def run(config: ConfigDict, claims: Sequence[Mapping], workdir: Path, name: str,
         bundle, session = found
         for arm in config.arms:
             _train(setup, arm, bundle, session)
-        publish(stated, bundle, session, dict.fromkeys(config.arms, setup.grid[-1]),
-                claim_rules.gates.fell(LOSS.id, config.learned), metrics=METRICS)
+        last, gate = dict.fromkeys(config.arms, setup.grid[-1]), claim_rules.gates.fell(LOSS.id, config.learned)
+        publish(stated, bundle, session, claim_rules.judging(setup.claims, last, gate), metrics=METRICS)
 
 
 def _train(setup: Setup, arm: str, bundle: records.Bundle, session: Session) -> None:

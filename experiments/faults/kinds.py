@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.faults.attempts import Campaign, Moment, Subject, Tally, ended, identity, log_of, moments, same
-from experiments.harness.errors import EXIT_STOPPED, EXIT_USER
+from experiments.harness.errors import EXIT_STOPPED, EXIT_USER, UserError
 from experiments.launch import free_port
 
 
@@ -67,10 +67,10 @@ def interrupted(subject: Subject, directory: Path) -> Path:
         if process.poll() is None:
             process.terminate()
         if (code := ended(process)) != EXIT_STOPPED:
-            raise RuntimeError(f"{run}: a run that was asked to stop ended with code {code}; see {log_of(run)}")
+            raise UserError(f"{run}: a run that was asked to stop ended with code {code}; see {log_of(run)}")
         if len(_checkpoints(run)) >= 2:
             return run
-    raise RuntimeError(f"{run}: no moment with two checkpoints was met")
+    raise UserError(f"{run}: no moment with two checkpoints was met")
 
 
 def _checkpoints(run: Path) -> list[Path]:
@@ -171,7 +171,7 @@ def of_two(subject: Subject, expected: str, directory: Path, count: int, rng: ra
     heartbeat, tally = 60, Tally("one of two processes killed")
     run = directory / "two-undisturbed"
     if [ended(process) for process in _two(subject, run, heartbeat)] != [0, 0]:
-        raise RuntimeError(f"two undisturbed processes did not end well; see {log_of(run, '-0')}")
+        raise UserError(f"two undisturbed processes did not end well; see {log_of(run, '-0')}")
     expected = identity(run)
     moment = Moment("any moment", latest=1.5 * seconds)
     for number in range(1, count + 1):

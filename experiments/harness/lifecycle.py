@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import pyarrow as pa
 from ml_collections import ConfigDict
+from rich.console import Console
 
-from experiments.harness import claims as claim_rules
 from experiments.harness import ensemble, follower
 from experiments.harness.config import EXCLUDED
 from experiments.harness.session import Session, StopSignals
@@ -71,26 +72,32 @@ def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals
         yield bundle, session
 
 
-def publish(stated: Stated, bundle: records.Bundle, session: Session, last: Mapping[str, int], gate: Callable, *,
-            metrics: Mapping, papers: Sequence[str] = (), **more: object) -> None:
+def publish(stated: Stated, bundle: records.Bundle, session: Session, judge: Callable[[pa.Table], list[dict]], *,
+            metrics: Mapping, papers: Sequence[str] = (), show: Callable[[Console, list[dict]], None] | None = None,
+            **more: object) -> None:
     """Judge the claims on all rows, seal the bundle with its report, and print both.
 
     Args:
-      last: arm -> its last step; gate: of `claims.gates`.
+      judge: rows of all seeds -> results of the claims.
       metrics: definitions of everything in the rows; papers: arXiv numbers. more: of `records.finish`.
+      show: prints the results; None: claim by claim.
     """
     more |= {"metrics": metrics, "papers": records.papers.entries(papers)}
-    processes.agreed(lambda: _sealed(stated, bundle, session, last, gate, **more), follower.ERRORS)
+    processes.agreed(lambda: _sealed(stated, bundle, session, judge, show or _print_claims, **more), follower.ERRORS)
 
 
-def _sealed(stated, bundle, session, last, gate, **more) -> None:
+def _sealed(stated, bundle, session, judge, show, **more) -> None:
     session.phase("report", 1)
     began = time.monotonic()
-    results = claim_rules.judge(stated.claims, bundle.read_rows(), last, gate)
+    results = judge(bundle.read_rows())
     extra = {"n_seeds": len(stated.seeds), **more.pop("extra", {})}
     bundle_id = records.finish(bundle, claims=results, extra=extra, **more)
     session.say(f"report written in {time.monotonic() - began:.0f} s")
-    for line in claim_lines(results):
-        session.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    show(session.console, results)
     session.telemetry.published(bundle.path, bundle.manifest)
     session.say(f"bundle {bundle_id[:12]}: {bundle.path / 'report.html'}")
+
+
+def _print_claims(console: Console, results: list[dict]) -> None:
+    for line in claim_lines(results):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

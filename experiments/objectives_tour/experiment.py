@@ -13,7 +13,7 @@ from experiments.harness import arms as arm_table
 from experiments.harness import checks, ensemble, probing
 from experiments.harness.base_model import Pretraining
 from experiments.harness.errors import Diverged, UserError
-from experiments.harness.lifecycle import Stated, opened
+from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import Measurement, concatenate, grid
 from experiments.harness.precompile import Ahead, Untrainable
 from experiments.harness.session import Session, StopSignals
@@ -118,12 +118,11 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         bundle, session = found
         untrained = {row.name: row.reason for row in setup.rows if row.arm is None}
         untrained |= _train(setup, bundle, session)
-        session.phase("report", 1)
-        results = tour_verdicts.judge(setup.claims, bundle.read_rows(), setup.grid[-1], untrained)
-        bundle_id = records.finish(bundle, metrics={**probes.METRICS, tour_terminal.LOSS.id: tour_terminal.LOSS},
-                                   claims=results, extra={"n_seeds": config.seeds.count})
-        tour_terminal.print_table(session.console, summarised(records.read_measurements(workdir)), results)
-        session.say(f"bundle {bundle_id[:12]}: {workdir / 'report.html'}")
+        publish(stated, bundle, session,
+                lambda table: tour_verdicts.judge(setup.claims, table, setup.grid[-1], untrained),
+                metrics={**probes.METRICS, tour_terminal.LOSS.id: tour_terminal.LOSS},
+                show=lambda console, results: tour_terminal.print_table(
+                    console, summarised(records.read_measurements(workdir)), results))
 
 
 def _train(setup: Setup, bundle: records.Bundle, session: Session) -> dict[str, str]:

@@ -190,8 +190,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
             session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
         last = dict.fromkeys(config.arms, setup.grid[-1])
         gate = claim_rules.gates.success_moved(dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1])))
-        publish(stated, bundle, session, last, gate, metrics=probes.METRICS, papers=defaults.RLVR_PAPERS,
-                extra={"inputs": inputs})
+        publish(stated, bundle, session, claim_rules.judging(setup.claims, last, gate), metrics=probes.METRICS,
+                papers=defaults.RLVR_PAPERS, extra={"inputs": inputs})
 
 
 def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_runs.Loaded, dict]:

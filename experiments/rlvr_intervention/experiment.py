@@ -107,8 +107,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         inventory = _train_and_compare(setup, base, bundle, session)
         gate = claim_rules.gates.success_moved(dict.fromkeys(ARMS, claim_rules.End(setup.grid[-1])))
         metrics = {**probes.METRICS, **mask_pairs.METRICS, interventions.LOGIT_CHANGE.id: interventions.LOGIT_CHANGE}
-        publish(stated, bundle, session, dict.fromkeys(ARMS, setup.grid[-1]), gate, metrics=metrics, tensors=inventory,
-                papers=defaults.RLVR_PAPERS)
+        judge = claim_rules.judging(setup.claims, dict.fromkeys(ARMS, setup.grid[-1]), gate)
+        publish(stated, bundle, session, judge, metrics=metrics, tensors=inventory, papers=defaults.RLVR_PAPERS)
 
 
 def _train_and_compare(setup: Setup, base: Base, bundle: records.Bundle, session: Session) -> dict:

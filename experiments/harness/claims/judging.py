@@ -25,6 +25,11 @@ def judge(claims: Sequence[Mapping], table: pa.Table, last: Mapping[str, int], g
     return corrected([_judge(claim, table, last, gate) for claim in claims])
 
 
+def judging(claims: Sequence[Mapping], last: Mapping[str, int], gate: Callable) -> Callable[[pa.Table], list[dict]]:
+    """rows of all seeds -> results: `judge` with all but the table given."""
+    return lambda table: judge(claims, table, last, gate)
+
+
 def corrected(results: list[dict]) -> list[dict]:
     """The results, the primary ones with Holm's p-value."""
     tested = [r for r in results if r["primary"] and np.isfinite(r["p"])]
