@@ -7,7 +7,7 @@
 No array of tokens x vocabulary exists, forward or backward: the parts are visited in turn, sums are kept relative to the
 largest logit so far, and the backward pass takes the logits of each part again (one more product with the head). Parts of the
 vocabulary rather than of the tokens, because the gradient of the head is then made part by part, once, also where it is
-summed over a mesh. The plain forms are `training.step.chosen` and `objectives.kl.entropy` of whole logits.
+summed over a mesh. The plain forms are `training.passes.picked` and `objectives.kl.entropy` of whole logits.
 
 Shapes: B rows, T positions, N = B * T tokens, D width, V vocabulary, P parts of v entries on each of S shards.
 """

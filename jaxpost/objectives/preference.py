@@ -278,10 +278,10 @@ class Preference(Objective):
 
         high, low = reward_Kx2[:, 0], reward_Kx2[:, 1]
         if self.pairing == "sorted":
-            far_N = scores.score(batch.reference_NxT, None, batch.mask_NxT, self._token_weights(batch),
+            reference_N = scores.score(batch.reference_NxT, None, batch.mask_NxT, self._token_weights(batch),
                                  reduction=self.reduction)
-            far_K = self.beta * (far_N[::2] - far_N[1::2])
-            high, low = high - low + far_K, far_K
+            reference_K = self.beta * (reference_N[::2] - reference_N[1::2])
+            high, low = high - low + reference_K, reference_K
         return self.pair_loss(ordered(high), ordered(low))
 
     def _token_weights(self, batch):

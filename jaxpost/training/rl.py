@@ -135,10 +135,14 @@ class Rollouts:
             forced_NxT = self.forcing.tokens(self.task, self._groups(problems_N)[0], stream(seed, "forcing", step), step,
                                              self.spec.group - self.demonstrations)
             forced_NxT = sharding.constrain(forced_NxT, ())
-        made = models.sample(self.spec.model, params, self._groups(prompt_NxP)[0], key,
-                             length=self.task.completion_len, temperature=self.spec.temperature, eos=self.task.ends,
-                             pad=self.task.pad, early_stop=early_stop, forced_NxT=forced_NxT)
+        made = self._sample(params, self._groups(prompt_NxP)[0], key, self.spec.temperature, early_stop=early_stop,
+                            forced_NxT=forced_NxT)
         return prompt_NxP, self._demonstrated(problems_N, made, stream(seed, "oracle", step))
+
+    def _sample(self, params: dict, prompt_NxP: jax.Array, key: jax.Array, temperature: float, **more) -> models.Completions:
+        """Answers of the task's length and ends; `more` as in models.sample."""
+        return models.sample(self.spec.model, params, prompt_NxP, key, length=self.task.completion_len,
+                             temperature=temperature, eos=self.task.ends, pad=self.task.pad, **more)
 
     def _groups(self, tree):
         """(sampled, demonstrated) rows of a tree with a leading axis of whole groups."""
@@ -174,9 +178,8 @@ class Rollouts:
     def greedy(self, params: dict, problems_N, prompt_NxP: jax.Array, early_stop: bool = False):
         """(problems, Completions) of the greedy answer to each group's prompt; ReMax (arXiv:2310.10505) compares with it."""
         problems_B, prompt_BxP = jax.tree.map(lambda x: x[::self.spec.group], (problems_N, prompt_NxP))
-        return problems_B, models.sample(self.spec.model, params, sharding.constrain(prompt_BxP, ("batch",)), jax.random.key(0),
-                                         length=self.task.completion_len, temperature=GREEDY, eos=self.task.ends,
-                                         pad=self.task.pad, early_stop=early_stop)
+        return problems_B, self._sample(params, sharding.constrain(prompt_BxP, ("batch",)), jax.random.key(0), GREEDY,
+                                        early_stop=early_stop)
 
     @property
     def needs_greedy(self) -> bool:
@@ -225,11 +228,16 @@ class Rollouts:
             batch = joined(batch, *self.replay.sample(state.curriculum_state["buffer"], key, state.step), group)
         return needs.fill(self.spec, batch, member, state, reference)
 
+    @property
+    def _forces_demonstrations(self) -> bool:
+        """Whether forced tokens are a demonstration's; else they are context."""
+        return self.forcing is not None and self.forcing.demonstrates
+
     def _forced(self, batch: Batch, forced_NxT: jax.Array) -> Batch:
         """The batch with forced tokens demonstrated, or masked as context; their roles say which they are."""
         role = "hint" if self.forcing is None else self.forcing.role
         batch = batch._replace(role_NxT=role_codes(batch.role_NxT, forced_NxT, role))
-        if self.forcing is not None and self.forcing.demonstrates:
+        if self._forces_demonstrations:
             return batch._replace(demonstration_NxT=forced_NxT)
         return batch._replace(mask_NxT=batch.mask_NxT * (1 - forced_NxT))
 
@@ -255,9 +263,8 @@ class Rollouts:
     def _second_pass(self, member, state, reference, problems_N, prompt_NxP, made, planned, first_N):
         """As `batch`; the curriculum sees rewards and lengths of the first pass, metrics what came of the second."""
         def draw(rows_M, forced_MxT, key):
-            again = models.sample(self.spec.model, state.params, sharding.constrain(prompt_NxP[rows_M], ("batch",)), key,
-                                  length=self.task.completion_len, temperature=self.spec.temperature, eos=self.task.ends,
-                                  pad=self.task.pad, forced_NxT=sharding.constrain(forced_MxT, ()))
+            again = self._sample(state.params, sharding.constrain(prompt_NxP[rows_M], ("batch",)), key, self.spec.temperature,
+                                 forced_NxT=sharding.constrain(forced_MxT, ()))
             return again, self.verify(jax.tree.map(lambda x: x[rows_M], problems_N), again)
 
         again, reward_N, share_B = self.second(self.task, problems_N, made, first_N, self.spec.group, draw,
@@ -298,11 +305,21 @@ class Rollouts:
             batch = needs.probed(batch, planned.plan.train)
         if self.replay is not None:
             buffer = curriculum_state["buffer"]
-            fresh = stored(batch.where(slice(0, self.prompts * self.spec.group)), buffer["rows"])
+            fresh = stored(self._fresh(batch), buffer["rows"])
             kept = self.replay.insert(buffer, fresh, state.step, self.spec.group)
             curriculum_state = curriculum_state | {"buffer": kept}
-        seen = {"reward": reward_N} | {f"reward_{name}": value_N for name, value_N in parts.items()}
-        own = {name: self._groups(value_N)[0] for name, value_N in seen.items()}
+        metrics = self._metrics(batch, {"reward": reward_N} | {f"reward_{name}": x_N for name, x_N in parts.items()})
+        if self.curriculum.probes or any(weight_BxS is not None for weight_BxS in weights):
+            metrics["trained_rows"] = needs.trained_rows(self._fresh(batch))
+        return batch, metrics, curriculum_state
+
+    def _fresh(self, batch: Batch) -> Batch:
+        """The rows of this step, without those that are replayed."""
+        return batch.where(slice(0, self.prompts * self.spec.group))
+
+    def _metrics(self, batch: Batch, rewards_N: dict[str, jax.Array]) -> dict:
+        """{name: (sum, count)} of the rewards of sampled rows, of replayed rows and of informative groups."""
+        own = {name: self._groups(x_N)[0] for name, x_N in rewards_N.items()}
         metrics = {name: (own_N.sum(), jnp.asarray(own_N.size, jnp.float32)) for name, own_N in own.items()}
         if self.replay is not None:
             old_N = ((batch.age_N > 0) & (batch.mask_NxT.sum(axis=1) > 0)).astype(jnp.float32)
@@ -311,9 +328,7 @@ class Rollouts:
         if self.oversample > 1:
             told_B = informative(own["reward"].reshape(-1, self.spec.group - self.demonstrations)).astype(jnp.float32)
             metrics["informative"] = (told_B.sum(), jnp.asarray(told_B.size, jnp.float32))
-        if self.curriculum.probes or any(weight_BxS is not None for weight_BxS in weights):
-            metrics["trained_rows"] = needs.trained_rows(batch.where(slice(0, self.prompts * self.spec.group)))
-        return batch, metrics, curriculum_state
+        return metrics
 
     def _feedback(self, state: TrainState, made: models.Completions, score_N: jax.Array,
                   plan: curricula.Plan) -> tuple[curricula.Feedback, curricula.Weights]:
@@ -353,7 +368,7 @@ class Rollouts:
 
     def _length(self, made: models.Completions) -> jax.Array:
         """length_N of answers, for rewards and curricula as for the objective: context that was forced does not count."""
-        context = made.forced_NxT is not None and not (self.forcing is not None and self.forcing.demonstrates)
+        context = made.forced_NxT is not None and not self._forces_demonstrations
         return (made.mask_NxT * (1 - made.forced_NxT) if context else made.mask_NxT).sum(axis=1)
 
 

@@ -170,12 +170,7 @@ def statistics(spec: StepSpec, params: dict, out: models.Output, batch: Batch, e
     if out.logits is None:
         return models.token_statistics(spec.model, params, out.taps["hidden"], batch.completion_NxT,
                                        temperature=spec.temperature, entropy=entropy)
-    return models.TokenStatistics(chosen(out.logits, batch), kl.entropy(out.logits) if entropy else None)
-
-
-def chosen(logits_NxTxV: jax.Array, batch: Batch) -> jax.Array:
-    """Log-probability of every completion token, logp_NxT."""
-    return passes.picked(logits_NxTxV, batch.completion_NxT)
+    return models.TokenStatistics(passes.picked(out.logits, batch.completion_NxT), kl.entropy(out.logits) if entropy else None)
 
 
 def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
