@@ -5,6 +5,7 @@ Recorded once a rule: its plans, rewards of a policy that is better at items wit
 
 import collections
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +42,24 @@ def feedback_of(plan, step, rng):
     return Feedback(jnp.int32(step), plan, *map(jnp.asarray, (used, reward, advantage, used + 1, loss)))
 
 
-def programs(rule, wrap=jax.jit):
+def once(function):
+    """Compiled, and refused when traced a second time: states of all shapes and values go through one program."""
+    traces = itertools.count(1)
+
+    def counted(*args):
+        assert next(traces) == 1, "traced a second time"
+        return function(*args)
+
+    return jax.jit(counted)
+
+
+def programs(rule, wrap=once):
     return wrap(lambda state, key, plan, step: rule.sample(state, key, plan, Context(step, G))), wrap(rule.observe)
 
 
-def run(rule, steps, wrap=jax.jit):
-    """[(state before, plan, feedback, weights, state after)], and the two programs."""
-    made = sample, observe = programs(rule, wrap)
+def run(rule, steps, wrap=once):
+    """[(state before, plan, feedback, weights, state after)]"""
+    sample, observe = programs(rule, wrap)
     rng, state, out = np.random.default_rng(0), rule.init(jax.random.key(7)), []
     for step in range(steps):
         before, key = state, jax.random.key(100 + step)
@@ -55,7 +67,7 @@ def run(rule, steps, wrap=jax.jit):
         feedback = feedback_of(plan, step, rng)
         state, weights = observe(state, feedback, Weights())
         out.append((before, plan, feedback, weights, state))
-    return out, made
+    return out
 
 
 @functools.cache
@@ -95,7 +107,7 @@ def drawn_like(rule, state, probability, plan=None, key_of=arm, draws=500, step=
 @pytest.mark.parametrize("decays", [True, False])
 def test_sec(decays):
     rule = rule_of("sec", decay_undrawn=decays)
-    steps, _ = run(rule, 15)
+    steps = run(rule, 15)
     q = np.zeros(3)
     for _, _, feedback, _, after in steps:
         reward = means(feedback, arm, 3)
@@ -113,8 +125,8 @@ def test_an_arm_that_sec_does_not_draw_decays_as_published():
 
 
 def test_dump():
-    lists, rule, after = [[], [], []], rule_of("dump"), record("dump")[0][-1][-1]
-    for _, _, feedback, *_ in record("dump")[0]:
+    lists, rule, after = [[], [], []], rule_of("dump"), record("dump")[-1][-1]
+    for _, _, feedback, *_ in record("dump"):
         for item, used, _, absolute in rollouts(feedback):
             lists[arm(item)] += [absolute] * bool(used)
     count = np.array([len(x) for x in lists])
@@ -127,8 +139,8 @@ def test_dump():
 @pytest.mark.parametrize("variant", ["online", "naive", "window", "sampling"])
 def test_tscl(variant):
     rule, window = rule_of(f"tscl_{variant}"), 10 if variant == "online" else 4
-    q, last, seen, after = np.ones(3), {}, [[], [], []], record(f"tscl_{variant}")[0][-1][-1]
-    for tick, (_, _, feedback, *_) in enumerate(record(f"tscl_{variant}")[0], 1):
+    q, last, seen, after = np.ones(3), {}, [[], [], []], record(f"tscl_{variant}")[-1][-1]
+    for tick, (_, _, feedback, *_) in enumerate(record(f"tscl_{variant}"), 1):
         for a, success in means(feedback, arm, 2).items():
             change = success - last.get(a, success)
             q[a] = 0.9 * q[a] + 0.1 * change if variant == "online" else q[a]
@@ -158,7 +170,7 @@ def test_tscl(variant):
 
 def test_prioritised_replay_and_that_new_levels_do_not_train_when_robust():
     score, drawn, rule = {}, {}, rule_of("plr", replay=1.0)
-    for step, (_, plan, feedback, _, after) in enumerate(record("plr")[0]):
+    for step, (_, plan, feedback, _, after) in enumerate(record("plr")):
         for item, value in means(feedback, int, 3).items():
             score[item] = 0.5 * score[item] + 0.5 * value if item in score else value
         drawn |= {int(item): step for item in plan.index_B}
@@ -169,14 +181,14 @@ def test_prioritised_replay_and_that_new_levels_do_not_train_when_robust():
     wanted = 0.9 * power / power.sum() + 0.1 * stale / stale.sum()
     np.testing.assert_allclose(rule.probabilities(after, STEPS), wanted, atol=1e-5)
     assert drawn_like(rule, after, wanted, key_of=int) > 1e-3
-    for before, plan, *_ in record("robust_plr")[0]:
+    for before, plan, *_ in record("robust_plr"):
         assert not bool(plan.train) or np.asarray(before["seen_M"])[np.asarray(plan.index_B)].all()
-    assert len({bool(plan.train) for _, plan, *_ in record("robust_plr")[0]}) == 2
+    assert len({bool(plan.train) for _, plan, *_ in record("robust_plr")}) == 2
 
 
 def test_knapsack_counts_and_keeps_the_budget():
     rule, rewards = rule_of("knapsack", average=3, window=4, known=4), collections.defaultdict(list)
-    for before, plan, feedback, weights, after in run(rule, 25)[0]:
+    for before, plan, feedback, weights, after in run(rule, 25):
         assert int(plan.rollouts_B.sum()) == 3 * B and int(plan.rollouts_B.min()) >= 2 and int(plan.rollouts_B.max()) <= G
         assert weights == Weights() and before is not after
         visits = collections.defaultdict(list)
@@ -209,8 +221,8 @@ def test_what_knapsack_cannot_use_goes_to_the_hardest():
 
 @pytest.mark.parametrize("name", ["cures", "gvm"])
 def test_counted_rules(name):
-    success, failure, after = np.zeros(M), np.zeros(M), record(name)[0][-1][-1]
-    for _, plan, feedback, *_ in record(name)[0]:
+    success, failure, after = np.zeros(M), np.zeros(M), record(name)[-1][-1]
+    for _, plan, feedback, *_ in record(name):
         p_M = (1 + success) / (2 + success + failure)
         if name == "cures":
             weight_B = np.sqrt(p_M * (1 - p_M))[np.asarray(plan.index_B)]
@@ -271,17 +283,17 @@ def test_filters_and_weights():
 def test_orders():
     easy = np.argsort(DIFFICULTY, kind="stable")
     for name, order_M in (("easy_to_hard", easy), ("hard_to_easy", np.argsort(-np.asarray(DIFFICULTY), kind="stable")),
-                          ("random_order", np.asarray(record("random_order")[0][0][0]["order_M"]))):
+                          ("random_order", np.asarray(record("random_order")[0][0]["order_M"]))):
         assert sorted(order_M) == list(range(M))
-        for step, (_, plan, *_) in enumerate(record(name)[0]):
+        for step, (_, plan, *_) in enumerate(record(name)):
             share = 0.2 + 0.8 * min(step / 20, 1)
             assert set(np.asarray(plan.index_B)) <= set(order_M[:int(np.ceil(share * M - 1e-4))])
-    state = record("easy_to_hard")[0][0][0]
+    state = record("easy_to_hard")[0][0]
     assert drawn_like(rule_of("easy_to_hard"), state, [1 / 3] * 3) > 1e-3
-    for step, (_, plan, *_) in enumerate(record("curry")[0]):
+    for step, (_, plan, *_) in enumerate(record("curry")):
         assert set(np.asarray(plan.index_B)) <= set(easy[step * 3 // STEPS * 4:][:4])
     epochs = collections.defaultdict(set)
-    for step, (_, plan, *_) in enumerate(record("cyclical")[0]):
+    for step, (_, plan, *_) in enumerate(record("cyclical")):
         epochs[step * 11 // STEPS] |= set(np.asarray(plan.index_B))
     shares = (0.25, 0.5, 1, 0.5, 0.25, 0.5, 1, 0.5, 0.25, 0.5, 1)
     assert all(len(seen) <= M * share for seen, share in zip(epochs.values(), shares, strict=True))
@@ -294,7 +306,7 @@ def test_adcl_scores_sorts_and_trains_in_turn(pool):
     phases += [("score", -1, i) for i in range(-(-pool // B))] + [("train", 0, 0)]
     for chunk in (1, 2, 3, 0, 1):
         phases += [("score", chunk, 0), ("train", chunk, 0)]
-    for (_, plan, feedback, _, _), (kind, chunk, i) in zip(run(rule, len(phases))[0], phases):
+    for (_, plan, feedback, _, _), (kind, chunk, i) in zip(run(rule, len(phases)), phases):
         first = max(chunk, 0) * size + i * B
         assert bool(plan.train) == (kind == "train")
         np.testing.assert_array_equal(plan.index_B, [order[(first + j) % pool] for j in range(B)])
@@ -331,10 +343,9 @@ def test_alp_gmm_measures_progress_and_goes_where_it_is():
 
 @pytest.mark.parametrize("name", rules.RULES)
 def test_compiled_once_and_as_without_compilation(name):
-    """States of all shapes and values go through two programs; draws are equal, and numbers within rounding."""
-    steps, (sample, observe) = record(name)
-    assert sample._cache_size() == observe._cache_size() == 1
-    for compiled, eager in zip(steps, run(rule_of(name), 2, lambda program: program)[0]):
+    """Every step of a record went through the same two programs; draws are equal, and numbers within rounding."""
+    steps = record(name)
+    for compiled, eager in zip(steps, run(rule_of(name), 2, lambda program: program)):
         for a, b in zip(jax.tree.leaves(compiled[1:]), jax.tree.leaves(eager[1:]), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
@@ -344,7 +355,7 @@ def test_chains_are_associative_and_keep_the_problems_of_their_sampler():
     left, right = curricula.chain(curricula.chain(a, b), c), curricula.chain(a, curricula.chain(b, c))
     assert left == right and hash(left) == hash(right) and curricula.chain(a) is a
     assert left.needs == {"advantage", "reward", "rollouts", "scale"} and not left.probes
-    for (_, plan, _, weights, _), (_, alone, *_) in zip(run(left, 1)[0], run(a, 1)[0]):
+    for (_, plan, _, weights, _), (_, alone, *_) in zip(run(left, 1), run(a, 1)):
         np.testing.assert_array_equal(plan.index_B, alone.index_B)
         assert plan.rollouts_B is not None and weights.scale_BxG is not None
     both = Weights(scale_BxG=jnp.full((1, 2), 0.5)).times(keep=jnp.ones((1, 2)), scale=jnp.full((1, 2), 0.5))

@@ -102,7 +102,7 @@ def test_masks_are_an_argument_and_members_have_their_own(make):
     compiled = program._cache_size()  # other tests of the process may have used it with other shapes
     states = training.stack([training.create(run.spec, run.params, {}, mask) for mask in reversed(masks)])
     training.run_segment(program, states, members, 2, None)
-    assert program._cache_size() == compiled
+    assert program._cache_size() <= compiled
 
 
 def test_a_masked_state_survives_a_checkpoint(make, tmp_path):
