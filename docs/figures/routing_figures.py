@@ -22,8 +22,8 @@ def pathway(ax):
     for logits, color, label in ((own, WRONG, "unrelated samples"), (shared + 0.1 * own, FOUND, "two groups")):
         probs = scipy.special.softmax(sharpness[:, None, None, None] * logits, axis=-1)
         found = [pathway_estimates.distance_estimates(p, 8, threshold=0.7, cap=10**6, draws=3, params={})[0] for p in probs]
-        ax.semilogx(sharpness, [reading.value for reading in found], "o-", color=color, label=label)
-    ax.semilogx(sharpness, [reading.nulls[0].value for reading in found], color=BLIND, label="random, loads of the groups")
+        ax.semilogx(sharpness, [estimate.value for estimate in found], "o-", color=color, label=label)
+    ax.semilogx(sharpness, [estimate.nulls[0].value for estimate in found], color=BLIND, label="random, loads of the groups")
     ax.set(xlabel="scale of the router's logits", ylabel="edit distance", ylim=(0, None))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from jaxpost.records.tabulating.variants import reading
+from jaxpost.records.tabulating.variants import variant_label
 
 SHOWN = ("global", "body", "policy", "experiment")  # granularities of rows that are curves; single matrices stay in the bundle
 
@@ -31,7 +31,7 @@ class Sink(Protocol):
 
 
 def probe_scalars(columns: Mapping[str, Sequence]) -> Iterator[tuple[int, str, float]]:
-    """(seed, "probe/<metric>/<reading>", value) of the rows over a whole model, and their nulls as ".../null".
+    """(seed, "probe/<metric>/<variant>", value) of the rows over a whole model, and their nulls as ".../null".
 
     Args:
       columns: of a measurement (`records.Bundle.write_rows`), [N] each or one value.
@@ -44,7 +44,7 @@ def probe_scalars(columns: Mapping[str, Sequence]) -> Iterator[tuple[int, str, f
         if row["role"] != "seed" or row["granularity"] not in SHOWN:
             continue
         row["side"] = row["side"] or "none"
-        said = ", ".join(filter(None, (row["split"], reading(row))))
+        said = ", ".join(filter(None, (row["split"], variant_label(row))))
         key = f"probe/{row['metric']}" + (f"/{said}" if said else "")
         for name, value in ((key, row["value"]), (f"{key}/null", row["null_value"])):
             if value is not None and value == value:

@@ -26,7 +26,7 @@ class Null(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
+class Estimate:
     """Arrays [C], or numbers of the whole model alone (`whole`)."""
 
     metric: str
@@ -50,7 +50,7 @@ def pooled(x_L: np.ndarray, how: str = "mean") -> np.ndarray:
 
 
 def jackknifed(value: np.ndarray, without_xN: np.ndarray) -> dict[str, np.ndarray]:
-    """`value`, `lo`, `hi` and `floor` (the standard error) of a Reading from delete-one-sample values on the last axis."""
+    """`value`, `lo`, `hi` and `floor` (the standard error) of a Estimate from delete-one-sample values on the last axis."""
     value, n = np.asarray(value, np.float64), without_xN.shape[-1]
     lo, hi = gradient_statistics.jackknife(without_xN, value)
     error = np.sqrt((n - 1) / n) * np.sqrt(((without_xN - without_xN.mean(-1, keepdims=True)) ** 2).sum(-1))

@@ -1,4 +1,4 @@
-"""Pathway statistics of one policy as readings: distances, lengths, consistency between layers, complexity, with their nulls.
+"""Pathway statistics of one policy as estimates: distances, lengths, consistency between layers, complexity, with their nulls.
 
 Legend: N samples, L layers, E experts, P pairs, D draws of a null.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxpost.probes.routing import pathways
-from jaxpost.probes.routing.estimates import Null, Reading, averaged, drawn, jackknifed, pooled
+from jaxpost.probes.routing.estimates import Estimate, Null, averaged, drawn, jackknifed, pooled
 from jaxpost.probes.routing.pathways import Pathways
 from jaxpost.probes.rows.pooling import divide
 
@@ -25,7 +25,7 @@ def tolerance(tokens: int, experts: int) -> float:
 
 
 def distance_estimates(probs_NxLxE: np.ndarray, tokens: int, *, threshold: float, cap: int, draws: int, params: dict,
-                      members: np.ndarray | None = None, layers: bool = True) -> list[Reading]:
+                      members: np.ndarray | None = None, layers: bool = True) -> list[Estimate]:
     """`pathway.distance`, its normalised form and, with `layers`, every layer's, over pairs of samples.
 
     Args:
@@ -58,11 +58,11 @@ def distance_estimates(probs_NxLxE: np.ndarray, tokens: int, *, threshold: float
     length = found.length_NxL.sum(1)
     errors = moved.mean(), (2 * moved / np.maximum(length[first], length[second])).mean()  # the length may move with it
     values = _both(found, first, second)
-    readings = [
-        Reading(f"pathway.{name}", **jackknifed(*pathways.mean_of_pairs(values[i], first, second)), num_err=errors[i],
+    estimates = [
+        Estimate(f"pathway.{name}", **jackknifed(*pathways.mean_of_pairs(values[i], first, second)), num_err=errors[i],
                 nulls=tuple(null[i] for null in nulls), params=params, whole=True, note=note, n=len(chosen))
         for i, name in enumerate(("distance", "distance_normalised"))]
-    return readings + ([_by_layer(found, first, second, random, fewer, moved_PxL, params, len(chosen))] if layers else [])
+    return estimates + ([_by_layer(found, first, second, random, fewer, moved_PxL, params, len(chosen))] if layers else [])
 
 
 def _both(found: Pathways, first, second) -> tuple[np.ndarray, np.ndarray]:
@@ -77,33 +77,33 @@ def _drawn(kind: str, paths: list[Pathways], pairs) -> list[Null]:
     return [drawn(kind, x) for x in means.T]
 
 
-def _by_layer(found: Pathways, first, second, random, fewer, moved_PxL, params, n) -> Reading:
+def _by_layer(found: Pathways, first, second, random, fewer, moved_PxL, params, n) -> Estimate:
     apart = pathways.by_layer(found.order_NxLxE, found.length_NxL, first, second)
     value, without = zip(*(pathways.mean_of_pairs(x, first, second) for x in (*apart.T, apart.sum(1))), strict=True)
     null = [pooled(pathways.by_layer(path.order_NxLxE, path.length_NxL, *fewer).mean(0), "sum") for path in random]
-    return Reading("pathway.distance_by_layer", **jackknifed(np.stack(value), np.stack(without)),
+    return Estimate("pathway.distance_by_layer", **jackknifed(np.stack(value), np.stack(without)),
                    nulls=(drawn("equal_load", null),), num_err=pooled(moved_PxL.mean(0), "sum"), params=params, n=n)
 
 
-def _no_pairs(params: dict, layers: int, by_layer: bool, n: int) -> list[Reading]:
+def _no_pairs(params: dict, layers: int, by_layer: bool, n: int) -> list[Estimate]:
     names = ("equal_load", "random_subset" if params["over"] == "memorised" else "shuffled_samples")
     nulls = tuple(Null(name, np.nan) for name in names)
-    found = [Reading(f"pathway.{name}", np.nan, nulls=nulls, params=params, whole=True, n=n,
+    found = [Estimate(f"pathway.{name}", np.nan, nulls=nulls, params=params, whole=True, n=n,
                      missing=ONE_SAMPLE) for name in ("distance", "distance_normalised")]
     if by_layer:
-        found.append(Reading("pathway.distance_by_layer", np.full(layers + 1, np.nan), nulls=nulls[:1], params=params,
+        found.append(Estimate("pathway.distance_by_layer", np.full(layers + 1, np.nan), nulls=nulls[:1], params=params,
                              missing=ONE_SAMPLE, n=n))
     return found
 
 
-def length_estimate(probs_NxLxE: np.ndarray, tokens: int, threshold: float) -> Reading:
+def length_estimate(probs_NxLxE: np.ndarray, tokens: int, threshold: float) -> Estimate:
     """`pathway.length`: mean experts a layer."""
     experts = probs_NxLxE.shape[-1]
     found = pathways.pathways(probs_NxLxE, threshold)
     alike = pathways.pathways(np.asarray(probs_NxLxE, np.float64).mean(0)[None], threshold).length_NxL[0]
     flat = int(np.argmax(np.arange(1, experts + 1) / experts > threshold)) + 1
     cuts = pathways.unsettled(found, tolerance(tokens, experts), threshold)[1]
-    return Reading("pathway.length", **averaged(pooled(found.length_NxL)),
+    return Estimate("pathway.length", **averaged(pooled(found.length_NxL)),
                    nulls=(Null("uniform", flat), Null("layer_mean", pooled(alike))),
                    num_err=cuts / found.length_NxL.size, params={"threshold": threshold})
 
@@ -143,7 +143,7 @@ def cosine_errors(probs_NxLxE: np.ndarray, gram_LxExE: np.ndarray, relative: flo
 
 
 def consistency_estimates(probs_NxLxE: np.ndarray, router: dict[str, np.ndarray] | None, tokens: int, draws: int,
-                         params: dict) -> list[Reading]:
+                         params: dict) -> list[Estimate]:
     """`pathway.cosine` and `pathway.consistency_c_paper`.
 
     Args: router: `gram_LxExE`, `cross_LxExE` and `width` (D) of the router vectors, or None.
@@ -153,7 +153,7 @@ def consistency_estimates(probs_NxLxE: np.ndarray, router: dict[str, np.ndarray]
     names = ("shuffled_samples", "equal_load")
     if missing is not NO_SAMPLE or not n:
         nulls = tuple(Null(name, np.nan) for name in names)
-        return [Reading(f"pathway.{name}", np.nan, nulls=kept, params=params, whole=True, missing=missing, n=n)
+        return [Estimate(f"pathway.{name}", np.nan, nulls=kept, params=params, whole=True, missing=missing, n=n)
                 for name, kept in (("cosine", nulls), ("consistency_c_paper", nulls[:1]))]
     products = router["gram_LxExE"], router["cross_LxExE"]
     found = cosines(probs_NxLxE, *products)
@@ -167,9 +167,9 @@ def consistency_estimates(probs_NxLxE: np.ndarray, router: dict[str, np.ndarray]
     error = cosine_errors(probs_NxLxE, products[0], relative)
     error_c = divide(error.mean(1) + np.abs(found.mean(1)) / largest * error.max(1), largest).mean()
     zero = ("degenerate", "a mean routing vector is zero")
-    return [Reading("pathway.cosine", **averaged(found.mean(1)), nulls=nulls, params=params, whole=True, missing=zero, n=n,
+    return [Estimate("pathway.cosine", **averaged(found.mean(1)), nulls=nulls, params=params, whole=True, missing=zero, n=n,
                     num_err=error.mean()),
-            Reading("pathway.consistency_c_paper", **averaged(consistency(found)), nulls=(drawn(names[0], mixed),),
+            Estimate("pathway.consistency_c_paper", **averaged(consistency(found)), nulls=(drawn(names[0], mixed),),
                     params=params, whole=True, missing=zero, num_err=error_c, n=n)]
 
 
@@ -190,7 +190,7 @@ def without_one_dimension(probs_NxLxE: np.ndarray, ridge: float) -> np.ndarray:
     return effective_dimension(probs_NxLxE, ridge) - ridge * (solved**2).sum(1) / (1 - (f * solved).sum(1))
 
 
-def complexity_estimate(probs_NxLxE: np.ndarray, tokens: int, ridge: float, draws: int) -> Reading:
+def complexity_estimate(probs_NxLxE: np.ndarray, tokens: int, ridge: float, draws: int) -> Estimate:
     """`pathway.complexity`; d_eff grows with the number of samples, which is among the params.
 
     x / (x + lambda) has slope at most 1 / lambda, so d_eff errs by at most 2 tau |F|^2 / lambda, tau the weights' own error.
@@ -200,6 +200,6 @@ def complexity_estimate(probs_NxLxE: np.ndarray, tokens: int, ridge: float, draw
     mixed = [effective_dimension(probs_NxLxE[rng.permuted(places, axis=0), layer], ridge) for _ in range(draws)]
     alike = np.broadcast_to(np.asarray(probs_NxLxE, np.float64).mean(0), probs_NxLxE.shape)
     error = 2 * tolerance(tokens, probs_NxLxE.shape[-1]) * float((np.asarray(probs_NxLxE, np.float64) ** 2).sum()) / ridge
-    return Reading("pathway.complexity", whole=True, params={"lambda": ridge, "kernel": "one", "samples": n}, num_err=error,
+    return Estimate("pathway.complexity", whole=True, params={"lambda": ridge, "kernel": "one", "samples": n}, num_err=error,
                    **jackknifed(np.float64(effective_dimension(probs_NxLxE, ridge)), without_one_dimension(probs_NxLxE, ridge)),
                    nulls=(drawn("shuffled_samples", mixed), Null("equal_load", effective_dimension(alike, ridge))))

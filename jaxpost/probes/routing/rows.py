@@ -1,4 +1,4 @@
-"""Rows of routing readings: every layer and the whole model, every seed, with statuses; and what is refused.
+"""Rows of routing estimates: every layer and the whole model, every seed, with statuses; and what is refused.
 
 Legend: S seeds, N samples, L layers with a router, C scopes of the rows (layers of the model, then the whole).
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxpost.probes.routing import pathway_estimates, router_estimates
 from jaxpost.probes.routing import taps as router_taps
-from jaxpost.probes.routing.estimates import Reading
+from jaxpost.probes.routing.estimates import Estimate
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.pooling import RowTable
 
@@ -59,11 +59,11 @@ def table(probe: Any, values: Mapping[str, np.ndarray], *, arm: str, step: int, 
     """Rows of one step; `probe` is the `routing.Routing` whose settings hold."""
     policies = [of_policy(values, s) for s in range(len(seeds))]
     rows = layer_table(probe, values["probs_NxLxE"].shape[2], arm=arm, step=step, seeds=seeds, conditional_on=conditional_on)
-    add(rows, probe, [_readings(probe, v) for v in policies], policies)
+    add(rows, probe, [_estimates(probe, v) for v in policies], policies)
     return rows
 
 
-def _readings(probe: Any, v: Mapping[str, Any]) -> list[Reading]:
+def _estimates(probe: Any, v: Mapping[str, Any]) -> list[Estimate]:
     probs, longest, experts = v["probs_NxLxE"], int(v["tokens_N"].max()), v["probs_NxLxE"].shape[-1]
     return [
         *pathway_estimates.distance_estimates(probs, longest, threshold=probe.threshold, cap=probe.pairs, draws=probe.draws,
@@ -90,20 +90,20 @@ def layer_table(probe: Any, routed: int, *, arm: str, step: int, seeds: Sequence
     return RowTable(scopes, seeds, {"arm": arm, "step": step, "conditional_on": conditional_on})
 
 
-def add(rows: RowTable, probe: Any, readings_S: Sequence[Sequence[Reading]], policies: Sequence[Mapping[str, Any]]) -> None:
-    """Append the readings, the same list for every seed, with their nulls."""
+def add(rows: RowTable, probe: Any, estimates_S: Sequence[Sequence[Estimate]], policies: Sequence[Mapping[str, Any]]) -> None:
+    """Append the estimates, the same list for every seed, with their nulls."""
     layers = rows.scopes.member_CxT.shape[1]
     place = [layer for layer in range(layers) if layer not in probe.dense] + [layers]
 
     def column(of_seeds, read) -> np.ndarray:
         """[S, C]; NaN where a seed's routing is not finite and where a layer has no router."""
         out = np.full((len(of_seeds), layers + 1), np.nan)
-        for s, (reading, v) in enumerate(zip(of_seeds, policies, strict=True)):
+        for s, (estimate, v) in enumerate(zip(of_seeds, policies, strict=True)):
             if v["finite"]:
-                out[s, [layers] if reading.whole else place] = read(reading)
+                out[s, [layers] if estimate.whole else place] = read(estimate)
         return out
 
-    for of_seeds in zip(*readings_S, strict=True):
+    for of_seeds in zip(*estimates_S, strict=True):
         whole = of_seeds[0].whole
         nulls = [(null.kind, *(column(of_seeds, lambda r, i=i, end=end: r.nulls[i][end]) for end in (1, 2, 3)))
                  for i, null in enumerate(of_seeds[0].nulls)]
@@ -123,10 +123,10 @@ def add(rows: RowTable, probe: Any, readings_S: Sequence[Sequence[Reading]], pol
 def _statuses(value_SxC, of_seeds, policies, dense) -> tuple[np.ndarray, np.ndarray]:
     status = np.where(np.isfinite(value_SxC), "ok", "nan").astype(object)
     reason = np.full(status.shape, None, object)
-    for s, (reading, v) in enumerate(zip(of_seeds, policies, strict=True)):
+    for s, (estimate, v) in enumerate(zip(of_seeds, policies, strict=True)):
         gone = status[s] == "nan"
-        status[s, gone], reason[s, gone] = (reading.missing or _NAN) if v["finite"] else _NAN
-        notes = "; ".join(filter(None, (reading.note, v["note"])))
+        status[s, gone], reason[s, gone] = (estimate.missing or _NAN) if v["finite"] else _NAN
+        notes = "; ".join(filter(None, (estimate.note, v["note"])))
         reason[s, ~gone] = notes or None
         status[s, list(dense)], reason[s, list(dense)] = _DENSE
     return status, reason

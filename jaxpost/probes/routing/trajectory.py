@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxpost.probes.routing import events, pathway_estimates, router_estimates
 from jaxpost.probes.routing import rows as routing_rows
-from jaxpost.probes.routing.estimates import Null, Reading, averaged
+from jaxpost.probes.routing.estimates import Estimate, Null, averaged
 from jaxpost.probes.weights import by_matrix
 
 
@@ -29,7 +29,7 @@ def rows(probe: Any, series: Mapping[int, Mapping[str, np.ndarray]], *, arm: str
         table = routing_rows.layer_table(probe, series[step]["probs_NxLxE"].shape[2], arm=arm, step=step, seeds=seeds,
                                          conditional_on=conditional_on)
         now = [path[p] for path in policies]
-        found = [_readings(probe, v, path[-1], event, p) for v, path, event in zip(now, policies, happened, strict=True)]
+        found = [_estimates(probe, v, path[-1], event, p) for v, path, event in zip(now, policies, happened, strict=True)]
         routing_rows.add(table, probe, found, now)
         parts.append(table.columns(row_ids))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -43,8 +43,8 @@ def _events(probe: Any, path: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarr
             "generalised_null": events.generalised_null(correct)}
 
 
-def _readings(probe: Any, v: Mapping[str, Any], last: Mapping[str, Any], event: Mapping[str, np.ndarray], p: int
-              ) -> list[Reading]:
+def _estimates(probe: Any, v: Mapping[str, Any], last: Mapping[str, Any], event: Mapping[str, np.ndarray], p: int
+              ) -> list[Estimate]:
     probs, longest = v["probs_NxLxE"], int(v["tokens_N"].max())
     limits = {"eps": probe.eps, "delta": probe.delta}
     members = np.flatnonzero(event["memorised"][p])
@@ -52,7 +52,7 @@ def _readings(probe: Any, v: Mapping[str, Any], last: Mapping[str, Any], event: 
                                                     draws=probe.draws, params=limits, members=members)
     aligned = pathway_estimates.consistency_estimates(probs[members], v["router"], longest, probe.draws,
                                                     {"over": "memorised"} | limits)
-    shares = [Reading(f"event.{name}", **averaged(event[name][p]), params=params, whole=True,
+    shares = [Estimate(f"event.{name}", **averaged(event[name][p]), params=params, whole=True,
                       nulls=(Null("shuffled_steps", event[f"{name}_null"][p].mean()),))
               for name, params in (("memorised", limits), ("generalised", {}))]
     return [*of_members, *aligned, *shares,

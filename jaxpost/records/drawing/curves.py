@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from jaxpost.records.drawing.style import INK, MUTED, arm_styles, legend_below, panels
 from jaxpost.records.rows import parse_params, select
-from jaxpost.records.tabulating.variants import last_steps, on_path, reading, variant
+from jaxpost.records.tabulating.variants import last_steps, on_path, variant, variant_label
 
 
 class Missing(Exception):
@@ -29,7 +29,7 @@ class Drawn:
 
 
 def measured(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
-    """The preferred reading of a metric with a value in every row; raises Missing when there is none."""
+    """The preferred variant of a metric with a value in every row; raises Missing when there is none."""
     rows = select(table, metric=metric, role="estimate")
     rows = variant(rows.filter(pc.is_valid(rows["value"])), metric, **wanted)
     if not len(rows):
@@ -64,9 +64,9 @@ def replicates(*tables: pa.Table) -> str:
     return f"mean over {text} with 95% interval" if spread else f"{text}, no interval"
 
 
-def said(rows: pa.Table, with_dtype: bool = True) -> str:
-    """ " (fp32, k=16)": the reading shown, for a caption or a title."""
-    text = reading(rows.slice(0, 1).to_pylist()[0], with_dtype)
+def variant_suffix(rows: pa.Table, with_dtype: bool = True) -> str:
+    """ " (fp32, k=16)": the variant shown, for a caption or a title."""
+    text = variant_label(rows.slice(0, 1).to_pylist()[0], with_dtype)
     return f" ({text})" if text else ""
 
 
@@ -132,7 +132,7 @@ def null_kinds(rows: pa.Table) -> str:
     return ", ".join(sorted(filter(None, rows["null_kind"].unique().to_pylist()))) or "no null"
 
 
-_AGAINST_NORM = (  # metric, label, reading, minus its null, scale
+_AGAINST_NORM = (  # metric, label, variant, minus its null, scale
     ("weight.sparsity.bf16", "update sparsity", {}, False, "linear"),
     ("weight.spectral_shift", "spectral shift", {}, False, "log"),
     ("weight.rotation.mean_sin2", "rotation, mean sin²", {"side": "left"}, False, "log"),
@@ -176,12 +176,12 @@ def against_update_norm(table: pa.Table, arrays: dict) -> Drawn:
         axis.set(xscale="log", yscale=scale, xlabel="update norm", title=label)
     legend_below(figure, styles, [("null", {"color": MUTED, **_NULL_LINE})])
     tables = [norm, *(rows for rows, *_ in found)]
-    readings = "; ".join(f"{label}{said(rows)}" for rows, label, *_ in found)
+    variants = "; ".join(f"{label}{variant_suffix(rows)}" for rows, label, *_ in found)
     return Drawn(
         figure,
         f"Statistics against the Frobenius norm of the update, one point a measured step ({replicates(*tables)}); "
         f"dotted: the primary null at the same point; overlap minus null has the interval of the overlap. "
-        f"Readings: {readings}.",
+        f"Variants shown: {variants}.",
         tables,
     )
 
@@ -214,7 +214,7 @@ def angles(table: pa.Table, arrays: dict) -> Drawn:
     return Drawn(
         figure,
         f"Largest principal angle between the left top-k subspaces of the base and the tuned weights"
-        f"{said(found[0], with_dtype=False)}, {replicates(*found)}. Grey: what rounding of the stored weights "
+        f"{variant_suffix(found[0], with_dtype=False)}, {replicates(*found)}. Grey: what rounding of the stored weights "
         "alone reads (highest over arms).",
         found,
     )

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.ticker import ScalarFormatter
 
-from jaxpost.records.drawing.curves import Drawn, Missing, band, by_arm, line, replicates, said
+from jaxpost.records.drawing.curves import Drawn, Missing, band, by_arm, line, replicates, variant_suffix
 from jaxpost.records.drawing.style import INK, MUTED, arm_styles, legend_below, panels
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.variants import on_path
@@ -23,7 +23,7 @@ def _families(arms: list[str]) -> dict[str, list[str]]:
 
 
 def _estimates(table: pa.Table) -> pa.Table:
-    """Estimates of the whole model and of layers, of single examples, in one reading of the parameters."""
+    """Estimates of the whole model and of layers, of single examples, in one dtype."""
     rows = select(table, metric=COHERENCE, role="estimate", granularity=["global", "layer"])
     rows = on_path(rows.filter(pc.is_valid(rows["value"])))
     texts = sorted(text for text in rows["params"].unique().to_pylist() if "chunk=1" in (text or "").split(";"))
@@ -61,9 +61,9 @@ def coherence_layers(table: pa.Table, arrays: dict) -> Drawn:
     left_out = sum(len(_layers(select(rows, arm=arms), None)) - len(shown[name]) for name, arms in families.items())
     return Drawn(
         figure,
-        f"m-coherence of per-example gradients{said(rows)}, {replicates(rows)}: by how many examples one example is helped, "
-        "itself included. Dotted, with the range of its draws: the same parameters with labels permuted between examples. "
-        "Line at 1: orthogonal gradients." + (f" {left_out} further layers are in the rows." if left_out else ""),
+        f"m-coherence of per-example gradients{variant_suffix(rows)}, {replicates(rows)}: by how many examples one example is "
+        "helped, itself included. Dotted, with the range of its draws: the same parameters with labels permuted between "
+        "examples. Line at 1: orthogonal gradients." + (f" {left_out} further layers are in the rows." if left_out else ""),
         [rows, nulls])
 
 

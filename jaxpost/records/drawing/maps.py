@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jaxpost.records.drawing.curves import Drawn, Missing, measured, replicates, said
+from jaxpost.records.drawing.curves import Drawn, Missing, measured, replicates, variant_suffix
 from jaxpost.records.drawing.style import INK, MUTED, WIDTH, arm_styles, legend_below, panels
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.variants import arm_order, last_steps
@@ -121,7 +121,7 @@ def spectra(table: pa.Table, arrays: dict) -> Drawn:
     extra += [("rounding edge", {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (1, 2))})] if edges else []
     legend_below(figure, styles, extra)
     edge = (
-        " Dotted, in the arm's colour: the edge below which singular values are those of rounding noise."
+        " Dotted: the edge below which singular values are those of rounding noise, in the colour of its arm where arms differ."
         if edges
         else ""
     )
@@ -182,7 +182,7 @@ def jaccard(table: pa.Table, arrays: dict) -> Drawn:
     legend_below(figure, {"observed": {"marker": "o", "color": INK, "linestyle": "none"}}, extra)
     return Drawn(
         figure,
-        f"Agreement of update masks across {replicate} at the last step{said(rows)}, {replicates(rows)}. Open diamonds: "
-        "the primary null, what two blind updates of these sizes would share.",
+        f"Agreement of update masks across {replicate} at the last step{variant_suffix(rows)}, {replicates(rows)}. Open "
+        "diamonds: the primary null, what two blind updates of these sizes would share.",
         [rows, nulls],
     )

@@ -12,11 +12,11 @@ from jaxpost.records.drawing.curves import Drawn, Missing, band
 from jaxpost.records.drawing.style import ABSENT, INK, MUTED, arm_styles, legend_below, panels
 from jaxpost.records.rows import parse_params, select
 from jaxpost.records.tabulating.bands import excess, pooled, unresolved
-from jaxpost.records.tabulating.variants import parts, reading, tuned, variant
+from jaxpost.records.tabulating.variants import parts, tuned, variant, variant_label
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down", "router")
 SHOWN_RUNS = 2  # whose maps one figure has room for
-MAPS = (  # title, metric, reading, whether colour is the distance from the null in its band (else the value, in percent)
+MAPS = (  # title, metric, variant, whether colour is the distance from the null in its band (else the value, in percent)
     ("update sparsity", "weight.sparsity.bf16", {"dtype": "bf16"}, True),
     ("relative update norm", "weight.relative_norm", {"dtype": "bf16"}, False),
     ("low-magnitude overlap", "weight.overlap.low_magnitude", {"dtype": "bf16"}, True),
@@ -51,11 +51,11 @@ def layer_maps(table: pa.Table, arrays: dict) -> Drawn:
         _map(axis, figure, title, values, rows_of, columns, banded)
     axes[0].set_ylabel("layer")
     more = f" Shown: {', '.join(arms)}; the others are in the rows." if len(tuned(table)) > len(arms) else ""
-    readings = "; ".join(f"{title} ({reading(rows.slice(0, 1).to_pylist()[0])})" for title, rows, _ in found)
+    variants = "; ".join(f"{title} ({variant_label(rows.slice(0, 1).to_pylist()[0])})" for title, rows, _ in found)
     return Drawn(figure, "Every matrix by layer and module (mean over the experts of a layer), one pair, no interval. Colour "
                  "is the distance from the null in half widths of its 95 % band, a step for every doubling: white lies inside "
                  "the band, red above, blue below. The relative update norm is shown as it is. Grey is absent, or below the "
-                 f"rounding floor. Readings: {readings}.{more}", [rows for _, rows, _ in found])
+                 f"rounding floor. Variants shown: {variants}.{more}", [rows for _, rows, _ in found])
 
 
 def _grid(rows: pa.Table, banded: bool) -> tuple:
@@ -172,9 +172,9 @@ def angles(table: pa.Table, arrays: dict) -> Drawn:
     legend_below(figure, styles, [("a blind update", {"color": MUTED, "linestyle": ":"}),
                                   ("rounding floor", {"color": MUTED, "alpha": 0.3, "linewidth": 6})])
     return Drawn(figure, "Rotation of the leading left singular subspaces "
-                 f"({reading(rows.slice(0, 1).to_pylist()[0])}), one pair, no interval: the largest angle of every output "
-                 "projection, and all angles of the one in the middle layer. An angle below the floor is what storing the base "
-                 "in bf16 could make.", [rows], read)
+                 f"({variant_label(rows.slice(0, 1).to_pylist()[0])}), one pair, no interval: the largest angle of every "
+                 "output projection, and all angles of the one in the middle layer. An angle below the floor is what storing "
+                 "the base in bf16 could make.", [rows], read)
 
 
 def stripes(table: pa.Table, arrays: dict) -> Drawn:

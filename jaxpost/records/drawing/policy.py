@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from jaxpost.records.drawing.curves import Drawn, Missing, by_arm, line, measured, replicates, said
+from jaxpost.records.drawing.curves import Drawn, Missing, by_arm, line, measured, replicates, variant_suffix
 from jaxpost.records.drawing.style import MUTED, arm_styles, legend_below, panels
 from jaxpost.records.rows import select
 
@@ -85,7 +85,7 @@ def forgetting(table: pa.Table, arrays: dict) -> Drawn:
                 markersize=5,
                 elinewidth=0.9,
             )
-        axis.set(xlabel=label + said(rows), xscale=scale)
+        axis.set(xlabel=label + variant_suffix(rows), xscale=scale)
         if scale == "linear":
             axis.set_xlim(*_inside(axis.get_xlim()))
         axis.set_ylim(*_inside(axis.get_ylim()))

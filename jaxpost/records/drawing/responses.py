@@ -5,13 +5,13 @@ from collections import defaultdict
 import numpy as np
 import pyarrow as pa
 
-from jaxpost.records.drawing.curves import Drawn, Missing, line, measured, replicates, said
+from jaxpost.records.drawing.curves import Drawn, Missing, line, measured, replicates, variant_suffix
 from jaxpost.records.drawing.style import arm_styles, legend_below, panels
 from jaxpost.records.rows import select
 from jaxpost.records.settings import named, parsed
 from jaxpost.records.tabulating.variants import last_steps
 
-_SHOWN = (  # metric, label, reading
+_SHOWN = (  # metric, label, variant
     ("policy.success", "success (id)", {"split": "id"}),
     ("policy.success", "success (second)", {"split": "second"}),
     ("policy.kl_forward", "forward KL (nats)", {}),
@@ -52,8 +52,9 @@ def responses(table: pa.Table, arrays: dict) -> Drawn:
         axis.set(title=label, xlabel=key, xscale="log" if log else "linear")
     legend_below(figure, styles)
     tables = [rows for rows, _ in found]
-    readings = "; ".join(f"{label}{said(rows)}" for rows, label in found)
-    return Drawn(figure, f"Statistics at the last step against {key} ({replicates(*tables)}). Readings: {readings}.", tables)
+    variants = "; ".join(f"{label}{variant_suffix(rows)}" for rows, label in found)
+    caption = f"Statistics at the last step against {key} ({replicates(*tables)}). Variants shown: {variants}."
+    return Drawn(figure, caption, tables)
 
 
 def _axis(arms: list[str]) -> str:

@@ -11,7 +11,7 @@ from jaxpost.records.tabulating.bands import excess, needed, pooled, unresolved
 from jaxpost.records.tabulating.cells import Cell, Table, format_number
 from jaxpost.records.tabulating.variants import parts, tuned
 
-WATCHED = (  # statistic, metric, reading
+WATCHED = (  # statistic, metric, variant
     ("update sparsity", "weight.sparsity.bf16", {"dtype": "bf16"}),
     ("low-magnitude overlap", "weight.overlap.low_magnitude", {"dtype": "bf16"}),
     ("principal overlap", "weight.overlap.principal", {"dtype": "bf16"}),

@@ -1,4 +1,4 @@
-"""What a table is made of: numbers as text, cells that know their rows, columns that say their reading."""
+"""What a table is made of: numbers as text, cells that know their rows, columns that say which variant they show."""
 
 import csv
 import io
@@ -39,20 +39,20 @@ class Table:
         name: file name without suffix.
         caption: plain text.
         header: headings.
-        readings: what a heading needs beside it (dtype, k, ...), or ""; as long as the header.
+        variants: what a heading needs beside it (dtype, k, ...), or ""; as long as the header.
         body: lines of cells.
     """
 
     name: str
     caption: str
     header: list[str]
-    readings: list[str]
+    variants: list[str]
     body: list[list[Cell]] = field(default_factory=list)
 
     def headings(self) -> list[str]:
-        """Heading and reading as one text each."""
+        """Heading and variant as one text each."""
         return [
-            f"{heading} ({said})" if said else heading for heading, said in zip(self.header, self.readings, strict=True)
+            f"{heading} ({said})" if said else heading for heading, said in zip(self.header, self.variants, strict=True)
         ]
 
 

@@ -110,7 +110,7 @@ def _tabular(table: Table, columns: list[int], widths: list[float], body: Sequen
     return [
         rf"\begin{{tabular}}{{{spec}}}",
         r"\toprule",
-        " & ".join(_heading(table.header[i], table.readings[i]) for i in columns) + r" \\",
+        " & ".join(_heading(table.header[i], table.variants[i]) for i in columns) + r" \\",
         r"\midrule",
         *(" & ".join(_cell(cell) for cell in cells) + r" \\[2pt]" for cells in body),
         r"\bottomrule",

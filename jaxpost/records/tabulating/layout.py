@@ -45,7 +45,7 @@ def words(text: str) -> list[str]:
 
 def column(table: Table, i: int) -> Column:
     """What column i of a table needs and would use."""
-    heads = [(table.header[i], _LETTER), (table.readings[i], _SMALL)]
+    heads = [(table.header[i], _LETTER), (table.variants[i], _SMALL)]
     found = [*heads, *(line for cells in table.body for line in lines(cells[i]))]
     least = max((_width(word, letter) for text, letter in found for word in words(text)), default=0.0)
     cells = [line for cells in table.body for line in lines(cells[i])]

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.cells import Cell, Table
-from jaxpost.records.tabulating.variants import reading, tuned, variant
+from jaxpost.records.tabulating.variants import tuned, variant, variant_label
 
 PRINTED = (  # heading, metric, what must hold, factor, digits: as the papers print them
     ("sparsity %", "weight.sparsity.bf16", {"granularity": "global", "dtype": "bf16"}, 100, 1),
@@ -25,7 +25,7 @@ def pair_table(table: pa.Table) -> Table:
     result = Table("pair", "As the papers print them: percentages of all compared parameters, angles in degrees (mean over "
                    "matrices of the largest); in parentheses what a blind update would show. One pair each, no interval.",
                    ["tuned", *(heading for heading, *_ in found)],
-                   ["", *(reading(rows.slice(0, 1).to_pylist()[0]) for _, rows, *_ in found)])
+                   ["", *(variant_label(rows.slice(0, 1).to_pylist()[0]) for _, rows, *_ in found)])
     for arm in tuned(table):
         line = [Cell(arm)]
         for _, rows, factor, digits in found:

@@ -13,7 +13,15 @@ from jaxpost.records.headlines.standing_out import standing_table
 from jaxpost.records.tabulating.cells import Cell, Table, format_interval, format_number, to_csv
 from jaxpost.records.tabulating.latex import tex_table
 from jaxpost.records.tabulating.pairs import pair_table
-from jaxpost.records.tabulating.variants import arm_order, claim_numbers, last_steps, of_pairs, reading, summarised, variant
+from jaxpost.records.tabulating.variants import (
+    arm_order,
+    claim_numbers,
+    last_steps,
+    of_pairs,
+    summarised,
+    variant,
+    variant_label,
+)
 
 _SIGNS = {"greater": "> ", "less": "< "}
 
@@ -63,10 +71,10 @@ def main_table(table: pa.Table) -> Table:
     result = Table(
         "main",
         f"Statistics at the last measured step: mean over {counted or 'no'}, 95% interval over them in brackets "
-        "(none where there is one), primary null in parentheses; pooling as the metric defines it. † not every "
+        "(none where there is one), then the primary null; pooling as the metric defines it. † not every "
         "replicate could be read.",
         ["arm", *(heading for heading, _ in found)],
-        ["", *(reading(next(iter(rows.values()))) for _, rows in found)],
+        ["", *(variant_label(next(iter(rows.values()))) for _, rows in found)],
     )
     for arm in arm_order([arm for _, rows in found for arm in rows]):
         cells = [_estimate_cell(rows[arm]) if arm in rows else Cell() for _, rows in found]

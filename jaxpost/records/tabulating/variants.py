@@ -1,4 +1,4 @@
-"""Which rows a table cell or a curve shows: one reading of a metric for all arms, in a fixed order of arms."""
+"""Which rows a table cell or a curve shows: one variant of a metric for all arms, in a fixed order of arms."""
 
 from collections.abc import Mapping, Sequence
 
@@ -52,7 +52,7 @@ def on_path(rows: pa.Table) -> pa.Table:
 
 
 def variant(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
-    """Estimates of one metric in one reading: where several (granularity, dtype, k, side, params, base) are left, the
+    """Estimates of one metric in one variant: where several (granularity, dtype, k, side, params, base) are left, the
     preferred one, so that all arms are shown by the same statistic. Estimates over bases come before those of one base;
     only rows on the path of a run are shown.
 
@@ -62,15 +62,15 @@ def variant(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
     rows = select(table, metric=metric, role="estimate", **wanted)
     rows = on_path(rows.filter(pc.is_in(rows["granularity"], pa.array(PREFERRED["granularity"]))))
     names = ("granularity", "dtype", "k", "side", "params", "split", "conditional_on")
-    readings = rows.group_by(list(names)).aggregate([]).to_pylist()
-    if not readings:
+    variants = rows.group_by(list(names)).aggregate([]).to_pylist()
+    if not variants:
         return rows
-    best = min(readings, key=lambda row: (_preference(row), row["split"] or ""))
+    best = min(variants, key=lambda row: (_preference(row), row["split"] or ""))
     return select(rows, **{name: best[name] for name in names})
 
 
-def reading(row: Mapping, with_dtype: bool = True) -> str:
-    """What distinguishes a reading of a metric, for a heading: "fp32, k=16, alpha=0.5"."""
+def variant_label(row: Mapping, with_dtype: bool = True) -> str:
+    """What distinguishes a variant of a metric, for a heading: "fp32, k=16, alpha=0.5"."""
     parts = [
         row["dtype"] if with_dtype else None,
         row["side"] if row["side"] not in ("none", "both") else None,
@@ -109,11 +109,11 @@ def tuned(table: pa.Table) -> list[str]:
 
 
 def parts(table: pa.Table, metric: str, granularity: str = "tensor", **wanted: object) -> pa.Table:
-    """Rows of a comparison that have a value, of single matrices (or of module kinds) in the reading that tables prefer."""
+    """Rows of a comparison that have a value, of single matrices (or of module kinds) in the variant that tables prefer."""
     rows = select(table, metric=metric, role="estimate", granularity=granularity, unit="pair", **wanted)
     rows = rows.filter(pc.is_valid(rows["value"]))
-    readings = sorted(rows.group_by(["k", "params"]).aggregate([]).to_pylist(), key=_usual)
-    return select(rows, **readings[0]) if readings else rows
+    variants = sorted(rows.group_by(["k", "params"]).aggregate([]).to_pylist(), key=_usual)
+    return select(rows, **variants[0]) if variants else rows
 
 
 def _usual(row: Mapping) -> tuple:

@@ -22,11 +22,11 @@ def cos(a, b):
 
 def distance_estimates(probs, members=None, cap=10**6, **more):
     found = estimates.distance_estimates(probs, 8, threshold=0.7, cap=cap, draws=4, params={}, members=members, **more)
-    return {reading.metric: reading for reading in found}
+    return {estimate.metric: estimate for estimate in found}
 
 
-def nulls(reading):
-    return {null.kind: null for null in reading.nulls}
+def nulls(estimate):
+    return {null.kind: null for null in estimate.nulls}
 
 
 def test_cosines_are_those_of_the_mixed_router_vectors():
@@ -102,8 +102,8 @@ def test_the_bounds_on_complexity_and_specialisation_hold_under_relative_errors(
         assert abs(estimates.effective_dimension(moved, 0.3) - exact[0]) <= bound * 1.001
         found = router_estimates.specialisation_estimate(label, moved, relative)
         assert (np.abs(found.value - exact[1].value) <= exact[1].num_err * 1.01).all()
-    reading = estimates.complexity_estimate(PROBS, 8, 0.3, 2)
-    np.testing.assert_allclose(reading.num_err, bound / relative * estimates.tolerance(8, 4))
+    estimate = estimates.complexity_estimate(PROBS, 8, 0.3, 2)
+    np.testing.assert_allclose(estimate.num_err, bound / relative * estimates.tolerance(8, 4))
 
 
 def test_distances_of_planted_groups():
@@ -121,9 +121,9 @@ def test_the_normalised_distance_is_the_mean_over_pairs_of_their_own_ratio():
     first, second = pathways.pairs(np.arange(7), 10**6)
     raw, longer = pathways.distances(found.order_NxLxE, found.length_NxL, first, second)
     assert len(set(longer)) > 1
-    reading = distance_estimates(PROBS)["pathway.distance_normalised"]
-    np.testing.assert_allclose(reading.value, np.mean([d / n for d, n in zip(raw, longer)]))
-    assert reading.value <= 1 and reading.hi - reading.lo > 0
+    estimate = distance_estimates(PROBS)["pathway.distance_normalised"]
+    np.testing.assert_allclose(estimate.value, np.mean([d / n for d, n in zip(raw, longer)]))
+    assert estimate.value <= 1 and estimate.hi - estimate.lo > 0
 
 
 def test_the_null_of_equal_load_is_that_of_independent_samples():
@@ -156,8 +156,8 @@ def test_members_are_measured_alone_against_all():
 @pytest.mark.parametrize("members", [np.asarray([], int), np.asarray([3])])
 def test_no_pair_is_said(members):
     found = distance_estimates(PROBS, members)
-    for reading in found.values():
-        assert np.isnan(reading.value).all() and reading.missing == estimates.ONE_SAMPLE and reading.n == len(members)
+    for estimate in found.values():
+        assert np.isnan(estimate.value).all() and estimate.missing == estimates.ONE_SAMPLE and estimate.n == len(members)
     assert np.shape(found["pathway.distance_by_layer"].value) == (4,)
 
 
@@ -194,8 +194,8 @@ def test_statistics_do_not_see_labels_of_experts_or_the_order_of_samples():
     moved = np.stack([PROBS[order][:, layer, relabel[layer]] for layer in range(3)], axis=1)
     vectors = np.stack([VECTORS[layer][:, relabel[layer]] for layer in range(3)])
     gram, cross = np.einsum("lda,ldb->lab", vectors, vectors), np.einsum("lda,ldb->lab", vectors[:-1], vectors[1:])
-    for name, reading in distance_estimates(moved).items():
-        np.testing.assert_allclose(reading.value, distance_estimates(PROBS)[name].value, rtol=1e-12)
+    for name, estimate in distance_estimates(moved).items():
+        np.testing.assert_allclose(estimate.value, distance_estimates(PROBS)[name].value, rtol=1e-12)
     np.testing.assert_allclose(estimates.cosines(moved, gram, cross), estimates.cosines(PROBS, GRAM, CROSS)[order], rtol=1e-12)
     np.testing.assert_allclose(estimates.effective_dimension(moved, 1.0), estimates.effective_dimension(PROBS, 1.0), rtol=1e-12)
 
@@ -203,11 +203,11 @@ def test_statistics_do_not_see_labels_of_experts_or_the_order_of_samples():
 @pytest.mark.parametrize("probs, router, missing", [
     (PROBS, None, estimates.NO_VECTORS), (PROBS[:, :1], ROUTER, estimates.ONE_LAYER), (PROBS[:0], ROUTER, estimates.NO_SAMPLE)])
 def test_what_has_no_consistency_is_said(probs, router, missing):
-    for reading in estimates.consistency_estimates(probs, router, 4, 8, {}):
-        assert np.isnan(reading.value) and reading.missing == missing
+    for estimate in estimates.consistency_estimates(probs, router, 4, 8, {}):
+        assert np.isnan(estimate.value) and estimate.missing == missing
 
 
 def test_a_zero_vector_is_degenerate():
     router = {"gram_LxExE": 0 * GRAM, "cross_LxExE": 0 * CROSS, "width": np.int32(6)}
-    for reading in estimates.consistency_estimates(PROBS, router, 4, 8, {}):
-        assert np.isnan(reading.value) and reading.missing[0] == "degenerate"
+    for estimate in estimates.consistency_estimates(PROBS, router, 4, 8, {}):
+        assert np.isnan(estimate.value) and estimate.missing[0] == "degenerate"

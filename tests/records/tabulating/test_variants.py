@@ -7,7 +7,7 @@ from jaxpost.records import measurement_table
 from jaxpost.records.drawing.curves import Missing, by_arm, measured, replicates
 from jaxpost.records.drawing.figures import read_arrays
 from jaxpost.records.drawing.maps import masks
-from jaxpost.records.tabulating.variants import arm_order, last_steps, reading, variant
+from jaxpost.records.tabulating.variants import arm_order, last_steps, variant, variant_label
 
 KEY = {
     "metric": "m",
@@ -61,7 +61,7 @@ def test_rows_of_single_matrices_are_never_shown():
 
 def test_reading_in_words_and_order_of_arms():
     row = rows({"k": 16, "side": "left", "params": "alpha=0.5", "granularity": "body"}).to_pylist()[0]
-    assert reading(row) == "fp32, left, k=16, alpha=0.5, body" and reading(row, with_dtype=False).startswith("left")
+    assert variant_label(row) == "fp32, left, k=16, alpha=0.5, body" and variant_label(row, with_dtype=False).startswith("left")
     assert arm_order(["permuted", "sft-lr0", "rlvr-sgd", "base", "raft", "rlvr-lr1"]) == [
         "base", "rlvr-lr1", "rlvr-sgd", "raft", "sft-lr0", "permuted"]  # fmt: skip
 
