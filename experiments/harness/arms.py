@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from experiments.harness import rollout_options
 from experiments.harness.errors import UserError
 from experiments.harness.stages import BASE, Stage, stages
 from jaxpost import curricula, models, objectives, tasks, training
 from jaxpost.lookup import nearest
-from jaxpost.objectives import rewards
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 
@@ -136,8 +136,7 @@ def make(name: str, stage: Stage, model: models.TransformerConfig | Callable, us
         spec.transform()
     except (ValueError, TypeError) as error:
         raise UserError(f"arm {name!r}: {error}") from error
-    if stage.reward:
-        source = _rewarded(name, stage, source)
+    source = rollout_options.changed(name, stage, source)
     if stage.pool or stage.curriculum:
         known = {"pool": stage.pool, "steps": stage.steps, "difficulty": lambda: tasks.difficulties(task, "train", stage.pool)}
         try:
@@ -171,19 +170,6 @@ def _optimizer(stage: Stage) -> tuple:
     along |= {"final_share": stage.final_share} if decays and stage.final_share else {}
     own = dict(ADAMW) if stage.optimizer == "adamw" else {"name": stage.optimizer}
     return tuple(sorted((own | dict(stage.optimizer_settings) | along).items(), key=lambda pair: (pair[0] != "name", pair[0])))
-
-
-def _rewarded(name: str, stage: Stage, source) -> training.Rollouts:
-    """The source with the stage's reward. Raises: UserError: nothing is sampled, or a term that is not known or refuses."""
-    if not isinstance(source, training.Rollouts):
-        raise UserError(f"arm {name!r}: reward={dict(stage.reward)} with objective {stage.objective!r}, which samples no "
-                        "answers; leave reward out")
-    try:
-        terms = tuple(rewards.Reward(kind, **(term if hasattr(term, "items") else {"weight": term}))
-                      for kind, term in stage.reward)
-        return dataclasses.replace(source, reward=terms)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"arm {name!r}: {error}") from error
 
 
 def lengths(name: str, length: int) -> dict:

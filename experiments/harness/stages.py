@@ -42,6 +42,9 @@ class Stage:
     objective: str = "cross_entropy"  # a row of the recipe table
     family: str = ""  # that the objective must be of, so that an override cannot make the arm's name a lie; empty: any
     settings: tuple = ()  # ((part, value), ...) that differ from the recipe's
+    forcing: tuple = ()  # ((rule, settings),), prefix or interrupt: tokens that are not drawn; empty: as the objective needs
+    replay: tuple = ()  # ((setting, value), ...) of earlier groups that are trained on again; empty: as the objective needs
+    second_pass: tuple = ()  # ((setting, value), ...) of drawing failed groups again with hints; empty: as the objective needs
     reward: tuple = ()  # ((term, weight or {weight, length, ...}), ...); empty: the verifier's score
     optimizer: str = "adamw"
     optimizer_settings: tuple = ()  # ((name, value), ...) of training.optimizers.make that differ: weight_decay, clip_norm, ...
@@ -217,7 +220,7 @@ def _stage(name: str, table: dict, config) -> Stage:
             values[field], keys[field] = config.train[field], f"train.{field}"
     if len(values["start"]) > 1:
         values["steps"] = values["steps"] if "steps" in table else 0
-    for field in ("settings", "reward", "optimizer_settings", "task_settings", "model"):
+    for field in ("settings", "reward", "forcing", "replay", "second_pass", "optimizer_settings", "task_settings", "model"):
         given = values.get(field, {})
         if field in ("optimizer_settings", "model") and hasattr(given, "items"):  # numbers, which may stand in other keys
             given = {key: _value(f"arm.{name}.{field}.{key}", value, config) for key, value in given.items()}

@@ -32,6 +32,9 @@ class Prefix:
 
       p(t) = end + (start - end) (1 + cos(pi min(t / steps, 1))) / 2 at batch t; share 0 from batch `steps` on if `stops`
 
+    With `another`, a control, answers begin with the demonstration of the next prompt of the batch instead: as long a help, and
+    no information about the problem.
+
     Sources: uniform, Prefix-RFT, arXiv:2507.01679; binomial, UFT, arXiv:2505.16984.
     """
 
@@ -44,6 +47,7 @@ class Prefix:
     stops: bool = False  # no prefix after `steps`
     rows: int | None = None  # how many rows a prompt, the first ones, which a curriculum of fewer rollouts keeps; None: all
     role: str = "prefix"  # or "hint": the tokens are context and not demonstrated
+    another: bool = False  # of the next prompt's demonstration
 
     def __post_init__(self):
         if self.draw not in DRAWS:
@@ -80,6 +84,8 @@ class Prefix:
     def tokens(self, task: Task, problems_N, key: jax.Array, step: jax.Array | int, sampled: int) -> jax.Array:
         """forced_NxT: tokens, or DRAW."""
         problems_B = jax.tree.map(lambda x: x[::sampled], problems_N)
+        if self.another:
+            problems_B = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), problems_B)
         B = jax.tree.leaves(problems_B)[0].shape[0]
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(B))
         shown_BxT = jax.vmap(task.oracle)(problems_B, keys_B)

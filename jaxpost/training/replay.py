@@ -31,6 +31,9 @@ class Replay:
       draw  uniform without replacement, among groups of at most `max_age` batches
             score   the same with probability proportional to the score
 
+    With `shuffled`, a control, the rewards of a group are permuted among its rows when it is drawn: what is replayed is as
+    old and as rewarded, and says nothing of single rows.
+
     The score of a group is the largest reward in it less their mean: 0 where all are equal. Groups that are missing, or too
     old, leave their places empty: rows without a reward that count nowhere.
     """
@@ -40,6 +43,7 @@ class Replay:
     max_age: int  # batches
     keep: str = "newest"  # KEPT
     draw: str = "uniform"  # DRAWN
+    shuffled: bool = False  # control: rewards are permuted within a replayed group
 
     def __post_init__(self):
         for field, valid in (("keep", KEPT), ("draw", DRAWN)):
@@ -69,7 +73,10 @@ class Replay:
         drawable_C = valid_C & (weight_C > 0)
         order_C = jnp.log(jnp.where(drawable_C, weight_C, 1.0)) + jax.random.gumbel(key, weight_C.shape)
         _, index_K = jax.lax.top_k(jnp.where(drawable_C, order_C, -jnp.inf), self.groups)
-        rows = {name: x[index_K].reshape(-1, *x.shape[2:]) for name, x in buffer["rows"].items()}
+        rows = {name: x[index_K] for name, x in buffer["rows"].items()}
+        if self.shuffled:
+            rows["reward_N"] = jax.random.permutation(jax.random.fold_in(key, 1), rows["reward_N"], axis=1, independent=True)
+        rows = {name: x.reshape(-1, *x.shape[2:]) for name, x in rows.items()}
         return rows, age_C[index_K], drawable_C[index_K]
 
     def insert(self, buffer: dict, rows: dict, step: jax.Array | int, group: int) -> dict:

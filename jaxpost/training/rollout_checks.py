@@ -62,6 +62,7 @@ def _forcing(source):
                          f"forcing={rule}; {_PREFIXES[wanted]}")
     if rule is not None:
         rule.check(source.task, source.spec.group - source.demonstrations)
+    _another("forcing", rule, source)
     group = source.spec.group
     if isinstance(objective, PrefixTuned) and (rule.rows or group) >= group:
         raise ValueError(f"objective {objective.name!r} compares with rows without a prefix, and all of a group of {group} "
@@ -100,12 +101,19 @@ def _second(source):
                              "a SecondPass")
         return
     rule.check(source.oversample * source.prompts)
+    _another("second pass", rule, source)
     if source.task.verify_host is not None:
         raise ValueError(f"a second pass on task {source.task.name!r}, which is verified on the host, and groups are drawn "
                          "again within a step; set second to None, or take a task whose verifier runs on device")
     if source.demonstrations or source.needs_greedy or (source.forcing, source.replay) != (None, None):
         raise ValueError(f"a second pass with objective {name!r}: its groups would have demonstrations, forced tokens, "
                          "replayed rows or a greedy answer as well; set second to None")
+
+
+def _another(where, rule, source):
+    if getattr(rule, "another", False) and (drawn := source.oversample * source.prompts) < 2:
+        raise ValueError(f"{where} another=True takes the solution of another prompt, and a step draws {drawn}; set prompts to "
+                         "at least 2")
 
 
 def stored_shapes(source) -> tuple:

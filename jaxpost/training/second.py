@@ -19,12 +19,14 @@ class SecondPass:
 
     A round draws the first C groups that still fail, whole; their new answers and rewards take the place of the old ones,
     hints are context (role "hint", out of the loss). A round without such a group draws nothing. The shares 1/4, 1/2, 3/4 are
-    GHPO's (arXiv:2507.10628), where the hint ends the prompt; here it begins the completion, which is the same text.
+    GHPO's (arXiv:2507.10628), where the hint ends the prompt; here it begins the completion, which is the same text. With
+    `another`, a control, the hint is of the next group's problem.
     """
 
     capacity: int | None = None  # C; None: all groups
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)  # of the solution, a round each
     failed: float = 0.0
+    another: bool = False  # hints of another problem
 
     def __post_init__(self):
         if not self.shares or not all(0 < x < 1 for x in self.shares) or list(self.shares) != sorted(set(self.shares)):
@@ -60,7 +62,9 @@ class SecondPass:
         hint = Prefix("fixed", share, share, role="hint")
 
         def anew(state):
-            (made, reward_N, share_B), asked = state, jax.tree.map(lambda x: x[rows_M], problems_N)
+            made, reward_N, share_B = state
+            about_M = (rows_M + group) % reward_N.size if self.another else rows_M
+            asked = jax.tree.map(lambda x: x[about_M], problems_N)
             forced_MxT = hint.tokens(task, asked, jax.random.fold_in(key, 0), 0, group)
             new, reward_M = draw(rows_M, forced_MxT, jax.random.fold_in(key, 1))
 

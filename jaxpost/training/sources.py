@@ -38,10 +38,15 @@ def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Prefere
         return Rollouts(task, prompts, spec, reward=TERMS if "terms" in spec.objective.needs else (),
                         forcing=GUIDANCE[spec.objective.guidance] if guided else None,
                         second=SecondPass() if "hints" in spec.objective.needs else None,
-                        replay=Replay(prompts, 4 * prompts, 4) if "replay" in spec.objective.needs else None)
+                        replay=replay(prompts) if "replay" in spec.objective.needs else None)
     if kind == "Demonstrations":
         return Demonstrations(((task, rows),), spec=spec)
     if rows % 2:
         raise ValueError(f"objective {spec.objective.name!r} trains on pairs, and prompts * group = {prompts} * {spec.group} = "
                          f"{rows} rows are not a whole number of them; nearest valid: {max(rows - 1, 2)} or {rows + 1} rows")
     return Preferences(task, rows // 2, spec)
+
+
+def replay(prompts: int) -> Replay:
+    """As many groups as a step makes, drawn from those of the last four steps."""
+    return Replay(prompts, 4 * prompts, 4)

@@ -64,6 +64,15 @@ def test_answers_begin_with_the_demonstration_of_their_prompt(feed, name):
     assert np.any(np.asarray(state.params["head"]) != np.asarray(run.state.params["head"]))
 
 
+def test_a_prefix_of_another_problem_is_the_next_one_s(feed):
+    run = feed("grpo", make=guided(forcing.Prefix("fixed", 0.7, 0.7, role="hint")))
+    problems = run.source.rollout(run.params, run.member.seed, run.state.step, {})[0]
+    own, other = (np.asarray(dataclasses.replace(run.source.forcing, another=another).tokens(
+        run.task, problems, jax.random.key(0), 0, run.spec.group)) for another in (False, True))
+    np.testing.assert_array_equal(other, np.roll(own, -run.spec.group, axis=0))
+    assert (own != other).any()
+
+
 def test_hints_and_interruptions_are_context(feed):
     hint, words = forcing.Prefix("fixed", 0.5, 0.5, role="hint"), forcing.Interrupt(1, (9, 8))
     for rule, code in ((hint, roles.HINT), (words, roles.INTERRUPT)):

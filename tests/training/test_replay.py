@@ -56,6 +56,13 @@ def test_groups_are_drawn_once_and_by_their_score():
     _, _, valid = uniform.sample(buffer, jax.random.key(0), 6)
     assert int(valid.sum()) == 5  # without the group that has no reward
     assert not np.any(uniform.sample(buffer, jax.random.key(0), 15)[2])  # too old
+    shuffled = [dataclasses.replace(uniform, shuffled=True).sample(buffer, jax.random.key(i), 6)[0] for i in range(40)]
+    own = {name: pair for name, pair in zip(range(6), rewards)}
+    places = {tuple(np.asarray(rows["reward_N"])[np.asarray(rows["completion_NxT"])[:, 0] == 2]) for rows in shuffled}
+    assert places == {(1.0, np.float32(0.8)), (np.float32(0.8), 1.0)}  # the same rewards, in either row
+    for rows in shuffled[:3]:
+        for name, pair in zip(np.asarray(rows["completion_NxT"])[::2, 0][:5], np.asarray(rows["reward_N"]).reshape(-1, 2)):
+            np.testing.assert_array_equal(sorted(pair), sorted(np.float32(own[int(name)])))
     masked = fresh([7], [[1, 0]]) | {"mask_NxT": jnp.zeros((2, 1))}  # of a step that probes: nothing of it counts
     assert not np.any(rule.insert(rule.empty(SHAPES), masked, 4, 2)["step_C"] != EMPTY)
 

@@ -55,6 +55,11 @@ def test_failing_groups_get_more_and_more_of_the_solution():
     assert len(drawn) == 3 and all((r[:2] // 2 == (1, 1)).all() for r, _ in drawn[:1])
 
 
+def test_hints_of_another_problem_are_those_of_the_next_group():
+    made, *_ = passes(SecondPass(shares=(0.4,), another=True), [0, 0, 1, 0, 1, 0, 0, 0], lambda p, hinted: jnp.ones(p.shape))
+    np.testing.assert_array_equal(np.asarray(made.tokens_NxT)[:, 0], [6, 6, 2, 2, 2, 2, 5, 5])  # the last one: of the first
+
+
 def test_a_round_without_a_failing_group_draws_nothing_and_a_capacity_leaves_the_rest():
     made, reward, share, drawn = passes(SecondPass(), [1, 0] * 4, lambda p, h: jnp.ones(p.shape))
     assert not drawn and not np.any(share) and (np.asarray(made.tokens_NxT) == 2).all()

@@ -145,3 +145,35 @@ def test_a_grid_of_too_many_programs_says_how_many():
     table = {"a{}": {"over": {"pool": tuple(range(1, 27))}}}
     with pytest.raises(UserError, match="compile 26 programs, and at most 24"):
         arms.build(config(table, [f"a{i}" for i in range(26)]), MODEL, TASKS)
+
+
+def test_rollouts_are_forced_replayed_and_drawn_again_as_the_table_says():
+    made = {arm.name: arm.source for arm in arms.build(config({
+        "hinted": {"objective": "grpo", "forcing": {"prefix": {"draw": "fixed", "start": 0.5, "end": 0.0, "role": "hint"}}},
+        "cut": {"objective": "grpo", "forcing": {"interrupt": {"at": 1, "words": (9,)}}},
+        "slow": {"objective": "prefix_rft", "forcing": {"prefix": {"steps": 77}}},
+        "again": {"objective": "grpo", "second_pass": {"shares": (0.5,), "capacity": 3}, "reward": {"correct": 2.0}},
+        "kept": {"objective": "spear", "replay": {"capacity": 99}, "pool": 8, "curriculum": "difficulty_filter"},
+        "old": {"objective": "grpo", "replay": {"keep": "best"}}}, ("hinted", "cut", "slow", "again", "kept", "old")),
+        MODEL, TASKS)}
+    assert (made["hinted"].forcing.role, made["hinted"].forcing.start, made["cut"].forcing.words) == ("hint", 0.5, (9,))
+    assert (made["slow"].forcing.steps, made["slow"].forcing.draw, made["slow"].forcing.rows) == (77, "uniform", 1)  # its row's
+    assert (made["again"].second.shares, made["again"].second.capacity, made["again"].reward[0].weight) == ((0.5,), 3, 2.0)
+    for name, capacity in (("kept", 99), ("old", 64)):
+        assert made[name].replay.capacity == capacity == made[name].curriculum.replay.capacity
+    assert made["kept"].curriculum.rule == curricula.for_run({"difficulty_filter": {}}, {"pool": 8})
+
+
+@pytest.mark.parametrize("table, message", [
+    ({"objective": "cross_entropy", "replay": {"capacity": 9}}, "samples no answers; leave replay out"),
+    ({"objective": "grpo", "replay": {"capcity": 9}}, "replay has no setting 'capcity'; did you mean 'capacity'"),
+    ({"objective": "grpo", "forcing": {"prefx": {}}}, "of one rule; did you mean 'prefix'"),
+    ({"objective": "grpo", "forcing": {"interrupt": {"at": 1}}}, "forcing interrupt needs the setting 'words', found at"),
+    ({"objective": "grpo", "second_pass": {"capacity": 99}}, "nearest valid: 16"),
+    ({"objective": "grpo", "replay": {"capacity": 3}}, "replay capacity=3 is below the 16 groups"),
+    ({"objective": "ghpo", "prompts": 1, "second_pass": {"another": True}}, "set prompts to at least 2"),
+])
+def test_options_of_rollouts_that_cannot_be_are_one_line(table, message):
+    with pytest.raises(UserError) as raised:
+        arms.build(config({"one": table}, ("one",)), MODEL, TASKS)
+    assert "arm 'one'" in str(raised.value) and message in str(raised.value) and "\n" not in str(raised.value)
