@@ -129,7 +129,8 @@ def make(name: str, stage: Stage, model: models.TransformerConfig | Callable, us
         kept = _NEVER if stage.reference != (BASE,) else 0
         spec = training.StepSpec(model, objective, _optimizer(stage), group=1 if demonstrated else stage.group,
                                  microbatches=stage.microbatches, minibatches=stage.minibatches, epochs=stage.epochs,
-                                 temperature=stage.temperature, storage_dtype=stage.storage_dtype, pad=task.pad,
+                                 temperature=stage.temperature, top_k=stage.top_k, top_p=stage.top_p,
+                                 storage_dtype=stage.storage_dtype, pad=task.pad,
                                  reference_refresh=stage.refresh_every or kept)
         source = _table(name, stage, task, spec, demonstrated) if stage.source else training.source(
             task, spec, rows if demonstrated else stage.prompts)

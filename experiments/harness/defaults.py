@@ -3,7 +3,8 @@
 from ml_collections import ConfigDict
 
 # Fields of an arm that it takes from the section train when its own table does not have them.
-TRAIN_FIELDS = ("steps", "prompts", "group", "microbatches", "minibatches", "objective", "learning_rate")
+TRAIN_FIELDS = ("steps", "prompts", "group", "microbatches", "minibatches", "epochs", "objective", "learning_rate", "schedule",
+                "warmup_steps", "final_share", "temperature", "top_k", "top_p")
 
 # The arms that RLVR and SFT are compared with: equal learning rates, and the controls. See experiments/harness/stages.py.
 RLVR_AND_SFT = {

@@ -62,6 +62,8 @@ class Stage:
     minibatches: int = 1
     epochs: int = 1  # passes over a batch
     temperature: float = 1.0  # of sampling, and of the policy that is trained
+    top_k: int = 0  # answers are sampled from the k most probable tokens; 0: all
+    top_p: float = 1.0  # and from the fewest most probable ones that sum to so much
     storage_dtype: str = "float32"
     permute_rewards: bool = False  # control: shuffled within each group
     independent: bool = False  # whether batches and samples differ from those of other arms with the same seed

@@ -21,15 +21,15 @@ class Completions(NamedTuple):
     """Sampled completions. `mask_NxT` is 1 up to and including the end token; later tokens are padding."""
 
     tokens_NxT: jax.Array
-    logp_NxT: jax.Array  # of the behaviour distribution (temperature applied), 0 off-mask
+    logp_NxT: jax.Array  # of the behaviour distribution (temperature and truncation applied), 0 off-mask
     mask_NxT: jax.Array  # float32
     forced_NxT: jax.Array | None = None  # float32, 1 on tokens of the completion that were forced; None: none were
 
 
 def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, key: jax.Array, *, length: int,
-           temperature: float | jax.Array = 1.0, eos: int | tuple[int, ...], pad: int = 0, early_stop: bool = False,
-           forced_NxT: jax.Array | None = None) -> Completions:
-    """Sample `length` tokens a row from softmax(logits / temperature).
+           temperature: float | jax.Array = 1.0, top_k: int = 0, top_p: float = 1.0, eos: int | tuple[int, ...], pad: int = 0,
+           early_stop: bool = False, forced_NxT: jax.Array | None = None) -> Completions:
+    """Sample `length` tokens a row from softmax(logits / temperature), truncated as `truncated` says and renormalised.
 
     Args:
       config, params: the policy.
@@ -37,6 +37,7 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
       key: typed PRNG key; token t uses `fold_in(key, t)`.
       length: T, static.
       temperature: > 0; a traced scalar is fine. Greedy decoding is `temperature -> 0` (1e-4 is greedy in float32).
+      top_k, top_p: of the truncation, static; 0 and 1 are none.
       eos, pad: token ids; any of several `eos` ends a row. A row that emitted one continues with `pad` at
         log-probability 0 and mask 0.
       early_stop: leave the loop when every row is done (dynamic trip count; same tokens).
@@ -59,7 +60,7 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
     valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones((N, length - 1), bool)], axis=1)
 
     def draw(t, logits_NxV, done_N, made):
-        logp_NxV = jax.nn.log_softmax(logits_NxV.astype(jnp.float32) / temperature, axis=-1)
+        logp_NxV = truncated(jax.nn.log_softmax(logits_NxV.astype(jnp.float32) / temperature, axis=-1), top_k, top_p)
         gumbel = jax.random.gumbel(jax.random.fold_in(key, t), logp_NxV.shape)
         token = _first_largest(logp_NxV + gumbel)
         if forced_NxT is not None:
@@ -102,6 +103,26 @@ def _sizes(prompt: int, last: int) -> list[int]:
     """
     doubled = (_FIRST_SIZE << i for i in range(last.bit_length()))
     return [size for size in doubled if prompt < size <= 3 * last // 4] + [last]
+
+
+def truncated(logp_NxV: jax.Array, top_k: int = 0, top_p: float = 1.0) -> jax.Array:
+    """Log-probabilities of the most probable tokens, renormalised; those of the others are -inf.
+
+      top_k  the k most probable tokens stay, and those that are as probable as the k-th; 0: all
+      top_p  of these, renormalised, the fewest most probable ones whose probabilities sum to top_p or more stay, and those
+             that are as probable as the last of them (arXiv:1904.09751); 1: all
+
+    A token that is forced although it was cut off has log-probability -inf.
+    """
+    if top_k > 0 and top_k < logp_NxV.shape[-1]:
+        least_N = jax.lax.top_k(logp_NxV, top_k)[0][:, -1:]
+        logp_NxV = jax.nn.log_softmax(jnp.where(logp_NxV >= least_N, logp_NxV, -jnp.inf), axis=-1)
+    if top_p < 1:
+        sorted_NxV = jnp.sort(logp_NxV, axis=-1, descending=True)
+        before_NxV = jnp.cumsum(jnp.exp(sorted_NxV), axis=-1) - jnp.exp(sorted_NxV)
+        last_N = jnp.where(before_NxV < top_p, sorted_NxV, jnp.inf).min(axis=-1, keepdims=True)
+        logp_NxV = jax.nn.log_softmax(jnp.where(logp_NxV >= last_N, logp_NxV, -jnp.inf), axis=-1)
+    return logp_NxV
 
 
 def _first_largest(x_NxV: jax.Array) -> jax.Array:

@@ -82,7 +82,7 @@ class Preferences:
         shown = sharding.constrain(shown, ())  # as in rl.rollout: no vote in redraw loops
         made = models.sample(self.spec.model, reference, sharding.constrain(shown.prompt_NxP, ("batch",)),
                              stream(member.seed, "rollout", state.step), length=self.task.completion_len,
-                             temperature=self.spec.temperature, eos=self.task.ends, pad=self.task.pad)
+                             temperature=self.spec.temperature, eos=self.task.ends, pad=self.task.pad, **self.spec.truncation)
         reward_K = jax.vmap(self.task.verify)(shown.problem, made.tokens_NxT)
         batch = self._filled(self.rows_of(shown, made, reward_K), member, state, reference)
         count = jnp.asarray(self.pairs, jnp.float32)

@@ -142,7 +142,7 @@ class Rollouts:
     def _sample(self, params: dict, prompt_NxP: jax.Array, key: jax.Array, temperature: float, **more) -> models.Completions:
         """Answers of the task's length and ends; `more` as in models.sample."""
         return models.sample(self.spec.model, params, prompt_NxP, key, length=self.task.completion_len,
-                             temperature=temperature, eos=self.task.ends, pad=self.task.pad, **more)
+                             temperature=temperature, eos=self.task.ends, pad=self.task.pad, **self.spec.truncation, **more)
 
     def _groups(self, tree):
         """(sampled, demonstrated) rows of a tree with a leading axis of whole groups."""

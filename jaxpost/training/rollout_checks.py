@@ -21,6 +21,7 @@ def require(source) -> None:
         raise ValueError(f"pad={spec.pad} of the step is not that of task {source.task.name!r}; set it to {source.task.pad}")
     _reward(source)
     _forcing(source)
+    _truncation(source)
     _replay(source)
     _second(source)
     if source.oversample < 1:
@@ -70,6 +71,13 @@ def _forcing(source):
     if isinstance(rule, Episodes) and (source.demonstrations or source.needs_greedy or "truncated" in objective.needs):
         raise ValueError(f"episodes with objective {objective.name!r}, which needs demonstrations, a greedy answer or which "
                          "rows were cut; a closed loop has none of them")
+
+
+def _truncation(source):
+    spec = source.spec
+    if (spec.top_k or spec.top_p < 1) and (source.forcing, source.second) != (None, None):
+        raise ValueError(f"top_k={spec.top_k}, top_p={spec.top_p} with forced tokens, which may be among those that are cut "
+                         "off and then have no behaviour log-probability; set top_k=0 and top_p=1")
 
 
 _PREFIXES = {True: "give a Prefix of role 'prefix'", False: "take a Prefix of role 'hint', or None"}

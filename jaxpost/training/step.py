@@ -33,6 +33,8 @@ class StepSpec:
     minibatches: int = 1  # a batch is split into as many updates
     epochs: int = 1  # passes over a batch
     temperature: float = 1.0  # of the policy that is trained: logits / temperature
+    top_k: int = 0  # rollouts are drawn from the k most probable tokens; 0: all. The policy that is trained is not truncated
+    top_p: float = 1.0  # and from the fewest most probable ones that sum to so much
     storage_dtype: str = "float32"  # of master parameters
     reference_refresh: int = 0  # every so many batches the current parameters become the reference; 0: it is frozen
     pad: int = 0  # token id that left-pads prompts
@@ -45,6 +47,9 @@ class StepSpec:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature} must be greater than 0; a small one, such as 1e-4, is greedy")
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"top_k={self.top_k} and top_p={self.top_p}: the first is a number of tokens or 0 (all), the "
+                             "second lies in (0, 1]")
         if whole := sorted(self.objective.needs & _WHOLE) if self.model.in_parts else []:
             raise ValueError(f"objective {self.objective.name!r} needs {whole[0]} of the whole vocabulary, and the model has "
                              f"logprob_chunk={self.model.logprob_chunk} of {self.model.vocab} entries; set it to 0")
@@ -70,6 +75,11 @@ class StepSpec:
         if coupled and self.microbatches > 1:
             raise ValueError(f"microbatches={self.microbatches} with {coupled[0]}, which couples all rows of an update; "
                              "nearest valid: microbatches=1")
+
+    @property
+    def truncation(self) -> dict:
+        """Of the sampler: arguments of `models.sample`."""
+        return {"top_k": self.top_k, "top_p": self.top_p}
 
     @property
     def updates(self) -> int:
