@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "ruff>=0.12",
+TEST = ["pytest>=8", "pytest-xdist>=3.7", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29", "ruff>=0.12",
         "hypothesis>=6"]
 TEXT = ["tokenizers>=0.21", "math-verify[antlr4_13_2]>=0.8"]
 FAST = ["numba>=0.62", "xxhash>=3.5"]
