@@ -1,0 +1,50 @@
+"""Docstrings as Markdown: what they indent, align or run is set as code instead of running into the text.
+
+Google's sections (Args, Returns, Raises, ...) are left to mkdocstrings.
+"""
+
+import itertools
+import re
+
+import griffe
+
+_SECTION = re.compile(r"(Args|Arguments|Attributes|Examples?|Raises|Returns|Yields):$")
+_ALIGNED = re.compile(r"\S+ {2,}\S")
+_TAG = re.compile(r"(`[^`]*`)|<(?=[A-Za-z/])")  # an angle bracket that Markdown would take for HTML
+
+
+def _kind(line: str, before: str) -> str:
+    """What a line belongs to, after a line of kind `before`: text, section or code."""
+    if not line.strip():
+        return "text" if before == "doctest" else before
+    if before == "doctest" or line.startswith(">>>"):
+        return "doctest"
+    if line.startswith(" "):
+        return "section" if before == "section" else "code"
+    if _SECTION.match(line):
+        return "section"
+    return "code" if _ALIGNED.match(line) else "text"
+
+
+def laid_out(text: str) -> str:
+    """The docstring with its indented and aligned lines and its doctests as blocks of code.
+
+    >>> laid_out("A loss.\\n  a   one\\n  b   two\\nIts <name>.")
+    'A loss.\\n\\n      a   one\\n      b   two\\n\\nIts &lt;name>.'
+    """
+    lines = text.splitlines()
+    kinds = list(itertools.accumulate(lines, lambda before, line: _kind(line, before), initial="text"))[1:]
+    parts = []
+    for code, group in itertools.groupby(zip(kinds, lines, strict=True), lambda pair: pair[0] in ("code", "doctest")):
+        form = "    {}".format if code else lambda line: _TAG.sub(lambda match: match[1] or "&lt;", line)
+        parts.append("\n".join(form(line) if line else line for _, line in group))
+    return "\n\n".join(parts)
+
+
+class LaidOut(griffe.Extension):
+    """Applies `laid_out` to every docstring that mkdocstrings reads."""
+
+    def on_object(self, *, obj: griffe.Object, **_: object) -> None:
+        """Called once an object is loaded."""
+        if obj.docstring:
+            obj.docstring.value = laid_out(obj.docstring.value)
