@@ -1,7 +1,7 @@
 """Makes a notebook's Python able to run jaxpost: compares what is installed with setup.py, installs, restarts where it must.
 
-A hosted runtime such as Colab ships jax, flax and orbax of its own, often older than what jaxpost needs, and on a GPU or a TPU jax
-must come with the plugin of that accelerator. Nothing is installed where everything fits. The first cell of every notebook is
+A hosted runtime such as Colab ships jax, flax and orbax of its own, often older than what jaxpost needs, and on a GPU or a TPU
+jax must come with the plugin of that accelerator. Nothing is installed where everything fits. The first cell of every notebook is
 `notebooks/first_cell.py`, which brings the clone and calls `ready`.
 """
 
@@ -37,7 +37,7 @@ def unmet(required: Iterable[str], versions: Mapping[str, str]) -> list[str]:
 
 
 def extra(accelerator: str | None, versions: Mapping[str, str]) -> str:
-    """The extra of jax that brings the plugin of the accelerator: of CUDA that of the plugin at hand, or CUDA 12; none on a CPU."""
+    """The extra of jax that brings the plugin of the accelerator; of CUDA the version at hand, or 12; "" on a CPU."""
     if accelerator != "gpu":
         return accelerator or ""
     return "cuda13" if "jax-cuda13-plugin" in versions else "cuda12"
@@ -52,7 +52,7 @@ def targets(required: Sequence[str], accelerator: str | None, versions: Mapping[
     if not unmet(required, versions):
         return []
     plugin = extra(accelerator, versions)
-    return [text.replace("jax", f"jax[{plugin}]", 1) if plugin and Requirement(text).name == "jax" else text for text in required]
+    return [f"jax[{plugin}]{text[3:]}" if plugin and Requirement(text).name == "jax" else text for text in required]
 
 
 def stale(before: Mapping[str, str], after: Mapping[str, str], imported: Iterable[str],

@@ -6,8 +6,6 @@ Google's sections (Args, Returns, Raises, ...) are left to mkdocstrings.
 import itertools
 import re
 
-import griffe
-
 _SECTION = re.compile(r"(Args|Arguments|Attributes|Examples?|Raises|Returns|Yields):$")
 _ALIGNED = re.compile(r"\S+ {2,}\S")
 _TAG = re.compile(r"(`[^`]*`)|<(?=[A-Za-z/])")  # an angle bracket that Markdown would take for HTML
@@ -39,12 +37,3 @@ def laid_out(text: str) -> str:
         form = "    {}".format if code else lambda line: _TAG.sub(lambda match: match[1] or "&lt;", line)
         parts.append("\n".join(form(line) if line else line for _, line in group))
     return "\n\n".join(parts)
-
-
-class LaidOut(griffe.Extension):
-    """Applies `laid_out` to every docstring that mkdocstrings reads."""
-
-    def on_object(self, *, obj: griffe.Object, **_: object) -> None:
-        """Called once an object is loaded."""
-        if obj.docstring:
-            obj.docstring.value = laid_out(obj.docstring.value)

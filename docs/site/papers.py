@@ -16,7 +16,7 @@ from jaxpost.pages import linked
 from jaxpost.records import papers
 
 _TITLES = Path(__file__).with_name("papers.tsv")
-_RESULT = re.compile(r"^(Came out|Verdicts|First run|This run|Smoke form): +(.*?)(?=^\S|\Z)", re.M | re.S)  # of a config's card
+_RESULT = re.compile(r"^(Came out|Verdicts|First run|This run|Smoke form): +(.*?)(?=^\S|\Z)", re.M | re.S)  # of a card
 _KEPT = {"rlvr_sparsity": "The table of verdicts is on the [home page](index.md#what-comes-out)."}  # results that stand elsewhere
 _HEAD = """# Paper index
 
@@ -76,11 +76,11 @@ def markdown() -> str:
     absent = [row["title"] for row in aims if row["arxiv"] not in cited and not row["arxiv"].endswith(".py")]
     studies = sorted({config for found in cited.values() for config in found.configs})
     studied = sum(bool(found.configs) for found in cited.values())
-    lines = [_HEAD, f"The code cites {len(cited)} papers by their arXiv number; studies ask about the claims of {studied} of them. Of "
-             f"{len(aims)} papers that the project set out to cover, {len(aims) - len(absent)} are cited by something that runs, in "
-             f"whole or in part; the other {len(absent)} are listed as [not here yet](#not-here-yet).", "", "## Papers with a study", "",
-             "A study asks whether what papers report holds where it can be tested with controls. Results are those of the config's "
-             "docstring; a verdict is explained in the [glossary](glossary.md).", ""]
+    lines = [_HEAD, f"The code cites {len(cited)} papers by their arXiv number; studies ask about the claims of {studied} of them. "
+             f"Of {len(aims)} papers that the project set out to cover, {len(aims) - len(absent)} are cited by something that runs, "
+             f"in whole or in part; the other {len(absent)} are listed as [not here yet](#not-here-yet).", "",
+             "## Papers with a study", "", "A study asks whether what papers report holds where it can be tested with controls. "
+             "Results are those of the config's docstring; the [glossary](glossary.md) explains verdicts.", ""]
     for config in studies:
         lines += _study(config, cited)
     lines += ["## Papers with code", "", "| paper | what is here | command |", "|---|---|---|"]
