@@ -1,8 +1,8 @@
 """Makes a notebook's Python able to run jaxpost: compares what is installed with setup.py, installs, restarts where it must.
 
 A hosted runtime such as Colab ships jax, flax and orbax of its own, often older than what jaxpost needs, and on a GPU or a TPU
-jax must come with the plugin of that accelerator. Nothing is installed where everything fits. The first cell of every notebook is
-`notebooks/first_cell.py`, which brings the clone and calls `ready`.
+jax must come with the plugin of that accelerator. Nothing is installed where everything fits. The first cell of every notebook
+is `notebooks/first_cell.py`, which brings the clone and calls `ready`.
 """
 
 import ast

@@ -72,7 +72,8 @@ def links(cited: Cited) -> str:
     """What is here of a paper, with links to the tables."""
     kinds = (("objective", cited.objectives, "objectives.md"), ("curriculum", cited.curricula, "curricula.md"),
              ("task", cited.tasks, "tasks.md"))
-    parts = [f"{kind} {', '.join(entry(name).replace('](', f']({page}') for name in names)}" for kind, names, page in kinds if names]
+    parts = [f"{kind} {', '.join(entry(name).replace('](', f']({page}') for name in names)}"
+             for kind, names, page in kinds if names]
     if cited.metrics:
         rooms = sorted({name.partition(".")[0] for name in cited.metrics})
         shown = ", ".join(f"`{name}`" for name in cited.metrics[:4])

@@ -25,7 +25,7 @@ def _kind(line: str, before: str) -> str:
 
 
 def laid_out(text: str) -> str:
-    """The docstring with its indented and aligned lines and its doctests as blocks of code.
+    """The docstring with its indented and aligned lines as blocks of code, and its doctests as a section of examples.
 
     >>> laid_out("A loss.\\n  a   one\\n  b   two\\nIts <name>.")
     'A loss.\\n\\n      a   one\\n      b   two\\n\\nIts &lt;name>.'
@@ -33,7 +33,10 @@ def laid_out(text: str) -> str:
     lines = text.splitlines()
     kinds = list(itertools.accumulate(lines, lambda before, line: _kind(line, before), initial="text"))[1:]
     parts = []
-    for code, group in itertools.groupby(zip(kinds, lines, strict=True), lambda pair: pair[0] in ("code", "doctest")):
-        form = "    {}".format if code else lambda line: _TAG.sub(lambda match: match[1] or "&lt;", line)
-        parts.append("\n".join(form(line) if line else line for _, line in group))
+    for kind, group in itertools.groupby(zip(kinds, lines, strict=True), lambda pair: pair[0].replace("section", "text")):
+        found = [line for _, line in group]
+        if kind == "text":
+            parts.append("\n".join(_TAG.sub(lambda match: match[1] or "&lt;", line) for line in found))
+        else:
+            parts.append("Examples:\n" * (kind == "doctest") + "\n".join(f"    {line}" if line else line for line in found))
     return "\n\n".join(parts)

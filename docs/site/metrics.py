@@ -7,8 +7,8 @@ from jaxpost.probes.catalog import statistic_of
 _HEAD = """# Metrics
 
 Generated from `jaxpost.probes.METRICS` when the site is built. Every row of a bundle names one of these; `metrics.parquet` in
-the bundle has the same definitions. The link behind a definition leads to the section of [probes](probes.md) that says how to read
-the number and how it misleads. Null, noise floor and pooling are words of the [glossary](glossary.md).
+the bundle has the same definitions. The link behind a definition leads to the section of [probes](probes.md) that says how to
+read the number and how it misleads. Null, noise floor and pooling are words of the [glossary](glossary.md).
 """
 
 

@@ -17,7 +17,7 @@ from jaxpost.records import papers
 
 _TITLES = Path(__file__).with_name("papers.tsv")
 _RESULT = re.compile(r"^(Came out|Verdicts|First run|This run|Smoke form): +(.*?)(?=^\S|\Z)", re.M | re.S)  # of a card
-_KEPT = {"rlvr_sparsity": "The table of verdicts is on the [home page](index.md#what-comes-out)."}  # results that stand elsewhere
+_ELSEWHERE = {"rlvr_sparsity": "The table of verdicts is on the [home page](index.md#what-comes-out)."}
 _HEAD = """# Paper index
 
 Generated when the site is built, from the papers that the registries, the configs and the docstrings name. Most titles were
@@ -40,7 +40,7 @@ def title_of(number: str) -> str:
 def results(config: str) -> list[str]:
     """What the config's card says came out of its runs; empty if it keeps no result."""
     found = [f"{name}: {' '.join(text.split())}" for name, text in _RESULT.findall(configs.module(config).__doc__)]
-    return [*found, *([_KEPT[config]] if config in _KEPT else [])]
+    return [*found, *([_ELSEWHERE[config]] if config in _ELSEWHERE else [])]
 
 
 def command(cited: citations.Cited) -> str:
@@ -76,11 +76,13 @@ def markdown() -> str:
     absent = [row["title"] for row in aims if row["arxiv"] not in cited and not row["arxiv"].endswith(".py")]
     studies = sorted({config for found in cited.values() for config in found.configs})
     studied = sum(bool(found.configs) for found in cited.values())
-    lines = [_HEAD, f"The code cites {len(cited)} papers by their arXiv number; studies ask about the claims of {studied} of them. "
-             f"Of {len(aims)} papers that the project set out to cover, {len(aims) - len(absent)} are cited by something that runs, "
-             f"in whole or in part; the other {len(absent)} are listed as [not here yet](#not-here-yet).", "",
-             "## Papers with a study", "", "A study asks whether what papers report holds where it can be tested with controls. "
-             "Results are those of the config's docstring; the [glossary](glossary.md) explains verdicts.", ""]
+    lines = [_HEAD,
+             f"The code cites {len(cited)} papers by their arXiv number; studies ask about the claims of {studied} of them. Of "
+             f"{len(aims)} papers that the project set out to cover, {len(aims) - len(absent)} are cited by something that "
+             f"runs, in whole or in part; the other {len(absent)} are listed as [not here yet](#not-here-yet).", "",
+             "## Papers with a study", "",
+             "A study asks whether what papers report holds where it can be tested with controls. Results are those of the "
+             "config's docstring; the [glossary](glossary.md) explains verdicts.", ""]
     for config in studies:
         lines += _study(config, cited)
     lines += ["## Papers with code", "", "| paper | what is here | command |", "|---|---|---|"]

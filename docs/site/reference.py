@@ -30,6 +30,6 @@ def page(package: str) -> str:
 def pages() -> dict[str, str]:
     """Address -> text of every page of the reference."""
     table = [f"| [jaxpost.{name}]({name}.md) | {_sentence(f'jaxpost.{name}')} |" for name in PACKAGES]
-    index = ["# API reference", "", "From the docstrings: formula, shapes, units, errors and source of what is in the packages.",
-             "", "| package | what |", "|---|---|", *table]
+    index = ["# API reference", "", "From the docstrings: formulas, shapes, units, errors and sources.", "",
+             "| package | what |", "|---|---|", *table]
     return {"api/index.md": "\n".join(index) + "\n"} | {f"api/{name}.md": page(name) for name in PACKAGES}
