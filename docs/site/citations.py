@@ -60,7 +60,8 @@ def everywhere() -> dict[str, Cited]:
     for name, make in tasks.FAMILIES.items():
         add("tasks", name, inspect.getmodule(make).PAPER)
     for name in configs.names():
-        add("configs", name, configs.module(name).__doc__)
+        papers = configs.load(name, {}).get("papers", ())
+        add("configs", name, "\n".join([configs.module(name).__doc__, *(f"arXiv:{number}" for number in papers)]))
     for path in sorted((ROOT / "jaxpost").rglob("*.py")):
         for number in numbers(_docstrings(path)):
             if not found[number].rows:

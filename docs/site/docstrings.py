@@ -3,12 +3,24 @@
 Google's sections (Args, Returns, Raises, ...) are left to mkdocstrings.
 """
 
+import io
 import itertools
 import re
+import tokenize
 
 _SECTION = re.compile(r"(Args|Arguments|Attributes|Examples?|Raises|Returns|Yields):$")
-_ALIGNED = re.compile(r"\S+ {2,}\S")
+_ALIGNED = re.compile(r"\S+ {2,}\S|\S.*\S {3,}\S")
 _TAG = re.compile(r"(`[^`]*`)|<(?=[A-Za-z/])")  # an angle bracket that Markdown would take for HTML
+
+
+def beside(source: str) -> str:
+    """The comment beside a field; empty if there is none.
+
+    >>> beside('level: str = "top"  # element: counts; top: subspaces')
+    'element: counts; top: subspaces'
+    """
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return next((token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT), "")
 
 
 def _kind(line: str, before: str) -> str:

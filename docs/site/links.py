@@ -1,4 +1,4 @@
-"""Links of the pages: what leaves the folder docs/ leads to the repository."""
+"""Links of the pages: what leaves the folder docs/ leads to the repository; the README is the home page."""
 
 import posixpath
 import re
@@ -15,6 +15,8 @@ def to_repository(markdown: str, page: str, repository: str) -> str:
     """
     def address(match):
         path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), match[1]))
+        if path == "README.md":
+            return posixpath.relpath("index.md", posixpath.dirname(page))
         return match[1] if path.startswith("docs/") else repository + path
 
     return "".join(part if part.startswith("```") else _TARGET.sub(address, part) for part in _FENCE.split(markdown))
