@@ -6,6 +6,7 @@ Google's sections (Args, Returns, Raises, ...) are left to mkdocstrings.
 import io
 import itertools
 import re
+import textwrap
 import tokenize
 
 _SECTION = re.compile(r"(Args|Arguments|Attributes|Examples?|Raises|Returns|Yields):$")
@@ -40,7 +41,7 @@ def laid_out(text: str) -> str:
     """The docstring with its indented and aligned lines as blocks of code, and its doctests as a section of examples.
 
     >>> laid_out("A loss.\\n  a   one\\n  b   two\\nIts <name>.")
-    'A loss.\\n\\n      a   one\\n      b   two\\n\\nIts &lt;name>.'
+    'A loss.\\n\\n    a   one\\n    b   two\\n\\nIts &lt;name>.'
     """
     lines = text.splitlines()
     kinds = list(itertools.accumulate(lines, lambda before, line: _kind(line, before), initial="text"))[1:]
@@ -50,5 +51,6 @@ def laid_out(text: str) -> str:
         if kind == "text":
             parts.append("\n".join(_TAG.sub(lambda match: match[1] or "&lt;", line) for line in found))
         else:
-            parts.append("Examples:\n" * (kind == "doctest") + "\n".join(f"    {line}" if line else line for line in found))
+            block = textwrap.indent(textwrap.dedent("\n".join(found)).strip("\n"), "    ")
+            parts.append("Examples:\n" * (kind == "doctest") + block)
     return "\n\n".join(parts)

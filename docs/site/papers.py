@@ -44,13 +44,13 @@ def results(config: str) -> list[str]:
 
 
 def command(cited: citations.Cited) -> str:
-    """What runs something of the paper; empty where it is a function or a metric."""
+    """What runs something of the paper, or the line of a config; empty where it is a function or a metric."""
     if cited.objectives:
         return document.command_of(get(cited.objectives[0]))
     if cited.tasks:
         return f"python -m jaxpost.tasks {cited.tasks[0]}"
     if cited.curricula:
-        return f"python -m jaxpost.curricula {cited.curricula[0]}"
+        return f'"curriculum": "{cited.curricula[0]}"'  # in the table of an arm
     return ""
 
 
@@ -85,7 +85,7 @@ def markdown() -> str:
              "config's docstring; the [glossary](glossary.md) explains verdicts.", ""]
     for config in studies:
         lines += _study(config, cited)
-    lines += ["## Papers with code", "", "| paper | what is here | command |", "|---|---|---|"]
+    lines += ["## Papers with code", "", "| paper | what is here | command, or line of a config |", "|---|---|---|"]
     for number, found in cited.items():
         if not found.configs:
             run = command(found)

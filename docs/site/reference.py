@@ -6,6 +6,7 @@ import pkgutil
 
 PACKAGES = ("objectives", "probes", "training", "tasks", "curricula", "models", "compare", "records", "linalg", "stats",
             "sharding", "checkpoint")
+_BEHIND = "---\nsearch: {boost: 0.5}\n---\n\n"  # what explains comes before what lists
 
 
 def modules(name: str) -> list[str]:
@@ -24,7 +25,7 @@ def _sentence(name: str) -> str:
 def page(package: str) -> str:
     """The page of one package."""
     blocks = [f"::: {name}\n    options:\n      show_submodules: false\n" for name in modules(f"jaxpost.{package}")]
-    return "\n".join([f"# jaxpost.{package}\n", *blocks])
+    return "\n".join([_BEHIND + f"# jaxpost.{package}\n", *blocks])
 
 
 def pages() -> dict[str, str]:
