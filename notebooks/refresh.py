@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from jaxpost.lookup import nearest
+
 HERE = Path(__file__).resolve().parent
 FIRST = HERE / "first_cell.py"
 
@@ -44,8 +46,11 @@ def without_paths(notebook: nbformat.NotebookNode) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m notebooks.refresh", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*names(), []], metavar="NAME", help=", ".join(names()))
-    for name in parser.parse_args(arguments).names or names():
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names()))
+    chosen = parser.parse_args(arguments).names or names()
+    for name in sorted(set(chosen) - set(names())):
+        parser.error(f"notebook {name!r} is not known{nearest(name, names())}")
+    for name in chosen:
         begun = time.monotonic()
         notebook = execute(HERE / f"{name}.ipynb")
         without_paths(notebook)

@@ -16,8 +16,8 @@ from docs.site import links, pages  # noqa: E402
 
 def on_files(files, config):
     """Adds the generated pages."""
-    for uri, text in pages.generated().items():
-        files.append(File.generated(config, uri, content=text))
+    for uri, content in pages.generated().items():
+        files.append(File.generated(config, uri, content=content))
     return files
 
 
