@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = {"rlvr_sparsity": 3, "compare_two_checkpoints": 1, "grokking": 2, "your_own_study": 1}
 SAYS = {"rlvr_sparsity": ("noise_floor", "95 % interval", "null_value"),
-        "compare_two_checkpoints": ("stands out  module", "stands out  nothing", "null [band]"),
+        "compare_two_checkpoints": ("stands out  module embed", "null [band]"),
         "grokking": ("The excluded loss rises before the test loss falls.", "(bundle "),
         "your_own_study": ("did you mean 'train.learning_rate'?", "threshold +0.05, 5 seeds")}
 
