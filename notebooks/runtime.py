@@ -90,17 +90,15 @@ def ready(root: Path) -> None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *wanted], check=True)
     old = stale(before, installed(), list(sys.modules), owners)
     if old:
-        print(f"Replaced while in use: {', '.join(old)}. Python restarts now; run the notebook again from its first cell.")
-        restart()
+        restart(f"replaced while in use: {', '.join(old)}. Python restarts now; run the notebook again from its first cell")
 
 
-def restart() -> None:
-    """End this kernel so that its front end starts a new one; outside a notebook say so instead."""
+def restart(why: str) -> None:
+    """End this kernel, for its front end to start a new one. Raises: SystemExit, always, so that no further cell runs here."""
     from IPython import get_ipython
 
-    if (shell := get_ipython()) is None or not hasattr(shell, "kernel"):
-        raise RuntimeError("packages in use were replaced: start Python again")
-    shell.kernel.do_shutdown(restart=True)
+    get_ipython().kernel.do_shutdown(restart=True)
+    raise SystemExit(why)
 
 
 def _canonical(name: str) -> str:
