@@ -78,8 +78,8 @@ def markdown() -> str:
     studied = sum(bool(found.configs) for found in cited.values())
     lines = [_HEAD,
              f"The code cites {len(cited)} papers by their arXiv number; studies ask about the claims of {studied} of them. Of "
-             f"{len(aims)} papers that the project set out to cover, {len(aims) - len(absent)} are cited by something that "
-             f"runs, in whole or in part; the other {len(absent)} are listed as [not here yet](#not-here-yet).", "",
+             f"{len(aims)} papers that the project set out to cover, {len(aims) - len(absent)} are cited by something of "
+             f"the package, in whole or in part; the other {len(absent)} are listed as [not here yet](#not-here-yet).", "",
              "## Papers with a study", "",
              "A study asks whether what papers report holds where it can be tested with controls. Results are those of the "
              "config's docstring; the [glossary](glossary.md) explains verdicts.", ""]
