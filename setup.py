@@ -42,6 +42,7 @@ setup(
         "parity": ["torch==2.13.0", "transformers>=5", "trl"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "ray": ["ray>=2.40"],
+        "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "nbformat>=5.10"],
         "notebooks": ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"],
     },
 )

@@ -177,8 +177,10 @@ def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path | None = 
 
     Returns: the directory.
 
-    Raises: CompareError (a checkpoint was written after its report was begun, ...), FormatError, BundleError (another pair in
-      the directory, disk full), OSError.
+    Raises:
+      CompareError: a checkpoint was written after its report was begun, ...
+      FormatError, OSError: as `prepare`.
+      BundleError: another pair in the directory, disk full.
     """
     prepared = prepare(base, tuned, settings)
     config = _config(prepared)

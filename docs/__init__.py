@@ -1,0 +1,1 @@
+"""A package, so that no other distribution's `docs` is taken for this folder."""
