@@ -14,7 +14,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["jaxpost", "jaxpost.*"]),
-    package_data={"jaxpost": ["**/*.j2", "**/*.mplstyle"]},
+    package_data={"jaxpost": ["**/*.j2", "**/*.mplstyle", "**/*.txt"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12.8",
