@@ -81,7 +81,7 @@ def get_config(argument: str = "default") -> ConfigDict:
         "grid_points": 6,  # measured steps, log-spaced from 1 to the last
         "completions": 4,  # prompts whose answers are kept at every measurement, for readers; 0: none
         "probes": ("weight", "ever_changed", "loss_tokens"),  # ids of the catalogue; the policy's statistics always come too
-        "spectra": "top",  # top (certified leading triplets) for large matrices, exact for small ones, none
+        "spectra": "top",  # top (certified leading triplets), exact for small matrices, masks (of the base alone), none
         "ks": (16,), "alphas": (0.5,),  # first is primary
         "problems": 256,  # of the evaluation set, fixed
         "rows": 32,  # evaluated at once

@@ -41,7 +41,7 @@ def panel_cost(panel: Panel, shapes: Iterable[tuple[int, int]]) -> Cost:
     total = Cost()
     for shape in shapes:
         total += _elementwise(panel, shape)
-        if panel.subspaces:
+        if panel.reads("top"):
             entries = float(shape[0] * shape[1])
             energy = Cost(products=4.0 * entries * _kept(panel, shape))
             total += _times(len(VIEWS), _end(panel, shape) + _update(panel, shape) + energy)
@@ -58,7 +58,9 @@ def references_cost(panel: Panel, shapes: Iterable[tuple[int, int]]) -> Cost:
         norms = len(panel.null_norms) * draws * len(VIEWS)
         drawn = Cost(streamed=4.0 * 8 * norms * shape[0] * shape[1])  # draw, add, cast, subtract, square
         total += _elementwise(panel, shape) + drawn
-        if panel.subspaces:
+        if panel.subspaces and not panel.reads("top"):
+            total += _end(panel, shape)
+        elif panel.subspaces:
             exact = panel.reads("exact")
             ends = 1 + len(VIEWS) + (norms if exact else len(ANCHORS) * draws)
             updates = len(VIEWS)
@@ -85,7 +87,7 @@ def _end(panel: Panel, shape: tuple[int, int]) -> Cost:
     m, n, kept = max(shape), min(shape), _kept(panel, shape)
     angles = Cost(products=2 * len(panel.ks) * 8.0 * m * kept**2,
                   factorisations=2 * len(panel.ks) * (svd_flops((m, kept), False) + svd_flops((kept, kept), False)))
-    if panel.reads("exact"):
+    if panel.spectra != "top":
         return angles + Cost(products=4.0 * m * n * kept, factorisations=svd_flops(shape), held=16.0 * m * n)
     return angles + krylov_cost(shape, kept, linalg.krylov_depth(shape, kept))
 

@@ -156,7 +156,7 @@ def test_counts_are_exact_and_errors_of_masks_are_small(rows, level):
 
 def test_levels_agree_where_both_read(rows):
     exact = {key_of(row): row for row in rows["exact"]}
-    for level in ("none", "top"):
+    for level in ("none", "masks", "top"):
         for row in rows[level]:
             other = exact.get(key_of(row))
             if other is None or row["role"] == "null" or not np.isfinite(row["value"]):
@@ -174,6 +174,7 @@ def test_level_none_decomposes_nothing(refs):
     measured = jax.make_jaxpr(lambda w: weights.measure(panel("none"), refs["none"], w))(W1)
     for text in (str(prepared), str(measured)):
         assert not DECOMPOSITIONS.search(text)
+    assert not DECOMPOSITIONS.search(str(jax.make_jaxpr(lambda w: weights.measure(panel("masks"), refs["masks"], w))(W1)))
     assert DECOMPOSITIONS.search(str(jax.make_jaxpr(lambda w: weights.measure(panel("top"), refs["top"], w))(W1)))
 
 
@@ -291,7 +292,7 @@ def test_prices_grow_with_the_level_and_ranks_above_every_matrix_are_refused():
     with pytest.raises(ValueError, match=r"k=32 is above every matrix; the largest possible is 23"):
         weights.WeightGeometry(weights.Panel(ks=(16, 32))).cost(shapes_of((24, 60)))
     assert weights.WeightGeometry(weights.Panel(ks=(16, 32), spectra="none")).cost(shapes_of((24, 60))).streamed > 0
-    with pytest.raises(ValueError, match="none, top, exact; found 'exakt': use 'exact'"):
+    with pytest.raises(ValueError, match="none, masks, top, exact; found 'exakt': use 'exact'"):
         weights.Panel(spectra="exakt")
 
 
