@@ -14,7 +14,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["jaxpost", "jaxpost.*"]),
-    package_data={"jaxpost": ["**/*.j2", "**/*.mplstyle"]},
+    package_data={"jaxpost": ["**/*.j2", "**/*.mplstyle", "**/*.txt"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12.8",
@@ -39,6 +39,7 @@ setup(
         "tensorboard": ["tensorboardX>=2.6"],
         "pandas": ["pandas>=2.2"],
         "hf": TEXT,
+        "real": [*TEXT, "torch==2.13.0", "transformers>=5", "gguf>=0.17"],  # a pretrained model from a GGUF file
         "parity": ["torch==2.13.0", "transformers>=5", "trl"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "ray": ["ray>=2.40"],

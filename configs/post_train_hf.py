@@ -61,9 +61,11 @@ def get_config(argument: str = "default") -> ConfigDict:
         "target": "",  # field that the verifier compares with; empty: the answer
         "template": "{prompt}",  # text around the prompt
         "chat": False,  # apply the tokenizer's chat template
+        "end": "",  # text of one token that ends an answer, such as a line break; empty: the tokenizer's end token
         "verifier": "math",  # exact, math or math_verify
         "prompt_tokens": 256, "answer_tokens": 256,  # the latter with the end token; longer problems are dropped, counted
     })
+    c.ood = ConfigDict()  # name -> JSONL file of further problems of the same form, of which success alone is measured
     c.train = ConfigDict({
         "steps": 100,
         "prompts": 16, "group": 8,  # RL rows = prompts * group; SFT takes as many demonstrations
@@ -79,10 +81,12 @@ def get_config(argument: str = "default") -> ConfigDict:
         "grid_points": 6,  # measured steps, log-spaced from 1 to the last
         "completions": 4,  # prompts whose answers are kept at every measurement, for readers; 0: none
         "probes": ("weight", "ever_changed", "loss_tokens"),  # ids of the catalogue; the policy's statistics always come too
-        "spectra": "top",  # top (certified leading triplets) for large matrices, exact for small ones, none
+        "spectra": "top",  # top (certified leading triplets), exact for small matrices, masks (of the base alone), none
         "ks": (16,), "alphas": (0.5,),  # first is primary
         "problems": 256,  # of the evaluation set, fixed
         "rows": 32,  # evaluated at once
+        "text": "", "text_tokens": 24,  # general text, one a line, of which loss and KL to the base say what was forgotten:
+                                        # shipped (200 sentences) or a file; as many texts as problems, cut to so many tokens
     })
     c.mesh = ConfigDict({"ensemble": 1, "data": 1, "fsdp": 1, "tensor": 1})
     c.memory = defaults.memory(remat="layer", logprob_chunk=16384)

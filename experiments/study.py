@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from experiments.harness import arms as arm_table
 from experiments.harness import (
     checks,
+    comparisons,
     completions,
     ensemble,
     final_weights,
@@ -206,30 +207,26 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
 
 def _matched(setup: Setup, measure: Measurement, finals: dict, table) -> list[dict]:
     """Rows at matched norm and matched success: among all arms that were trained, and among the arms of each claim."""
-    digest, trained = measure.base.digest, tuple(arm.name for arm in setup.arms if arm.steps)
-    sets = {("all", "id"): trained} | {
-        (claim_rules.among(c), claim_rules.target(c)): c["arms"] for c in setup.claims if c["at"] != "final"}
-    others = [label for label, _, _ in setup.suite.splits if label == "id" or label in setup.tasks]
+    trained = tuple(arm.name for arm in setup.arms if arm.steps)
+    read = [(matched.SUCCESS, label) for label, _, _ in setup.suite.splits if label == "id" or label in setup.tasks]
     before = {arm.name: arm.start[0] for arm in setup.arms if len(arm.start) == 1}
     runs, parts = matched.Trajectories(table), []
-    for (among, on), members in sets.items():
-        if on == "id":
-            columns, target = matched.at_matched_norm(runs, members, digest, among)
-            parts += [columns, *_rescaled(setup, measure, finals, runs, members, target, among)]
-        read = [label for label in others if label != on]
-        parts.append(matched.at_matched_success(runs, members, digest, among, on=on, read=read, before=before)[0])
-    return [part for part in parts if part]
+    for found in comparisons.of_sets(runs, setup.claims, trained, measure.base.digest, read, before):
+        parts += found.columns
+        if found.norm is not None:
+            parts += _rescaled(setup, measure, finals, runs, found)
+    return parts
 
 
-def _rescaled(setup: Setup, measure: Measurement, finals: dict, runs: matched.Trajectories, members, target: float, among: str
+def _rescaled(setup: Setup, measure: Measurement, finals: dict, runs: matched.Trajectories, compared: comparisons.Compared
               ) -> list[dict]:
-    found = runs.of(members, measure.base.digest)
+    series = runs.of(compared.arms, measure.base.digest)
     parts = []
     for arm in setup.arms:
-        if arm.name not in members or arm.spec.storage_dtype != "float32":
+        if arm.name not in compared.arms or arm.spec.storage_dtype != "float32":
             continue  # W0 + c dW of bf16 masters leaves their grid
-        norm_S = np.asarray([matched.update_norm(found[arm.name, seed])[-1] for seed in setup.seeds])
+        norm_S = np.asarray([matched.update_norm(series[arm.name, seed])[-1] for seed in setup.seeds])
         parts.append(matched.at_rescaled_norm(
             lambda params_S, arm=arm: measure.rows(measure.named("weight"), arm.name, arm.steps, setup.seeds, params_S),
-            measure.base.params, finals[arm.name], setup.seeds, norm_S, target, among))
+            measure.base.params, finals[arm.name], setup.seeds, norm_S, compared.norm, compared.among))
     return parts

@@ -17,7 +17,7 @@ from jaxpost.lookup import nearest
 DIRECTORY = Path(__file__).resolve().parent.parent.parent / "configs"
 STUDY = "study"  # the experiment whose arms, stages and claims are data
 # Sections whose reader refuses unknown keys itself, and has defaults.
-OPEN = ("model", "task", "second", "mesh", "arm", "tasks", "tune", "gate", "trend", "probe")
+OPEN = ("model", "task", "second", "mesh", "arm", "tasks", "tune", "gate", "trend", "probe", "ood")
 # Cannot change a row: the config hash leaves them out.
 EXCLUDED = ("title", "question", "papers", "pilot", "wandb", "tensorboard", "checkpoint", "seeds.count", "measure.budget",
             "measure.completions", "memory.report")

@@ -16,6 +16,8 @@ from jaxpost import stats
 from jaxpost.records import parse_params, select
 
 _KEY = ("metric", "side", "k", "params", "split", "dtype", "granularity")
+SUCCESS = "policy.success"
+Read = tuple[str, str | None]  # (metric, split) of a policy
 _NUMBERS = ("value", "null_value", "null_lo", "null_hi", "noise_floor")
 
 
@@ -107,12 +109,12 @@ def at_matched_norm(collected: Trajectories, arms: Sequence[str], base: str, amo
 
 
 def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, among: str, *, on: str = "id",
-                       read: Sequence[str] = ("second",), before: Mapping[str, str] = MappingProxyType({})
+                       read: Sequence[Read] = ((SUCCESS, "second"),), before: Mapping[str, str] = MappingProxyType({})
                        ) -> tuple[dict, float]:
-    """Success on other splits where each run first had the target success on one split, linear between measured steps.
+    """What else a policy does where each run first had the target success on one split, linear between measured steps.
 
     Args:
-      on: the split on which the runs are matched; read: the splits whose success is read there.
+      on: the split on which the runs are matched; read: what is read there, (metric, split or None).
       before: arm -> the arm whose end it starts from; those that are not there start from the base.
 
     Returns:
@@ -121,18 +123,18 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
     runs = collected.of(arms, base)
     start = collected.of([*{before.get(arm, "base") for arm in arms}], base)
 
-    def success(arm, seed, series, split):
-        first = path(start[before.get(arm, "base"), seed], metric="policy.success", split=split)[1][-1:]
-        return np.concatenate([first, path(series, metric="policy.success", split=split)[1]])
+    def curve(arm, seed, series, metric, split):
+        first = path(start[before.get(arm, "base"), seed], metric=metric, split=split)[1][-1:]
+        return np.concatenate([first, path(series, metric=metric, split=split)[1]])
 
-    target = min(float(success(*run, series, on)[-1]) for run, series in runs.items())
+    target = min(float(curve(*run, series, SUCCESS, on)[-1]) for run, series in runs.items())
     place = {"at": "matched_success", "among": among} | ({"on": on} if on != "id" else {})
     rows = []
     for run, series in runs.items():
-        for split in read:
-            new, old = success(*run, series, on), success(*run, series, split)
+        for metric, split in read:
+            new, old = curve(*run, series, SUCCESS, on), curve(*run, series, metric, split)
             value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear in success: the logarithm undoes the exp
-            key = next(k for k in series if k[0] == "policy.success" and dict(zip(_KEY, k))["split"] == split)
+            key = next(k for k in series if k[0] == metric and dict(zip(_KEY, k))["split"] == split)
             last = series[key][-1]
             rows.append(_row(last, place, {"value": value, "null_value": _number(last["null_value"])}))
     return _columns(rows), target

@@ -54,7 +54,9 @@ class Tuned:
                 raise UserError(f"trainable={FROZEN_ROUTER!r} of a model without experts; set experts in the section model")
             return
         try:
-            masking.settings_of(self.model, self.k, self.alpha)
+            if self.name not in ADAPTERS:
+                masking.settings_of(self.model, self.k, self.alpha)
+                return
             jax.eval_shape(lambda: adapters.lora(models.init(self.model, jax.random.key(0)), self.modules, self.rank,
                                                  jax.random.key(0), alpha=self.lora_alpha))
         except ValueError as error:

@@ -8,12 +8,24 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from experiments.harness import arms as arm_table
-from experiments.harness import checks, defaults, follower, probing, program_report, programs, stages
+from experiments.harness import (
+    checks,
+    comparisons,
+    defaults,
+    follower,
+    matched,
+    probing,
+    program_report,
+    programs,
+    stages,
+    trainable,
+)
 from experiments.harness import claims as claim_rules
+from experiments.harness import config as configs
 from experiments.harness.base_model import digest
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened, publish
-from experiments.harness.measure import grid, write_base_rows
+from experiments.harness.measure import concatenate, grid, write_base_rows
 from experiments.harness.session import Session, StopSignals
 from experiments.post_train_hf import programs as hf_programs
 from experiments.post_train_hf import runs as hf_runs
@@ -26,14 +38,17 @@ from jaxpost.models import hf
 from jaxpost.models.declare import EXPERT_PRODUCTS
 from jaxpost.probes import policy
 from jaxpost.records import storage
-from jaxpost.tasks import text, text_data, tokenizer, verifiers
+from jaxpost.tasks import general_text, text, text_data, tokenizer, verifiers
 from jaxpost.training import split
+from jaxpost.training.general_text import GeneralText
 from jaxpost.training.text_suite import TextSuite
 
 TITLE = "Post-training of a Hugging Face model on text"
 QUESTION = "Do SFT and RL with verifiable rewards move the weights of a pretrained model differently on the same problems?"
+METRICS = {**probes.METRICS, **trainable.METRICS}
 SEVERAL_PROCESSES = True  # it runs in several (harness/distributed.py)
 _MODEL_KEYS = ("directory", "compute_dtype", "expert_products")
+SHIPPED = "shipped"  # as measure.text: the general text of the package
 _MESH = ("ensemble", "data", "fsdp", "tensor")
 
 
@@ -46,34 +61,38 @@ class Setup:
 
     def __init__(self, config: ConfigDict, claims: Sequence[dict], devices: Sequence | None = None):
         self.config = config
-        _check_sections(config, () if devices is None else ("model.directory", "data.train", "data.evaluate"))
+        _check_sections(config, () if devices is None else ("model.directory", "data.", "ood."))
         checks.values(config)
         claim_rules.fields(claims)
         claim_rules.require_arms(claims, stages.names(config))
         self.claims = claim_rules.judgeable(claims, config.arms)
-        claim_rules.check(self.claims, ("id",))
+        claim_rules.check(self.claims, ("id", *config.ood))
+        self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group, devices)
         try:
             self.verifier = verifiers.get(config.data.verifier)
             if devices is None:
-                model, self.tokenizer = _architecture(config.model.directory), tokenizer.load(config.model.directory)
-                self.train, held, self.overlap = _data(config, self.tokenizer)
+                model, self.tokenizer = _architecture(config.model.directory), _tokenizer(config)
+                self.train, held, further, self.overlap = _data(config, self.tokenizer)
             else:
                 model, self.tokenizer, held = stand_in.inputs(config)
+                further = {}
             mixture = {"expert_products": config.model.expert_products} if model.experts else {}
             self.model = programs.model_with(config, dataclasses.replace(model, compute_dtype=config.model.compute_dtype,
                                                                          **mixture))
             self.task = text.make("text", held, self.tokenizer, self.verifier)
             tasks.require_vocab(self.task, self.model.vocab)
+            self.general = None if devices is not None else _general(config, self)
         except (ValueError, FormatError) as error:
             raise UserError(str(error)) from error
-        self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group, devices)
-        self.arms = arm_table.build(config, self.model, {"task": self.task})
+        self.arms = arm_table.build(config, self.model, {"task": self.task}, trainable.of_stage(config))
         for arm in self.arms:
             if arm.start != (stages.BASE,) or arm.steps != config.train.steps:
                 raise UserError(f"arm {arm.name!r}: every arm of this experiment starts from the base and takes train.steps="
                                 f"{config.train.steps} steps; chains of stages run in the experiment 'study'")
         self.grid = grid(config.train.steps, config.measure.grid_points)
-        self.suite, self.held = _suite(config, self, held), held
+        self.suite, self.held = _suite(config, self, self.task, held, "id"), held
+        self.others = [_suite(config, self, text.make(name, data, self.tokenizer, self.verifier), data, name)
+                       for name, data in further.items()]
         self.probes = _probes(config.measure, self.grid, self.model, self.task)
         probing.require((*self.probes, policy.PolicyStatistics(None, ())), (), self.claims)
         needed = probes.PROBE_BATCH in probes.merge_needs(self.probes)
@@ -109,10 +128,11 @@ def _check_sections(config: ConfigDict, unread: Sequence[str]) -> None:
         section, _, name = key.partition(".")
         if config[section][name] < 1:
             raise UserError(f"{key}={config[section][name]}: must be at least 1")
-    for key, what in (("model.directory", "a Hugging Face directory"), ("data.train", "a JSONL file or tfds:NAME:SPLIT"),
-                      ("data.evaluate", "a JSONL file or tfds:NAME:SPLIT")):
-        section, _, name = key.partition(".")
-        if not config[section][name] and key not in unread:
+    needed = {"model.directory": "a Hugging Face directory",
+              **dict.fromkeys(("data.train", "data.evaluate", *(f"ood.{name}" for name in config.ood)),
+                              "a JSONL file or tfds:NAME:SPLIT")}
+    for key, what in needed.items():
+        if not configs.leaves(config)[key] and not key.startswith(tuple(unread)):
             raise UserError(f"{key} is empty; give {what}: --config.{key}=... (python -m experiments.tiny_hf DIR makes a tiny "
                             "one)")
 
@@ -128,33 +148,54 @@ def _architecture(directory: str) -> models.TransformerConfig:
     return hf.config_of(read_object(path / "config.json"), str(path / "config.json"))
 
 
-def _data(config: ConfigDict, known: tokenizer.Tokenizer) -> tuple[text_data.TextData, text_data.TextData, int]:
-    """(training data, evaluation data, training problems left out because they are evaluated).
+def _tokenizer(config: ConfigDict) -> tokenizer.Tokenizer:
+    """That of the directory, answers ending as `data.end` says. Raises: ValueError."""
+    found = tokenizer.load(config.model.directory)
+    return found.ending_with(config.data.end) if config.data.end else found
+
+
+def _data(config: ConfigDict, known: tokenizer.Tokenizer
+          ) -> tuple[text_data.TextData, text_data.TextData, dict[str, text_data.TextData], int]:
+    """(training data, evaluation data, further evaluation data by name, training problems left out because they are evaluated).
 
     Raises: ValueError as `text_data.read` and `.tokenise`; UserError for too few problems.
     """
     c = config.data
     fields = {role: c[role] for role in ("prompt", "answer", "target")}
-    held, found = (text_data.read(source, fields, c.tfds_directory) for source in (c.evaluate, c.train))
-    fresh = text_data.without(found, held)
+    found = text_data.read(c.train, fields, c.tfds_directory)
+    sources = {"data.evaluate": c.evaluate, **{f"ood.{name}": source for name, source in config.ood.items()}}
+    read = {key: text_data.read(source, fields, c.tfds_directory) for key, source in sources.items()}
+    fresh = text_data.without(found, [problem for problems in read.values() for problem in problems])
     if not fresh:
         raise UserError(f"every problem of data.train={c.train} is in data.evaluate={c.evaluate} too; give disjoint sets")
-    made = [text_data.tokenise(part, known, c.prompt_tokens, c.answer_tokens, c.template, c.chat) for part in (fresh, held)]
-    if len(made[1]) < config.measure.problems:
-        raise UserError(f"measure.problems={config.measure.problems}: data.evaluate has {len(made[1])} problems that fit "
-                        f"({text_data.dropped_label(made[1].dropped)} dropped); set it to at most {len(made[1])}")
-    return *made, len(found) - len(fresh)
+    train, *held = (text_data.tokenise(part, known, c.prompt_tokens, c.answer_tokens, c.template, c.chat)
+                    for part in (fresh, *read.values()))
+    for key, data in zip(sources, held):
+        if len(data) < config.measure.problems:
+            raise UserError(f"measure.problems={config.measure.problems}: {key} has {len(data)} problems that fit "
+                            f"({text_data.dropped_label(data.dropped)} dropped); set it to at most {len(data)}")
+    return train, held[0], dict(zip(config.ood, held[1:])), len(found) - len(fresh)
 
 
-def _suite(config: ConfigDict, setup: Setup, held: text_data.TextData) -> TextSuite:
+def _suite(config: ConfigDict, setup: Setup, task: tasks.Task, held: text_data.TextData, label: str) -> TextSuite:
     count, at_once = config.measure.problems, config.measure.rows
     if count % at_once:
         near = min((r for r in range(1, count + 1) if count % r == 0), key=lambda r: abs(r - at_once))
         raise UserError(f"measure.rows={at_once} does not divide measure.problems={count}; nearest valid: {near}")
     if setup.mesh is not None and at_once % (ways := setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]):
         raise UserError(f"measure.rows={at_once} is not divisible by mesh.data * mesh.fsdp = {ways}")
-    return TextSuite(setup.model, setup.task, held.problems[:count], text.rows(held, range(count)), setup.tokenizer.decode,
-                     at_once, setup.mesh)
+    return TextSuite(setup.model, task, held.problems[:count], text.rows(held, range(count)), setup.tokenizer.decode, at_once,
+                     setup.mesh, label)
+
+
+def _general(config: ConfigDict, setup: Setup) -> GeneralText | None:
+    """The general text of `measure.text`, as many as there are problems. Raises: ValueError, as `general_text.read`."""
+    c = config.measure
+    if not c.text:
+        return None
+    tokens_NxT, mask_NxT = general_text.read(general_text.SHIPPED if c.text == SHIPPED else c.text, setup.tokenizer, c.problems,
+                                             c.text_tokens)
+    return GeneralText(setup.model, tokens_NxT, mask_NxT, c.rows, setup.tokenizer.pad, setup.mesh)
 
 
 def _probes(section: ConfigDict, steps: Sequence[int], model: models.TransformerConfig, task) -> tuple[probes.Probe, ...]:
@@ -182,16 +223,30 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         base, inputs = _load(setup, bundle, session)
         measure = hf_runs.TextMeasurement(base, setup, bundle, session.telemetry)
         write_base_rows(bundle, "", measure, setup.seeds)
+        if partial := trainable.budget_rows(setup.arms, base.params, base.digest, setup.seeds[0]):
+            bundle.write_rows("budgets", partial)
         for arm in setup.arms:
             began = time.monotonic()
             for seed in setup.seeds:
                 hf_runs.carry_out(hf_runs.Run(arm, seed, bundle.path), setup, base, measure, bundle, session)
             measure.finish(arm.name, setup.seeds)
             session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
+        _compare(setup, base.digest, bundle)
         last = dict.fromkeys(config.arms, setup.grid[-1])
         gate = claim_rules.gates.success_moved(dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1])))
-        publish(stated, bundle, session, claim_rules.judging(setup.claims, last, gate), metrics=probes.METRICS,
+        publish(stated, bundle, session, claim_rules.judging(setup.claims, last, gate), metrics=METRICS,
                 papers=defaults.RLVR_PAPERS, extra={"inputs": inputs})
+
+
+def _compare(setup: Setup, base: str, bundle: records.Bundle) -> None:
+    """Rows at matched update norm and at matched success, where the norm is measured."""
+    if not any(probe.id == "weight" for probe in setup.probes):
+        return
+    runs = matched.Trajectories(follower.read_rows(bundle, exclude=("matched", "summary", "claims")))
+    read = [(matched.SUCCESS, name) for name in setup.config.ood]
+    read += [] if setup.general is None else [("policy.text_loss", None), ("policy.text_kl", None)]
+    found = comparisons.of_sets(runs, setup.claims, setup.config.arms, base, read)
+    bundle.write_rows("matched", concatenate(*(part for compared in found for part in compared.columns)))
 
 
 def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_runs.Loaded, dict]:
@@ -213,6 +268,8 @@ def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_ru
               "train_dropped": dict(setup.train.dropped), "train_also_evaluated": setup.overlap,
               "evaluate_problems": len(setup.held), "evaluate_dropped": dict(setup.held.dropped),
               "guess": setup.task.guess("id")}
+    inputs |= {"ood": {suite.label: suite.digest for suite in setup.others}} if setup.others else {}
+    inputs |= {} if setup.general is None else {"text": setup.general.digest}
     processes.agreed(lambda: _keep(inputs, bundle.path / "inputs.json"), follower.ERRORS)
     session.say(f"base {inputs['base']}: {models.count_parameters(setup.model):,} parameters")
     for key, data, also in (("train", setup.train, f", {setup.overlap} left out because they are evaluated"),

@@ -19,10 +19,12 @@ def listed(setup) -> Iterator[Program | Unseen]:
     params, matrices = programs.parameters(setup.model, setup.mesh), programs.matrices(setup.model, setup.mesh)
     shared: dict[tuple, list[Arm]] = {}
     for arm in setup.arms:
-        shared.setdefault((arm.source if isinstance(arm.source, training.Rollouts) else None, arm.spec), []).append(arm)
+        source = arm.source if isinstance(arm.source, training.Rollouts) else None
+        shared.setdefault((source, arm.spec, arm.trainable), []).append(arm)
     state = None
-    for (source, spec), alike in shared.items():
-        state = split.abstract(spec, params, alike[0].source.curriculum.init(jax.random.key(0)), setup.mesh)
+    for (source, spec, trainable), alike in shared.items():
+        tuned = None if trainable is None else jax.eval_shape(lambda p, trained=trainable: trained(p, 0), params)
+        state = split.abstract(spec, params, alike[0].source.curriculum.init(jax.random.key(0)), setup.mesh, tuned)
         yield from _of_arm(setup, alike, source, state, params, matrices)
     moments = (state.opt_state, state.probe_state)
     yield from _of_evaluation(setup, params, (matrices, moments))

@@ -59,7 +59,8 @@ class TextMeasurement(Measurement):
         super().__init__(base, setup.model, setup.probes, batch=setup.probe_batch, mesh=setup.mesh, bundle=bundle,
                          directory=bundle.path / "series")
         self._telemetry, self._count = telemetry, setup.config.measure.completions
-        self.suite, self._guesses, self._drawn = setup.suite, {setup.suite.label: setup.task.guess("id")}, {}
+        self.suite, self._others, self._general, self._drawn = setup.suite, setup.others, setup.general, {}
+        self._guesses = {suite.label: suite.task.guess(suite.label) for suite in (setup.suite, *setup.others)}
 
     def __call__(self, arm: Arm, step: int, seeds: Sequence[int], params_S: dict, history, carried_S=None) -> dict:
         """Columns of one seed."""
@@ -77,6 +78,8 @@ class TextMeasurement(Measurement):
             self._drawn = {seed: self.suite.samples(self.base.params, key)}
         made = self.suite.samples(params, key)
         values = self.suite.measure(params, self.base.params, self._drawn[seed], key, made)
+        values |= {f"success/{suite.label}": suite.reward(suite.samples(params, key)) for suite in self._others}
+        values |= {} if self._general is None else self._general.measure(params, self.base.params)
         self._keep_answers(arm, step, seed, made)
         self._cost(_NAMED, arm, step, wall_s=time.monotonic() - began)
         return policy.finalize({name: [x] for name, x in values.items()}, arm=arm, step=step, seeds=[seed],
@@ -129,13 +132,14 @@ def _empty(directory: Path) -> None:
 def _trained(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: Bundle, session: Session):
     """The state at the last step. Raises: as `carry_out`."""
     arm, fresh = run.arm, run.arm.source.curriculum.init(jax.random.key(0))
+    trainable = None if arm.trainable is None else arm.trainable(base.params, run.seed + arm.offset)
     with Checkpoints(run.block.directory, say=ensemble.telling(session, bundle, arm.name)) as saves:
         plan = ensemble.Plan(base, "", setup.grid, 0, 0.0, setup.mesh, measure)
         if (found := ensemble.resumable(saves, arm.name, run.block, plan, bundle, session)) is not None:
-            state = saves.restore(found[0], split.abstract(arm.spec, base.params, fresh, setup.mesh))
+            state = saves.restore(found[0], split.abstract(arm.spec, base.params, fresh, setup.mesh, trainable))
             session.say(f"{arm.name}, seed {run.seed}: resuming at step {found[0]}")
         else:
-            state = split.start(arm.spec, base.params, fresh, setup.mesh)
+            state = split.start(arm.spec, base.params, fresh, setup.mesh, trainable)
         return _segments(run, setup, base, state, measure, bundle, session, saves)
 
 

@@ -173,7 +173,7 @@ def tokenise(problems: Sequence[Problem], tokenizer: Tokenizer, prompt_len: int,
         raise ValueError(f"none of {len(problems)} problems fits: {dropped_label(dropped)}; the longest prompt has {longest} "
                          f"tokens, prompts may have {prompt_len} and answers {answer_len} with their end token")
     prompt_NxP, answer_NxT = np.asarray(prompts, np.int32), np.asarray(answers, np.int32)
-    return TextData(tuple(kept), prompt_NxP, answer_NxT, _digest(prompt_NxP, answer_NxT), dict(dropped))
+    return TextData(tuple(kept), prompt_NxP, answer_NxT, digest_of(prompt_NxP, answer_NxT), dict(dropped))
 
 
 def _unfit(prompt: list[int], answer: list[int], tokenizer: Tokenizer, prompt_len: int, answer_len: int) -> str:
@@ -192,7 +192,8 @@ def dropped_label(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
 
 
-def _digest(*arrays: np.ndarray) -> str:
+def digest_of(*arrays: np.ndarray) -> str:
+    """SHA-256 over the shapes and token ids of arrays."""
     sha = hashlib.sha256("/".join(map(str, (a.shape for a in arrays))).encode())
     for array in arrays:
         sha.update(array.astype("<i4").tobytes())

@@ -29,6 +29,18 @@ class Tokenizer:
     digest: str = ""  # SHA-256 of the files it was read from
     ends: tuple[int, ...] = ()  # what ends a policy's answer, besides `eos`
 
+    def ending_with(self, text: str) -> "Tokenizer":
+        """The same, where `text` ends demonstrations and answers; the other end tokens go on to end answers.
+
+        Raises:
+          ValueError: the text is not one token.
+        """
+        ids = self.encode(text)
+        if len(ids) != 1:
+            raise ValueError(f"the end {text!r} is {len(ids)} tokens of this tokenizer, and an answer ends with one")
+        others = (self.eos, *self.ends)
+        return dataclasses.replace(self, eos=ids[0], ends=tuple(i for i in others if i != ids[0]))
+
 
 def load(directory: str | Path) -> Tokenizer:
     """The tokenizer of a directory.

@@ -104,17 +104,17 @@ def state_shardings(spec: StepSpec, state, mesh: Mesh):
     return sharding.like_parameters(state, models.parameter_table(spec.model), mesh)
 
 
-def start(spec: StepSpec, params: dict, curriculum_state: dict, mesh: Mesh | None = None) -> TrainState:
+def start(spec: StepSpec, params: dict, curriculum_state: dict, mesh: Mesh | None = None, trainable=None) -> TrainState:
     """`step.create`, every array made where it stays."""
     if mesh is None:
-        return create(spec, params, curriculum_state)
-    places = state_shardings(spec, abstract(spec, params, curriculum_state), mesh)
-    return jax.jit(lambda p, c: create(spec, p, c), out_shardings=places)(params, curriculum_state)
+        return create(spec, params, curriculum_state, trainable)
+    places = state_shardings(spec, abstract(spec, params, curriculum_state, trainable=trainable), mesh)
+    return jax.jit(functools.partial(create, spec), out_shardings=places)(params, curriculum_state, trainable)
 
 
-def abstract(spec: StepSpec, params: dict, curriculum_state: dict, mesh: Mesh | None = None) -> TrainState:
+def abstract(spec: StepSpec, params: dict, curriculum_state: dict, mesh: Mesh | None = None, trainable=None) -> TrainState:
     """Shapes, dtypes and, with a mesh, places of `start`: what a checkpoint is restored into."""
-    shapes = jax.eval_shape(lambda p, c: create(spec, p, c), params, curriculum_state)
+    shapes = jax.eval_shape(functools.partial(create, spec), params, curriculum_state, trainable)
     if mesh is None:
         return shapes
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes,

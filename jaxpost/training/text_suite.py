@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxpost import models, processes, sharding
-from jaxpost.tasks import Task, text
+from jaxpost.tasks import Task, text, text_data
 from jaxpost.training import split
 from jaxpost.training.evaluate import divergence_sums, means
 
@@ -34,6 +34,11 @@ class TextSuite:
     at_a_time: int  # R; logits of R rows are held at once
     mesh: jax.sharding.Mesh | None = None
     label: str = "id"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tokens of its problems."""
+        return text_data.digest_of(self.rows_N.prompt_P, self.rows_N.answer_T)
 
     def __post_init__(self):
         if len(self.problems) % self.at_a_time:

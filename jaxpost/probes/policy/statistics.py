@@ -45,6 +45,7 @@ _DIVERGENCES = {
     "kl_forward_token": ("policy.kl_forward", "reduce=token_mean"),
     "kl_reverse": ("policy.kl_reverse", "reduce=sequence_sum"),
     "kl_reverse_token": ("policy.kl_reverse", "reduce=token_mean"),
+    "text_kl": ("policy.text_kl", None),
     "entropy": ("policy.entropy", None),
 }
 
@@ -54,7 +55,8 @@ def finalize(values: Mapping[str, np.ndarray], *, arm: str, step: int, seeds: Se
     """Columns of rows of role "seed" from the values of `training.Suite.measure`.
 
     Args:
-      values: name -> array over seeds; `success/<label>`, the divergences, entropy, `loss_tokens` (any may be missing).
+      values: name -> array over seeds; `success/<label>`, the divergences, entropy, `text_loss`, `loss_tokens` (any may be
+        missing).
       guesses: label -> guess baseline, the null of success.
     """
     rows = []

@@ -41,7 +41,7 @@ def panel_cost(panel: Panel, shapes: Iterable[tuple[int, int]]) -> Cost:
     total = Cost()
     for shape in shapes:
         total += _elementwise(panel, shape)
-        if panel.subspaces:
+        if panel.reads("top"):
             entries = float(shape[0] * shape[1])
             energy = Cost(products=4.0 * entries * _kept(panel, shape))
             total += _times(len(VIEWS), _end(panel, shape) + _update(panel, shape) + energy)
@@ -58,7 +58,9 @@ def references_cost(panel: Panel, shapes: Iterable[tuple[int, int]]) -> Cost:
         norms = len(panel.null_norms) * draws * len(VIEWS)
         drawn = Cost(streamed=4.0 * 8 * norms * shape[0] * shape[1])  # draw, add, cast, subtract, square
         total += _elementwise(panel, shape) + drawn
-        if panel.subspaces:
+        if panel.subspaces and not panel.reads("top"):
+            total += _dense(panel, shape)
+        elif panel.subspaces:
             exact = panel.reads("exact")
             ends = 1 + len(VIEWS) + (norms if exact else len(ANCHORS) * draws)
             updates = len(VIEWS)
@@ -80,13 +82,19 @@ def _kept(panel: Panel, shape: tuple[int, int]) -> int:
     return min(max(panel.ks), min(shape) - 1)
 
 
+def _dense(panel: Panel, shape: tuple[int, int]) -> Cost:
+    """One decomposition by LAPACK, with the leading residuals."""
+    entries = float(shape[0] * shape[1])
+    return Cost(products=4.0 * entries * _kept(panel, shape), factorisations=svd_flops(shape), held=16.0 * entries)
+
+
 def _end(panel: Panel, shape: tuple[int, int]) -> Cost:
     """One decomposition with its rotation against the base."""
-    m, n, kept = max(shape), min(shape), _kept(panel, shape)
+    m, kept = max(shape), _kept(panel, shape)
     angles = Cost(products=2 * len(panel.ks) * 8.0 * m * kept**2,
                   factorisations=2 * len(panel.ks) * (svd_flops((m, kept), False) + svd_flops((kept, kept), False)))
     if panel.reads("exact"):
-        return angles + Cost(products=4.0 * m * n * kept, factorisations=svd_flops(shape), held=16.0 * m * n)
+        return angles + _dense(panel, shape)
     return angles + krylov_cost(shape, kept, linalg.krylov_depth(shape, kept))
 
 

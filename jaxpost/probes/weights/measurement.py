@@ -61,7 +61,10 @@ def measure(panel: Panel, refs: Mapping[str, Any], weights1: Mapping[str, jax.Ar
 
 def _check_level(panel: Panel, refs: Mapping[str, Any]) -> None:
     ref = next(iter(refs.values()))
-    found = "none" if "u" not in ref else "exact" if "spectral_shift" in ref["curves"] else "top"
+    if "u" in ref:
+        found = "exact" if "spectral_shift" in ref["curves"] else "top"
+    else:
+        found = "masks" if ref["principal"].shape[1] else "none"
     if LEVELS.index(found) < LEVELS.index(panel.spectra):
         raise ValueError(f"a panel of level {panel.spectra!r} cannot read references of level {found!r}: prepare anew")
 
@@ -83,10 +86,10 @@ def _measure_tensor(panel: Panel, ref: Mapping[str, Any], w1: jax.Array) -> dict
     update = blind.describe(dw, visible, ref["class_counts"][0], stored_bf16)
     reals |= {"update_size": jnp.mean(jnp.abs(dw)), "blind_square": blind.visible_square(update, ref["class_counts"][0])}
     reals |= within_relative(panel, ref["w0"], update.sizes_L)
-    if panel.subspaces:
+    if panel.reads("top"):
         mean, variance = blind.energies(update, ref, panel.ks)
         reals |= {"blind_energy": mean, "blind_energy_variance": variance}
-    if panel.subspaces and panel.rank_draws:
+    if panel.reads("top") and panel.rank_draws:
         reals |= blind.ranks(panel, update, ref, dw, edge)
     values |= {name: jnp.where(finite, x, jnp.nan) for name, x in reals.items()}
     return {
@@ -147,7 +150,7 @@ def _view(panel: Panel, ref, w: jax.Array, edge: jax.Array) -> dict[str, jax.Arr
     """Statistics of one view of W1 (master or bf16-visible) against W0, with their errors."""
     dw = w - ref["w0"]
     out = {"update_norm": jnp.linalg.norm(dw), "edge": edge}
-    if not panel.subspaces:
+    if not panel.reads("top"):
         return out
     ks, q = panel.ks, min(w.shape)
     before = spectra.Frame(ref["u"], ref["s"], ref["v"], ref["residual"], ref["fell_back"])

@@ -98,8 +98,9 @@ register(
 _LEVELS = {  # level -> what it adds to the cheaper ones
     "none": ("update_norm", "relative_norm", "sparsity.bf16", "sparsity.fp32", "sparsity.abs", "sparsity.rel",
              "overlap.low_magnitude"),
-    "top": ("rotation.mean_sin2", "rotation.max_angle", "rotation.gap", "rotation.wedin_bound", "overlap.principal",
-            "overlap.principal_not_low", "off_principal_energy", "doubly_off_energy", "rank.stable", "rank.hill"),
+    "masks": ("overlap.principal", "overlap.principal_not_low"),
+    "top": ("rotation.mean_sin2", "rotation.max_angle", "rotation.gap", "rotation.wedin_bound", "off_principal_energy",
+            "doubly_off_energy", "rank.stable", "rank.hill"),
     "exact": ("spectral_shift", "spectral_shift_over_update", "spectral_kappa", "rank.energy", "rank.entropy",
               "rank.entropy_sigma", "rank.above_edge"),
 }

@@ -13,7 +13,7 @@ from jaxpost.probes.weights.visibility import LAWS
 
 VIEWS = ("fp32", "bf16")  # the master weights, and what a bf16 reader sees of them
 SIDES = ("left", "right")
-LEVELS = ("none", "top", "exact")  # how much of the spectra a panel reads, cheapest first
+LEVELS = ("none", "masks", "top", "exact")  # how much of the spectra a panel reads, cheapest first
 
 # Expected visibility of blind updates, in the order of `visible_mean`. "permuted": the update's own entries, shuffled;
 # "calibrated_<law>": of the update's visible density; "sized_<law>": of its mean absolute visible update.
@@ -29,8 +29,9 @@ class Panel:
 
     `spectra` is the level, and a level gives the rows of the cheaper ones and its own:
       none   element-wise statistics, without any decomposition: sparsities, norms, low-magnitude overlap
+      masks  the SVD of the base alone: overlap with principal masks
       top    the leading max(ks) singular triplets of both ends, certified (`linalg.top_k`): rotation, gap, Wedin bound,
-             principal masks and energies, and of the update stable rank and Hill; null: `nulls.first_order`
+             principal energies, and of the update stable rank and Hill; null: `nulls.first_order`
       exact  all singular values: spectral shift, rho, kappa, the other ranks; null: draws on the whole grid of norms
     What a level does not read has no rows. References of a level serve panels of that level and of cheaper ones.
     """
@@ -68,8 +69,8 @@ class Panel:
 
     @property
     def subspaces(self) -> tuple[int, ...]:
-        """The subspace dimensions that are read: none without spectra."""
-        return self.ks if self.reads("top") else ()
+        """The subspace dimensions of the base that are read: none without its decomposition."""
+        return self.ks if self.reads("masks") else ()
 
 
 def check_ranks(panel: Panel, shapes: Iterable[Sequence[int]]) -> None:

@@ -73,7 +73,9 @@ def _prepare_tensor(panel: Panel, w0: jax.Array, wide: jax.Array, key: jax.Array
         "ambiguous": ambiguous,
         "class_counts": jax.lax.map(lambda mask: visibility.class_counts(codes, mask), masks),
     }
-    return out | (_elementwise_nulls(panel, w0, key) if frame is None else _spectral_references(panel, frame, w0, wide, key))
+    if panel.reads("top"):
+        return out | _spectral_references(panel, frame, w0, wide, key)
+    return out | _elementwise_nulls(panel, w0, key)
 
 
 def _elementwise_nulls(panel: Panel, w0: jax.Array, key: jax.Array) -> dict:

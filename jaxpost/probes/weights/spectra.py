@@ -32,9 +32,9 @@ class Frame(NamedTuple):
 
 
 def frame(w: jax.Array, ks: tuple[int, ...], level: str) -> Frame:
-    """Decomposition of `w` for subspaces of dimensions `ks`: level "exact" (LAPACK, all values) or "top" (certified)."""
+    """Decomposition of `w` for subspaces of dimensions `ks`: level "top" (certified), or LAPACK, all values."""
     q = min(w.shape)
-    if level == "exact":
+    if level != "top":
         u, s, v = linalg.svd(w)
         kept = min(max(ks), q)
         u, v = u[:, :kept], v[:, :kept]

@@ -32,11 +32,11 @@ def add(r: Readings, table: RowTable) -> None:
         _norms(r, table, view)
         if r.panel.reads("exact"):
             _spectrum(r, table, view)
-        if r.panel.subspaces:
+        if r.panel.reads("top"):
             _energy(r, table, view)
             _rank(r, table, view)
             _rotation(r, table, view)
-    if r.panel.subspaces:
+    if r.panel.reads("top"):
         _gap(r, table)
 
 

