@@ -62,7 +62,7 @@ def get_config(argument: str = "default") -> ConfigDict:
         "template": "{prompt}",  # text around the prompt
         "chat": False,  # apply the tokenizer's chat template
         "end": "",  # text of one token that ends an answer, such as a line break; empty: the tokenizer's end token
-        "verifier": "math",  # exact, math or math_verify
+        "verifier": "math",  # exact, math, math_verify, or a Python file of yours (jaxpost/tasks/verifier_file.py)
         "prompt_tokens": 256, "answer_tokens": 256,  # the latter with the end token; longer problems are dropped, counted
     })
     c.ood = ConfigDict()  # name -> JSONL file of further problems of the same form, of which success alone is measured
@@ -72,13 +72,20 @@ def get_config(argument: str = "default") -> ConfigDict:
         "objective": "grpo",  # of the RLVR arms
         "learning_rates": (1e-6, 1e-5),  # both RLVR and SFT run at each
         "sgd_learning_rate": 0.01,  # of arms rlvr-sgd and sft-sgd
+        "schedule": "constant", "warmup_steps": 0, "final_share": 0.0,  # of the rate: constant, linear or cosine
+        "weight_decay": 0.0, "clip_norm": 1.0, "b1": 0.9, "b2": 0.98,  # of AdamW
+        "temperature": 1.0, "top_k": 0, "top_p": 1.0,  # of sampling, with exact log-probabilities; 0 and 1: from all tokens
         "microbatches": 16,  # exact accumulation: logits and activations of rows / microbatches are held at once
         "steps_per_call": 10,  # between looks of the host: a loss that is not finite is seen there, checkpoints are due there
     })
+    adamw = {name: f"train.{name}" for name in ("weight_decay", "clip_norm", "b1", "b2")}
     c.arm = ConfigDict(defaults.RLVR_AND_SFT)
+    c.arm.rlvr.optimizer_settings = c.arm.sft.optimizer_settings = adamw
+    c.arm["rlvr-sgd"].optimizer_settings = c.arm["sft-sgd"].optimizer_settings = {"clip_norm": "train.clip_norm"}
     c.arms = ("rlvr-lr0", "rlvr-lr1", "sft-lr0", "sft-lr1", "permuted")
     c.measure = ConfigDict({
         "grid_points": 6,  # measured steps, log-spaced from 1 to the last
+        "every": 0,  # and every so many steps; 0: at those alone
         "completions": 4,  # prompts whose answers are kept at every measurement, for readers; 0: none
         "probes": ("weight", "ever_changed", "loss_tokens"),  # ids of the catalogue; the policy's statistics always come too
         "spectra": "top",  # top (certified leading triplets), exact for small matrices, masks (of the base alone), none
@@ -90,7 +97,10 @@ def get_config(argument: str = "default") -> ConfigDict:
     })
     c.mesh = ConfigDict({"ensemble": 1, "data": 1, "fsdp": 1, "tensor": 1})
     c.memory = defaults.memory(remat="layer", logprob_chunk=16384)
-    c.export = ConfigDict({"dtype": "float32"})  # of the tuned directories; bfloat16 halves them and hides small updates
+    c.export = ConfigDict({
+        "dtype": "float32",  # of the tuned directories; bfloat16 halves them and hides small updates
+        "best": False,  # also the measured step with the largest success on data.evaluate, which that success then flatters
+    })
     c.checkpoint = ConfigDict({"every_seconds": 600.0})
     c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
     c.tensorboard = False  # event files in the bundle's telemetry/tensorboard

@@ -85,7 +85,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     })
     c.mesh = ConfigDict({"ensemble": 1, "data": 1, "fsdp": 1, "tensor": 1})
     c.memory = defaults.memory()
-    c.export = ConfigDict({"dtype": "float32"})
+    c.export = ConfigDict({"dtype": "float32", "best": False})
     c.checkpoint = ConfigDict({"every_seconds": 300.0})
     c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
     c.tensorboard = False

@@ -38,7 +38,7 @@ from jaxpost.models import hf
 from jaxpost.models.declare import EXPERT_PRODUCTS
 from jaxpost.probes import policy
 from jaxpost.records import storage
-from jaxpost.tasks import general_text, text, text_data, tokenizer, verifiers
+from jaxpost.tasks import general_text, text, text_data, tokenizer, verifier_file, verifiers
 from jaxpost.training import split
 from jaxpost.training.general_text import GeneralText
 from jaxpost.training.text_suite import TextSuite
@@ -69,7 +69,8 @@ class Setup:
         claim_rules.check(self.claims, ("id", *config.ood))
         self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group, devices)
         try:
-            self.verifier = verifiers.get(config.data.verifier)
+            named = config.data.verifier
+            self.verifier = verifier_file.load(named) if named.endswith(".py") else verifiers.get(named)
             if devices is None:
                 model, self.tokenizer = _architecture(config.model.directory), _tokenizer(config)
                 self.train, held, further, self.overlap = _data(config, self.tokenizer)
@@ -89,7 +90,7 @@ class Setup:
             if arm.start != (stages.BASE,) or arm.steps != config.train.steps:
                 raise UserError(f"arm {arm.name!r}: every arm of this experiment starts from the base and takes train.steps="
                                 f"{config.train.steps} steps; chains of stages run in the experiment 'study'")
-        self.grid = grid(config.train.steps, config.measure.grid_points)
+        self.grid = _grid(config)
         self.suite, self.held = _suite(config, self, self.task, held, "id"), held
         self.others = [_suite(config, self, text.make(name, data, self.tokenizer, self.verifier), data, name)
                        for name, data in further.items()]
@@ -146,6 +147,15 @@ def _architecture(directory: str) -> models.TransformerConfig:
     if not (path / "config.json").is_file():
         raise UserError(f"model.directory={directory} has no config.json; a Hugging Face directory has one, beside safetensors")
     return hf.config_of(read_object(path / "config.json"), str(path / "config.json"))
+
+
+def _grid(config: ConfigDict) -> tuple[int, ...]:
+    """Measured steps: log-spaced ones, and every `measure.every` steps. Raises: UserError."""
+    steps, every = config.train.steps, config.measure.every
+    if every < 0:
+        raise UserError(f"measure.every={every}: a number of steps, or 0 (at measure.grid_points log-spaced steps alone)")
+    even = range(every, steps, every) if every else ()
+    return tuple(sorted({*grid(steps, config.measure.grid_points), *even}))
 
 
 def _tokenizer(config: ConfigDict) -> tokenizer.Tokenizer:
@@ -226,16 +236,25 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         if partial := trainable.budget_rows(setup.arms, base.params, base.digest, setup.seeds[0]):
             bundle.write_rows("budgets", partial)
         for arm in setup.arms:
-            began = time.monotonic()
-            for seed in setup.seeds:
-                hf_runs.carry_out(hf_runs.Run(arm, seed, bundle.path), setup, base, measure, bundle, session)
-            measure.finish(arm.name, setup.seeds)
-            session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
+            _train(arm, setup, base, measure, bundle, session)
         _compare(setup, base.digest, bundle)
         last = dict.fromkeys(config.arms, setup.grid[-1])
         gate = claim_rules.gates.success_moved(dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1])))
         publish(stated, bundle, session, claim_rules.judging(setup.claims, last, gate), metrics=METRICS,
                 papers=defaults.RLVR_PAPERS, extra={"inputs": inputs})
+
+
+def _train(arm: arm_table.Arm, setup: Setup, base: hf_runs.Loaded, measure: hf_runs.TextMeasurement, bundle: records.Bundle,
+           session: Session) -> None:
+    """Every seed of an arm. Raises: UserError: the user's verifier failed; what was saved before stays."""
+    began = time.monotonic()
+    try:
+        for seed in setup.seeds:
+            hf_runs.carry_out(hf_runs.Run(arm, seed, bundle.path), setup, base, measure, bundle, session)
+    except verifiers.VerifierError as error:
+        raise UserError(f"{error}; mend the file and run the same command with another --workdir") from error
+    measure.finish(arm.name, setup.seeds)
+    session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
 
 
 def _compare(setup: Setup, base: str, bundle: records.Bundle) -> None:

@@ -19,7 +19,7 @@ from jaxpost import models, processes, tasks, training
 from jaxpost.checkpoint import Checkpoints
 from jaxpost.models import hf
 from jaxpost.probes import policy
-from jaxpost.records import Bundle
+from jaxpost.records import Bundle, select
 from jaxpost.tasks import text, text_data
 from jaxpost.training import metrics, split
 
@@ -50,6 +50,11 @@ class Run:
     def export(self) -> Path:
         """The tuned policy as a Hugging Face directory; it exists when the run is finished."""
         return self.directory / "policies" / f"{self.arm.name}-seed-{self.seed}"
+
+    @property
+    def best(self) -> Path:
+        """The same of the measured step with the largest success on the evaluation set, where `export.best` asks for it."""
+        return self.export.with_name(f"{self.export.name}-best")
 
 
 class TextMeasurement(Measurement):
@@ -120,7 +125,7 @@ def carry_out(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: B
     """
     if not processes.agreed(run.export.is_dir):
         state = _trained(run, setup, base, measure, bundle, session)
-        hf.save(run.export, setup.model, state.params, like=setup.config.model.directory, dtype=setup.config.export.dtype)
+        _save(run.export, setup, state)
     processes.agreed(lambda: _empty(run.block.directory), follower.ERRORS)  # the directory itself says that the seed was run
 
 
@@ -165,6 +170,8 @@ def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> 
             columns = measure(arm, step, [run.seed], params_S, history, carried_S)
             bundle.write_rows(block.shard("", step), columns)
             session.telemetry.measured(arm.name, step, columns)
+        if step in setup.grid and setup.config.export.best:
+            _keep_best(run, setup, state, bundle)
         due = session.look(time.monotonic() - saved > setup.config.checkpoint.every_seconds)
         if step == last or session.stopping or due:
             saves.save(step, state, {"seeds": [run.seed], "arm": arm.name})
@@ -175,6 +182,29 @@ def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> 
             session.boundary(f"{arm.name}, seed {run.seed} is saved at step {step}")
     session.telemetry.ended(arm.name, [run.seed])
     return state
+
+
+def _save(path: Path, setup, state: training.TrainState) -> None:
+    hf.save(path, setup.model, state.params, like=setup.config.model.directory, dtype=setup.config.export.dtype)
+
+
+def _keep_best(run: Run, setup, state: training.TrainState, bundle: Bundle) -> None:
+    """Export a measured step whose success on the evaluation set is above that of every measured step before."""
+    rows = select(follower.read_rows(bundle), metric="policy.success", role="seed", arm=run.arm.name, seed=run.seed,
+                  split=setup.suite.label)
+    success = dict(zip(rows["step"].to_pylist(), rows["value"].to_pylist()))
+    step = int(state.step)
+    if success[step] > max((value for at, value in success.items() if at < step), default=-1.0):
+        fresh = run.best.with_name(f"{run.best.name}.new")
+        processes.agreed(lambda: shutil.rmtree(fresh, ignore_errors=True), follower.ERRORS)
+        _save(fresh, setup, state)
+        processes.agreed(lambda: _replace(run.best, fresh), follower.ERRORS)
+        bundle.event(run.arm.name, step, seed=run.seed, best_success=success[step])
+
+
+def _replace(path: Path, fresh: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    fresh.rename(path)
 
 
 def stepper(run: Run, setup, base: Loaded):

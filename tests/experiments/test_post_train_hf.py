@@ -279,3 +279,25 @@ def test_on_a_mesh_with_gradient_probes_it_runs_too(place, tmp_path):
     assert run.main(arguments(place, tmp_path / "run", *more)) == 0
     metrics = set(rows(tmp_path / "run", arm="rlvr-lr1")["metric"].unique().to_pylist())
     assert any(name.startswith("gradient.") for name in metrics) and any(name.startswith("interp") for name in metrics)
+
+
+def test_a_verifier_of_ones_own_a_schedule_and_the_best_measured_step(place, tmp_path, capsys):
+    """The best directory holds the step whose success no earlier step reached; a verifier that fails ends in a line."""
+    mine = tmp_path / "mine.py"
+    mine.write_text("def reward(prompt, answer, target):\n    return sum(map(ord, answer)) % 7 / 6\n")
+    more = (f"--config.data.verifier={mine}", "--config.export.best=True", "--config.measure.every=1", "--config.train.steps=2",
+            "--config.train.schedule=cosine", "--config.train.top_k=5", "--config.arms=('rlvr-lr1',)")
+    path = tmp_path / "run"
+    assert run.main(arguments(place, path, *more)) == 0
+    assert storage.read_json(path / "inputs.json")["verifier"].startswith("mine.py:")
+    success = {row["step"]: row["value"] for row in rows(path, arm="rlvr-lr1", metric="policy.success", role="seed",
+                                                         params=None).to_pylist()}
+    assert set(success) == {1, 2}
+    kept = [event for event in records.read_events(path / "events.jsonl") if "best_success" in event]
+    assert [event["best_success"] for event in kept] == [success[event["step"]] for event in kept]
+    assert kept[-1]["best_success"] == max(success.values()) and kept[0]["step"] == 1
+    last, best = (hf.load(path / "policies" / f"rlvr-lr1-seed-100{end}")[1] for end in ("", "-best"))
+    assert all(map(np.array_equal, jax.tree.leaves(last), jax.tree.leaves(best))) == (kept[-1]["step"] == 2)
+    mine.write_text("def reward(prompt, answer, target):\n    return 7\n")
+    assert run.main(arguments(place, tmp_path / "other", *more)) == 2
+    assert "returned 7, expected a number from 0 to 1" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""A verifier of the user's own: a Python file with a function `reward(prompt, answer, target)` that returns a number in [0, 1].
+
+    def reward(prompt: str, answer: str, target: str) -> float:
+        return float(answer.strip().lower() == target.lower())
+
+The file is executed: load only what you trust. Its digest is part of the verifier's name, so that a run which is taken up again
+notices another file.
+"""
+
+import hashlib
+import importlib.util
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from jaxpost.tasks.verifiers import Problem, Verifier, VerifierError
+
+FUNCTION = "reward"
+
+
+class FileVerifier(Verifier):
+    """The reward is what the file's function says of a prompt, an answer and its target."""
+
+    def __init__(self, name: str, function: Callable[[str, str, str], float]):
+        super().__init__(name, extract=lambda text: text, same=str.__eq__)
+        object.__setattr__(self, "_function", function)
+
+    def reward(self, problem: Problem, text: str) -> float:
+        """The function's number. Raises: VerifierError: it raised, or gave no number in [0, 1]."""
+        return self._call(problem.prompt, text, problem.target)
+
+    def accepted(self, problems: Sequence[Problem], counts: Mapping[str, int], text: str) -> float:
+        """Problem by problem: the function may read the prompt."""
+        return sum(self.reward(problem, text) for problem in problems)
+
+    def _call(self, prompt: str, answer: str, target: str) -> float:
+        try:
+            value = self._function(prompt, answer, target)
+        except Exception as error:  # a user's code raises anything
+            raise VerifierError(f"verifier {self.name}: {FUNCTION}({prompt[:60]!r}, {answer[:60]!r}, {target[:60]!r}) raised "
+                                f"{type(error).__name__}: {error}") from error
+        if not isinstance(value, numbers.Real) or not math.isfinite(value) or not 0 <= value <= 1:
+            raise VerifierError(f"verifier {self.name}: {FUNCTION}({prompt[:60]!r}, {answer[:60]!r}, {target[:60]!r}) returned "
+                                f"{value!r}, expected a number from 0 to 1")
+        return float(value)
+
+
+def load(path: str | Path) -> FileVerifier:
+    """The verifier of a Python file.
+
+    Raises:
+      ValueError: no such file, a file that does not load, or one without the function.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"verifier {str(path)!r}: no such file; a verifier of your own is a Python file with a function "
+                         f"{FUNCTION}(prompt, answer, target)")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    spec = importlib.util.spec_from_file_location(f"jaxpost_verifier_{digest}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's code raises anything
+        raise ValueError(f"verifier {str(path)!r} does not load: {type(error).__name__}: {error}") from error
+    function = getattr(module, FUNCTION, None)
+    if not callable(function):
+        raise ValueError(f"verifier {str(path)!r} has no function {FUNCTION}(prompt, answer, target)")
+    return FileVerifier(f"{path.name}:{digest}", function)
