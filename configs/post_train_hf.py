@@ -59,7 +59,8 @@ def get_config(argument: str = "default") -> ConfigDict:
         "tfds_directory": "",  # of TFDS data sets; empty: its default
         "prompt": "prompt", "answer": "answer",  # names of the fields
         "target": "",  # field that the verifier compares with; empty: the answer
-        "template": "{prompt}",  # text around the prompt
+        "messages": "",  # name of a field with a conversation, instead of the three: every turn of the assistant is a row
+        "template": "{prompt}",  # text around the prompt, or around the user's last message
         "chat": False,  # apply the tokenizer's chat template
         "end": "",  # text of one token that ends an answer, such as a line break; empty: the tokenizer's end token
         "verifier": "math",  # exact, math, math_verify, or a Python file of yours (jaxpost/tasks/verifier_file.py)

@@ -53,7 +53,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     })
     c.data = ConfigDict({
         "train": "", "evaluate": "",  # DIR/train.jsonl, DIR/evaluate.jsonl
-        "tfds_directory": "", "prompt": "prompt", "answer": "answer", "target": "target",
+        "tfds_directory": "", "prompt": "prompt", "answer": "answer", "target": "target", "messages": "",
         "template": problems.SHOTS + "{prompt}",  # two examples: this model answers in sentences without them
         "chat": False, "end": "\n",  # an answer is one line
         "verifier": "math",

@@ -171,7 +171,7 @@ def _data(config: ConfigDict, known: tokenizer.Tokenizer
     Raises: ValueError as `text_data.read` and `.tokenise`; UserError for too few problems.
     """
     c = config.data
-    fields = {role: c[role] for role in ("prompt", "answer", "target")}
+    fields = {role: c[role] for role in ("prompt", "answer", "target", "messages")}
     found = text_data.read(c.train, fields, c.tfds_directory)
     sources = {"data.evaluate": c.evaluate, **{f"ood.{name}": source for name, source in config.ood.items()}}
     read = {key: text_data.read(source, fields, c.tfds_directory) for key, source in sources.items()}

@@ -17,6 +17,7 @@ import grain
 import numpy as np
 
 from jaxpost.lookup import nearest
+from jaxpost.tasks import conversations
 from jaxpost.tasks.tokenizer import Tokenizer
 from jaxpost.tasks.verifiers import Problem
 
@@ -43,7 +44,8 @@ def read(source: str, fields: Mapping[str, str], directory: str | None = None) -
 
     Args:
       source: path, or name and split; TFDS data sets are read as random-access sources (array_record), without TensorFlow.
-      fields: `prompt`, `answer`, `target` -> name of the field; an empty `target` means the answer.
+      fields: `prompt`, `answer`, `target` -> name of the field; an empty `target` means the answer. With `messages` not empty,
+        that field holds a conversation (`conversations`), and the others are not read.
       directory: of TFDS data sets.
 
     Raises:
@@ -51,7 +53,7 @@ def read(source: str, fields: Mapping[str, str], directory: str | None = None) -
         or no problem at all. Of a JSONL file also: a field that stands twice, NaN, or half a character.
     """
     records = _tfds(source, directory) if source.startswith(TFDS) else _jsonl(source)
-    problems = [_problem(record, fields, f"{source}, {where}") for where, record in records]
+    problems = [problem for where, record in records for problem in _problems(record, fields, f"{source}, {where}")]
     if not problems:
         raise ValueError(f"{source} is empty: no problem in it")
     return problems
@@ -120,6 +122,14 @@ def _tfds(source: str, directory: str | None) -> Iterable[tuple[str, Mapping]]:
     return ((f"record {i}", found[i]) for i in range(len(found)))
 
 
+def _problems(record: Mapping, fields: Mapping[str, str], where: str) -> list[Problem]:
+    if not (name := fields.get("messages")):
+        return [_problem(record, fields, where)]
+    if name not in record:
+        raise ValueError(f"{where}: unknown field messages {name!r}{nearest(name, record)}")
+    return conversations.rows(record[name], f"{where}, field {name!r}")
+
+
 def _problem(record: Mapping, fields: Mapping[str, str], where: str) -> Problem:
     found = {}
     for role in ("prompt", "answer", "target"):
@@ -157,7 +167,11 @@ def tokenise(problems: Sequence[Problem], tokenizer: Tokenizer, prompt_len: int,
     kept, prompts, answers, dropped, longest = [], [], [], Counter(), 0
     for problem in problems:
         text = template.replace("{prompt}", problem.prompt)
-        prompt = tokenizer.encode(tokenizer.chat(text) if chat else text)
+        if problem.before and not chat:
+            raise ValueError("conversations are rendered by the chat template: set chat=True (data.chat)")
+        if chat:
+            text = tokenizer.chat(conversations.messages(problem, text) if problem.before else text)
+        prompt = tokenizer.encode(text)
         start = list(tokenizer.start)
         if not chat and prompt[:len(start)] != start:  # a template's own start token is not doubled
             prompt = [*start, *prompt]
@@ -202,8 +216,8 @@ def digest_of(*arrays: np.ndarray) -> str:
 
 def without(problems: Sequence[Problem], others: Sequence[Problem]) -> list[Problem]:
     """The problems whose prompt is none of the others': a training set without its evaluation set."""
-    held = {problem.prompt.strip() for problem in others}
-    return [problem for problem in problems if problem.prompt.strip() not in held]
+    held = {(problem.before, problem.prompt.strip()) for problem in others}
+    return [problem for problem in problems if (problem.before, problem.prompt.strip()) not in held]
 
 
 class Order:

@@ -27,6 +27,7 @@ class Problem(NamedTuple):
     prompt: str
     answer: str  # what a demonstration shows
     target: str  # what a verifier compares with; the answer itself where the data have no field of their own
+    before: tuple[tuple[str, str], ...] = ()  # (role, text) of the turns of a conversation before the prompt
 
 
 @dataclasses.dataclass(frozen=True)
