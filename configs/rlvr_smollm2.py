@@ -18,6 +18,7 @@ Healthy:   the base starts near 0.34 success; SFT and GRPO raise it, rewards per
 
 from ml_collections import ConfigDict
 
+from experiments.harness import config as configs
 from experiments.harness import defaults
 from experiments.harness.defaults import claim
 from experiments.smollm2 import problems
@@ -43,52 +44,29 @@ CLAIMS = (
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default, smoke or full."""
     defaults.require(argument, "default", "smoke", "full")
-    c = ConfigDict()
-    c.experiment = "post_train_hf"
-    c.seeds = ConfigDict({"first": 100, "count": 2})  # of the data order and of sampling; the base is one
-    c.model = ConfigDict({
-        "directory": "",  # DIR/model of python -m experiments.smollm2 DIR
-        "compute_dtype": "float32",  # bfloat16 on an accelerator
-        "expert_products": "grouped",  # not read: the model is dense
-    })
-    c.data = ConfigDict({
-        "train": "", "evaluate": "",  # DIR/train.jsonl, DIR/evaluate.jsonl
-        "tfds_directory": "", "prompt": "prompt", "answer": "answer", "target": "target", "messages": "",
+    c = configs.module("post_train_hf").get_config()
+    c.seeds.count = 2
+    c.model.compute_dtype = "float32"  # bfloat16 on an accelerator
+    c.data.update({  # DIR/train.jsonl and DIR/evaluate.jsonl of python -m experiments.smollm2 DIR
+        "target": "target",
         "template": problems.SHOTS + "{prompt}",  # two examples: this model answers in sentences without them
-        "chat": False, "end": "\n",  # an answer is one line
-        "verifier": "math",
+        "end": "\n",  # an answer is one line
         "prompt_tokens": 56, "answer_tokens": 12,
     })
     c.ood = ConfigDict({"templates": "", "operands": ""})  # DIR/templates.jsonl, DIR/operands.jsonl
-    c.train = ConfigDict({
-        "steps": 12,
-        "prompts": 4, "group": 4,  # RL rows = prompts * group; SFT takes as many demonstrations
-        "objective": "grpo",
-        "learning_rates": (1e-5, 2e-5),  # of -lr0 and -lr1, RLVR and SFT alike; the default compares at the second
-        "sgd_learning_rate": 0.01,  # of arms rlvr-sgd and sft-sgd, which the default leaves out
-        "adapter_learning_rate": 3e-4,  # of LoRA's factors
-        "microbatches": 1,
-        "steps_per_call": 4,
+    c.train.update({
+        "steps": 12, "prompts": 4, "group": 4,
+        "learning_rates": (1e-5, 2e-5),
+        "microbatches": 1, "steps_per_call": 4,
     })
-    c.arm = ConfigDict(defaults.RLVR_AND_SFT | {
-        "rlvr-lora": {"like": "rlvr", "trainable": "lora", "learning_rate": "train.adapter_learning_rate"},
-        "sft-lora": {"like": "sft", "trainable": "lora", "learning_rate": "train.adapter_learning_rate"}})
+    c.train.adapter_learning_rate = 3e-4  # of LoRA's factors
+    for kind in ("rlvr", "sft"):
+        c.arm[f"{kind}-lora"] = {"like": kind, "trainable": "lora", "learning_rate": "train.adapter_learning_rate"}
     c.arms = ("rlvr-lr1", "sft-lr1", "permuted", "raft", "rlvr-lora", "sft-lora")
     c.tune = ConfigDict({"rank": 8, "lora_alpha": 16.0})
-    c.measure = ConfigDict({
-        "grid_points": 3, "completions": 4,
-        "probes": ("weight", "ever_changed", "loss_tokens"),  # the policy's statistics always come too
-        "spectra": "masks",  # of the base alone: flat spectra of real matrices cost minutes a policy (compare reads them)
-        "ks": (16,), "alphas": (0.5,),
-        "problems": 64, "rows": 32,  # a split and measurement
-        "text": "shipped", "text_tokens": 24,
-    })
-    c.mesh = ConfigDict({"ensemble": 1, "data": 1, "fsdp": 1, "tensor": 1})
+    c.measure.update({"grid_points": 3, "spectra": "masks", "problems": 64, "text": "shipped"})
     c.memory = defaults.memory()
-    c.export = ConfigDict({"dtype": "float32", "best": False})
-    c.checkpoint = ConfigDict({"every_seconds": 300.0})
-    c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})  # mode: disabled, offline or online
-    c.tensorboard = False
+    c.checkpoint.every_seconds = 300.0
     if argument == "smoke":
         c.seeds.count = 1
         c.train.update({"steps": 2, "steps_per_call": 1})
