@@ -8,7 +8,7 @@ import pytest
 
 from experiments import run
 from experiments.harness import config as configs
-from experiments.study import Setup
+from experiments.study import Setup, setup_of
 from jaxpost import models, records
 from jaxpost.records import storage
 from jaxpost.records.verify import verify
@@ -95,11 +95,13 @@ def test_a_claim_that_cannot_be_judged_is_refused(change, expected):
         Setup(configs.load(str(TINY), {}), [claim | change])
 
 
-@pytest.mark.parametrize("name", ["sft_then_ppo", "continual_forgetting", "weight_interpolation", "rlvr_curvature"])
+@pytest.mark.parametrize("name", [
+    "sft_then_ppo", "continual_forgetting", "weight_interpolation", "rlvr_curvature", "hints", "replay", "sft_then_rl",
+    "gaming", "phrasing", "causal_axioms", "simplicity_bias"])
 def test_a_claim_of_a_paper_is_one_file_of_eighty_lines(name):
     assert len((ROOT / "configs" / f"{name}.py").read_text().splitlines()) <= 80
     for argument in ("default", "smoke"):
-        setup = Setup(configs.load(f"{name}:{argument}", {}), configs.module(name).CLAIMS)
+        setup = setup_of(configs.load(f"{name}:{argument}", {}), configs.module(name).CLAIMS)
         assert [c["id"] for c in setup.claims] == [c["id"] for c in configs.module(name).CLAIMS]
         assert all(isinstance(arm.spec.model, models.TransformerConfig) for arm in setup.arms)
 

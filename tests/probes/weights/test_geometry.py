@@ -313,7 +313,8 @@ def test_sidecar_and_offline_give_the_same_bits(refs):
     probe = weights.WeightGeometry(PANEL)
     assert isinstance(probe, base.Probe) and hash(probe) == hash(weights.WeightGeometry(PANEL))
     everything = MEASURE(PANEL, refs, current)
-    for i, name in enumerate(sorted(W0)):
+    for name in ("embed", "l1/q"):  # a wide one and one of a group of two
+        i = sorted(W0).index(name)
         alone = base.Context({base.WEIGHTS0: {name: W0[name]}, base.WEIGHTS: {name: current[name]}})
         state = probe.init(alone, KEY)
         _, values = jax.jit(probe.measure)(alone, state, KEY)
