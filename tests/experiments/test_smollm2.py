@@ -111,8 +111,8 @@ def test_claims_are_judged_on_general_text_and_at_matched_norm(finished):
 def test_an_adapter_moves_the_linear_matrices_alone_and_by_its_rank(finished):
     place, workdir = finished
     c, before = hf.load(place / "model")
-    _, after = hf.load(workdir / "policies" / "rlvr-lora-seed-100")
-    _, full = hf.load(workdir / "policies" / "sft-lr1-seed-100")
+    _, after = hf.load(workdir / "policies" / "rlvr-lora-seed-200")
+    _, full = hf.load(workdir / "policies" / "sft-lr1-seed-200")
     old, new, all_moved = (models.matrices(tree, c) for tree in (before, after, full))
     assert np.array_equal(old["embed"], new["embed"]) and not np.array_equal(old["embed"], all_moved["embed"])
     moved = {name: np.linalg.svd(np.asarray(new[name], np.float64) - np.asarray(w, np.float64), compute_uv=False)
