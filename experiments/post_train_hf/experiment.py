@@ -27,28 +27,25 @@ from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import concatenate, grid, write_base_rows
 from experiments.harness.session import Session, StopSignals
+from experiments.post_train_hf import inputs, stand_in
 from experiments.post_train_hf import programs as hf_programs
 from experiments.post_train_hf import runs as hf_runs
-from experiments.post_train_hf import stand_in
 from jaxpost import models, probes, processes, records, tasks, training
 from jaxpost.formats import FormatError
-from jaxpost.formats.directory import read_object
 from jaxpost.lookup import nearest
 from jaxpost.models import hf
 from jaxpost.models.declare import EXPERT_PRODUCTS
 from jaxpost.probes import policy
 from jaxpost.records import storage
-from jaxpost.tasks import general_text, text, text_data, tokenizer, verifier_file, verifiers
+from jaxpost.tasks import text, text_data, verifiers
 from jaxpost.training import split
-from jaxpost.training.general_text import GeneralText
-from jaxpost.training.text_suite import TextSuite
 
 TITLE = "Post-training of a Hugging Face model on text"
 QUESTION = "Do SFT and RL with verifiable rewards move the weights of a pretrained model differently on the same problems?"
 METRICS = {**probes.METRICS, **trainable.METRICS}
 SEVERAL_PROCESSES = True  # it runs in several (harness/distributed.py)
 _MODEL_KEYS = ("directory", "compute_dtype", "expert_products")
-SHIPPED = "shipped"  # as measure.text: the general text of the package
+TEXT = ("policy.text_loss", "policy.text_kl")  # of policy.general_text
 _MESH = ("ensemble", "data", "fsdp", "tensor")
 
 
@@ -69,11 +66,10 @@ class Setup:
         claim_rules.check(self.claims, ("id", *config.ood))
         self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group, devices)
         try:
-            named = config.data.verifier
-            self.verifier = verifier_file.load(named) if named.endswith(".py") else verifiers.get(named)
+            self.verifier = inputs.verifier_of(config)
             if devices is None:
-                model, self.tokenizer = _architecture(config.model.directory), _tokenizer(config)
-                self.train, held, further, self.overlap = _data(config, self.tokenizer)
+                model, self.tokenizer = inputs.architecture(config.model.directory), inputs.tokenizer_of(config)
+                self.train, held, further, self.overlap = inputs.data(config, self.tokenizer)
             else:
                 model, self.tokenizer, held = stand_in.inputs(config)
                 further = {}
@@ -82,7 +78,6 @@ class Setup:
                                                                          **mixture))
             self.task = text.make("text", held, self.tokenizer, self.verifier)
             tasks.require_vocab(self.task, self.model.vocab)
-            self.general = None if devices is not None else _general(config, self)
         except (ValueError, FormatError) as error:
             raise UserError(str(error)) from error
         self.arms = arm_table.build(config, self.model, {"task": self.task}, trainable.of_stage(config))
@@ -91,9 +86,13 @@ class Setup:
                 raise UserError(f"arm {arm.name!r}: every arm of this experiment starts from the base and takes train.steps="
                                 f"{config.train.steps} steps; chains of stages run in the experiment 'study'")
         self.grid = _grid(config)
-        self.suite, self.held = _suite(config, self, self.task, held, "id"), held
-        self.others = [_suite(config, self, text.make(name, data, self.tokenizer, self.verifier), data, name)
+        self.suite, self.held = inputs.suite(config, self, self.task, held, "id"), held
+        self.others = [inputs.suite(config, self, text.make(name, data, self.tokenizer, self.verifier), data, name)
                        for name, data in further.items()]
+        self.general = None if devices is not None else inputs.general(config, self)
+        if asked := [claim["id"] for claim in self.claims if claim["metric"] in TEXT and not config.measure.text]:
+            raise UserError(f"claim {asked[0]!r} is about general text, and measure.text is empty; set it to "
+                            f"{inputs.SHIPPED!r} or to a file")
         self.probes = _probes(config.measure, self.grid, self.model, self.task)
         probing.require((*self.probes, policy.PolicyStatistics(None, ())), (), self.claims)
         needed = probes.PROBE_BATCH in probes.merge_needs(self.probes)
@@ -118,6 +117,8 @@ def _check_sections(config: ConfigDict, unread: Sequence[str]) -> None:
         for key in config[section]:
             if key not in known:
                 raise UserError(f"config key '{section}.{key}' is not known{nearest(key, known)}")
+    if "id" in config.ood:
+        raise UserError("ood.id: id is the name of data.evaluate in the measurements; choose another")
     if config.mesh.ensemble != 1:
         raise UserError(f"mesh.ensemble={config.mesh.ensemble}: seeds run one after another here; set it to 1")
     for key, known in (("model.compute_dtype", ("bfloat16", "float32")), ("model.expert_products", EXPERT_PRODUCTS),
@@ -138,17 +139,6 @@ def _check_sections(config: ConfigDict, unread: Sequence[str]) -> None:
                             "one)")
 
 
-def _architecture(directory: str) -> models.TransformerConfig:
-    """That of config.json, before any weight is read."""
-    path = Path(directory)
-    if not path.is_dir():
-        beside = sorted(p.name for p in path.parent.iterdir() if p.is_dir())[:8] if path.parent.is_dir() else []
-        raise UserError(f"model.directory={directory}: no such directory{nearest(path.name, beside) if beside else ''}")
-    if not (path / "config.json").is_file():
-        raise UserError(f"model.directory={directory} has no config.json; a Hugging Face directory has one, beside safetensors")
-    return hf.config_of(read_object(path / "config.json"), str(path / "config.json"))
-
-
 def _grid(config: ConfigDict) -> tuple[int, ...]:
     """Measured steps: log-spaced ones, and every `measure.every` steps. Raises: UserError."""
     steps, every = config.train.steps, config.measure.every
@@ -156,56 +146,6 @@ def _grid(config: ConfigDict) -> tuple[int, ...]:
         raise UserError(f"measure.every={every}: a number of steps, or 0 (at measure.grid_points log-spaced steps alone)")
     even = range(every, steps, every) if every else ()
     return tuple(sorted({*grid(steps, config.measure.grid_points), *even}))
-
-
-def _tokenizer(config: ConfigDict) -> tokenizer.Tokenizer:
-    """That of the directory, answers ending as `data.end` says. Raises: ValueError."""
-    found = tokenizer.load(config.model.directory)
-    return found.ending_with(config.data.end) if config.data.end else found
-
-
-def _data(config: ConfigDict, known: tokenizer.Tokenizer
-          ) -> tuple[text_data.TextData, text_data.TextData, dict[str, text_data.TextData], int]:
-    """(training data, evaluation data, further evaluation data by name, training problems left out because they are evaluated).
-
-    Raises: ValueError as `text_data.read` and `.tokenise`; UserError for too few problems.
-    """
-    c = config.data
-    fields = {role: c[role] for role in ("prompt", "answer", "target", "messages")}
-    found = text_data.read(c.train, fields, c.tfds_directory)
-    sources = {"data.evaluate": c.evaluate, **{f"ood.{name}": source for name, source in config.ood.items()}}
-    read = {key: text_data.read(source, fields, c.tfds_directory) for key, source in sources.items()}
-    fresh = text_data.without(found, [problem for problems in read.values() for problem in problems])
-    if not fresh:
-        raise UserError(f"every problem of data.train={c.train} is in data.evaluate={c.evaluate} too; give disjoint sets")
-    train, *held = (text_data.tokenise(part, known, c.prompt_tokens, c.answer_tokens, c.template, c.chat)
-                    for part in (fresh, *read.values()))
-    for key, data in zip(sources, held):
-        if len(data) < config.measure.problems:
-            raise UserError(f"measure.problems={config.measure.problems}: {key} has {len(data)} problems that fit "
-                            f"({text_data.dropped_label(data.dropped)} dropped); set it to at most {len(data)}")
-    return train, held[0], dict(zip(config.ood, held[1:])), len(found) - len(fresh)
-
-
-def _suite(config: ConfigDict, setup: Setup, task: tasks.Task, held: text_data.TextData, label: str) -> TextSuite:
-    count, at_once = config.measure.problems, config.measure.rows
-    if count % at_once:
-        near = min((r for r in range(1, count + 1) if count % r == 0), key=lambda r: abs(r - at_once))
-        raise UserError(f"measure.rows={at_once} does not divide measure.problems={count}; nearest valid: {near}")
-    if setup.mesh is not None and at_once % (ways := setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]):
-        raise UserError(f"measure.rows={at_once} is not divisible by mesh.data * mesh.fsdp = {ways}")
-    return TextSuite(setup.model, task, held.problems[:count], text.rows(held, range(count)), setup.tokenizer.decode, at_once,
-                     setup.mesh, label)
-
-
-def _general(config: ConfigDict, setup: Setup) -> GeneralText | None:
-    """The general text of `measure.text`, as many as there are problems. Raises: ValueError, as `general_text.read`."""
-    c = config.measure
-    if not c.text:
-        return None
-    tokens_NxT, mask_NxT = general_text.read(general_text.SHIPPED if c.text == SHIPPED else c.text, setup.tokenizer, c.problems,
-                                             c.text_tokens)
-    return GeneralText(setup.model, tokens_NxT, mask_NxT, c.rows, setup.tokenizer.pad, setup.mesh)
 
 
 def _probes(section: ConfigDict, steps: Sequence[int], model: models.TransformerConfig, task) -> tuple[probes.Probe, ...]:
@@ -230,7 +170,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         bundle, session = found
         if config.memory.report:
             program_report.print_report(session, setup.listed())
-        base, inputs = _load(setup, bundle, session)
+        base, about = _load(setup, bundle, session)
         measure = hf_runs.TextMeasurement(base, setup, bundle, session.telemetry)
         write_base_rows(bundle, "", measure, setup.seeds)
         if partial := trainable.budget_rows(setup.arms, base.params, base.digest, setup.seeds[0]):
@@ -241,7 +181,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         last = dict.fromkeys(config.arms, setup.grid[-1])
         gate = claim_rules.gates.success_moved(dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1])))
         publish(stated, bundle, session, claim_rules.judging(setup.claims, last, gate), metrics=METRICS,
-                papers=defaults.RLVR_PAPERS, extra={"inputs": inputs})
+                papers=defaults.RLVR_PAPERS, extra={"inputs": about})
 
 
 def _train(arm: arm_table.Arm, setup: Setup, base: hf_runs.Loaded, measure: hf_runs.TextMeasurement, bundle: records.Bundle,
@@ -263,7 +203,7 @@ def _compare(setup: Setup, base: str, bundle: records.Bundle) -> None:
         return
     runs = matched.Trajectories(follower.read_rows(bundle, exclude=("matched", "summary", "claims")))
     read = [(matched.SUCCESS, name) for name in setup.config.ood]
-    read += [] if setup.general is None else [("policy.text_loss", None), ("policy.text_kl", None)]
+    read += [] if setup.general is None else [(metric, None) for metric in TEXT]
     found = comparisons.of_sets(runs, setup.claims, setup.config.arms, base, read)
     bundle.write_rows("matched", concatenate(*(part for compared in found for part in compared.columns)))
 
@@ -282,26 +222,26 @@ def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_ru
     params = training.bf16_grid(read)
     if digest(read) != digest(params):
         session.say(f"{directory}: weights are not on the bf16 grid; they were rounded once, all arms start there")
-    inputs = {"base": digest(params), "train": setup.train.digest, "evaluate": setup.held.digest,
+    about = {"base": digest(params), "train": setup.train.digest, "evaluate": setup.held.digest,
               "tokenizer": setup.tokenizer.digest, "verifier": setup.verifier.name, "train_problems": len(setup.train),
               "train_dropped": dict(setup.train.dropped), "train_also_evaluated": setup.overlap,
               "evaluate_problems": len(setup.held), "evaluate_dropped": dict(setup.held.dropped),
               "guess": setup.task.guess("id")}
-    inputs |= {"ood": {suite.label: suite.digest for suite in setup.others}} if setup.others else {}
-    inputs |= {} if setup.general is None else {"text": setup.general.digest}
-    processes.agreed(lambda: _keep(inputs, bundle.path / "inputs.json"), follower.ERRORS)
-    session.say(f"base {inputs['base']}: {models.count_parameters(setup.model):,} parameters")
+    about |= {"ood": {suite.label: suite.digest for suite in setup.others}} if setup.others else {}
+    about |= {} if setup.general is None else {"text": setup.general.digest}
+    processes.agreed(lambda: _keep(about, bundle.path / "inputs.json"), follower.ERRORS)
+    session.say(f"base {about['base']}: {models.count_parameters(setup.model):,} parameters")
     for key, data, also in (("train", setup.train, f", {setup.overlap} left out because they are evaluated"),
                             ("evaluate", setup.held, "")):
         session.say(f"{key} {data.digest[:16]}: {len(data)} problems; dropped: {text_data.dropped_label(data.dropped)}{also}")
-    return hf_runs.Loaded(params, inputs["base"]), inputs
+    return hf_runs.Loaded(params, about["base"]), about
 
 
-def _keep(inputs: dict, path: Path) -> None:
+def _keep(about: dict, path: Path) -> None:
     """Write what the run is about, or compare it with what it began with. Raises: UserError: it is another."""
     if path.exists():
         before = storage.read_json(path)
-        if changed := [key for key in inputs if before.get(key) != inputs[key]]:
+        if changed := [key for key in about if before.get(key) != about[key]]:
             raise UserError(f"{changed[0]} is not what this run began with ({before.get(changed[0])}, now "
-                            f"{inputs[changed[0]]}): put it back, or choose another --workdir")
-    storage.write_json(path, inputs)
+                            f"{about[changed[0]]}): put it back, or choose another --workdir")
+    storage.write_json(path, about)

@@ -1,6 +1,7 @@
 """General text that no task is about: what a policy keeps of it says what it forgot.
 
-`general_text.txt` holds 200 plain English sentences, questions and instructions that were written for this package.
+`general_text.txt` holds 200 plain English sentences, questions and instructions that were written for this package, in a
+shuffled order, so that the first N are a sample of all.
 """
 
 from pathlib import Path

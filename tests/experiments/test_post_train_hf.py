@@ -194,6 +194,7 @@ def nothing_is_computed(monkeypatch):
     ("--config.data.answer_tokens=1", "answer too long"),
     ("--config.measure.problems=24", "measure.problems=24: data.evaluate has 16 problems that fit"),
     ("--config.measure.rows=3", "measure.rows=3 does not divide measure.problems=8; nearest valid: 2"),
+    ("--config.measure.text=nowhere", "measure.text: nowhere: no such file"), ("--config.data.end=12", "is 2 tokens of this"),
     ("--config.measure.spectra=exct", "measure.probes: "), ("--config.measure.probes=('policy',)", "is always measured here"),
     ("--config.measure.probes=('wieght',)", "did you mean 'weight'"),
     ("--config.measure.probes=('loss_tokens',)", "claim 'sparser-at-same-lr' needs 'weight.sparsity.bf16'"),

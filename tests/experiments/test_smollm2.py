@@ -76,19 +76,29 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, capsys):
     assert command.main([str(tmp_path / "out"), "--problems"]) == 0
 
 
+def overrides(place):
+    """Of the config, on a directory of tiny_hf."""
+    given = {"model.directory": place / "model", "data.train": place / "train.jsonl", "data.evaluate": place / "evaluate.jsonl",
+             "ood.templates": place / "evaluate.jsonl", "ood.operands": place / "evaluate.jsonl", "data.target": "answer",
+             "data.template": "{prompt}", "data.prompt_tokens": 12}
+    return [f"--config.{key}={value}" for key, value in given.items()]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """(directory of tiny_hf, finished smoke run of the config on it)."""
     pytest.importorskip("tokenizers")
     place = tmp_path_factory.mktemp("text")
     tiny_hf.make(place, steps=40)
-    given = {"model.directory": place / "model", "data.train": place / "train.jsonl", "data.evaluate": place / "evaluate.jsonl",
-             "ood.templates": place / "evaluate.jsonl", "ood.operands": place / "evaluate.jsonl", "data.target": "answer",
-             "data.template": "{prompt}", "data.prompt_tokens": 12}
-    workdir = place / "run"
-    overrides = [f"--config.{key}={value}" for key, value in given.items()]
-    assert run.main(["--config=rlvr_smollm2:smoke", f"--workdir={workdir}", *overrides]) == 0
-    return place, workdir
+    assert run.main(["--config=rlvr_smollm2:smoke", f"--workdir={place / 'run'}", *overrides(place)]) == 0
+    return place, place / "run"
+
+
+def test_a_claim_on_general_text_needs_one(finished, capsys):
+    place, _ = finished
+    arguments = ["--config=rlvr_smollm2:smoke", f"--workdir={place / 'never'}", *overrides(place), "--config.measure.text="]
+    assert run.main(arguments) == 2
+    assert "is about general text, and measure.text is empty; set it to 'shipped'" in capsys.readouterr().err
 
 
 def seed_rows(workdir, **wanted):
@@ -111,8 +121,8 @@ def test_claims_are_judged_on_general_text_and_at_matched_norm(finished):
 def test_an_adapter_moves_the_linear_matrices_alone_and_by_its_rank(finished):
     place, workdir = finished
     c, before = hf.load(place / "model")
-    _, after = hf.load(workdir / "policies" / "rlvr-lora-seed-100")
-    _, full = hf.load(workdir / "policies" / "sft-lr1-seed-100")
+    _, after = hf.load(workdir / "policies" / "rlvr-lora-seed-200")
+    _, full = hf.load(workdir / "policies" / "sft-lr1-seed-200")
     old, new, all_moved = (models.matrices(tree, c) for tree in (before, after, full))
     assert np.array_equal(old["embed"], new["embed"]) and not np.array_equal(old["embed"], all_moved["embed"])
     moved = {name: np.linalg.svd(np.asarray(new[name], np.float64) - np.asarray(w, np.float64), compute_uv=False)
