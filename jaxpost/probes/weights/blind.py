@@ -92,7 +92,8 @@ def visible_square(update: Described, class_counts_C: jax.Array) -> jax.Array:
     """Mean and variance of the sum of squares that bf16 shows of a permuted update: f32[2]."""
     second, fourth = blind_moments.of_sizes(update.counts_256x8, jnp.sum(class_counts_C), update.sigma)
     n = class_counts_C.astype(jnp.float32)
-    return jnp.stack([jnp.vdot(n, second) * update.sigma**2, jnp.vdot(n, fourth - second**2) * update.sigma**4])
+    spread = jnp.maximum(fourth - second**2, 0.0)  # of one visible size it is 0 but for rounding
+    return jnp.stack([jnp.vdot(n, second) * update.sigma**2, jnp.vdot(n, spread) * update.sigma**4])
 
 
 def energies(update: Described, ref: Mapping[str, Any], ks: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
