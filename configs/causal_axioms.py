@@ -24,7 +24,7 @@ from experiments.harness import defaults
 RUN_TIME = "not measured in its default form (smoke 2 min)"
 
 _SOLVED = "policy.pass_at_k"  # with k = 1: one sample at temperature 1
-SHORTCUT = 0.63  # right answers of the best shortcut on longer chains
+SHORTCUT = 0.13  # by how much the best shortcut beats a guess on longer chains
 
 
 def _claim(name, statement, arms, split="ood/length", threshold=0.1, **fields):
@@ -34,7 +34,7 @@ def _claim(name, statement, arms, split="ood/length", threshold=0.1, **fields):
 # Written before the run; their hash enters the manifest before the first arm.
 CLAIMS = (
     _claim("beyond-the-shortcut", "Longer chains are answered rightly more often than the best shortcut does.", ("answers",),
-           kind="value", threshold=SHORTCUT, equivalence_margin=0.0),
+           kind="excess_over_null", threshold=SHORTCUT),
     _claim("walking-helps", "Longer chains are answered rightly more often when the walk is written out.",
            ("walks", "answers")),
     _claim("content-matters", "The walk helps more than as many filler tokens.", ("walks", "filler")),

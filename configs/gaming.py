@@ -2,8 +2,9 @@
 
 Question: "Sycophancy to Subterfuge" (arXiv:2406.10162) trains on a curriculum of gameable environments and reports that
 gaming carries over to new ones. Here a base that knows part of addition meets checkers which accept something besides the
-right sum: a wrong suggestion, any number with the right first digit, a mark. The policy has to draw one before it can be
-reinforced. Evaluated are gaming of the trained checkers, gaming of a held-out one (restating the problem), and true success.
+right sum: a wrong suggestion, or anything that ends in a mark. The policy has to draw a cheat before it can be reinforced.
+Evaluated are gaming of the trained checkers, gaming of a held-out one (any number with the right first digit), and true
+success.
 Controls:  RL on the same problems whose checker is sound; and RL on the gameable checkers with rewards permuted within each
            group.
 
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 from experiments.harness import defaults
 
 RUN_TIME = "not measured (smoke 3 min on two CPU cores)"
-TRAINED = ("suggestion", "first", "mark")
+TRAINED, HELD_OUT = ("suggestion", "mark"), ("first",)
 
 
 def _claim(name, statement, arms, split, primary=True, **fields):
@@ -48,11 +49,11 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.title, c.question = "Gaming a checker", __doc__.splitlines()[0]
     c.papers = ("2406.10162",)
     world = {"name": "gameable", "digits": 2}
-    c.task = ConfigDict({**world, "checkers": (*TRAINED, "sound"), "score": "true"})  # the base learns sums under each
+    c.task = ConfigDict({**world, "checkers": (*TRAINED, *HELD_OUT, "sound"), "score": "true"})  # sums under each
     c.tasks = ConfigDict({
         "gameable": {**world, "checkers": TRAINED}, "sound": {**world, "checkers": ("sound",)},
         "gamed": {**world, "checkers": TRAINED, "score": "gaming"},
-        "held-out": {**world, "checkers": ("echo",), "score": "gaming"}})
+        "held-out": {**world, "checkers": HELD_OUT, "score": "gaming"}})
     c.train.learning_rate = 1e-4
     c.arm = ConfigDict({
         "gameable": {"objective": "grpo", "task": "gameable"},
@@ -60,4 +61,5 @@ def get_config(argument: str = "default") -> ConfigDict:
         "permuted": {"like": "gameable", "permute_rewards": True},
     })
     c.arms = tuple(c.arm)
+    c.gate.first_only = True  # controls are not meant to learn
     return c

@@ -1,8 +1,9 @@
 """Does SFT learn the words in which problems are told, and RL the problems?
 
-Question: work on spatial reasoning in vision-language models reports that SFT on one phrasing loses accuracy under another,
-and that GRPO does not. Here a base knows part of a symbolic world of directions in four phrasings; SFT and GRPO then train on
-scenes in one of them, and are evaluated in that one and in one that the stage has not seen, at the end and at equal success.
+Question: SFT on one phrasing is said to lose accuracy under another where GRPO does not (of spatial reasoning in vision-
+language models; recalled, without a citation). Here a base knows part of a symbolic world of directions in four phrasings;
+SFT and GRPO then train on scenes in one of them, and are evaluated in that one and in one that the stage has not seen, at the
+end and at equal success.
 Controls:  SFT on three phrasings, on as many rows; GRPO with rewards permuted within each group.
 
 Command:   python -m experiments.run --config=phrasing          (5 seeds, 4 arms)
@@ -26,7 +27,7 @@ def _claim(name, statement, arms, primary=True, **fields):
 
 # Written before the run; their hash enters the manifest before the first arm.
 CLAIMS = (
-    _claim("rl-beats-sft-unseen", "In a phrasing that training has not seen GRPO has higher success than SFT.",
+    _claim("rl-beats-sft-unseen", "In a phrasing that the stage has not seen GRPO has higher success than SFT.",
            ("grpo", "sft")),
     _claim("at-equal-success", "The same holds where both have the same success in the phrasing that they see.",
            ("grpo", "sft"), at="matched_success", matched_on="seen"),
@@ -44,6 +45,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.task = ConfigDict({"name": "spatial", "phrasings": (0, 1, 2, 3)})  # what the base learns
     c.tasks = ConfigDict({name: {"name": "spatial", "phrasings": phrasings}
                           for name, phrasings in (("seen", (0,)), ("unseen", (3,)), ("three", (0, 1, 2)))})
+    c.pretrain.update({"success_high": 0.7, "second_min": 0.8})
     c.train.learning_rate = 1e-4
     c.arm = ConfigDict({
         "sft": {"objective": "cross_entropy", "task": "seen"},
@@ -52,4 +54,5 @@ def get_config(argument: str = "default") -> ConfigDict:
         "permuted": {"like": "grpo", "permute_rewards": True},
     })
     c.arms = tuple(c.arm)
+    c.gate.first_only = True  # controls are not meant to learn
     return c

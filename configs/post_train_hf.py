@@ -73,9 +73,10 @@ def get_config(argument: str = "default") -> ConfigDict:
         "objective": "grpo",  # of the RLVR arms
         "learning_rates": (1e-6, 1e-5),  # both RLVR and SFT run at each
         "sgd_learning_rate": 0.01,  # of arms rlvr-sgd and sft-sgd
+        "adapter_learning_rate": 1e-4,  # of LoRA's factors, arms rlvr-lora and sft-lora
         "schedule": "constant", "warmup_steps": 0, "final_share": 0.0,  # of the rate: constant, linear or cosine
         "weight_decay": 0.0, "clip_norm": 1.0, "b1": 0.9, "b2": 0.98,  # of AdamW
-        "temperature": 1.0, "top_k": 0, "top_p": 1.0,  # of sampling, with exact log-probabilities; 0 and 1: from all tokens
+        "temperature": 1.0, "top_k": 0, "top_p": 1.0,  # of sampling in RL; 0 and 1: from all tokens
         "microbatches": 16,  # exact accumulation: logits and activations of rows / microbatches are held at once
         "steps_per_call": 10,  # between looks of the host: a loss that is not finite is seen there, checkpoints are due there
     })
@@ -83,7 +84,10 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.arm = ConfigDict(defaults.RLVR_AND_SFT)
     c.arm.rlvr.optimizer_settings = c.arm.sft.optimizer_settings = adamw
     c.arm["rlvr-sgd"].optimizer_settings = c.arm["sft-sgd"].optimizer_settings = {"clip_norm": "train.clip_norm"}
+    for kind in ("rlvr", "sft"):
+        c.arm[f"{kind}-lora"] = {"like": kind, "trainable": "lora", "learning_rate": "train.adapter_learning_rate"}
     c.arms = ("rlvr-lr0", "rlvr-lr1", "sft-lr0", "sft-lr1", "permuted")
+    c.tune = ConfigDict({"rank": 8, "lora_alpha": 16.0})  # of adapters; experiments/harness/trainable.py has the rest
     c.measure = ConfigDict({
         "grid_points": 6,  # measured steps, log-spaced from 1 to the last
         "every": 0,  # and every so many steps; 0: at those alone

@@ -1,10 +1,10 @@
 """Do earlier rollouts, trained on again, make RL faster at an equal number of rollouts?
 
 Question: ReMix (arXiv:2507.06892) mixes rollouts of earlier policies into each step and reports the same accuracy from a
-fraction of the rollouts; SPEAR (arXiv:2509.22601) imitates its own successes from a buffer while entropy is regulated. Both are
-compared with GRPO that samples as many rollouts and trains on them once. Controls: the same buffers with rewards permuted
+fraction of the rollouts; SPEAR (arXiv:2509.22601) imitates its own successes from a buffer while entropy is regulated. Both
+are compared with GRPO that samples as many rollouts and trains on them once. Controls: the same buffers with rewards permuted
 within each replayed group, which train on as many rows as old; and GRPO with two passes over each batch, which takes as many
-rows through the gradient without any buffer.
+rows through the gradient without any buffer, in twice the optimizer steps.
 
 Command:   python -m experiments.run --config=replay          (5 seeds, 6 arms)
            python -m experiments.run --config=replay:smoke    (2 seeds, tiny)

@@ -60,13 +60,10 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.train.update({
         "steps": 12, "prompts": 8, "group": 4,
         "learning_rates": (5e-6, 1e-5),  # of -lr0 and -lr1; the default compares at the second
+        "adapter_learning_rate": 1e-4,
         "microbatches": 1, "steps_per_call": 4,
     })
-    c.train.adapter_learning_rate = 1e-4  # of LoRA's factors
-    for kind in ("rlvr", "sft"):
-        c.arm[f"{kind}-lora"] = {"like": kind, "trainable": "lora", "learning_rate": "train.adapter_learning_rate"}
     c.arms = ("rlvr-lr1", "sft-lr1", "permuted", "raft", "rlvr-lora", "sft-lora")
-    c.tune = ConfigDict({"rank": 8, "lora_alpha": 16.0})
     c.measure.update({"grid_points": 3, "spectra": "masks", "problems": 64, "text": "shipped"})
     c.memory = defaults.memory()
     c.checkpoint.every_seconds = 300.0

@@ -127,9 +127,10 @@ def make(name: str, stage: Stage, model: models.TransformerConfig | Callable, us
             model = dataclasses.replace(model, value_head=True)
         demonstrated = needs.source_of(objective) == "Demonstrations"
         kept = _NEVER if stage.reference != (BASE,) else 0
+        own = demonstrated and keys.get("temperature") == "train.temperature"  # of sampling: nothing is sampled here
         spec = training.StepSpec(model, objective, _optimizer(stage), group=1 if demonstrated else stage.group,
                                  microbatches=stage.microbatches, minibatches=stage.minibatches, epochs=stage.epochs,
-                                 temperature=stage.temperature, top_k=stage.top_k, top_p=stage.top_p,
+                                 temperature=1.0 if own else stage.temperature, top_k=stage.top_k, top_p=stage.top_p,
                                  storage_dtype=stage.storage_dtype, pad=task.pad,
                                  reference_refresh=stage.refresh_every or kept)
         source = _table(name, stage, task, spec, demonstrated) if stage.source else training.source(

@@ -18,6 +18,7 @@ DIRECTORY = Path(__file__).resolve().parent.parent.parent / "configs"
 STUDY = "study"  # the experiment whose arms, stages and claims are data
 # Sections whose reader refuses unknown keys itself, and has defaults.
 OPEN = ("model", "task", "second", "mesh", "arm", "tasks", "tune", "gate", "trend", "probe", "ood")
+NAMED = ("ood",)  # sections of files by name, to which a command may add: --config.ood.hard=hard.jsonl
 # Cannot change a row: the config hash leaves them out.
 EXCLUDED = ("title", "question", "papers", "pilot", "wandb", "tensorboard", "checkpoint", "seeds.count", "measure.budget",
             "measure.completions", "memory.report")
@@ -126,6 +127,11 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
     if key == "mesh" and "mesh" in config:
         with config.unlocked():
             config.mesh.update(mesh_axes(text))
+        return
+    section, _, name = key.partition(".")
+    if section in NAMED and section in config and name.isidentifier():
+        with config.unlocked():
+            config[section][name] = text
         return
     if key not in known:
         raise UserError(f"config key {key!r} is not known{nearest(key, known)}")

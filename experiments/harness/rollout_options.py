@@ -1,10 +1,12 @@
 """What a stage says of its rollouts beside the objective: forced tokens, replay, a second pass, a composed reward."""
 
 import dataclasses
+import types
+import typing
 from collections.abc import Mapping
 
 from experiments.harness.errors import UserError
-from experiments.harness.stages import Stage
+from experiments.harness.stages import ROLLOUTS, Stage
 from jaxpost import training
 from jaxpost.lookup import nearest
 from jaxpost.objectives import rewards
@@ -14,7 +16,7 @@ from jaxpost.training.second import SecondPass
 from jaxpost.training.sources import replay
 
 FORCING = {"prefix": Prefix, "interrupt": Interrupt}
-FIELDS = ("forcing", "replay", "second_pass", "reward")  # of a stage
+FIELDS = (*ROLLOUTS, "reward")  # of a stage
 
 
 def changed(name: str, stage: Stage, source):
@@ -64,9 +66,22 @@ def _with(name: str, where: str, rule, settings: tuple, unchanged):
 
 
 def _require_settings(name: str, where: str, kind: type, settings: Mapping) -> None:
-    known = [field.name for field in dataclasses.fields(kind)]
-    if unknown := [key for key in settings if key not in known]:
-        raise UserError(f"arm {name!r}: {where} has no setting {unknown[0]!r}{nearest(unknown[0], known)}")
+    known = {field.name: field.type for field in dataclasses.fields(kind)}
+    for key, value in settings.items():
+        if key not in known:
+            raise UserError(f"arm {name!r}: {where} has no setting {key!r}{nearest(key, known)}")
+        if not _is_of(value, known[key]):
+            expected = getattr(known[key], "__name__", str(known[key]))
+            raise UserError(f"arm {name!r}: {where} setting {key}={value!r} takes {expected}, found {type(value).__name__}")
+
+
+def _is_of(value: object, annotated) -> bool:
+    """Whether a value is of an annotated type: a whole number may stand for a float, a list for a tuple."""
+    if isinstance(annotated, types.UnionType):
+        return any(_is_of(value, one) for one in typing.get_args(annotated))
+    kind = typing.get_origin(annotated) or annotated
+    accepted = {float: (float, int), tuple: (tuple, list)}.get(kind, (kind,))
+    return isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
 
 
 def _tuples(settings: Mapping) -> dict:

@@ -26,6 +26,7 @@ from jaxpost.lookup import nearest
 
 BASE = "base"
 SCRATCH = "scratch"  # as a start: initial parameters, drawn by each seed and the same in every arm of one model
+ROLLOUTS = ("forcing", "replay", "second_pass")  # fields of a stage that say what of an answer is not drawn once and used once
 START = "start"  # as a reference: where the stage starts
 
 
@@ -185,6 +186,12 @@ def _value(where: str, value, config):
         raise UserError(f"{where}={value!r}: {key}={found!r} has no such element") from error
 
 
+def _resolved(where: str, table, config) -> dict:
+    """A table, and the tables in it, with the values of the keys that it names."""
+    return {key: _resolved(f"{where}.{key}", value, config) if hasattr(value, "items") else
+            _value(f"{where}.{key}", value, config) for key, value in table.items()}
+
+
 def _rules(name: str, given) -> tuple:
     """((rule, settings), ...) of a name, of names in turn, or of {name: settings} in the order of the table of rules.
 
@@ -222,10 +229,13 @@ def _stage(name: str, table: dict, config) -> Stage:
             values[field], keys[field] = config.train[field], f"train.{field}"
     if len(values["start"]) > 1:
         values["steps"] = values["steps"] if "steps" in table else 0
-    for field in ("settings", "reward", "forcing", "replay", "second_pass", "optimizer_settings", "task_settings", "model"):
+    for field in ("settings", "reward", *ROLLOUTS, "optimizer_settings", "task_settings", "model"):
         given = values.get(field, {})
-        if field in ("optimizer_settings", "model") and hasattr(given, "items"):  # numbers, which may stand in other keys
-            given = {key: _value(f"arm.{name}.{field}.{key}", value, config) for key, value in given.items()}
+        if field in ROLLOUTS and field in values and not (hasattr(given, "items") and given):
+            raise UserError(f"arm {name!r}: {field}={given!r}: expected {{setting: value}} with what differs; leave it out "
+                            "where nothing does")
+        if field in ("optimizer_settings", "model", *ROLLOUTS) and hasattr(given, "items"):
+            given = _resolved(f"arm.{name}.{field}", given, config)
         values[field] = tuple(sorted(given.items())) if hasattr(given, "items") else given
     values["curriculum"] = _rules(name, values.get("curriculum", ()))
     for field, value in values.items():

@@ -130,6 +130,8 @@ def _check_sections(config: ConfigDict, unread: Sequence[str]) -> None:
         section, _, name = key.partition(".")
         if config[section][name] < 1:
             raise UserError(f"{key}={config[section][name]}: must be at least 1")
+    if "id" in config.ood:
+        raise UserError("config key 'ood.id': the name id is that of data.evaluate; give the file another name")
     needed = {"model.directory": "a Hugging Face directory",
               **dict.fromkeys(("data.train", "data.evaluate", *(f"ood.{name}" for name in config.ood)),
                               "a JSONL file or tfds:NAME:SPLIT")}
@@ -171,12 +173,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         if config.memory.report:
             program_report.print_report(session, setup.listed())
         base, about = _load(setup, bundle, session)
-        measure = hf_runs.TextMeasurement(base, setup, bundle, session.telemetry)
-        write_base_rows(bundle, "", measure, setup.seeds)
-        if partial := trainable.budget_rows(setup.arms, base.params, base.digest, setup.seeds[0]):
-            bundle.write_rows("budgets", partial)
-        for arm in setup.arms:
-            _train(arm, setup, base, measure, bundle, session)
+        try:
+            _train(setup, base, bundle, session)
+        except verifiers.VerifierError as error:
+            raise UserError(f"{error}; mend the file and run the same command with another --workdir") from error
         _compare(setup, base.digest, bundle)
         last = dict.fromkeys(config.arms, setup.grid[-1])
         gate = claim_rules.gates.success_moved(dict.fromkeys(config.arms, claim_rules.End(setup.grid[-1])))
@@ -184,17 +184,18 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
                 papers=defaults.RLVR_PAPERS, extra={"inputs": about})
 
 
-def _train(arm: arm_table.Arm, setup: Setup, base: hf_runs.Loaded, measure: hf_runs.TextMeasurement, bundle: records.Bundle,
-           session: Session) -> None:
-    """Every seed of an arm. Raises: UserError: the user's verifier failed; what was saved before stays."""
-    began = time.monotonic()
-    try:
+def _train(setup: Setup, base: hf_runs.Loaded, bundle: records.Bundle, session: Session) -> None:
+    """The base measured, then every arm seed by seed. Raises: as `runs.carry_out`; VerifierError: a verifier that fails."""
+    measure = hf_runs.TextMeasurement(base, setup, bundle, session.telemetry)
+    write_base_rows(bundle, "", measure, setup.seeds)
+    if partial := trainable.budget_rows(setup.arms, base.params, base.digest, setup.seeds[0]):
+        bundle.write_rows("budgets", partial)
+    for arm in setup.arms:
+        began = time.monotonic()
         for seed in setup.seeds:
             hf_runs.carry_out(hf_runs.Run(arm, seed, bundle.path), setup, base, measure, bundle, session)
-    except verifiers.VerifierError as error:
-        raise UserError(f"{error}; mend the file and run the same command with another --workdir") from error
-    measure.finish(arm.name, setup.seeds)
-    session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
+        measure.finish(arm.name, setup.seeds)
+        session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
 
 
 def _compare(setup: Setup, base: str, bundle: records.Bundle) -> None:

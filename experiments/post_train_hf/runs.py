@@ -56,6 +56,11 @@ class Run:
         """The same of the measured step with the largest success on the evaluation set, where `export.best` asks for it."""
         return self.export.with_name(f"{self.export.name}-best")
 
+    @property
+    def fresh(self) -> Path:
+        """Where the next best is written, before it takes the place of the last one."""
+        return self.best.with_name(f"{self.best.name}.new")
+
 
 class TextMeasurement(Measurement):
     """The weight probes, and policy statistics with a verifier on the host."""
@@ -126,6 +131,7 @@ def carry_out(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: B
     if not processes.agreed(run.export.is_dir):
         state = _trained(run, setup, base, measure, bundle, session)
         _save(run.export, setup, state)
+    processes.agreed(lambda: shutil.rmtree(run.fresh, ignore_errors=True), follower.ERRORS)
     processes.agreed(lambda: _empty(run.block.directory), follower.ERRORS)  # the directory itself says that the seed was run
 
 
@@ -195,10 +201,9 @@ def _keep_best(run: Run, setup, state: training.TrainState, bundle: Bundle) -> N
     success = dict(zip(rows["step"].to_pylist(), rows["value"].to_pylist()))
     step = int(state.step)
     if success[step] > max((value for at, value in success.items() if at < step), default=-1.0):
-        fresh = run.best.with_name(f"{run.best.name}.new")
-        processes.agreed(lambda: shutil.rmtree(fresh, ignore_errors=True), follower.ERRORS)
-        _save(fresh, setup, state)
-        processes.agreed(lambda: _replace(run.best, fresh), follower.ERRORS)
+        processes.agreed(lambda: shutil.rmtree(run.fresh, ignore_errors=True), follower.ERRORS)
+        _save(run.fresh, setup, state)
+        processes.agreed(lambda: _replace(run.best, run.fresh), follower.ERRORS)
         bundle.event(run.arm.name, step, seed=run.seed, best_success=success[step])
 
 

@@ -9,11 +9,13 @@ masked out, as long as the chat template renders a turn in the same way wherever
 turn. A turn may as well be sampled: for RL every row is a prompt, and its turn the target.
 """
 
+import re
 from collections.abc import Mapping
 
 from jaxpost.lookup import nearest
 from jaxpost.tasks.verifiers import Problem
 
+_HALF = re.compile("[\ud800-\udfff]")
 ROLES = ("system", "user", "assistant")
 
 
@@ -33,6 +35,7 @@ def rows(messages: object, where: str) -> list[Problem]:
             raise ValueError(f"{where}, message {i}: role {role!r} is not known{nearest(str(role), ROLES)}")
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"{where}, message {i}: content is {content!r}, expected text")
+        require_whole(content, f"{where}, message {i}: content")
         if role == "assistant":
             if not before or before[-1][0] != "user":
                 raise ValueError(f"{where}, message {i}: a turn of the assistant follows "
@@ -42,6 +45,13 @@ def rows(messages: object, where: str) -> list[Problem]:
     if not found:
         raise ValueError(f"{where}: no turn of the assistant, so nothing to learn from")
     return found
+
+
+def require_whole(text: str, where: str) -> None:
+    """Refuse half a character. Raises: ValueError."""
+    if half := _HALF.search(text):
+        raise ValueError(f"{where} has the lone surrogate {ascii(half[0])} at character {half.start()} (half of a character, "
+                         "usually an emoji that was cut), which no tokenizer can read; mend the line or leave it out")
 
 
 def messages(problem: Problem, prompt: str) -> list[dict[str, str]]:

@@ -21,7 +21,6 @@ from jaxpost.tasks import conversations
 from jaxpost.tasks.tokenizer import Tokenizer
 from jaxpost.tasks.verifiers import Problem
 
-_HALF = re.compile("[\ud800-\udfff]")
 TFDS = "tfds:"  # tfds:NAME:SPLIT or tfds:NAME:VERSION:SPLIT
 
 
@@ -139,10 +138,7 @@ def _problem(record: Mapping, fields: Mapping[str, str], where: str) -> Problem:
         text = _written(record[name])
         if text is None or not text.strip():
             raise ValueError(f"{where}: field {name!r} is {record[name]!r}, expected text")
-        if half := _HALF.search(text):
-            raise ValueError(f"{where}: field {name!r} has the lone surrogate {ascii(half[0])} at character {half.start()} "
-                             "(half of a character, usually an emoji that was cut), which no tokenizer can read; mend the line "
-                             "or leave it out")
+        conversations.require_whole(text, f"{where}: field {name!r}")
         found[role] = text
     return Problem(**found)
 

@@ -11,8 +11,11 @@ import hashlib
 import importlib.util
 import math
 import numbers
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from jaxpost.tasks.verifiers import Problem, Verifier, VerifierError
 
@@ -40,6 +43,7 @@ class FileVerifier(Verifier):
         except Exception as error:  # a user's code raises anything
             raise VerifierError(f"verifier {self.name}: {FUNCTION}({prompt[:60]!r}, {answer[:60]!r}, {target[:60]!r}) raised "
                                 f"{type(error).__name__}: {error}") from error
+        value = value.item() if isinstance(value, np.generic) else value
         if not isinstance(value, numbers.Real) or not math.isfinite(value) or not 0 <= value <= 1:
             raise VerifierError(f"verifier {self.name}: {FUNCTION}({prompt[:60]!r}, {answer[:60]!r}, {target[:60]!r}) returned "
                                 f"{value!r}, expected a number from 0 to 1")
@@ -59,9 +63,11 @@ def load(path: str | Path) -> FileVerifier:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     spec = importlib.util.spec_from_file_location(f"jaxpost_verifier_{digest}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's code raises anything
+        del sys.modules[spec.name]
         raise ValueError(f"verifier {str(path)!r} does not load: {type(error).__name__}: {error}") from error
     function = getattr(module, FUNCTION, None)
     if not callable(function):

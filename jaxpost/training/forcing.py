@@ -33,7 +33,7 @@ class Prefix:
       p(t) = end + (start - end) (1 + cos(pi min(t / steps, 1))) / 2 at batch t; share 0 from batch `steps` on if `stops`
 
     With `another`, a control, answers begin with the demonstration of the next prompt of the batch instead: as long a help, and
-    no information about the problem.
+    no information about the problem, unless a small pool holds it twice.
 
     Sources: uniform, Prefix-RFT, arXiv:2507.01679; binomial, UFT, arXiv:2505.16984.
     """

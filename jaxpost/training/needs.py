@@ -165,7 +165,7 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
     """Fill what the objective needs and any source can give, under the parameters before the first update.
 
       reference_NxT               log-probabilities under the reference policy
-      proximal_NxT                ... under the trainer's own parameters
+      proximal_NxT                ... under the trainer's own parameters, also where rollouts are truncated (top_k, top_p)
       value_NxT, entropy_NxT      the critic's value of each token's state, and the policy's entropy there in nats
       collision_NxT               the policy's probability there of drawing the same token twice
       prompt_mask_NxQ             the prompt's tokens but padding and the first
@@ -181,6 +181,8 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
     """
     spec.check_rows(batch.mask_NxT.shape[0])
     needs = spec.objective.needs
+    if spec.truncates and batch.behaviour_NxT is not None:  # a ratio to the sampler would be the mass that was kept, not 1
+        needs |= {"proximal"}
     if spec.model.experts and batch.real_NxT is None:
         batch = batch._replace(real_NxT=batch.mask_NxT)
 

@@ -75,7 +75,7 @@ class Replay:
         _, index_K = jax.lax.top_k(jnp.where(drawable_C, order_C, -jnp.inf), self.groups)
         rows = {name: x[index_K] for name, x in buffer["rows"].items()}
         if self.shuffled:
-            rows["reward_N"] = jax.random.permutation(jax.random.fold_in(key, 1), rows["reward_N"], axis=1, independent=True)
+            rows["reward_N"] = _permuted(jax.random.fold_in(key, 1), rows["reward_N"])
         rows = {name: x.reshape(-1, *x.shape[2:]) for name, x in rows.items()}
         return rows, age_C[index_K], drawable_C[index_K]
 
@@ -97,6 +97,14 @@ class Replay:
         index_C = jnp.argsort(jnp.where(stale, -jnp.inf, worth), descending=True, stable=True)[:self.capacity]
         kept = jax.tree.map(lambda x: x[index_C], both)
         return kept | {"step_C": jnp.where(stale[index_C], EMPTY, kept["step_C"])}
+
+
+def _permuted(key: jax.Array, reward_KxG: jax.Array) -> jax.Array:
+    """The rewards of each group in a random order among the rows that have one; a missing reward (NaN) stays where it is."""
+    known_KxG = ~jnp.isnan(reward_KxG)
+    drawn_KxG = jnp.argsort(jnp.where(known_KxG, jax.random.uniform(key, reward_KxG.shape), jnp.inf), axis=1)
+    place_KxG = jnp.argsort(~known_KxG, axis=1, stable=True)
+    return jnp.put_along_axis(reward_KxG, place_KxG, jnp.take_along_axis(reward_KxG, drawn_KxG, axis=1), axis=1, inplace=False)
 
 
 def stored(batch: Batch, names: Iterable[str]) -> dict:

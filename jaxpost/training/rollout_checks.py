@@ -75,9 +75,11 @@ def _forcing(source):
 
 def _truncation(source):
     spec = source.spec
-    if (spec.top_k or spec.top_p < 1) and (source.forcing, source.second) != (None, None):
-        raise ValueError(f"top_k={spec.top_k}, top_p={spec.top_p} with forced tokens, which may be among those that are cut "
-                         "off and then have no behaviour log-probability; set top_k=0 and top_p=1")
+    with_ = {"forced tokens": source.forcing, "a second pass": source.second, "replay": source.replay,
+             "demonstrated rows": source.demonstrations or None}
+    if spec.truncates and (found := [what for what, rule in with_.items() if rule is not None]):
+        raise ValueError(f"top_k={spec.top_k}, top_p={spec.top_p} with {found[0]}: ratios are then taken to the policy before "
+                         "the update, which did not make those tokens; set top_k=0 and top_p=1")
 
 
 _PREFIXES = {True: "give a Prefix of role 'prefix'", False: "take a Prefix of role 'hint', or None"}

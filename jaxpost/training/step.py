@@ -82,6 +82,11 @@ class StepSpec:
         return {"top_k": self.top_k, "top_p": self.top_p}
 
     @property
+    def truncates(self) -> bool:
+        """Whether rollouts come from another distribution than the policy that is trained."""
+        return self.top_k > 0 or self.top_p < 1
+
+    @property
     def updates(self) -> int:
         """Optimizer steps on one batch."""
         return self.minibatches * self.epochs

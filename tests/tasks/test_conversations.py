@@ -58,6 +58,7 @@ def test_losses_of_the_rows_sum_to_that_of_one_pass_with_the_other_turns_masked(
     ([("user", "a"), ("asistant", "b")], "message 2: role 'asistant' is not known; did you mean 'assistant'"),
     ([("assistant", "b")], "message 1: a turn of the assistant follows nothing"),
     ([("user", "a"), ("assistant", "b"), ("assistant", "c")], "message 3: a turn of the assistant follows assistant"),
+    ([("user", "a\ud800"), ("assistant", "b")], "lone surrogate '\\ud800' at character 1"),
     ([("user", "a")], "no turn of the assistant"), ([("user", " ")], "content is ' ', expected text"), ([], "expected a list"),
 ])
 def test_what_is_no_conversation_is_one_line_with_its_place(tmp_path, talk, message):

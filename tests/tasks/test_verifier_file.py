@@ -12,6 +12,15 @@ def reward(prompt, answer, target):
 """
 
 
+KEPT = """from __future__ import annotations
+import dataclasses
+
+@dataclasses.dataclass
+class Kept:  # dataclasses look their module up
+    x: int
+"""
+
+
 def written(tmp_path, code, name="mine.py"):
     path = tmp_path / name
     path.write_text(code)
@@ -21,8 +30,10 @@ def written(tmp_path, code, name="mine.py"):
 def test_it_sees_prompt_answer_and_target_and_its_guess_is_by_problem(tmp_path):
     verifier = verifier_file.load(written(tmp_path, HALF))
     assert [verifier.reward(problem, "4") for problem in PROBLEMS] == [1.0, 0.5, 0.5]
+    truth = verifier_file.load(written(tmp_path, "import numpy\ndef reward(p, a, t):\n    return numpy.bool_(a == t)", "b.py"))
+    assert (truth.reward(PROBLEMS[0], "4"), truth.reward(PROBLEMS[0], "5")) == (1.0, 0.0)
     assert verifiers.guess(verifier, PROBLEMS) == pytest.approx(2 / 3)  # of "4"; "5" has 1/6
-    other = verifier_file.load(written(tmp_path, HALF + "\n"))
+    other = verifier_file.load(written(tmp_path, KEPT + HALF))
     assert verifier.name.startswith("mine.py:") and other.name != verifier.name
 
 

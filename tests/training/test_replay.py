@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpost import curricula, training
-from jaxpost.training.replay import EMPTY, Buffered, Replay
+from jaxpost.training.replay import EMPTY, Buffered, Replay, _permuted
 
 SHAPES = {"reward_N": jax.ShapeDtypeStruct((2,), jnp.float32), "completion_NxT": jax.ShapeDtypeStruct((2, 1), jnp.int32),
           "mask_NxT": jax.ShapeDtypeStruct((2, 1), jnp.float32)}
@@ -63,6 +63,11 @@ def test_groups_are_drawn_once_and_by_their_score():
     for rows in shuffled[:3]:
         for name, pair in zip(np.asarray(rows["completion_NxT"])[::2, 0][:5], np.asarray(rows["reward_N"]).reshape(-1, 2)):
             np.testing.assert_array_equal(sorted(pair), sorted(np.float32(own[int(name)])))
+    gaps = jnp.asarray([[1, 0, jnp.nan, 0.5], [jnp.nan, 1, jnp.nan, 0]])
+    for i in range(20):  # a row without a reward stays one
+        moved = np.asarray(_permuted(jax.random.key(i), gaps))
+        np.testing.assert_array_equal(np.isnan(moved), np.isnan(gaps))
+        np.testing.assert_array_equal(np.sort(moved, axis=1), np.sort(gaps, axis=1))
     masked = fresh([7], [[1, 0]]) | {"mask_NxT": jnp.zeros((2, 1))}  # of a step that probes: nothing of it counts
     assert not np.any(rule.insert(rule.empty(SHAPES), masked, 4, 2)["step_C"] != EMPTY)
 

@@ -11,6 +11,7 @@ from jaxpost import curricula, models, objectives, tasks, training
 from jaxpost.models import Completions
 from jaxpost.objectives import rewards
 from jaxpost.objectives.rewards import Reward
+from jaxpost.training import step
 
 EOS = tasks.vocab.EOS
 
@@ -55,6 +56,20 @@ def test_the_sampler_gap_is_that_of_sampled_rows(feed):
     run = feed("chord_phi")
     total, count = run.step(run.member, run.state, None)[1]["sampler_gap"]
     assert float(total / count) < 1e-5 and float(count) <= 4 * 3 * 4
+
+
+def test_truncated_rollouts_are_trained_on_from_a_ratio_of_one(feed):
+    """The policy is not truncated: a ratio to the sampler would be the mass that it kept, and clipping would act on that."""
+    run = feed("grpo", top_k=4)
+    batch, *_ = run.batch(run.member, run.state, None)
+    logp = step.token_logp(run.spec, run.params, batch)
+    live = np.asarray(batch.mask_NxT) > 0
+    np.testing.assert_allclose(np.asarray(batch.proximal_NxT)[live], np.asarray(logp)[live], atol=1e-5)
+    assert (np.asarray(batch.behaviour_NxT)[live] > np.asarray(logp)[live] + 0.05).mean() > 0.9  # of four tokens of many
+    metrics = run.step(run.member, run.state, None)[1]
+    assert float(metrics["clipped"][0]) == 0 and float(metrics["grad_norm"][0]) > 0
+    with pytest.raises(ValueError, match="top_k=4, top_p=1.0 with demonstrated rows"):
+        feed("chord_phi", top_k=4)
 
 
 def test_the_permuted_control_shuffles_sampled_rows_only(feed):

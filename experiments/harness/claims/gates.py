@@ -72,10 +72,13 @@ def unconditional() -> Callable:
     return lambda table, claim, arm: Gate(True, f"{arm}: no gate")
 
 
-def success_moved(ends: Mapping[str, End]) -> Callable:
-    """Success on the arm's split moved by at least LEARNED since step 0, with an interval that leaves out 0."""
+def success_moved(ends: Mapping[str, End], first_only: bool = False) -> Callable:
+    """Success on the arm's split moved by at least LEARNED since step 0, with an interval that leaves out 0; with `first_only`
+    in the first arm of a claim alone: the others are controls that are not meant to learn.
+    """
     def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
-        del claim
+        if first_only and arm != claim["arms"][0]:
+            return Gate(True, f"{arm}: a control")
         of = {"metric": _SUCCESS, "split": ends[arm].split}
         success = values(table, of | {"arm": arm}, ends[arm].step)
         start = values(table, of | {"arm": "base"}, 0)

@@ -52,6 +52,13 @@ def test_verdicts(difference, verdict):
     assert result["ci_lo"] < result["estimate"] < result["ci_hi"]
 
 
+def test_a_control_that_is_not_meant_to_learn_may_stay_flat():
+    rows = table({"a": 0.6 + NOISE, "b": 0.5 - NOISE}, LEARNED | {"b": [0.4, 0.41, 0.39, 0.4, 0.4]})
+    assert judged([CLAIM], rows)[0]["verdict"] == "inconclusive"
+    (found,) = claims.judge([CLAIM], rows, LAST, claims.gates.success_moved(ENDS, first_only=True))
+    assert found["verdict"] == "supported"
+
+
 def test_an_arm_that_did_not_learn_supports_nothing():
     success = LEARNED | {"a": [0.4, 0.41, 0.39, 0.4, 0.4]}
     result = judged([CLAIM], table({"a": 0.9 + NOISE, "b": 0.5 - NOISE}, success))[0]

@@ -171,6 +171,12 @@ def test_rollouts_are_forced_replayed_and_drawn_again_as_the_table_says():
     ({"objective": "grpo", "forcing": {"interrupt": {"at": 1}}}, "forcing interrupt needs the setting 'words', found at"),
     ({"objective": "grpo", "second_pass": {"capacity": 99}}, "nearest valid: 16"),
     ({"objective": "grpo", "replay": {"capacity": 3}}, "replay capacity=3 is below the 16 groups"),
+    ({"objective": "grpo", "replay": {}}, "replay={}: expected {setting: value} with what differs"),
+    ({"objective": "grpo", "replay": {"shuffled": "no"}}, "replay setting shuffled='no' takes bool, found str"),
+    ({"objective": "grpo", "replay": {"groups": 1.5}}, "replay setting groups=1.5 takes int, found float"),
+    ({"objective": "grpo", "forcing": {"interrupt": {"at": 1, "words": 5}}}, "setting words=5 takes tuple, found int"),
+    ({"objective": "grpo", "second_pass": {"capacity": True}}, "setting capacity=True takes int | None, found bool"),
+    ({"objective": "ghpo", "top_k": 3}, "top_k=3, top_p=1.0 with a second pass"),
     ({"objective": "ghpo", "prompts": 1, "second_pass": {"another": True}}, "set prompts to at least 2"),
 ])
 def test_options_of_rollouts_that_cannot_be_are_one_line(table, message):
