@@ -115,8 +115,8 @@ def test_arms_of_a_kind_share_a_program(setup):
 
 
 @pytest.mark.parametrize("override, message", [
-    ("tune.rank=40", "rank=40 is not between 1 and 32, the largest that every matrix of"),
-    ("tune.k=32", "k=32 is above the smallest matrix; at most 31"),
+    ("tune.rank=40", "rank=40 is not between 1 and 16, the largest that every matrix of"),
+    ("tune.k=16", "k=16 is above the smallest matrix; at most 15"),
     ("tune.alpha=1.5", "alphas must lie in (0, 1)"),
     ("tune.modules=('q','qq')", "module 'qq' is no matrix of this model"),
     ("arms=('safe','saef')", "arm 'saef' is not known; did you mean 'safe'?"),

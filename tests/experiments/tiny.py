@@ -23,7 +23,7 @@ def get_config(argument: str = "default"):
         raise ValueError(f"argument {argument!r} is not known (valid: default)")
     c = shrink(_SHIPPED.get_config("smoke"))
     c.seeds.count = 2
-    c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 2, "head_dim": 16, "ff": 32})
+    c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 16, "ff": 32})
     c.arms = ("rlvr-lr1", "sft-lr1")
     c.measure.update({"grid_points": 2, "problems": 8, "ks": (4,)})
     return c

@@ -15,7 +15,7 @@ CLAIMS = ({"id": "keeps-more", "primary": True, "kind": "difference",
 def get_config(argument: str = "default"):
     """The tiny config."""
     c = shrink(defaults.smaller(defaults.study()))
-    c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 2, "head_dim": 16, "ff": 32})
+    c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 16, "ff": 32})
     c.tasks = ConfigDict({"later": {"name": "chains", "nodes": (3, 3), "ood_nodes": (4, 4)}})
     c.train.learning_rate = 1e-3
     c.arm = ConfigDict({
