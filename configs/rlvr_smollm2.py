@@ -16,6 +16,7 @@ Memory:    about 10 GiB, most of it while the weight probe reads the embedding; 
 Healthy:   the base starts near 0.27 success; SFT and GRPO raise it, rewards permuted within their group do not; claims end
            as supported, practically equivalent, contradicted or inconclusive. Two seeds leave wide intervals: add seeds to the
            finished run with --config.seeds.count=3.
+Came out:  the default form was not run to its end yet.
 Learning rates: from a pilot on seeds 0, 100 and 101 (docs/smollm2.md): GRPO learned little at 5e-6 and collapsed at 2e-5.
 """
 
