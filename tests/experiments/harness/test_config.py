@@ -174,3 +174,9 @@ def test_the_pilot_sweep_loads_and_keeps_off_the_test_seeds():
         pilot = configs.load("rlvr_sparsity", overrides)
         assert not test_seeds & set(range(pilot.seeds.first, pilot.seeds.first + pilot.seeds.count))
         assert len(pilot.train.learning_rates) == 3
+
+
+def test_a_command_names_further_files_of_problems():
+    assert configs.load("post_train_hf", {"ood.hard": "hard.jsonl"}).ood.to_dict() == {"hard": "hard.jsonl"}
+    with pytest.raises(run.UserError, match="config key 'tune.hard' is not known"):
+        configs.load("post_train_hf", {"tune.hard": "x"})
