@@ -27,7 +27,7 @@ from experiments.harness import defaults
 from experiments.harness.defaults import claim
 from experiments.smollm2 import problems
 
-RUN_TIME = "about 75 min on two idle CPU cores, an estimate from its parts (smoke 8 min)"
+RUN_TIME = "about 75 min on two idle CPU cores, an estimate from its parts (smoke 7 min)"
 
 # Written before the run: those of rlvr_sparsity, where the second task is general text.
 CLAIMS = (

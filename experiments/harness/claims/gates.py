@@ -86,7 +86,8 @@ def success_moved(ends: Mapping[str, End], first_only: bool = False) -> Callable
         if not moved:
             return Gate(False, f"{arm}: {_SUCCESS} ({ends[arm].split}) is not in the rows")
         interval = mean_interval(moved)
-        text = f"{arm}: success moved by {interval.value:+.3f} [{interval.lo:+.3f}, {interval.hi:+.3f}]"
+        within = f"[{interval.lo:+.3f}, {interval.hi:+.3f}]" if np.isfinite(interval.lo) else "(one run, no interval)"
+        text = f"{arm}: success moved by {interval.value:+.3f} {within}"
         return Gate(bool(abs(interval.value) >= LEARNED and not interval.lo <= 0 <= interval.hi), text)
 
     return gate

@@ -59,6 +59,11 @@ def test_a_control_that_is_not_meant_to_learn_may_stay_flat():
     assert found["verdict"] == "supported"
 
 
+def test_one_run_has_no_interval_and_supports_nothing():
+    (found,) = judged([CLAIM], table({"a": [0.9], "b": [0.5]}, {"a": [0.7], "b": [0.7]}))
+    assert found["verdict"] == "inconclusive" and "moved by +0.300 (one run, no interval)" in found["note"]
+
+
 def test_an_arm_that_did_not_learn_supports_nothing():
     success = LEARNED | {"a": [0.4, 0.41, 0.39, 0.4, 0.4]}
     result = judged([CLAIM], table({"a": 0.9 + NOISE, "b": 0.5 - NOISE}, success))[0]
