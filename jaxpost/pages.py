@@ -14,6 +14,15 @@ def linked(text: str) -> str:
     return _NAMED.sub(lambda m: f"[{m[0]}](https://{f'arxiv.org/abs/{m[1]}' if m[1] else f'doi.org/{m[2]}'})", text)
 
 
+def cell(text: str) -> str:
+    """The text as it stands in a cell of a table.
+
+    >>> cell("a | b")
+    'a \\\\| b'
+    """
+    return text.replace("|", "\\|")
+
+
 def entry(title: str) -> str:
     """A link to a heading of the same page, as GitHub names it.
 

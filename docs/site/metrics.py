@@ -1,7 +1,7 @@
 """The table of metrics: what each number of a bundle means, from `jaxpost.probes.METRICS`."""
 
 from jaxpost import probes
-from jaxpost.pages import entry, linked
+from jaxpost.pages import cell, entry, linked
 from jaxpost.probes.catalog import statistic_of
 
 _HEAD = """# Metrics
@@ -12,15 +12,11 @@ read the number and how it misleads. Null, noise floor and pooling are words of 
 """
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def _row(metric: probes.Metric) -> str:
     statistic = statistic_of(metric.id)
     more = f" ([{statistic.title}](probes.md{entry(statistic.title).partition('](')[2]}" if statistic else ""
-    return (f"| `{metric.id}` | {_cell(metric.definition)}{more}{')' if statistic else ''} | {_cell(metric.unit)} | "
-            f"{_cell(metric.null)} | {metric.pooling} | {linked(_cell(metric.paper))} |")
+    return (f"| `{metric.id}` | {cell(metric.definition)}{more}{')' if statistic else ''} | {cell(metric.unit)} | "
+            f"{cell(metric.null)} | {metric.pooling} | {linked(cell(metric.paper))} |")
 
 
 def markdown() -> str:

@@ -5,6 +5,7 @@ something cites it, or the file that cites it by its title. Papers with metrics 
 """
 
 import csv
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from docs.site import citations
 from experiments.harness import config as configs
 from jaxpost.objectives import document, get
-from jaxpost.pages import linked
+from jaxpost.pages import cell, linked
 from jaxpost.records import papers
 
 _TITLES = Path(__file__).with_name("papers.tsv")
@@ -31,10 +32,14 @@ def listed() -> list[dict[str, str]]:
         return list(csv.DictReader(lines, delimiter="\t"))
 
 
+@functools.cache
+def _titles() -> dict[str, str]:
+    return {row["arxiv"]: row["title"] for row in listed()} | {name: row[1] for name, row in papers.PAPERS.items()}
+
+
 def title_of(number: str) -> str:
     """The title of a paper; of one whose title is not recorded, its number."""
-    titles = {row["arxiv"]: row["title"] for row in listed()} | {name: row[1] for name, row in papers.PAPERS.items()}
-    return titles.get(number, f"arXiv:{number}")
+    return _titles().get(number, f"arXiv:{number}")
 
 
 def results(config: str) -> list[str]:
@@ -65,10 +70,6 @@ def _study(config: str, cited: Mapping[str, citations.Cited]) -> list[str]:
     return [*lines, ""]
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def markdown() -> str:
     """The page."""
     cited = dict(sorted(citations.everywhere().items()))
@@ -89,9 +90,9 @@ def markdown() -> str:
     for number, found in cited.items():
         if not found.configs:
             run = command(found)
-            lines.append(f"| [{_cell(title_of(number))}](https://arxiv.org/abs/{number}) | {citations.links(found)} | "
-                         f"{f'`{_cell(run)}`' if run else ''} |")
-    lines += [f"| {_cell(row['title'])} (cited by its title) | [{row['arxiv']}](../{row['arxiv']}) | |"
+            lines.append(f"| [{cell(title_of(number))}](https://arxiv.org/abs/{number}) | {citations.links(found)} | "
+                         f"{f'`{cell(run)}`' if run else ''} |")
+    lines += [f"| {cell(row['title'])} (cited by its title) | [{row['arxiv']}](../{row['arxiv']}) | |"
               for row in aims if row["arxiv"].endswith(".py")]
     lines += ["", "## Not here yet", "", "Nothing of the package cites these.", "", *(f"- {title}" for title in absent)]
     return "\n".join(lines) + "\n"

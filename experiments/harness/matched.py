@@ -127,12 +127,13 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
         first = path(start[before.get(arm, "base"), seed], metric=metric, split=split)[1][-1:]
         return np.concatenate([first, path(series, metric=metric, split=split)[1]])
 
-    target = min(float(curve(*run, series, SUCCESS, on)[-1]) for run, series in runs.items())
+    reached = {run: curve(*run, series, SUCCESS, on) for run, series in runs.items()}
+    target = min(float(success[-1]) for success in reached.values())
     place = {"at": "matched_success", "among": among} | ({"on": on} if on != "id" else {})
     rows = []
     for run, series in runs.items():
         for metric, split in read:
-            new, old = curve(*run, series, SUCCESS, on), curve(*run, series, metric, split)
+            new, old = reached[run], curve(*run, series, metric, split)
             value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear in success: the logarithm undoes the exp
             key = next(k for k in series if k[0] == metric and dict(zip(_KEY, k))["split"] == split)
             last = series[key][-1]

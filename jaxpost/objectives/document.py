@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from jaxpost.objectives import advantages, aggregation, clipping, kl, links, preference, ratios, scores, token_weights
 from jaxpost.objectives.base import NEEDS, Objective
 from jaxpost.objectives.recipes import RECIPES, get, overrides
-from jaxpost.pages import entry, linked
+from jaxpost.pages import cell, entry, linked
 
 _HEAD = """# Objectives
 
@@ -141,8 +141,7 @@ def _part(part: Part) -> list[str]:
     lines = [f"### {part.title}", "", f"| `{part.field}` | formula | rows |", "|---|---|---|"]
     for value, text in part.formulas.items():
         mine = ", ".join(entry(o.name) for o in rows if getattr(o, part.field) == value)
-        cell = text.replace("|", "\\|")
-        lines.append(f"| `{value}` | `{cell}` | {mine or '-'} |")
+        lines.append(f"| `{value}` | `{cell(text)}` | {mine or '-'} |")
     lines.append("")
     for source in part.sources:
         where = f"{source.__module__}.{source.__name__}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from jaxpost.pages import entry, linked
+from jaxpost.pages import cell, entry, linked
 from jaxpost.probes import base, presets
 from jaxpost.probes.catalog import Entry, Statistic, example, extremes_of, metrics_of, rows, statistic_of, statistics
 from jaxpost.probes.price import Priced
@@ -90,10 +90,6 @@ def row_text(row: Entry) -> str:
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def _share(budget: float | None) -> str:
     return "none" if budget is None else f"{budget:.0%} of the training time"
 
@@ -108,8 +104,8 @@ def _section(statistic: Statistic) -> list[str]:
              "|---|---|---|---|---|---|---|---|"]
     for m in found:
         high, low = extremes_of(m.id) or ("-", "-")
-        lines.append(f"| `{m.id}` | {_cell(m.definition)} | {high} | {low} | {m.unit} | {_cell(m.null)} | {m.pooling} | "
-                     f"{linked(_cell(m.paper))} |")
+        lines.append(f"| `{m.id}` | {cell(m.definition)} | {high} | {low} | {m.unit} | {cell(m.null)} | {m.pooling} | "
+                     f"{linked(cell(m.paper))} |")
     return [*lines, ""]
 
 
