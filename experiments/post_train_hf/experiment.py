@@ -36,6 +36,7 @@ from jaxpost.lookup import nearest
 from jaxpost.models import hf
 from jaxpost.models.declare import EXPERT_PRODUCTS
 from jaxpost.probes import policy
+from jaxpost.probes.policy import general_text
 from jaxpost.records import storage
 from jaxpost.tasks import text, text_data, verifiers
 from jaxpost.training import split
@@ -45,7 +46,7 @@ QUESTION = "Do SFT and RL with verifiable rewards move the weights of a pretrain
 METRICS = {**probes.METRICS, **trainable.METRICS}
 SEVERAL_PROCESSES = True  # it runs in several (harness/distributed.py)
 _MODEL_KEYS = ("directory", "compute_dtype", "expert_products")
-TEXT = ("policy.text_loss", "policy.text_kl")  # of policy.general_text
+TEXT = tuple(metric.id for metric in general_text.METRICS)
 _MESH = ("ensemble", "data", "fsdp", "tensor")
 
 
@@ -130,13 +131,12 @@ def _check_sections(config: ConfigDict, unread: Sequence[str]) -> None:
         section, _, name = key.partition(".")
         if config[section][name] < 1:
             raise UserError(f"{key}={config[section][name]}: must be at least 1")
-    if "id" in config.ood:
-        raise UserError("config key 'ood.id': the name id is that of data.evaluate; give the file another name")
     needed = {"model.directory": "a Hugging Face directory",
               **dict.fromkeys(("data.train", "data.evaluate", *(f"ood.{name}" for name in config.ood)),
                               "a JSONL file or tfds:NAME:SPLIT")}
+    given = configs.leaves(config)
     for key, what in needed.items():
-        if not configs.leaves(config)[key] and not key.startswith(tuple(unread)):
+        if not given[key] and not key.startswith(tuple(unread)):
             raise UserError(f"{key} is empty; give {what}: --config.{key}=... (python -m experiments.tiny_hf DIR makes a tiny "
                             "one)")
 

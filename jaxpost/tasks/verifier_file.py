@@ -7,6 +7,7 @@ The file is executed: load only what you trust. Its digest is part of the verifi
 notices another file.
 """
 
+import dataclasses
 import hashlib
 import importlib.util
 import math
@@ -22,32 +23,28 @@ from jaxpost.tasks.verifiers import Problem, Verifier, VerifierError
 FUNCTION = "reward"
 
 
+@dataclasses.dataclass(frozen=True)
 class FileVerifier(Verifier):
     """The reward is what the file's function says of a prompt, an answer and its target."""
 
-    def __init__(self, name: str, function: Callable[[str, str, str], float]):
-        super().__init__(name, extract=lambda text: text, same=str.__eq__)
-        object.__setattr__(self, "_function", function)
+    function: Callable[[str, str, str], float]
 
     def reward(self, problem: Problem, text: str) -> float:
         """The function's number. Raises: VerifierError: it raised, or gave no number in [0, 1]."""
-        return self._call(problem.prompt, text, problem.target)
+        given = (problem.prompt, text, problem.target)
+        call = f"verifier {self.name}: {FUNCTION}({', '.join(repr(part[:60]) for part in given)})"
+        try:
+            value = self.function(*given)
+        except Exception as error:  # a user's code raises anything
+            raise VerifierError(f"{call} raised {type(error).__name__}: {error}") from error
+        value = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(value, numbers.Real) or not math.isfinite(value) or not 0 <= value <= 1:
+            raise VerifierError(f"{call} returned {value!r}, expected a number from 0 to 1")
+        return float(value)
 
     def accepted(self, problems: Sequence[Problem], counts: Mapping[str, int], text: str) -> float:
         """Problem by problem: the function may read the prompt."""
         return sum(self.reward(problem, text) for problem in problems)
-
-    def _call(self, prompt: str, answer: str, target: str) -> float:
-        try:
-            value = self._function(prompt, answer, target)
-        except Exception as error:  # a user's code raises anything
-            raise VerifierError(f"verifier {self.name}: {FUNCTION}({prompt[:60]!r}, {answer[:60]!r}, {target[:60]!r}) raised "
-                                f"{type(error).__name__}: {error}") from error
-        value = value.item() if isinstance(value, np.generic) else value
-        if not isinstance(value, numbers.Real) or not math.isfinite(value) or not 0 <= value <= 1:
-            raise VerifierError(f"verifier {self.name}: {FUNCTION}({prompt[:60]!r}, {answer[:60]!r}, {target[:60]!r}) returned "
-                                f"{value!r}, expected a number from 0 to 1")
-        return float(value)
 
 
 def load(path: str | Path) -> FileVerifier:
@@ -72,4 +69,4 @@ def load(path: str | Path) -> FileVerifier:
     function = getattr(module, FUNCTION, None)
     if not callable(function):
         raise ValueError(f"verifier {str(path)!r} has no function {FUNCTION}(prompt, answer, target)")
-    return FileVerifier(f"{path.name}:{digest}", function)
+    return FileVerifier(f"{path.name}:{digest}", extract=str, same=str.__eq__, function=function)

@@ -75,9 +75,9 @@ def _forcing(source):
 
 def _truncation(source):
     spec = source.spec
-    with_ = {"forced tokens": source.forcing, "a second pass": source.second, "replay": source.replay,
-             "demonstrated rows": source.demonstrations or None}
-    if spec.truncates and (found := [what for what, rule in with_.items() if rule is not None]):
+    others = {"forced tokens": source.forcing, "a second pass": source.second, "replay": source.replay,
+              "demonstrated rows": source.demonstrations or None}
+    if spec.truncates and (found := [what for what, rule in others.items() if rule is not None]):
         raise ValueError(f"top_k={spec.top_k}, top_p={spec.top_p} with {found[0]}: ratios are then taken to the policy before "
                          "the update, which did not make those tokens; set top_k=0 and top_p=1")
 
