@@ -23,12 +23,11 @@ from experiments.harness import defaults
 
 RUN_TIME = "not measured in its default form (smoke 2 min)"
 
-_SOLVED = "policy.pass_at_k"  # with k = 1: one sample at temperature 1
 SHORTCUT = 0.13  # by how much the best shortcut beats a guess on longer chains
 
 
 def _claim(name, statement, arms, split="ood/length", threshold=0.1, **fields):
-    return defaults.claim(name, statement, _SOLVED, arms, split=split, k=1, threshold=threshold, **fields)
+    return defaults.solved(name, statement, arms, split=split, threshold=threshold, **fields)
 
 
 # Written before the run; their hash enters the manifest before the first arm.
@@ -46,13 +45,12 @@ CLAIMS = (
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     defaults.require(argument, "default", "smoke")
-    c = defaults.from_scratch()
+    c = defaults.small_decoders()
     c.title, c.question = "Transitivity beyond the trained graphs", __doc__.splitlines()[0]
     c.papers = ("2407.07612",)
-    c.seeds.update({"first": 700, "count": 3})
+    c.seeds.first = 700
     c.task = ConfigDict({"name": "chains"})
-    c.model = ConfigDict({"width": 64, "layers": 3, "heads": 4, "kv_heads": 4, "head_dim": 16, "ff": 128})
-    c.train.update({"steps": 4000, "learning_rate": 1e-3})  # 128 rows a step
+    c.train.steps = 4000  # 128 rows a step
     c.arm = ConfigDict({
         "answers": {"start": "scratch"},
         "walks": {"like": "answers", "task_settings": {"style": "cot"}},
@@ -60,12 +58,7 @@ def get_config(argument: str = "default") -> ConfigDict:
         "false-walks": {"like": "answers", "task_settings": {"style": "wrong"}},
     })
     c.arms = tuple(c.arm)
-    c.gate = ConfigDict({"kind": "mean_reached", "metric": _SOLVED, "split": "id", "level": 0.95, "first_only": True})
-    c.measure.update({"grid_points": 8, "problems": 512, "completions": 4, "probes": ("samples", "loss_tokens")})
-    c.probe = ConfigDict({"samples": {"samples": 1, "ks": (1,)}})
+    c.gate = ConfigDict({"kind": "mean_reached", "metric": defaults.SOLVED, "split": "id", "level": 0.95, "first_only": True})
     if argument == "smoke":
-        c.seeds.count = 2
-        c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 2, "ff": 64})
-        c.train.update({"steps": 40, "prompts": 4})
-        c.measure.update({"grid_points": 3, "problems": 64})
+        defaults.smaller_decoders(c)
     return c

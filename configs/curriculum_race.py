@@ -41,9 +41,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    defaults.require(argument, "default", "smoke")
-    small = argument == "smoke"
-    c = defaults.smaller(defaults.study()) if small else defaults.study()
+    c, small = defaults.sized(argument), argument == "smoke"
     c.title, c.question = "Curricula, raced on one pool", __doc__.splitlines()[0]
     c.papers = ("2505.14970", "2504.09710", "1707.00183", "2010.03934", "2510.01037", "2012.03107", "2509.25849", "2504.13818",
                 "2504.03380")

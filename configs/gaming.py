@@ -44,8 +44,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    defaults.require(argument, "default", "smoke")
-    c = defaults.smaller(defaults.study()) if argument == "smoke" else defaults.study()
+    c = defaults.sized(argument)
     c.title, c.question = "Gaming a checker", __doc__.splitlines()[0]
     c.papers = ("2406.10162",)
     world = {"name": "gameable", "digits": 2}

@@ -42,8 +42,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    defaults.require(argument, "default", "smoke")
-    c = defaults.smaller(defaults.study()) if argument == "smoke" else defaults.study()
+    c = defaults.sized(argument)
     c.title, c.question = "Hints where nothing succeeds", __doc__.splitlines()[0]
     c.papers = ("2507.10628",)
     c.tasks = ConfigDict({"hard": {"name": "addition", "digits": 3}})

@@ -20,11 +20,9 @@ from experiments.harness import defaults
 
 RUN_TIME = "not measured in its default form (smoke 2 min)"
 
-_SOLVED = "policy.pass_at_k"  # with k = 1: one sample at temperature 1
-
 
 def _claim(name, statement, arms, split="ood/length", threshold=0.1, **fields):
-    return defaults.claim(name, statement, _SOLVED, arms, split=split, k=1, threshold=threshold, **fields)
+    return defaults.solved(name, statement, arms, split=split, threshold=threshold, **fields)
 
 
 # Written before the run; their hash enters the manifest before the first arm.
@@ -44,13 +42,12 @@ CLAIMS = (
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     defaults.require(argument, "default", "smoke")
-    c = defaults.from_scratch()
+    c = defaults.small_decoders()
     c.title, c.question = "Length generalisation", __doc__.splitlines()[0]
     c.papers = ("2310.16028",)
-    c.seeds.update({"first": 400, "count": 3})
+    c.seeds.first = 400
     c.task = ConfigDict({"name": "rasp", "problem": "copy_unique", "length": (1, 8), "ood_length": (9, 16)})
-    c.model = ConfigDict({"width": 64, "layers": 3, "heads": 4, "kv_heads": 4, "head_dim": 16, "ff": 128})
-    c.train.update({"steps": 3000, "learning_rate": 1e-3})  # 128 rows a step
+    c.train.steps = 3000  # 128 rows a step
     digits = {"problem": "addition_reversed", "length": (1, 5), "ood_length": (6, 8)}
     c.arm = ConfigDict({
         "copy-unique": {"start": "scratch"},
@@ -60,13 +57,8 @@ def get_config(argument: str = "default") -> ConfigDict:
         "addition-shuffled-hints": {"like": "copy-unique", "task_settings": {**digits, "hints": "shuffled"}},
     })
     c.arms = ("copy-unique", "copy-repeats", "addition", "addition-hints", "addition-shuffled-hints")
-    c.gate = ConfigDict({"kind": "mean_reached", "metric": _SOLVED, "split": "id", "level": 0.9})
-    c.measure.update({"grid_points": 8, "problems": 512, "completions": 4, "probes": ("samples", "loss_tokens")})
-    c.probe = ConfigDict({"samples": {"samples": 1, "ks": (1,)}})
+    c.gate = ConfigDict({"kind": "mean_reached", "metric": defaults.SOLVED, "split": "id", "level": 0.9})
     if argument == "smoke":
-        c.seeds.count = 2
+        defaults.smaller_decoders(c)
         c.arms = ("copy-unique", "copy-repeats", "addition-hints")
-        c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 2, "ff": 64})
-        c.train.update({"steps": 40, "prompts": 4})
-        c.measure.update({"grid_points": 3, "problems": 64})
     return c

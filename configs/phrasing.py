@@ -39,8 +39,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    defaults.require(argument, "default", "smoke")
-    c = defaults.smaller(defaults.study()) if argument == "smoke" else defaults.study()
+    c = defaults.sized(argument)
     c.title, c.question = "Phrasing", __doc__.splitlines()[0]
     c.task = ConfigDict({"name": "spatial", "phrasings": (0, 1, 2, 3)})  # what the base learns
     c.tasks = ConfigDict({name: {"name": "spatial", "phrasings": phrasings}

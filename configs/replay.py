@@ -43,8 +43,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    defaults.require(argument, "default", "smoke")
-    c = defaults.smaller(defaults.study()) if argument == "smoke" else defaults.study()
+    c = defaults.sized(argument)
     c.title, c.question = "Replay at equal rollouts", __doc__.splitlines()[0]
     c.papers = ("2507.06892", "2509.22601")
     c.train.learning_rate = 1e-4

@@ -41,9 +41,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    defaults.require(argument, "default", "smoke")
-    small = argument == "smoke"
-    c = defaults.smaller(defaults.study()) if small else defaults.study()
+    c, small = defaults.sized(argument), argument == "smoke"
     c.title, c.question = "SFT and RL, in turn or at once", __doc__.splitlines()[0]
     c.papers = ("2401.08967", "2504.11468")
     c.train.learning_rate, c.train.half = 1e-4, c.train.steps // 2

@@ -21,13 +21,12 @@ from experiments.harness import defaults
 
 RUN_TIME = "not measured in its default form (smoke 2 min)"
 
-_SOLVED = "policy.pass_at_k"  # with k = 1: one sample at temperature 1
 RANDOM = ("ood/simple_random", "ood/complex_random")
 
 
 def _claim(name, statement, arm, primary=True):
     terms = tuple((sign, {"arm": arm, "split": split}) for sign, split in zip((1, -1), reversed(RANDOM)))
-    return defaults.claim(name, statement, _SOLVED, (arm,), kind="signed_sum", terms=terms, k=1, threshold=0.2, primary=primary)
+    return defaults.solved(name, statement, (arm,), kind="signed_sum", terms=terms, threshold=0.2, primary=primary)
 
 
 # Written before the run; their hash enters the manifest before the first arm.
@@ -41,25 +40,20 @@ CLAIMS = (
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     defaults.require(argument, "default", "smoke")
-    c = defaults.from_scratch()
+    c = defaults.small_decoders()
     c.title, c.question = "Simplicity bias", __doc__.splitlines()[0]
     c.papers = ("2006.07710",)
-    c.seeds.update({"first": 600, "count": 3})
+    c.seeds.first = 600
     c.task = ConfigDict({"name": "slabs", "coordinates": 8, "simple": 2, "complex_slabs": 5})
-    c.model = ConfigDict({"width": 64, "layers": 2, "heads": 4, "kv_heads": 4, "head_dim": 16, "ff": 128})
-    c.train.update({"steps": 2000, "learning_rate": 1e-3})  # 128 rows a step
+    c.model.layers = 2
+    c.train.steps = 2000  # 128 rows a step
     c.arm = ConfigDict({
         "lms-5": {"start": "scratch"},
         "ms-5-7": {"like": "lms-5", "task_settings": {"simple": 5, "complex_slabs": 7}},
         "noisy-lms-7": {"like": "lms-5", "task_settings": {"complex_slabs": 7, "noise": 0.1}},
     })
     c.arms = tuple(c.arm)
-    c.gate = ConfigDict({"kind": "mean_reached", "metric": _SOLVED, "split": "id", "level": 0.85})
-    c.measure.update({"grid_points": 8, "problems": 512, "completions": 4, "probes": ("samples", "loss_tokens")})
-    c.probe = ConfigDict({"samples": {"samples": 1, "ks": (1,)}})
+    c.gate = ConfigDict({"kind": "mean_reached", "metric": defaults.SOLVED, "split": "id", "level": 0.85})
     if argument == "smoke":
-        c.seeds.count = 2
-        c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 2, "ff": 64})
-        c.train.update({"steps": 40, "prompts": 4})
-        c.measure.update({"grid_points": 3, "problems": 64})
+        defaults.smaller_decoders(c)
     return c

@@ -20,11 +20,9 @@ from experiments.harness import defaults
 
 RUN_TIME = "not measured in its default form (smoke 2 min)"
 
-_SOLVED = "policy.pass_at_k"  # with k = 1: one sample at temperature 1
-
 
 def _claim(name, statement, control, split="id", primary=True):
-    return defaults.claim(name, statement, _SOLVED, ("steps", control), split=split, k=1, threshold=0.1, primary=primary)
+    return defaults.solved(name, statement, ("steps", control), split=split, primary=primary)
 
 
 # Written before the run; their hash enters the manifest before the first arm.
@@ -40,13 +38,12 @@ CLAIMS = (
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     defaults.require(argument, "default", "smoke")
-    c = defaults.from_scratch()
+    c = defaults.small_decoders()
     c.title, c.question = "Step by step", __doc__.splitlines()[0]
     c.papers = ("2305.15408",)
-    c.seeds.update({"first": 500, "count": 3})
+    c.seeds.first = 500
     c.task = ConfigDict({"name": "arithmetic", "size": (3, 4), "ood_size": (5, 5)})
-    c.model = ConfigDict({"width": 64, "layers": 3, "heads": 4, "kv_heads": 4, "head_dim": 16, "ff": 128})
-    c.train.update({"steps": 4000, "learning_rate": 1e-3})  # 128 rows a step
+    c.train.steps = 4000  # 128 rows a step
     c.arm = ConfigDict({
         "answers": {"start": "scratch"},
         "steps": {"like": "answers", "task_settings": {"style": "cot"}},
@@ -54,14 +51,9 @@ def get_config(argument: str = "default") -> ConfigDict:
         "wrong-steps": {"like": "answers", "task_settings": {"style": "wrong"}},
     })
     c.arms = ("answers", "steps", "filler", "wrong-steps")
-    c.gate = ConfigDict({"kind": "mean_reached", "metric": _SOLVED, "split": "id", "level": 0.3, "first_only": True})
-    c.measure.update({"grid_points": 8, "problems": 512, "completions": 4, "probes": ("samples", "loss_tokens")})
-    c.probe = ConfigDict({"samples": {"samples": 1, "ks": (1,)}})
+    c.gate = ConfigDict({"kind": "mean_reached", "metric": defaults.SOLVED, "split": "id", "level": 0.3, "first_only": True})
     if argument == "smoke":
-        c.seeds.count = 2
+        defaults.smaller_decoders(c)
         c.arms = ("answers", "steps", "filler")
         c.task.update({"size": (1, 1), "ood_size": (2, 2)})
-        c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 2, "ff": 64})
-        c.train.update({"steps": 40, "prompts": 4})
-        c.measure.update({"grid_points": 3, "problems": 64})
     return c

@@ -43,6 +43,14 @@ def claim(name: str, statement: str, metric: str, arms: tuple, *, kind: str = "d
             "direction": direction, "threshold": threshold, "equivalence_margin": margin, **fields}
 
 
+SOLVED = "policy.pass_at_k"  # with k = 1: the share of problems that one sample at temperature 1 solves
+
+
+def solved(name: str, statement: str, arms: tuple, *, threshold: float = 0.1, **fields) -> dict:
+    """A claim on the share of problems that are solved, of a study as `small_decoders` begins it; `fields` as in `claim`."""
+    return claim(name, statement, SOLVED, arms, k=1, threshold=threshold, **fields)
+
+
 def memory(remat: str = "none", logprob_chunk: int = 0) -> ConfigDict:
     """The section memory: what passes over the model hold."""
     return ConfigDict({
@@ -123,6 +131,31 @@ def from_scratch() -> ConfigDict:
         "probes": ("fit",),  # ids
     })
     return c
+
+
+def small_decoders() -> ConfigDict:
+    """A study from scratch of small decoders, measured by the share of problems that they solve (`solved`)."""
+    c = from_scratch()
+    c.seeds.count = 3
+    c.model = ConfigDict({"width": 64, "layers": 3, "heads": 4, "kv_heads": 4, "head_dim": 16, "ff": 128})
+    c.train.learning_rate = 1e-3
+    c.measure.update({"grid_points": 8, "problems": 512, "completions": 4, "probes": ("samples", "loss_tokens")})
+    c.probe = ConfigDict({"samples": {"samples": 1, "ks": (1,)}})
+    return c
+
+
+def smaller_decoders(c: ConfigDict) -> None:
+    """Make the study that `small_decoders` began its smoke form: two seeds, one narrow layer, forty steps."""
+    c.seeds.count = 2
+    c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 2, "ff": 64})
+    c.train.update({"steps": 40, "prompts": 4})
+    c.measure.update({"grid_points": 3, "problems": 64})
+
+
+def sized(argument: str) -> ConfigDict:
+    """`study()` of a config that has two arguments, or its smoke form. Raises: ValueError: another argument."""
+    require(argument, "default", "smoke")
+    return smaller(study()) if argument == "smoke" else study()
 
 
 def smaller(c: ConfigDict) -> ConfigDict:
