@@ -8,8 +8,6 @@ from pathlib import Path
 
 import jax
 
-LEAST_SECONDS = 0.2  # programs that compiled faster are not kept
-
 
 def directory() -> Path:
     """`jaxpost` in the user's cache directory (`XDG_CACHE_HOME`, else `~/.cache`)."""
@@ -29,5 +27,5 @@ def keep(path: Path) -> bool:
         return False
     jax.config.update("jax_compilation_cache_dir", str(path))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has hundreds of small programs
     return True

@@ -123,7 +123,7 @@ def draw(update: Described, dw: jax.Array, key: jax.Array, number: jax.Array) ->
     """Blind update number `number`: a permutation of dw, or of bf16 masters a draw from a law of DRAWN."""
     key = jax.random.fold_in(key, number)
     shape = dw.shape
-    of = {"gaussian": lambda: jax.random.normal(key, shape), "t3": lambda: jax.random.t(key, 3.0, shape) / 3**0.5,
+    of = {"gaussian": lambda: jax.random.normal(key, shape), "t3": lambda: _t3(key, shape),
           "lognormal": lambda: _lognormal(key, shape)}
 
     def of_law():
@@ -136,6 +136,14 @@ def draw(update: Described, dw: jax.Array, key: jax.Array, number: jax.Array) ->
         return dw.ravel()[order].reshape(shape)
 
     return jax.lax.cond(update.stored_bf16, of_law, permuted)
+
+
+def _t3(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Student's t of three degrees of freedom at unit variance: sqrt(U^(-2/3) - 1) cos(2 pi V) (Bailey 1994). `jax.random.t`
+    draws a chi-square by rejection, a loop that compiles for longer than the rest of a draw."""
+    size_key, angle_key = jax.random.split(key)
+    u = jax.random.uniform(size_key, shape, minval=jnp.finfo(jnp.float32).tiny)
+    return jnp.sqrt(u ** (-2.0 / 3.0) - 1.0) * jnp.cos(2 * jnp.pi * jax.random.uniform(angle_key, shape))
 
 
 def _lognormal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
