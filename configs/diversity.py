@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured (smoke 3 min on two CPU cores)"
+RUN_TIME = "not measured (smoke 5 min on two busy CPU cores)"
 
 
 def _claim(name, statement, metric, *, arms=("grpo", "sft"), split="id", **fields):
