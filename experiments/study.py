@@ -21,6 +21,7 @@ from experiments.harness import (
     final_weights,
     follower,
     forgetting,
+    lifelong,
     matched,
     one_arm,
     power,
@@ -191,10 +192,13 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
                                               row_ids=records.row_ids))
     bundle.write_rows(f"{plan.prefix}jaccard", concatenate(*parts))
     session.advance(1)
-    derived = (f"{plan.prefix}matched", f"{plan.prefix}forgetting", *(f"{plan.prefix}derived-{name}" for name in setup.last))
+    names = ("matched", "forgetting", "lifelong", *(f"derived-{arm}" for arm in setup.last))
+    derived = [f"{plan.prefix}{name}" for name in names]
     table = follower.read_rows(bundle, exclude=(*derived, "summary", "claims"))
     bundle.write_rows(derived[0], concatenate(*_matched(setup, measure, finals, table)))
     bundle.write_rows(derived[1], forgetting.columns(table, base.digest))
+    if sequences := lifelong.columns(table, setup.stages, ends, base.digest):
+        bundle.write_rows(derived[2], sequences)
     for arm in setup.arms if setup.config.trend else ():
         own = records.select(table, conditional_on=base.digest)
         if columns := trends.rows(setup.config.trend, own, arm.name, list(setup.last), base.digest):
@@ -209,9 +213,11 @@ def _matched(setup: Setup, measure: Measurement, finals: dict, table) -> list[di
     """Rows at matched norm and matched success: among all arms that were trained, and among the arms of each claim."""
     trained = tuple(arm.name for arm in setup.arms if arm.steps)
     read = [(matched.SUCCESS, label) for label, _, _ in setup.suite.splits if label == "id" or label in setup.tasks]
+    read += [(claim["metric"], claim.get("split")) for claim in setup.claims
+             if claim["at"] == "matched_success" and claim["metric"].startswith("policy.")]
     before = {arm.name: arm.start[0] for arm in setup.arms if len(arm.start) == 1}
     runs, parts = matched.Trajectories(table), []
-    for found in comparisons.of_sets(runs, setup.claims, trained, measure.base.digest, read, before):
+    for found in comparisons.of_sets(runs, setup.claims, trained, measure.base.digest, tuple(dict.fromkeys(read)), before):
         parts += found.columns
         if found.norm is not None:
             parts += _rescaled(setup, measure, finals, runs, found)

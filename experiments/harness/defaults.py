@@ -140,7 +140,7 @@ def small_decoders() -> ConfigDict:
     c.model = ConfigDict({"width": 64, "layers": 3, "heads": 4, "kv_heads": 4, "head_dim": 16, "ff": 128})
     c.train.learning_rate = 1e-3
     c.measure.update({"grid_points": 8, "problems": 512, "completions": 4, "probes": ("samples", "loss_tokens")})
-    c.probe = ConfigDict({"samples": {"samples": 1, "ks": (1,)}})
+    c.probe = ConfigDict({"samples": {"samples": 1, "ks": (1,), "metrics": (SOLVED, "policy.ead")}})
     return c
 
 

@@ -58,6 +58,11 @@ def path(series: Mapping, **wanted) -> tuple[np.ndarray, np.ndarray]:
             np.asarray([_number(r["value"]) for r in found[0]], float))
 
 
+def _single(series: Mapping, metric: str, split: str | None) -> bool:
+    """Whether there is one series of a metric on a split."""
+    return sum((key[0], key[_KEY.index("split")]) == (metric, split) for key in series) == 1
+
+
 def update_norm(series: Mapping) -> np.ndarray:
     """||dW||_F of all 2-D weights along the run, from the masters."""
     return path(series, metric="weight.update_norm", granularity="global", dtype="fp32")[1]
@@ -114,7 +119,8 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
     """What else a policy does where each run first had the target success on one split, linear between measured steps.
 
     Args:
-      on: the split on which the runs are matched; read: what is read there, (metric, split or None).
+      on: the split on which the runs are matched; read: what is read there, (metric, split or None), of the runs that have one
+        such series.
       before: arm -> the arm whose end it starts from; those that are not there start from the base.
 
     Returns:
@@ -133,6 +139,8 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
     rows = []
     for run, series in runs.items():
         for metric, split in read:
+            if not all(_single(x, metric, split) for x in (series, start[before.get(run[0], "base"), run[1]])):
+                continue
             new, old = reached[run], curve(*run, series, metric, split)
             value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear in success: the logarithm undoes the exp
             key = next(k for k in series if k[0] == metric and dict(zip(_KEY, k))["split"] == split)

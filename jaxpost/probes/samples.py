@@ -1,20 +1,20 @@
-"""What several samples of one prompt say: pass@k and expectation-adjusted distinct n-grams, as formulas.
+"""What several samples of one prompt say: pass@k, all@k and expectation-adjusted distinct n-grams, as formulas.
 
     pass@k  1 - C(n - c, k) / C(n, k), c of n samples solved: the chance that k of them, drawn without replacement, include a
             solved one                                                                                  arXiv:2107.03374
+    all@k   C(c, k) / C(n, k): the chance that all k of them are solved, unbiased for p^k
     EAD     distinct n-grams over what C draws from V alike words would give, V (1 - ((V - 1) / V)^C)   arXiv:2202.13587
 
-Counts are made on device; ratios on the host in float64.
+Exact fractions and float64, on the host.
 
-Legend: N prompts, G samples a prompt (n of the formula), T tokens, V vocabulary, C n-grams of a text.
+Legend: N prompts, V vocabulary, C n-grams of a text or of a set of texts, O orders of n-grams.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 ORDERS = (1, 2, 3, 4, 5)  # n of the n-grams
@@ -38,12 +38,24 @@ def pass_at_k(solved_N: np.ndarray, n: int, k: int) -> np.ndarray:
 
     Source: Chen et al., arXiv:2107.03374 (unbiased for 1 - (1 - p)^k).
     """
+    return _of_subsets(solved_N, n, k, lambda c: math.comb(n, k) - math.comb(n - c, k))
+
+
+def all_at_k(solved_N: np.ndarray, n: int, k: int) -> np.ndarray:
+    """C(c, k) / C(n, k) of each prompt: reliability, the chance that k repeated attempts all solve it.
+
+    Arguments, rounding and errors as in `pass_at_k`; unbiased for p^k. pass@k + all@k of what is not solved = 1.
+    """
+    return _of_subsets(solved_N, n, k, lambda c: math.comb(c, k))
+
+
+def _of_subsets(solved_N: np.ndarray, n: int, k: int, subsets: Callable[[int], int]) -> np.ndarray:
+    """subsets(c) / C(n, k) of each prompt."""
     check_k(k, n)
     c_N = np.asarray(solved_N)
     if c_N.size and (c_N.min() < 0 or c_N.max() > n):
         raise ValueError(f"solved samples from {c_N.min()} to {c_N.max()}; expected 0 to n={n}")
-    every = math.comb(n, k)
-    return np.asarray([(every - math.comb(n - c, k)) / every for c in range(n + 1)])[c_N.astype(np.int64)]
+    return np.asarray([subsets(c) / math.comb(n, k) for c in range(n + 1)])[c_N.astype(np.int64)]
 
 
 def guess_at_k(guess: float, k: int, prompts: int) -> tuple[float, float, float]:
@@ -53,29 +65,17 @@ def guess_at_k(guess: float, k: int, prompts: int) -> tuple[float, float, float]
     each other, min(1, k g), each end widened to the 95 % range of a binomial share of the prompts (the widest law in [0, 1]).
     """
     from_, to = guess, min(1.0, k * guess)
+    return 1 - (1 - guess) ** k, *_widened(from_, to, prompts)
+
+
+def guess_all_at_k(guess: float, k: int, prompts: int) -> tuple[float, float, float]:
+    """(value, lo, hi) of all@k of guesses: k independent ones, g^k; from never all right, 0, to one said k times, g."""
+    return guess**k, *_widened(0.0, guess, prompts)
+
+
+def _widened(from_: float, to: float, prompts: int) -> tuple[float, float]:
     share = 1.959963984540054 / math.sqrt(prompts)
-    return (1 - (1 - guess) ** k, max(0.0, from_ - share * math.sqrt(from_ * (1 - from_))),
-            min(1.0, to + share * math.sqrt(to * (1 - to))))
-
-
-def distinct(tokens_T: jax.Array, word_T: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(distinct n-grams of each order int32[5], number of words) of one text; O(T^2), jit-pure.
-
-    Args:
-      tokens_T: int32; word_T: > 0 where a token is a word of the text. What is no word is taken out before n-grams are formed.
-    """
-    T, order = tokens_T.shape[0], jnp.argsort(word_T <= 0, stable=True)
-    text_T, words = tokens_T[order], (word_T > 0).sum()
-    place = jnp.arange(T)
-    same = equal = text_T[:, None] == text_T[None, :]
-    found = []
-    for n in ORDERS:
-        if n > 1:  # the words n - 1 further on are equal too; what wraps around starts no n-gram
-            same = same & jnp.roll(equal, (1 - n, 1 - n), (0, 1))
-        starts = place <= words - n
-        before = (same & (place[None, :] < place[:, None])).any(axis=1)
-        found.append((starts & ~before).sum(dtype=jnp.int32))
-    return jnp.stack(found), words.astype(jnp.int32)
+    return max(0.0, from_ - share * math.sqrt(from_ * (1 - from_))), min(1.0, to + share * math.sqrt(to * (1 - to)))
 
 
 def expected_distinct(grams: np.ndarray, kinds: float) -> np.ndarray:
@@ -94,31 +94,34 @@ def _variance(grams: np.ndarray, kinds: float) -> np.ndarray:
     return np.maximum(kinds * (kinds - 1) * two + kinds * one - (kinds * one) ** 2, 0.0)
 
 
-def ead(distinct_xO: np.ndarray, words_x: np.ndarray, vocabulary: int) -> np.ndarray:
-    """Expectation-adjusted distinct of each text: mean over the orders n that it is long enough for, NaN without a word.
+def grams_of(words_x: np.ndarray) -> np.ndarray:
+    """n-grams of texts of so many words, of each order: [..., 5]."""
+    return np.maximum(np.asarray(words_x, np.int64)[..., None] + 1 - np.asarray(ORDERS), 0)
+
+
+def ead(distinct_xO: np.ndarray, grams_xO: np.ndarray, vocabulary: int) -> np.ndarray:
+    """Expectation-adjusted distinct of texts or sets: mean over the orders that they have n-grams of, NaN without a word.
 
     Args:
-      distinct_xO: distinct n-grams, [..., 5]; words_x: words of the text; vocabulary: V, the same for every n (so that the
-        value may exceed 1).
+      distinct_xO: distinct n-grams, [..., 5]; grams_xO: n-grams, C; vocabulary: V, the same for every n (so that the value may
+        exceed 1).
 
     Raises: ValueError for a vocabulary below 1.
 
     Source: Liu et al., arXiv:2202.13587; V and the mean over n as in Kirk et al., arXiv:2310.06452.
     """
-    grams_xO = _grams(words_x, vocabulary)
-    each = np.divide(distinct_xO, expected_distinct(grams_xO, vocabulary), out=np.zeros(grams_xO.shape), where=grams_xO > 0)
-    return _over_orders(each, grams_xO)
+    under = expected_distinct(grams_xO, _checked(vocabulary))
+    return _over_orders(np.divide(distinct_xO, under, out=np.zeros(under.shape), where=grams_xO > 0), grams_xO)
 
 
-def ead_null(words_x: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+def ead_null(grams_xO: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """(expectation, bound of the standard deviation) of `ead` of texts of independent, equally likely words.
 
     n-grams fall on V^n kinds. Exact for n = 1; for more, n-grams that overlap still coincide in pairs with probability V^-n
     (an error of second order; 2 % of the mean and of the deviation at V = 2). The deviation of a mean over n is at most the
     mean of the deviations.
     """
-    grams_xO = _grams(words_x, vocabulary)
-    under = expected_distinct(grams_xO, vocabulary)
+    under = expected_distinct(grams_xO, _checked(vocabulary))
     parts = []
     for found in (expected_distinct, lambda c, v: np.sqrt(_variance(c, v))):
         by_order = np.stack([found(grams_xO[..., i], float(vocabulary) ** n) for i, n in enumerate(ORDERS)], axis=-1)
@@ -126,10 +129,10 @@ def ead_null(words_x: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarr
     return parts[0], parts[1]
 
 
-def _grams(words_x: np.ndarray, vocabulary: int) -> np.ndarray:
+def _checked(vocabulary: int) -> int:
     if vocabulary < 1:
         raise ValueError(f"a vocabulary of {vocabulary} words; expected at least 1")
-    return np.maximum(np.asarray(words_x, np.int64)[..., None] + 1 - np.asarray(ORDERS), 0)
+    return vocabulary
 
 
 def _over_orders(x_xO: np.ndarray, grams_xO: np.ndarray) -> np.ndarray:

@@ -103,11 +103,15 @@ class Suite:
         ours, theirs = (jax.vmap(lambda t, p=p: logits(p, t).argmax(-1))(tokens) for p in (params, base_params))
         return {"success/id": (ours == theirs).mean()}
 
-    def samples(self, params: dict, key: jax.Array, count: int) -> dict[str, several_samples.Sampled]:
-        """Greedy tokens of `count` random prompts a row; a sample is solved if its first token is even."""
+    def samples(self, params: dict, key: jax.Array, count: int, temperatures: tuple[float, ...]
+                ) -> dict[str, several_samples.Sampled]:
+        """Greedy tokens of `count` random prompts a row, likely as they are; a sample is solved if its first token is even."""
         def one(key):
-            said = jax.vmap(lambda t: logits(params, t).argmax(-1))(jax.random.randint(key, (ROWS, T), 0, V))
-            return several_samples.Sampled((said[:, 0] % 2 == 0).astype(jnp.float32), said, jnp.ones((ROWS, T), bool))
+            said = jax.vmap(lambda t: logits(params, t))(jax.random.randint(key, (ROWS, T), 0, V))
+            token, logp = said.argmax(-1), jax.nn.log_softmax(said).max(-1)
+            entropy = [-(jax.nn.softmax(said / t) * jax.nn.log_softmax(said / t)).sum((1, 2)) for t in temperatures]
+            return several_samples.Sampled((token[:, 0] % 2 == 0).astype(jnp.float32), token, jnp.ones((ROWS, T), bool),
+                                           logp.sum(1), jnp.full(ROWS, float(T)), jnp.stack(entropy, axis=-1))
 
         drawn = jax.lax.map(one, jax.random.split(key, count))
         return {"id": jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), drawn)}

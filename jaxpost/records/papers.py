@@ -76,6 +76,9 @@ _TABLE = (  # arXiv number, year, title, authors
     ("2301.05217", 2023,
      "Progress measures for grokking via mechanistic interpretability",
      "Nanda, Neel and Chan, Lawrence and Lieberum, Tom and Smith, Jess and Steinhardt, Jacob"),
+    ("2301.07799", 2023,
+     "A Domain-Agnostic Approach for Characterization of Lifelong Learning Systems",
+     "Baker, Megan M. and New, Alexander and Aguilar-Simon, Mario and Al-Halah, Ziad and others"),
     ("2305.15408", 2023,
      "Towards Revealing the Mystery behind Chain of Thought: A Theoretical Perspective",
      "Feng, Guhao and others"),
@@ -126,6 +129,9 @@ _TABLE = (  # arXiv number, year, title, authors
      "Cui, Ganqu and Zhang, Yuchen and Chen, Jiacheng and Yuan, Lifan and Wang, Zhi and Zuo, Yuxin and Li, Haozhan and "
      "Fan, Yuchen and Chen, Huayu and Chen, Weize and Liu, Zhiyuan and Peng, Hao and Bai, Lei and Ouyang, Wanli and "
      "Cheng, Yu and Zhou, Bowen and Ding, Ning"),
+    ("2506.13284", 2025,
+     "AceReason-Nemotron 1.1: Advancing Math and Code Reasoning through SFT and RL Synergy",
+     "Liu, Zihan and Yang, Zhuolin and Chen, Yang and Lee, Chankyu and Shoeybi, Mohammad and Catanzaro, Bryan and Ping, Wei"),
     ("2506.21551", 2025,
      "Where to find Grokking in LLM Pretraining? Monitor Memorization-to-Generalization without Test",
      "Li, Ziyue and Fan, Chenrui and Zhou, Tianyi"),

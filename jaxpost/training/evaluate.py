@@ -34,21 +34,35 @@ class Suite:
         return ({label: score_N.mean() for label, (score_N, _, _) in found.items()},
                 {label: (prompt_NxP, made) for label, (_, prompt_NxP, made) in found.items()})
 
-    def samples(self, params: dict, key: jax.Array, count: int) -> dict[str, several_samples.Sampled]:
-        """`count` samples a problem at temperature 1: {label: rewards, tokens and which of them are words}.
+    def samples(self, params: dict, key: jax.Array, count: int, temperatures: Sequence[float] = ()
+                ) -> dict[str, several_samples.Sampled]:
+        """`count` samples a problem at temperature 1: {label: rewards, tokens and which of them are words, log-probabilities}.
 
-        Sample g of every problem uses `fold_in(key, g)`. Words are the tokens of an answer but its end and
-        padding.
+        Sample g of every problem uses `fold_in(key, g)`. Words are the tokens of an answer but its end and padding. One pass
+        over the samples reads the entropies of softmax(logits / temperature), where temperatures are asked for.
         """
         def one(g):
             out = {}
-            for label, (score_N, _, made) in self._drawn(params, jax.random.fold_in(key, g)).items():
+            for label, (score_N, prompt_NxP, made) in self._drawn(params, jax.random.fold_in(key, g)).items():
                 task = next(task for name, task, _ in self.splits if name == label)
                 word_NxT = (made.mask_NxT > 0) & (made.tokens_NxT != task.eos) & (made.tokens_NxT != task.pad)
-                out[label] = several_samples.Sampled(score_N, made.tokens_NxT, word_NxT)
+                out[label] = several_samples.Sampled(
+                    score_N, made.tokens_NxT, word_NxT, made.logp_NxT.sum(1), made.mask_NxT.sum(1),
+                    self._entropies(params, prompt_NxP, made, task.pad, temperatures))
             return out
 
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), jax.lax.map(one, jnp.arange(count)))
+
+    def _entropies(self, params, prompt_NxP, made, pad, temperatures) -> jax.Array:
+        """Sums over each answer's tokens of their entropies at every temperature, [N, K]."""
+        if not temperatures:
+            return jnp.zeros((len(prompt_NxP), 0))
+
+        def read(logits_NxCxV):
+            return tuple(kl.entropy(logits_NxCxV / temperature) for temperature in temperatures)
+
+        found = _read(self.model, read, (params,), prompt_NxP, made.tokens_NxT, pad)
+        return jnp.stack([(entropy_NxT * made.mask_NxT).sum(1) for entropy_NxT in found], axis=-1)
 
     def vocabularies(self) -> dict[str, int]:
         """{label: number of words of the split's task}."""

@@ -30,7 +30,7 @@ CHOSEN = [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ())
 def given():
     """(base, suite, probe batch, {step: masters of two seeds on a noisy path})."""
     task = tasks.get("addition", digits=1)
-    suite = training.Suite(MODEL, (("id", task, "id"),), 4, "id")
+    suite = training.Suite(MODEL, tuple((split, task, split) for split in ("id", "ood/carry")), 4, "id")
     params = training.bf16_grid(models.init(MODEL, jax.random.key(0)))
 
     def moved(step, seed):

@@ -12,12 +12,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy.stats
 
 from jaxpost import stats
 from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.probes.rows import pooling
 from jaxpost.probes.rows.pooling import RowTable
 from jaxpost.stats import Interval
+
+UNKNOWN = Interval(*(np.asarray(np.nan),) * 3)
 
 
 def policy_table(*, arm: str, step: int, seeds: Sequence[int], conditional_on: str | None) -> RowTable:
@@ -44,10 +47,42 @@ def jackknife(statistic: Callable[..., np.ndarray], *x_SxM: np.ndarray) -> Inter
     value, m = statistic(*means)[..., 0], x_SxM[0].shape[-1]
     if m < 2:
         return Interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-    without = statistic(*((m * mean - x) / (m - 1) for mean, x in zip(means, x_SxM, strict=True)))
-    spread = (m - 1) * (without - without.mean(-1, keepdims=True)) + value[..., None]  # pseudo-values, centred on the value
+    return delete_one(value, statistic(*((m * mean - x) / (m - 1) for mean, x in zip(means, x_SxM, strict=True))))
+
+
+def delete_one(value: np.ndarray, without_SxM: np.ndarray) -> Interval:
+    """The delete-one t interval of a statistic from its values without each of m > 1 units (m - 1 degrees of freedom)."""
+    m = without_SxM.shape[-1]
+    spread = (m - 1) * (without_SxM - without_SxM.mean(-1, keepdims=True)) + value[..., None]  # pseudo-values about the value
     half = stats.t_interval(spread)
     return Interval(value, value - (half.hi - half.value), value + (half.hi - half.value))
+
+
+def over_known(x_SxM: np.ndarray) -> tuple[Interval, np.ndarray, np.ndarray]:
+    """(t interval of the mean over the units that have a value, their standard error [S], how many they are [S])."""
+    each = [x[np.isfinite(x)] for x in np.asarray(x_SxM, np.float64)]
+    found = [stats.t_interval(x) if x.size else UNKNOWN for x in each]
+    error = [x.std(ddof=1) / np.sqrt(x.size) if x.size > 1 else np.nan for x in each]
+    return stack(found), np.asarray(error), np.asarray([x.size for x in each])
+
+
+def stack(found: Sequence[Interval]) -> Interval:
+    """Intervals of single seeds as one of fields [S]."""
+    return Interval(*(np.asarray([getattr(one, end) for one in found]) for end in Interval._fields))
+
+
+def welch(a_SxM: np.ndarray, b_SxM: np.ndarray) -> tuple[Interval, np.ndarray]:
+    """(Welch's t interval of mean(a) - mean(b) of two samples of units, standard error [S]); ends NaN below two units each."""
+    a, b = np.asarray(a_SxM, np.float64), np.asarray(b_SxM, np.float64)
+    value, m = a.mean(-1) - b.mean(-1), np.asarray([a.shape[-1], b.shape[-1]])
+    if m.min() < 2:
+        return Interval(value, *(np.full_like(value, np.nan),) * 2), np.full_like(value, np.nan)
+    part_2xS = np.stack([a.var(-1, ddof=1), b.var(-1, ddof=1)]) / m[:, None]
+    error2 = part_2xS.sum(0)
+    parts = (part_2xS**2 / (m[:, None] - 1)).sum(0)
+    df = np.divide(error2**2, parts, out=np.full(value.shape, np.inf), where=parts > 0)
+    half = scipy.stats.t.ppf(0.975, df) * np.sqrt(error2)
+    return Interval(value, value - half, value + half), np.sqrt(error2)
 
 
 def standard_error(x_SxM: np.ndarray) -> np.ndarray:

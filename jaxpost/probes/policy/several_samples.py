@@ -1,6 +1,6 @@
-"""The probe of several samples a prompt: pass@k and diversity of text (`samples`), with intervals over prompts.
+"""The probe of several samples a prompt: what k attempts solve, how varied answers are, how sure and how calibrated.
 
-Legend: S seeds, N prompts, G samples a prompt, O orders of n-grams.
+Legend: S seeds, N prompts, G samples a prompt, T tokens, K temperatures.
 """
 
 from __future__ import annotations
@@ -13,26 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost import stats
+from jaxpost.lookup import nearest
 from jaxpost.probes import base, catalog, price, samples, schedules
-from jaxpost.probes.base import Metric, register
-from jaxpost.probes.policy import example_rows
+from jaxpost.probes.policy import answer_metrics, answer_rows, example_rows, text_sets
 
-PASS = Metric(
-    "policy.pass_at_k", "1 - C(n - c, k) / C(n, k), c of n samples of a prompt with reward >= solved, averaged over prompts; "
-    "column k; params samples (n), solved", "1", "arXiv:2107.03374",
-    "guess: k independent guesses of the task's baseline g, 1 - (1 - g)^k; band from one guess said k times to k guesses "
-    "that exclude each other, with the binomial noise of the prompts; no null where the task states no baseline",
-    "mean over prompts", "n KV-cached samples a prompt at temperature 1, exact fractions", "t over prompts",
-    higher_is_better=True)
-EAD = Metric(
-    "policy.ead", "distinct n-grams / (V (1 - ((V - 1) / V)^C)) of each text, C its n-grams over word tokens (no padding, no "
-    "end token), V the task's vocabulary; averaged over n = 1 .. 5 (those the text is long enough for), texts of a prompt, "
-    "prompts", "1", "arXiv:2202.13587, arXiv:2310.06452",
-    "uniform_words: the same lengths of independent, equally likely words, closed form; its 95 % band from a bound of the "
-    "variance", "mean over prompts", "exact counts on device, float64 on the host", "t over prompts")
-register(PASS, EAD)
-_NO_WORD = "no sampled text has a word"
+_OF_LOGITS = (answer_metrics.TEMPERED.id, answer_metrics.SEQUENCE.id)
 
 
 class Sampled(NamedTuple):
@@ -41,17 +26,21 @@ class Sampled(NamedTuple):
     reward_NxG: jax.Array  # float32 in [0, 1]
     tokens_NxGxT: jax.Array  # int32
     word_NxGxT: jax.Array  # > 0 where a token is a word of the answer
+    logp_NxG: jax.Array  # float32, of the whole answer
+    length_NxG: jax.Array  # tokens of the answer, its end too
+    entropy_NxGxK: jax.Array  # float32, of softmax(logits / temperature), summed over these tokens
 
 
 @dataclass(frozen=True)
 class PolicySamples:
-    """pass@k and EAD on fixed problems.
+    """The statistics of `answer_rows` on fixed problems, all of one set of samples.
 
-    `suite.samples(params, key, n)` gives {label: (reward_NxG, tokens_NxGxT, word_NxGxT)} and `suite.vocabularies()` {label: V}
+    `suite.samples(params, key, n, temperatures)` gives {label: Sampled} and `suite.vocabularies()` {label: V}
     (`training.Suite`); `guesses` are (label, baseline) pairs of its splits. All steps and arms of a seed share one key.
 
     Raises:
-      ValueError: k > samples, a threshold outside (0, 1], or a suite without samples.
+      ValueError: k > samples, a threshold outside (0, 1], a metric that it does not have, a temperature that is not above 0,
+        sequence entropy without temperature 1, or a suite without samples.
     """
 
     suite: Any
@@ -59,12 +48,13 @@ class PolicySamples:
     samples: int = 8  # n, of each prompt
     ks: tuple[int, ...] = (1, 4, 8)
     solved: float = 1.0  # a sample is solved if its reward is at least this
+    temperatures: tuple[float, ...] = (1.0,)  # that entropies are read at; they take a pass over the samples
     schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
     lane: str = "sidecar"
     id: str = "samples"
-    version: str = "1"
-    definition: str = "arXiv:2107.03374 (pass@k), arXiv:2202.13587 (EAD)"
-    metrics: tuple[str, ...] = (PASS.id, EAD.id)
+    version: str = "2"
+    definition: str = "arXiv:2107.03374 (pass@k), arXiv:2310.06452 (diversity), arXiv:2506.13284 (entropy at a temperature)"
+    metrics: tuple[str, ...] = tuple(answer_rows.MAKERS)  # those that are made
     needs: frozenset[base.Need] = frozenset({base.PARAMS})
     stream: str = "samples"
     at_base: bool = True
@@ -75,9 +65,19 @@ class PolicySamples:
         if not self.ks or len(set(self.ks)) < len(self.ks) or not 0 < self.solved <= 1:
             raise ValueError(f"PolicySamples needs distinct ks, at least one, and 0 < solved <= 1; found ks={self.ks}, "
                              f"solved={self.solved}")
+        if unknown := [name for name in self.metrics if name not in answer_rows.MAKERS]:
+            raise ValueError(f"probe 'samples' has no metric {unknown[0]!r}{nearest(unknown[0], answer_rows.MAKERS)}")
+        if self._of_logits and not (self.temperatures and min(self.temperatures) > 0):
+            raise ValueError(f"probe 'samples': temperatures={self.temperatures}; expected at least one, all above 0")
+        if answer_metrics.SEQUENCE.id in self.metrics and 1.0 not in self.temperatures:
+            raise ValueError(f"probe 'samples': temperatures={self.temperatures}; sequence entropy is read at 1, add it")
         if not hasattr(self.suite, "samples") or not hasattr(self.suite, "vocabularies"):
-            raise ValueError(f"probe 'samples' needs a suite with samples(params, key, n) and vocabularies(); "
+            raise ValueError(f"probe 'samples' needs a suite with samples(params, key, n, temperatures) and vocabularies(); "
                              f"{type(self.suite).__name__} has none (use probe 'policy', one sample a prompt)")
+
+    @property
+    def _of_logits(self) -> bool:
+        return any(name in self.metrics for name in _OF_LOGITS)
 
     def cost(self, ctx: base.Context) -> base.Cost:
         """Counted from the program itself: sampling depends on the tasks."""
@@ -88,66 +88,67 @@ class PolicySamples:
         return {}
 
     def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
-        """(state, values): of every label `<label>/solved_N` (samples), `<label>/distinct_NxGxO` and `<label>/words_NxG`."""
+        """(state, values): of every label the samples, `<label>/<field>` as `answer_rows.Answers` names fields."""
         return state, self._measured(ctx[base.PARAMS], key)
 
     def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
         out = {}
-        for label, found in self.suite.samples(params, key, self.samples).items():
-            reward_NxG, tokens_NxGxT, word_NxGxT = found
-            count = jax.lax.map(lambda rows: jax.vmap(samples.distinct)(*rows), (tokens_NxGxT, word_NxGxT))
-            out |= {f"{label}/solved_N": (reward_NxG >= self.solved).sum(1, dtype=jnp.int32),
-                    f"{label}/distinct_NxGxO": count[0], f"{label}/words_NxG": count[1]}
+        temperatures = self.temperatures if self._of_logits else ()
+        for label, found in self.suite.samples(params, key, self.samples, temperatures).items():
+            out |= {f"{label}/solved_SxNxG": found.reward_NxG >= self.solved, f"{label}/logp_SxNxG": found.logp_NxG,
+                    f"{label}/tokens_SxNxGxT": jnp.where(found.word_NxGxT > 0, found.tokens_NxGxT, text_sets.NO_WORD),
+                    f"{label}/length_SxNxG": found.length_NxG, f"{label}/entropy_SxNxGxK": found.entropy_NxGxK}
         return out
 
     def finalize(self, values: Mapping[str, Any], state: dict, *, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]], **meta: Any) -> dict[str, np.ndarray]:
-        """Rows of every split: pass@k of every k, and EAD; values have a leading axis over seeds."""
+        """Rows of every split and metric; values have a leading axis over seeds."""
         del state, meta
+        guesses, fields = dict(self.guesses), {}
+        for name, value in values.items():
+            label, _, field = name.rpartition("/")
+            fields.setdefault(label, {})[field] = np.asarray(value)
+        answers = {label: answer_rows.Answers(**given, vocabulary=vocabulary, guess=guesses.get(label))
+                   for label, given in fields.items() for vocabulary in (self.suite.vocabularies()[label],)}
         table = example_rows.policy_table(arm=arm, step=step, seeds=seeds, conditional_on=conditional_on)
-        guesses, vocabularies = dict(self.guesses), self.suite.vocabularies()
-        for label in dict.fromkeys(name.rsplit("/", 1)[0] for name in values):
-            solved_SxN = np.asarray(values[f"{label}/solved_N"])
-            self._add_passes(table, label, solved_SxN, guesses.get(label))
-            self._add_ead(table, label, np.asarray(values[f"{label}/distinct_NxGxO"]), np.asarray(values[f"{label}/words_NxG"]),
-                          vocabularies[label])
+        for label in answers:
+            for metric in self.metrics:
+                answer_rows.MAKERS[metric](self, table, label, answers)
         return table.columns(row_ids)
-
-    def _add_passes(self, table, label: str, solved_SxN: np.ndarray, guess: float | None) -> None:
-        m = solved_SxN.shape[1]
-        for k in self.ks:
-            x_SxN = samples.pass_at_k(solved_SxN, self.samples, k)
-            null = None if guess is None else ("guess", *samples.guess_at_k(guess, k, m))
-            example_rows.add(table, PASS.id, stats.t_interval(x_SxN), m, null=null, floor=example_rows.standard_error(x_SxN),
-                             k=k, unit="prompt", split=label, params=f"samples={self.samples};solved={self.solved:g}",
-                             num_err=m * 2.0**-53)
-
-    def _add_ead(self, table, label: str, distinct_SxNxGxO: np.ndarray, words_SxNxG: np.ndarray, vocabulary: int) -> None:
-        x_SxNxG = samples.ead(distinct_SxNxGxO, words_SxNxG, vocabulary)
-        expected, deviation = samples.ead_null(words_SxNxG, vocabulary)
-        found, floor, nulls, prompts = [], [], [], []
-        for x_NxG, null_NxG, spread_NxG in zip(x_SxNxG, expected, deviation, strict=True):
-            texts_N = np.isfinite(x_NxG).sum(1)
-            kept, weight_N = texts_N > 0, 1 / np.maximum(texts_N, 1)
-            x_N, null_N, variance_N = (np.nansum(y, axis=1)[kept] * w[kept] for y, w in (
-                (x_NxG, weight_N), (null_NxG, weight_N), (spread_NxG**2, weight_N**2)))
-            prompts.append(max(int(kept.sum()), 0))
-            found.append(stats.t_interval(x_N) if kept.any() else stats.Interval(*(np.asarray(np.nan),) * 3))
-            floor.append(example_rows.standard_error(x_N)[0] if kept.sum() > 1 else np.nan)
-            mean, half = (null_N.mean(), 1.96 * np.sqrt(variance_N.sum()) / len(x_N)) if kept.any() else (np.nan, np.nan)
-            nulls.append((mean, mean - half, mean + half))
-        interval = stats.Interval(*(np.asarray([getattr(one, end) for one in found]) for end in ("value", "lo", "hi")))
-        left_out = [words_SxNxG.shape[1] - n for n in prompts]
-        reason = np.asarray([[_NO_WORD if not n else f"{out} of {n + out} prompts have no text with a word" if out else None]
-                             for n, out in zip(prompts, left_out, strict=True)], object)
-        example_rows.add(table, EAD.id, interval, np.asarray(prompts)[:, None], unit="prompt", split=label,
-                         null=("uniform_words", *np.asarray(nulls).T), floor=np.asarray(floor),
-                         status=np.where(np.isfinite(interval.value), "ok", "absent").astype(object)[:, None], reason=reason,
-                         params=f"samples={self.samples};vocabulary={vocabulary}", num_err=64 * 2.0**-53)
 
 
 catalog.add(
     __name__,
-    catalog.Entry("samples", "how many prompts one of k samples solves (pass@k), and how varied the words of a text are (EAD)",
+    catalog.Entry("samples", "what k attempts solve (pass@k, all@k), how varied answers are, how sure and how calibrated",
                   PolicySamples, ("suite", "guesses")),
+    catalog.Statistic(
+        "answers", "Several answers to one prompt",
+        ("policy.pass_at_k", "policy.all_at_k", "policy.ead", "policy.similarity", "policy.answer_entropy",
+         "policy.semantic_entropy", "policy.entropy_at_temperature", "policy.sequence_entropy", "policy.ood_gap",
+         "policy.calibration_error", "policy.teacher_forced_accuracy"),
+        "What k attempts at a prompt solve: some of them (pass@k) or all (all@k, reliability). How varied answers are: within "
+        "a prompt and across prompts, in distinct n-grams (EAD), in similarity of n-grams, in entropy over different answers; "
+        "semantic entropy counts all that the verifier accepts as one. How much success falls off distribution, and whether "
+        "answers are right as often as the policy's own probability says.",
+        "pass@k grows with k for guessers too: read it over its null. Diversity per input may stay high while answers to all "
+        "prompts become alike: read both, over samples of other prompts. EAD falls with the length of a text, and a set of n "
+        "answers has at most log n of entropy. A policy that is less often right is more varied: compare at equal success. "
+        "Where several answers are right, the probability of one is below that of being right, which reads as miscalibration.",
+        "calibration error of policies that are as sure as they are right, and of overconfident ones",
+        extremes={
+            "policy.pass_at_k": ("some of k samples is right on most prompts; guessers read high at large k", "on few"),
+            "policy.all_at_k": ("most prompts are solved every time", "few are, or prompts are solved now and then"),
+            "policy.ead": ("the words of a text are varied", "they repeat; also in long texts"),
+            "policy.ead_per_input": ("answers to one prompt share few n-grams", "they repeat each other"),
+            "policy.ead_across_inputs": ("answers to different prompts share few n-grams", "they follow one template"),
+            "policy.similarity_per_input": ("answers to one prompt are alike", "they differ"),
+            "policy.similarity_across_inputs": ("answers to different prompts are alike", "they differ"),
+            "policy.answer_entropy": ("a prompt gets many different answers", "one answer"),
+            "policy.semantic_entropy": ("a prompt gets many wrong answers, or right and wrong ones", "answers mean one thing"),
+            "policy.entropy_at_temperature": ("next tokens are open at this temperature", "they are decided"),
+            "policy.sequence_entropy": ("answers are undecided, or long", "they are decided"),
+            "policy.ood_gap": ("success falls off distribution", "0 it carries over, below 0 it is higher there"),
+            "policy.calibration_error": ("the policy is surer, or less sure, than it is right", "near its null: calibrated"),
+            "policy.teacher_forced_accuracy": ("demonstrations are continued token by token", "they are not"),
+        }),
 )

@@ -200,11 +200,9 @@ catalog.add(
     catalog.Statistic(
         "policy", "What the policy does", ("policy",),
         "Success against the best guess that does not solve the problem; KL to the base in both directions; entropy of own "
-        "samples. pass@k is what the best of k samples solves, EAD how varied the words of one text are; the covariance of "
-        "log-probability and advantage says whether a step raises what is likely already (entropy falls). All "
-        "arms of a seed share prompts and noise, so differences are paired.",
-        "KL per sequence grows with length, per token it does not; entropy falls with every kind of training. pass@k grows "
-        "with k for guessers too: read it over its null. EAD falls with the length of a text. Success of the "
+        "samples. The covariance of log-probability and advantage says whether a step raises what is likely already (entropy "
+        "falls). All arms of a seed share prompts and noise, so differences are paired.",
+        "KL per sequence grows with length, per token it does not; entropy falls with every kind of training. Success of the "
         "base is itself a noisy number: compare with the rows of arm base.",
         "KL in both directions between two categorical policies",
         extremes={
@@ -214,7 +212,5 @@ catalog.add(
             "policy.advantage_covariance": (
                 "the step raises what is likely already: entropy falls",
                 "below 0: what is unlikely"),
-            "policy.pass_at_k": ("some of k samples is right on most prompts; guessers read high at large k", "on few"),
-            "policy.ead": ("the words of a text are varied", "they repeat; also in long texts"),
         }),
 )

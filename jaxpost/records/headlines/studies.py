@@ -22,7 +22,9 @@ def claim_lines(claims: Sequence[Mapping]) -> list[str]:
     for claim in claims:
         lines.append(f"{claim['verdict'].upper():22s} {claim['statement']}")
         numbers = [_estimate(claim)]
-        if claim.get("threshold") is not None:
+        if claim.get("direction") == "equivalent":
+            numbers.append(f"within ±{claim['equivalence_margin']:g}")
+        elif claim.get("threshold") is not None:
             numbers.append(f"threshold {_SIGNS.get(claim.get('direction'), '')}{claim['threshold']:+g}")
         p = claim.get("p_holm")
         corrected = "no p" if p is None or p != p else f"p (Holm) {p:.2g}"

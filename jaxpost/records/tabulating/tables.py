@@ -144,6 +144,12 @@ def claims_table(table: pa.Table, claims: Sequence[Mapping]) -> Table:
     return result
 
 
+def _claimed(claim: Mapping, threshold: float) -> str:
+    if claim["direction"] == "equivalent":
+        return f"within ±{claim['equivalence_margin']:g}"
+    return f"{_SIGNS[claim['direction']]}{threshold:g}"
+
+
 def _claim_line(claim: Mapping, estimate: Mapping, threshold: Mapping | None, p_holm: Mapping | None) -> list[Cell]:
     def read(row: Mapping | None, text: str) -> Cell:
         return Cell(text, row_ids=(row["row_id"],)) if row else Cell()
@@ -153,7 +159,7 @@ def _claim_line(claim: Mapping, estimate: Mapping, threshold: Mapping | None, p_
         Cell(claim["statement"]),
         Cell(claim.get("contrast") or claim.get("statistic") or claim["metric"]),
         _estimate_cell({**estimate, "status": "ok", "null_value": None}),
-        read(threshold, f"{_SIGNS[claim['direction']]}{threshold['value']:g}" if threshold else ""),
+        read(threshold, _claimed(claim, threshold["value"]) if threshold else ""),
         read(p_holm, format_number(p_holm["value"]) if p_holm else ""),
         read(estimate, str(estimate["n_units"] or "")),
         read(estimate, estimate["status_reason"]),

@@ -7,6 +7,7 @@ import pytest
 from jaxpost import records
 from jaxpost.records.__main__ import main
 from jaxpost.records.headlines.studies import claim_lines
+from jaxpost.records.tabulating.tables import claims_table
 
 
 def test_claims_come_first_then_arms_then_the_report(finished, run, capsys):
@@ -33,3 +34,15 @@ def test_a_claim_without_a_value_or_a_correction_says_so():
              "threshold": None, "p_holm": None, "primary": False}
     assert claim_lines([claim])[0].endswith(r"A \x1b[31m is B.") and "no value, exploratory, n = 0" in claim_lines([claim])[1]
     assert "no p, n = 0" in claim_lines([claim | {"primary": True}])[1]
+
+
+def test_a_claim_of_no_difference_says_its_margin():
+    claim = {"id": "same", "verdict": "supported", "statement": "A is as B.", "direction": "equivalent", "threshold": 0.0,
+             "equivalence_margin": 0.02, "primary": False, "n_units": 3, "estimate": 0.0, "ci_lo": -0.01, "ci_hi": 0.01,
+             "metric": "m", "note": "", "p_holm": None}
+    assert "within ±0.02, exploratory" in claim_lines([claim])[1]
+    rows = [{"metric": "m", "role": "claim", "value": 0.0, "granularity": "experiment", "n_units": 3, "unit": "seed",
+             "params": f"claim=same;quantity={quantity}"} for quantity in ("estimate", "threshold")]
+    table = records.measurement_table({name: [row[name] for row in rows] for name in rows[0]})
+    cells = claims_table(table, [claim]).body[0]
+    assert "within ±0.02" in [cell.text for cell in cells]
