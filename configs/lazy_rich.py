@@ -80,13 +80,13 @@ def get_config(argument: str = "default") -> ConfigDict:
     })
     c.arms = ("poly-rich", "poly-middle", "poly-lazy", "poly-linear", "poly-kernel",
               "mod-rich", "mod-middle", "mod-lazy", "mod-linear")
-    c.kernel = ConfigDict({"rows": 48, "null_draws": 2})  # of the probe, on test data
+    c.kernel = ConfigDict({"rows": 48, "null_draws": 4})  # of the probe, on test data
     c.measure = ConfigDict({"ridge": 1e-6, "learned": _FITTED})
     c.mesh = ConfigDict({"ensemble": 1})  # this experiment runs on one device
     c.checkpoint = ConfigDict({"every_seconds": 20.0})  # an arm of a seed is the unit of resuming
     c.wandb = ConfigDict({"mode": "disabled", "project": "jaxpost"})
     if argument == "smoke":
-        c.seeds.count, c.kernel.rows = 2, 16
+        c.seeds.count, c.kernel.rows, c.kernel.null_draws = 2, 16, 2
         c.polynomial.update({"steps": 2000, "grid_points": 6})
         c.modular.update({"steps": 200, "width": 32, "grid_points": 4})
     return c

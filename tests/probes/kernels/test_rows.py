@@ -1,5 +1,6 @@
 """Rows of the kernel probe: statistics by hand, a lazy model below its floor and a rich one above, errors of sketches."""
 
+import functools
 import importlib.util
 import itertools
 from pathlib import Path
@@ -26,15 +27,24 @@ ROWS = 16
 WIDE = {"rows": ROWS, "hidden": 64, "inputs": 8}
 
 
-def scaled(scale):
-    return lambda w, row: Answer(scale * networks.read(w, row).output_O, row["y"])
+def read(w, row):
+    return Answer(row["scale"] * networks.read(w, row).output_O, row["y"])
 
 
-def rows_of(probe, params0, params, batch):
-    """{metric: row}."""
+EXACT = NeuralTangentKernel(read, rows=ROWS)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def measured(probe, ctx):
+    return probe.measure(ctx, probe.init(ctx, jax.random.key(0)), jax.random.key(1))[1]
+
+
+def rows_of(probe, params0, params, batch, scale=1.0):
+    """{metric: row} of outputs multiplied by `scale`."""
+    batch = batch | {"scale": np.full(ROWS, scale)}
     narrow = [jax.tree.map(lambda x: np.asarray(x, np.float32), x) for x in (params0, params, batch)]
     ctx = probes.Context(dict(zip((probes.PARAMS0, probes.PARAMS, probes.PROBE_BATCH), narrow, strict=True)))
-    values = jax.jit(lambda ctx: probe.measure(ctx, probe.init(ctx, jax.random.key(0)), jax.random.key(1))[1])(ctx)
+    values = measured(probe, ctx)
     columns = probe.finalize(jax.tree.map(lambda x: np.asarray(x)[None], values), {}, infos=gradient_sums.inventory(params),
                              arm="a", step=3, seeds=(0,), conditional_on="base", row_ids=records.row_ids)
     return {row["metric"]: row for row in records.measurement_table(columns).to_pylist()}
@@ -50,7 +60,7 @@ def rich():
     """(initial parameters, later ones, batch, rows) of a step that changes the features."""
     params, batch = networks.case(**WIDE)
     later = step(params, 0.3)
-    return params, later, batch, rows_of(NeuralTangentKernel(scaled(1.0), rows=ROWS), params, later, batch)
+    return params, later, batch, rows_of(EXACT, params, later, batch)
 
 
 def test_values_are_those_of_numpy_within_their_errors(rich):
@@ -79,7 +89,7 @@ def test_values_are_those_of_numpy_within_their_errors(rich):
 def test_a_lazy_model_stays_below_the_floor_and_a_rich_one_does_not(rich):
     params, _, batch, above = rich
     scale = 1e4  # outputs move as far with a step that is as much smaller
-    below = rows_of(NeuralTangentKernel(scaled(scale), rows=ROWS), params, step(params, 0.3 / scale), batch)
+    below = rows_of(EXACT, params, step(params, 0.3 / scale), batch, scale)
     assert below["kernel.drift"]["value"] < below["kernel.drift"]["noise_floor"]
     assert above["kernel.drift"]["value"] > 5 * above["kernel.drift"]["noise_floor"]
     assert below["kernel.linearised"]["status"] == "unresolved"  # what is left of it is the rounding of large outputs
@@ -89,13 +99,13 @@ def test_a_lazy_model_stays_below_the_floor_and_a_rich_one_does_not(rich):
 
 def test_where_nothing_moved_a_distance_is_not_resolved(rich):
     params, _, batch, _ = rich
-    found = rows_of(NeuralTangentKernel(scaled(1.0), rows=ROWS), params, params, batch)
+    found = rows_of(EXACT, params, params, batch)
     assert found["kernel.drift"]["status"] == "unresolved" and found["kernel.linearised"]["status"] == "degenerate"
 
 
 def test_sketched_kernels_are_off_by_no_more_than_they_say(rich):
     params, later, batch, full = rich
-    probe = NeuralTangentKernel(scaled(1.0), rows=ROWS, held=0.0, sketches=8, width=128)
+    probe = NeuralTangentKernel(read, rows=ROWS, held=0.0, sketches=8, width=128)
     found = rows_of(probe, params, later, batch)
     for metric, row in found.items():
         assert abs(row["value"] - full[metric]["value"]) <= row["num_err"] + full[metric]["num_err"], metric
@@ -106,7 +116,7 @@ def test_sketched_kernels_are_off_by_no_more_than_they_say(rich):
 def test_the_null_is_of_the_update_with_its_entries_permuted(rich):
     """An update that is constant in each matrix is its own permutation; the noisy one is not."""
     params, _, batch, noisy = rich
-    found = rows_of(NeuralTangentKernel(scaled(1.0), rows=ROWS), params, {name: x + 0.1 for name, x in params.items()}, batch)
+    found = rows_of(EXACT, params, {name: x + 0.1 for name, x in params.items()}, batch)
     for metric, row in found.items():
         if metric != "kernel.alignment.labels":
             assert row["null_kind"] == "shuffled" and row["null_hi"] - row["null_lo"] < 4e-5 * row["value"], metric
