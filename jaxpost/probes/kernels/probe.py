@@ -153,8 +153,12 @@ def _shuffled(update: Any, key: jax.Array) -> Any:
     return jax.tree.unflatten(tree, [of_leaf(i, path, x) for i, (path, x) in enumerate(leaves)])
 
 
-def _of_policy(predict: Predict, **settings: Any) -> NeuralTangentKernel:
-    return NeuralTangentKernel(tangent.of_policy(predict), **settings)
+def _of_policy(predict: Predict, outputs: str = NeuralTangentKernel.outputs, rows: int = NeuralTangentKernel.rows,
+               held: float = NeuralTangentKernel.held, sketches: int = NeuralTangentKernel.sketches,
+               width: int = NeuralTangentKernel.width, null_draws: int = NeuralTangentKernel.null_draws,
+               microbatch: int = NeuralTangentKernel.microbatch, **settings: Any) -> NeuralTangentKernel:
+    return NeuralTangentKernel(tangent.of_policy(predict), outputs, rows, held, sketches, width, null_draws, microbatch,
+                               **settings)
 
 
 catalog.add(

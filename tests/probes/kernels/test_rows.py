@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxpost import probes, records
+from jaxpost.probes import catalog, toy
 from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.probes.kernels import Answer, statistics
 from jaxpost.probes.kernels.probe import NeuralTangentKernel
@@ -132,6 +133,13 @@ def test_the_null_of_labels_is_the_mean_over_all_orders():
     mean, lo, hi = statistics.permuted_alignment(k, y)
     assert mean == pytest.approx(np.mean(every), abs=1e-14)
     assert np.min(every) <= lo < np.quantile(every, 0.1) and np.quantile(every, 0.9) < hi <= np.max(every)
+
+
+def test_a_policy_takes_every_setting_by_name():
+    found = catalog.get("kernel", subject=toy.SUBJECT, outputs="each", rows=8, held=0.0, sketches=3, width=16, null_draws=5,
+                        microbatch=2)
+    assert (found.outputs, found.rows, found.held, found.sketches, found.width, found.null_draws, found.microbatch) == (
+        "each", 8, 0.0, 3, 16, 5, 2)
 
 
 @pytest.mark.parametrize(("settings", "expected"), [
