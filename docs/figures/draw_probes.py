@@ -25,9 +25,10 @@ from palette import BLIND, FOUND, INK, WRONG  # noqa: E402
 from trend_figures import trend  # noqa: E402, F401
 
 from jaxpost import linalg  # noqa: E402
-from jaxpost.probes import catalog  # noqa: E402
+from jaxpost.probes import catalog, kernels  # noqa: E402
 from jaxpost.probes.curvature import krylov  # noqa: E402
 from jaxpost.probes.gradients import gram as gradient_gram  # noqa: E402
+from jaxpost.probes.kernels import statistics as kernel_statistics  # noqa: E402
 from jaxpost.probes.weights import blind_energy, visibility  # noqa: E402
 from jaxpost.records.drawing import style  # noqa: E402
 
@@ -288,6 +289,27 @@ def curvature(ax):
                 label="Ritz value and residual")
     ax.axhline(1, color=BLIND, ls=":", label="largest eigenvalue")
     ax.set(xlabel="products", ylabel="sharpness")
+
+
+def kernel(ax):
+    rng, key = _rng(35), jax.random.key(0)
+    params, step = ({"v": rng.standard_normal((1, 64)) / 8, "w": rng.standard_normal((64, 8))} for _ in range(2))
+    rows, sizes = jnp.asarray(rng.standard_normal((32, 8)), jnp.float32), np.geomspace(1e-3, 3, 15)
+
+    def read(w, row):
+        return kernels.Answer(w["v"] @ jnp.tanh(w["w"] @ row), row)
+
+    def at(size):
+        w = {name: params[name] + size * step[name] for name in params}
+        start, line = kernels.linearised(read, params, w, rows, 32)
+        moved = jax.vmap(lambda row: read(w, row).output_O)(rows) - start
+        k = kernels.kernel(read, w, rows, kernels.Jacobian(microbatch=32), key)[0]
+        return np.asarray(k, np.float64), kernel_statistics.departure(np.asarray(moved), np.asarray(line - start))
+
+    k0, found = at(0.0)[0], [at(size) for size in sizes]
+    ax.loglog(sizes, [kernel_statistics.drift(k, k0) for k, _ in found], "o-", color=FOUND, label="drift of the kernel")
+    ax.loglog(sizes, [distance for _, distance in found], "o-", color=WRONG, label="distance to the linearised model")
+    ax.set(xlabel="length of the step, in initial standard deviations", ylabel="relative distance")
 
 
 def gate_ulp(ax):

@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # the rooms themselves import this file
     from jaxpost.probes import fourier, routing
     from jaxpost.probes.policy import table_fit
 
-ROOMS = ("weights", "updates", "gradients", "curvature", "policy", "routing", "fourier", "trends")  # in the order of the page
+# In the order of the page.
+ROOMS = ("weights", "updates", "gradients", "curvature", "kernels", "policy", "routing", "fourier", "trends")
 
 
 @dataclass(frozen=True)

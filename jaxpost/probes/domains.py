@@ -43,6 +43,7 @@ RULES = (  # the first pattern that fits
     ("router.entropy_relative", SHARE), ("router.coactivation", SHARE), ("router.*", POSITIVE), ("fisher.*", POSITIVE),
     ("curvature.share_above", SHARE), ("curvature.sharpness_adam", POSITIVE), ("gate.ulp.median", POSITIVE),
     ("gate.ulp.*", SHARE), ("gate.leash.*", POSITIVE), ("gate.curvature.remaining", SHARE), ("gate.curvature.*", POSITIVE),
+    ("kernel.alignment.*", COSINE), ("kernel.effective_rank", COUNT), ("kernel.*", POSITIVE),
     ("gradient.gram.mean_cosine", COSINE), ("gradient.gram.top_share", SHARE), ("gradient.gram.effective_rank", COUNT),
     ("gradient.conflict.cosine", COSINE), ("gradient.conflict.split_half", COSINE), ("gradient.conflict.ceiling", SHARE),
     ("gradient.example_norm", POSITIVE), ("gradient.norm2_sum", POSITIVE), ("gradient.sum_norm2", POSITIVE),

@@ -86,6 +86,9 @@ _TABLE = (  # arXiv number, year, title, authors
      "Spurious Feature Diversification Improves Out-of-distribution Generalization",
      "Lin, Yong and Tan, Lu and Hao, Yifan and Wong, Honam and Dong, Hanze and Zhang, Weizhong and Yang, Yujiu and "
      "Zhang, Tong"),
+    ("2310.06110", 2023,
+     "Grokking as the Transition from Lazy to Rich Training Dynamics",
+     "Kumar, Tanishq and Bordelon, Blake and Gershman, Samuel J. and Pehlevan, Cengiz"),
     ("2310.06452", 2023,
      "Understanding the Effects of RLHF on LLM Generalisation and Diversity",
      "Kirk, Robert and Mediratta, Ishita and Nalmpantis, Christoforos and Luketina, Jelena and Hambro, Eric and "

@@ -29,6 +29,7 @@ FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {
     "coherence_layers": ("Do examples help each other, layer by layer?", layers.coherence_layers),
     "pathway_trajectories": ("Routing and generalisation on one time axis", trajectories.pathway_trajectories),
     "fourier_progress": ("Progress before the test loss", progress.fourier_progress),
+    "kernel_progress": ("Lazy or rich?", progress.kernel_progress),
     "changes": ("Every arm against the start", changes.changes_figure),
     "responses": ("Response to a setting", responses.responses),
 }

@@ -1,4 +1,4 @@
-"""The figure of Fourier progress measures shows the rows it names, of every arm, and is absent without them."""
+"""Figures of progress beside the fit show the rows they name, of every arm, and are absent without them."""
 
 import matplotlib
 import numpy as np
@@ -48,3 +48,19 @@ def test_further_arms_are_named_and_missing_measures_are_said():
     assert len(drawn.figure.axes) == 16 and "Not shown: e." in drawn.caption
     with pytest.raises(Missing, match="fourier.restricted_loss was not measured"):
         progress.fourier_progress(table(curves=CURVES[:4]), {})
+
+
+KERNEL = (("fit.r2", {"split": "train"}), ("fit.r2", {"split": "id"}), ("kernel.drift", {"params": "outputs=sum"}),
+          ("kernel.linearised", {}), ("kernel.alignment.labels", {"params": "outputs=sum"}),
+          ("fourier.excluded_loss", {}))
+
+
+def test_kernels_have_a_column_an_arm_of_networks():
+    drawn = progress.kernel_progress(table(arms=("rich", "lazy"), curves=KERNEL), {})
+    axes = drawn.figure.axes
+    assert sorted(axis.get_title() for axis in axes[:2]) == ["lazy", "rich"] and len(axes) == 6
+    assert [len(axis.lines) for axis in axes[::2]] == [2, 2, 1] and axes[2].get_yscale() == "log"
+    np.testing.assert_allclose(axes[2].lines[0].get_ydata(), [0.1 * 2 + 0.001 * step + 0.01 for step in (1, 10, 100)])
+    assert {metric for rows in drawn.rows for metric in rows["metric"].to_pylist()} == {metric for metric, _ in KERNEL[:5]}
+    with pytest.raises(Missing, match="kernel.drift and fit.r2 were not both measured"):
+        progress.kernel_progress(table(curves=KERNEL[:2]), {})
