@@ -6,16 +6,22 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from jaxpost import lookup
-from jaxpost.curricula.alp_gmm import AlpGmm
+from jaxpost.curricula.alp_gmm import AlpGmm, CovarGmm
 from jaxpost.curricula.arms import Dump, Sec, Tscl
 from jaxpost.curricula.base import Curriculum, Pooled, chain
 from jaxpost.curricula.budgets import Cures, Gvm, Knapsack
+from jaxpost.curricula.designer import Designer
 from jaxpost.curricula.filters import D3s, DifficultyFilter, Pods, VlCogito
 from jaxpost.curricula.length import LengthBudget
+from jaxpost.curricula.levels import Saturn, Staged
 from jaxpost.curricula.orders import Curry, Cyclical, Ordered
+from jaxpost.curricula.progressive import ProgressiveContext, Sari
+from jaxpost.curricula.randomised import Adr
 from jaxpost.curricula.replay import Replay
 from jaxpost.curricula.rescored import Adcl
-from jaxpost.curricula.self_paced import SelfPaced
+from jaxpost.curricula.riac import Riac
+from jaxpost.curricula.self_paced import ActiveSelfPaced, SelfPaced
+from jaxpost.curricula.spdl import Spdl
 from jaxpost.curricula.uniform import Uniform
 from jaxpost.lookup import nearest
 
@@ -38,11 +44,20 @@ RULES = {
     "plr": Row(Replay),
     "robust_plr": Row(Replay, {"robust": True}),
     "alp_gmm": Row(AlpGmm),
+    "covar_gmm": Row(CovarGmm),
+    "riac": Row(Riac),
+    "adr": Row(Adr),
+    "spdl": Row(Spdl),
     "easy_to_hard": Row(Ordered),
     "hard_to_easy": Row(Ordered, {"order": "hard_to_easy"}),
     "random_order": Row(Ordered, {"order": "random"}),
+    "sari": Row(Sari),
     "curry": Row(Curry),
+    "progressive_context": Row(ProgressiveContext),
+    "designer": Row(Designer),
     "cyclical": Row(Cyclical),
+    "masked_spans": Row(Staged),
+    "saturn": Row(Saturn),
     "adcl": Row(Adcl),
     "cures": Row(Cures),
     "knapsack": Row(Knapsack),
@@ -52,6 +67,7 @@ RULES = {
     "d3s": Row(D3s),
     "vl_cogito": Row(VlCogito),
     "self_paced": Row(SelfPaced),
+    "active_self_paced": Row(ActiveSelfPaced),
     "length_budget": Row(LengthBudget),
 }
 FROM_THE_RUN = ("pool", "difficulty", "steps")  # settings that a run knows

@@ -23,6 +23,10 @@ KNOWN = {"pool": M, "difficulty": DIFFICULTY, "steps": STEPS}
 OWN = {"knapsack": {"average": 2}, "gvm": {"average": 3, "least": 1}, "cures": {"average": 3, "least": 1},
        "pods": {"keep": 2}, "self_paced": {"every": 10}, "length_budget": {"every": 10}, "dump": {"window": 20},
        "alp_gmm": {"knobs": (("width", 1, 4),), "fit": 30, "kept": 60, "components": 3, "iterations": 5},
+       "covar_gmm": {"knobs": (("width", 1, 4),), "fit": 30, "kept": 60, "components": 3, "iterations": 5},
+       "riac": {"knobs": (("width", 1, 4),), "points": 20, "regions": 4}, "adr": {"knobs": (("width", 1, 4),)},
+       "spdl": {"knobs": (("width", 1, 4),), "every": 20, "iterations": 5}, "saturn": {"levels": (("width", (1, 4)),)},
+       "masked_spans": {"levels": (("width", (1, 4)),)},
        "tscl_naive": {"window": 4}, "tscl_window": {"window": 4}, "tscl_sampling": {"window": 4},
        "plr": {"rate": 0.5, "fill": 0.4}, "robust_plr": {"fill": 0.4}}
 
