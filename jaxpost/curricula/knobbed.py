@@ -48,3 +48,9 @@ class Knobbed(Curriculum):
         low_1xD, high_1xD = self.range
         value_BxD = jnp.stack([plan.knobs[name] for name, _, _ in self.knobs], axis=1).astype(jnp.float32)
         return (value_BxD - low_1xD) / (high_1xD - low_1xD)
+
+    def middle(self, plan: Plan) -> jax.Array:
+        """unit_BxD: a plan's knobs at the middle of the width that `whole` maps to them."""
+        low_1xD, high_1xD = self.range
+        count_1xD = high_1xD - low_1xD + 1
+        return (self.read(plan) * (count_1xD - 1) + 0.5) / count_1xD

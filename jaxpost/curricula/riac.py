@@ -83,11 +83,9 @@ class Riac(Knobbed):
         return state, self.write(plan, self.whole(jax.vmap(one)(jax.random.split(key, plan.index_B.shape[0]))))
 
     def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
-        """Every item into its box, one after another; full boxes are cut. A task stands in the middle of its width."""
-        low_1xD, high_1xD = self.range
-        width_1xD = high_1xD - low_1xD
-        task_BxD = (self.read(feedback.plan) * width_1xD + 0.5) / (width_1xD + 1)  # as `whole` has them
-        state, _ = jax.lax.scan(self._add, state, (task_BxD, feedback.mean(feedback.reward_BxG)))
+        """Every item into its box, one after another; full boxes are cut."""
+        points = self.middle(feedback.plan), feedback.mean(feedback.reward_BxG)
+        state, _ = jax.lax.scan(self._add, state, points)
         return state, weights
 
     def _add(self, state: dict, point: tuple) -> tuple[dict, None]:

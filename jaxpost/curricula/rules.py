@@ -13,6 +13,7 @@ from jaxpost.curricula.budgets import Cures, Gvm, Knapsack
 from jaxpost.curricula.clpo import Clpo
 from jaxpost.curricula.designer import Designer
 from jaxpost.curricula.filters import D3s, D3sTokens, DifficultyFilter, Pods, VlCogito
+from jaxpost.curricula.goal_gan import GoalGan
 from jaxpost.curricula.hints import NextVisit, Scaffold
 from jaxpost.curricula.length import LengthBudget
 from jaxpost.curricula.levels import Saturn, Staged
@@ -54,6 +55,7 @@ RULES = {
     "riac": Row(Riac),
     "adr": Row(Adr),
     "spdl": Row(Spdl),
+    "goal_gan": Row(GoalGan),
     "easy_to_hard": Row(Ordered),
     "hard_to_easy": Row(Ordered, {"order": "hard_to_easy"}),
     "random_order": Row(Ordered, {"order": "random"}),

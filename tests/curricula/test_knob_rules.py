@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, stats
 
 from jaxpost import curricula
-from jaxpost.curricula import randomised, riac, spdl
+from jaxpost.curricula import goal_gan, randomised, riac, spdl
 from jaxpost.curricula.base import Context, Feedback, Plan, Weights
 
 KNOBS = (("width", 1, 4), ("depth", 0, 2))
@@ -133,6 +133,41 @@ def test_the_update_of_spdl_is_the_constrained_maximum():
     found = np.array([float(new.mean_D[0]), float(new.log_std_D[0])])
     assert divergence(found, 0.2, 0.2) <= 0.2 + 1e-4 and worth([0.2, np.log(0.2)]) + 0.05 < worth(found)
     np.testing.assert_allclose(worth(found), -best.fun, rtol=0.01)
+
+
+def test_a_generator_makes_tasks_like_those_of_intermediate_success():
+    rule = curricula.get("goal_gan", knobs=(("width", 1, 20),), every=60, kept=60, noise=0.0, old=0.25)
+    state, rng = rule.init(jax.random.key(4)), np.random.default_rng(3)
+    widths = []
+    for step in range(12):
+        width = np.asarray(planned(rule, state, step, 10).knobs["width"]) if step < 6 else rng.integers(1, 21, 10)
+        plan = Plan(jnp.zeros(10, jnp.uint32), None, {"width": jnp.asarray(width)})
+        state = seen(rule, state, plan, np.where(width > 14, 0.5, np.where(width > 8, 0.0, 0.8)), step)
+        widths += list(width)
+    assert bool(state["trained"]) and len(set(widths[:60])) > 10  # uniform before the first training
+    good = np.sort((np.float32([w for w in widths[60:] if w > 14]) - 0.5) / 20)
+    kept = np.asarray(state["task_NxD"])[np.asarray(state["good_N"]) > 0, 0]
+    np.testing.assert_allclose(np.sort(kept), good, atol=1e-6)
+    found = np.asarray(planned(rule, state, 77, 300).knobs["width"])
+    assert (found > 14).mean() > 0.3 + 5 * np.sqrt(0.3 * 0.7 / 300)  # above uniform draws by five standard errors
+    only_old = curricula.get("goal_gan", knobs=(("width", 1, 20),), every=60, kept=60, noise=0.0, old=1.0)
+    assert set(np.asarray(planned(only_old, state, 78, 300).knobs["width"])) <= {w for w in widths[60:] if w > 14}
+    only_new = curricula.get("goal_gan", knobs=(("width", 1, 20),), every=60, kept=60, noise=0.0, old=0.0)
+    share = (np.asarray(planned(only_new, state, 79, 300).knobs["width"]) > 14).mean()
+    assert share > 0.3 + 5 * np.sqrt(0.3 * 0.7 / 300), share
+
+
+def test_the_loss_of_a_discriminator_with_labels():
+    rng = np.random.default_rng(5)
+    layers = [(rng.normal(size=(1, 3)), rng.normal(size=3)), (rng.normal(size=(3, 1)), rng.normal(size=1))]
+    real, made, good = rng.uniform(size=(4, 1)), rng.uniform(size=(6, 1)), np.array([1.0, 0, 1, 0])
+
+    def judge(x):
+        return (np.maximum(x @ layers[0][0] + layers[0][1], 0) @ layers[1][0] + layers[1][1])[:, 0]
+
+    wanted = np.mean([(d - 1) ** 2 if y else (d + 1) ** 2 for d, y in zip(judge(real), good)]) + np.mean((judge(made) + 1) ** 2)
+    as_jax = jax.tree.map(jnp.asarray, (layers, real, good, made))
+    np.testing.assert_allclose(goal_gan.discriminator_loss(*as_jax), wanted, rtol=1e-5)
 
 
 def test_covariances_of_a_mixture_choose_its_component():

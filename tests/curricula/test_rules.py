@@ -29,7 +29,7 @@ OWN = {"knapsack": {"average": 2}, "gvm": {"average": 3, "least": 1}, "cures": {
 WIDTHS = {"knobs": (("width", 1, 4), ("depth", 0, 2))}
 LEVELS = {"levels": (("width", (1, 4)),)}
 # Rules whose tests run them compiled, and the settings that they need here.
-COMPILED_ELSEWHERE = {"covar_gmm": WIDTHS, "riac": WIDTHS, "adr": WIDTHS, "spdl": WIDTHS, "saturn": LEVELS,
+COMPILED_ELSEWHERE = {"covar_gmm": WIDTHS, "riac": WIDTHS, "adr": WIDTHS, "spdl": WIDTHS, "goal_gan": WIDTHS, "saturn": LEVELS,
                       "masked_spans": LEVELS, "sari": {}, "progressive_context": {}, "designer": {},
                       "active_self_paced": {}, "pcl": {"width": 2}, "d3s_tokens": {}, "clpo": {}, "uds": {"among": 3},
                       "ghpo_next_visit": {}, "scaffold": {}, "reasoning_quota": {}, "staged_length": {"tokens": (2, 3)},
