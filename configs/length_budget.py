@@ -56,7 +56,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     nodes = {"nodes": (3, 4), "ood_nodes": (5, 5)}
     c.task = ConfigDict({"name": "chains", "style": "backtrack(2)", **nodes})
     c.tasks = ConfigDict({"brief": {"name": "chains", "room": LAST, **nodes}})
-    c.second = ConfigDict({"name": "modular", "modulus": 7})
+    c.second.update({"nodes": (2, 2), "ood_nodes": (3, 3)})  # answered without reasoning
     c.pretrain.update({"success_low": 0.55, "success_high": 0.8})  # an answer is one of two labels: a guess has 0.5
     c.train.update({"learning_rate": 1e-4, "steps": 120 if argument == "default" else 8})
     quarter, shrink = c.train.steps // 4, (LAST / 32) ** (1 / 3)
