@@ -54,12 +54,11 @@ def test_states_limits_kl_weights_and_tokens(feed):
 
 
 def test_each_row_begins_with_its_own_share_of_the_demonstration():
-    task = tasks.get("addition", digits=2)
+    task = tasks.get("addition", digits=1)
     problems_N = tasks.problems(task, "train", jnp.repeat(jnp.arange(3, dtype=jnp.uint32), 2), None)
     hint, key = Prefix("fixed", 0.5, 0.5, role="hint"), jax.random.key(0)
     given = jax.jit(lambda share: hint.tokens(task, problems_N, key, 0, 2, share))
     by_share = {s: np.asarray(given(jnp.full(3, s))) for s in (0.0, 0.5, 1.0)}
-    np.testing.assert_array_equal(by_share[0.5], hint.tokens(task, problems_N, key, 0, 2))
     share_BxS = np.array([[0.5, 1.0], [0.0, 0.5], [1.0, 0.0]])
     found = np.asarray(given(jnp.asarray(share_BxS)))
     np.testing.assert_array_equal(found, [by_share[s][i] for i, s in enumerate(share_BxS.reshape(-1))])
@@ -68,6 +67,7 @@ def test_each_row_begins_with_its_own_share_of_the_demonstration():
     assert (by_share[0.0] == DRAW).all() and ((by_share[1.0] != DRAW).sum(axis=1) > (by_share[0.5] != DRAW).sum(axis=1)).all()
 
 
+@pytest.mark.slow
 def test_utility_is_of_the_logits_of_counted_tokens(make):
     run = make("cross_entropy", "sft")
     rule = curricula.get("uds", keep=1, among=4, alpha=0.0, rows=2, columns=4)
