@@ -140,7 +140,8 @@ def make(name: str, stage: Stage, model: models.TransformerConfig | Callable, us
         raise UserError(f"arm {name!r}: {error}") from error
     source = rollout_options.changed(name, stage, source)
     if stage.pool or stage.curriculum:
-        known = {"pool": stage.pool, "steps": stage.steps, "difficulty": lambda: tasks.difficulties(task, "train", stage.pool)}
+        known = {"pool": stage.pool, "steps": stage.steps, "width": spec.model.width,
+                 "difficulty": lambda: tasks.difficulties(task, "train", stage.pool)}
         try:
             source = dataclasses.replace(source, curriculum=curricula.for_run(dict(stage.curriculum), known))
         except (ValueError, TypeError) as error:

@@ -8,6 +8,7 @@ Shapes: B items (problems) of a step, G rows an item (1 for demonstrations), M i
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -22,6 +23,12 @@ NEEDS = {
     "loss": "the loss of each example before the update",
     "length_reward": "a term triangular_length or band_length of the reward, which reads the length budget",
     "scale": "a policy-gradient objective, whose advantages can be scaled, or demonstrations",
+    "length_limit": "sampled answers alone, in one pass, that can be cut at a limit",
+    "hints": "rollouts whose answers begin with a hint: forcing a prefix of role 'hint'",
+    "kl_scale": "a policy-gradient objective with a KL term in its loss",
+    "entropy": "the policy's entropy at the tokens of rollouts, nats",
+    "prompt_state": "the policy's states of prompts before they are drawn",
+    "logits": "the policy's logits on demonstrations",
     "rollouts": "groups of rollouts, of which some can be left out",
 }
 
@@ -31,7 +38,8 @@ class Plan(NamedTuple):
 
     index_B: jax.Array  # uint32, problems of the training split
     rollouts_B: jax.Array | None = None  # int32, how many of the G rows of an item count; None: all
-    knobs: dict = {}  # name -> array [B] or scalar: knobs of the task that replace those of its split; length_budget
+    knobs: dict = {}  # name -> array [B] or scalar: knobs of the task that replace those of its split; and length_budget,
+    # length_limit, hint_share, or what a rule tells itself
     train: jax.Array | bool = True  # False: probing, the policy does not change
 
 
@@ -40,6 +48,7 @@ class Context(NamedTuple):
 
     step: jax.Array | int
     group: int = 1  # G, static
+    prompt_states: Callable[[jax.Array], jax.Array] | None = None  # index_K -> [K, D], where the source gives them
 
 
 class Feedback(NamedTuple):
@@ -52,6 +61,9 @@ class Feedback(NamedTuple):
     advantage_BxG: jax.Array | None = None  # mean over the counted tokens of a row
     length_BxG: jax.Array | None = None
     loss_BxG: jax.Array | None = None  # mean negative log-likelihood of a row's counted tokens, nats
+    counted_BxGxT: jax.Array | None = None  # 1 on counted tokens, with entropies
+    entropy_BxGxT: jax.Array | None = None  # of the policy at each token, nats
+    logits_BxTxV: jax.Array | None = None  # of demonstrations, 0 off their counted tokens
 
     def mean(self, x_BxG: jax.Array) -> jax.Array:
         """Mean of each item's rows that count; 0 for an item without one."""
@@ -64,15 +76,20 @@ class Weights(NamedTuple):
     keep   0: the row is as if it had not been drawn; the statistics of its group are those of the others
     train  0: the row is not in the loss, but in the statistics of its group
     scale  multiplies the row's advantage, or the weight of a demonstration's tokens
+    kl     multiplies the row's KL term in the loss
+    token  0: the token is not in the loss
     """
 
     keep_BxG: jax.Array | None = None
     train_BxG: jax.Array | None = None
     scale_BxG: jax.Array | None = None
+    kl_BxG: jax.Array | None = None
+    token_BxGxT: jax.Array | None = None
 
-    def times(self, keep=None, train=None, scale=None) -> "Weights":
+    def times(self, keep=None, train=None, scale=None, kl=None, token=None) -> "Weights":
         """The product with other weights."""
-        return Weights(*(b if a is None else a if b is None else a * b for a, b in zip(self, (keep, train, scale))))
+        others = (keep, train, scale, kl, token)
+        return Weights(*(b if a is None else a if b is None else a * b for a, b in zip(self, others)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ then form a chain: `"pool": 256, "curriculum": {"sec": {"temperature": 0.5}, "po
 
 What a rule learns is in the state of the run: it is checkpointed, resumed bit for bit, and each member of an ensemble has its
 own. A rule that needs what the run does not give is refused before anything is computed. The settings `pool`, `difficulty` (of
-the task's problems) and `steps` are the run's own, unless they are given.
+the task's problems), `steps` and `width` (of the model) are the run's own, unless they are given.
 
 Rules only choose and weigh: rollouts that a budget or a filter leaves out are sampled and masked. Compare arms by the rows
 `work.rollouts` and by the metric `trained_rows`, the share of rows that were in the loss.

@@ -105,10 +105,55 @@ class D3s(Curriculum):
 
     def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
         """Train on the subset of largest variance of the batch."""
-        share = self.first + (self.last - self.first) * jnp.clip(feedback.step / self.steps, 0.0, 1.0)
+        share = _along(self.first, self.last, feedback.step / self.steps)
         count = jnp.maximum(jnp.round(share * feedback.used_BxG.sum()), 2).astype(jnp.int32)
         flat_N = selection.largest_variance(feedback.advantage_BxG.reshape(-1), count, feedback.used_BxG.reshape(-1))
         return state, weights.times(train=flat_N.reshape(feedback.used_BxG.shape))
+
+
+def _along(first: float, last: float, progress: jax.Array | float) -> jax.Array:
+    """Linear from the first value to the last."""
+    return first + (last - first) * jnp.clip(progress, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class D3sTokens(D3s):
+    """D3S on both levels: as `d3s`, and of the chosen rollouts the share of tokens with the largest |A| H.
+
+    H: the policy's entropy at the token, nats. The share of tokens goes linearly from `first_tokens` to `last_tokens`; the
+    others are out of the loss, whose means are over those that are left.
+
+    Raises:
+      ValueError: a share outside (0, 1], or no steps.
+    """
+
+    differs: ClassVar[str] = "what is left out is masked, so that it saves no computation"
+    reconstructed: ClassVar[str] = "the four shares (the paper's values were not at hand)"
+
+    first_tokens: float = 0.2
+    last_tokens: float = 0.6
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (0 < self.first_tokens <= 1 and 0 < self.last_tokens <= 1):
+            raise ValueError(f"first_tokens={self.first_tokens}, last_tokens={self.last_tokens}: expected shares in (0, 1]")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Entropies as well."""
+        return super().needs | {"entropy"}
+
+    def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
+        """The rollouts, then their tokens; ties go to the earlier ones."""
+        state, chosen = super().observe(state, feedback, Weights())
+        counted_BxGxT = feedback.counted_BxGxT * (chosen.train_BxG * feedback.used_BxG)[..., None]
+        score_BxGxT = jnp.abs(feedback.advantage_BxG)[..., None] * feedback.entropy_BxGxT
+        flat = jnp.where(counted_BxGxT > 0, score_BxGxT, -jnp.inf).reshape(-1)
+        share = _along(self.first_tokens, self.last_tokens, feedback.step / self.steps)
+        count = jnp.maximum(jnp.round(share * counted_BxGxT.sum()), 1)
+        first = (jnp.arange(flat.size) < count).astype(jnp.float32)
+        kept = jnp.zeros(flat.shape).at[jnp.argsort(-flat, stable=True)].set(first)
+        return state, weights.times(train=chosen.train_BxG, token=kept.reshape(score_BxGxT.shape))
 
 
 @dataclasses.dataclass(frozen=True)

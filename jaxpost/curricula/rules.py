@@ -6,17 +6,30 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from jaxpost import lookup
-from jaxpost.curricula.alp_gmm import AlpGmm
+from jaxpost.curricula.alp_gmm import AlpGmm, CovarGmm
 from jaxpost.curricula.arms import Dump, Sec, Tscl
 from jaxpost.curricula.base import Curriculum, Pooled, chain
 from jaxpost.curricula.budgets import Cures, Gvm, Knapsack
-from jaxpost.curricula.filters import D3s, DifficultyFilter, Pods, VlCogito
+from jaxpost.curricula.clpo import Clpo
+from jaxpost.curricula.designer import Designer
+from jaxpost.curricula.filters import D3s, D3sTokens, DifficultyFilter, Pods, VlCogito
+from jaxpost.curricula.goal_gan import GoalGan
+from jaxpost.curricula.hints import NextVisit, Scaffold
 from jaxpost.curricula.length import LengthBudget
+from jaxpost.curricula.levels import Saturn, Staged
+from jaxpost.curricula.limits import Horizon, StagedLength
 from jaxpost.curricula.orders import Curry, Cyclical, Ordered
+from jaxpost.curricula.progressive import ProgressiveContext, Sari
+from jaxpost.curricula.quota import Quota
+from jaxpost.curricula.randomised import Adr
 from jaxpost.curricula.replay import Replay
 from jaxpost.curricula.rescored import Adcl
-from jaxpost.curricula.self_paced import SelfPaced
+from jaxpost.curricula.riac import Riac
+from jaxpost.curricula.self_paced import ActiveSelfPaced, SelfPaced
+from jaxpost.curricula.spdl import Spdl
 from jaxpost.curricula.uniform import Uniform
+from jaxpost.curricula.utility import Uds
+from jaxpost.curricula.value import Pcl
 from jaxpost.lookup import nearest
 
 
@@ -38,23 +51,43 @@ RULES = {
     "plr": Row(Replay),
     "robust_plr": Row(Replay, {"robust": True}),
     "alp_gmm": Row(AlpGmm),
+    "covar_gmm": Row(CovarGmm),
+    "riac": Row(Riac),
+    "adr": Row(Adr),
+    "spdl": Row(Spdl),
+    "goal_gan": Row(GoalGan),
     "easy_to_hard": Row(Ordered),
     "hard_to_easy": Row(Ordered, {"order": "hard_to_easy"}),
     "random_order": Row(Ordered, {"order": "random"}),
+    "sari": Row(Sari),
     "curry": Row(Curry),
+    "progressive_context": Row(ProgressiveContext),
+    "designer": Row(Designer),
     "cyclical": Row(Cyclical),
+    "masked_spans": Row(Staged),
+    "saturn": Row(Saturn),
     "adcl": Row(Adcl),
     "cures": Row(Cures),
+    "pcl": Row(Pcl),
     "knapsack": Row(Knapsack),
     "gvm": Row(Gvm),
     "difficulty_filter": Row(DifficultyFilter),
     "pods": Row(Pods),
     "d3s": Row(D3s),
+    "d3s_tokens": Row(D3sTokens),
+    "clpo": Row(Clpo),
     "vl_cogito": Row(VlCogito),
     "self_paced": Row(SelfPaced),
+    "active_self_paced": Row(ActiveSelfPaced),
+    "uds": Row(Uds),
+    "ghpo_next_visit": Row(NextVisit),
+    "scaffold": Row(Scaffold),
     "length_budget": Row(LengthBudget),
+    "reasoning_quota": Row(Quota),
+    "staged_length": Row(StagedLength),
+    "interaction_horizon": Row(Horizon),
 }
-FROM_THE_RUN = ("pool", "difficulty", "steps")  # settings that a run knows
+FROM_THE_RUN = ("pool", "difficulty", "steps", "width")  # settings that a run knows
 
 
 def register(name: str, rule: type[Curriculum], settings: Mapping = MappingProxyType({})) -> None:

@@ -55,6 +55,7 @@ class Batch(NamedTuple):
     share_NxT: jax.Array | None = None  # filled by prepare or balance: weight of a token's term
     total_N: jax.Array | None = None  # filled by balance: a number of the optimizer step, such as its rows or sampled tokens
     weight_N: jax.Array | None = None  # of a curriculum: multiplies the row's advantages once they are known
+    kl_weight_N: jax.Array | None = None  # of a curriculum: multiplies the row's KL term in the loss
     age_N: jax.Array | None = None  # how many batches ago a row was sampled; 0 for a fresh one
     absent_N: jax.Array | None = None  # 1 on rows that are not of the loss: they never count, not even as empty ones
     real_NxT: jax.Array | None = None  # 1 through the last token of a row, counted or context; None: on counted ones

@@ -281,7 +281,8 @@ class PolicyGradient(Objective):
             coef = self.kl_coef if kl_coef is None else kl_coef
             k_NxT = self.kl_term(view, batch)
             aux["kl"] = mean_over(k_NxT, batch.sampled_NxT)
-            x_NxT = x_NxT + coef * k_NxT
+            weighed_NxT = k_NxT if batch.kl_weight_N is None else k_NxT * batch.kl_weight_N[:, None]
+            x_NxT = x_NxT + coef * weighed_NxT
         if self.entropy_bonus:
             aux["entropy"] = mean_over(view.entropy_NxT, batch.sampled_NxT)
             x_NxT = x_NxT - self.entropy_weight(batch) * view.entropy_NxT

@@ -25,6 +25,7 @@ class Answer(NamedTuple):
     finished_N: jax.Array  # 1 if it ended with its end token, else 0
     tokens_NxT: jax.Array | None = None  # padded behind the end
     budget: jax.Array | None = None  # of a curriculum, tokens: the target of BUDGETED terms in place of their length
+    group: int = 1  # adjacent completions that answer one prompt
 
 
 def soft_overlong(length_N: jax.Array, limit: int, cache: int) -> jax.Array:
@@ -52,6 +53,23 @@ def triangular_length(length_N: jax.Array, target: int, flat: bool = False) -> j
     return jnp.clip(jnp.where(share_N <= 1, 1.0 if flat else share_N, 2 - share_N), 0.0, 1.0)
 
 
+def dynamic_length(correct_N: jax.Array, length_N: jax.Array, group: int, target: int) -> jax.Array:
+    """VL-Cogito's length term of wrong answers (arXiv:2507.22607), in [-1/2, 0]; 0 for right ones.
+
+      right answers in the group, of mean length m   -(1 + cos(pi n / m)) / 4 up to m, and the same of 2 m - n beyond, to 2 m
+      none, n up to `target` tokens                  -(1 + cos(pi n / target)) / 8;  0 beyond
+
+    Differs from the released code in: no penalty of very long answers of groups without a right one, and none of repetition.
+    """
+    right_BxG = (correct_N >= 1).reshape(-1, group).astype(jnp.float32)
+    mean_B = (length_N.reshape(-1, group) * right_BxG).sum(axis=1) / jnp.maximum(right_BxG.sum(axis=1), 1.0)
+    mean_N, some_N = jnp.repeat(jnp.maximum(mean_B, 1.0), group), jnp.repeat(right_BxG.any(axis=1), group)
+    away_N = jnp.clip(1 - jnp.abs(length_N / mean_N - 1), 0.0, 1.0)
+    near_N = -(1 + jnp.cos(jnp.pi * away_N)) / 4
+    alone_N = -(1 + jnp.cos(jnp.pi * jnp.clip(length_N / target, 0.0, 1.0))) / 8
+    return jnp.where(correct_N >= 1, 0.0, jnp.where(some_N, near_N, alone_N))
+
+
 @dataclasses.dataclass(frozen=True)
 class Reward:
     """One term: weight(step) * value.
@@ -62,15 +80,20 @@ class Reward:
       triangular_length  `triangular_length` with target `length`, or with the length budget of the curriculum
       band_length        the same, flat up to the target
       soft_overlong      `soft_overlong` with limit `length` and cache `cache`
+      dynamic_length     `dynamic_length` with target `length`
 
-    and those that were registered. The weight moves linearly from `weight` to `end_weight` over `horizon` batches (0:
-    constant).
+    and those that were registered. The weight moves from `weight` to `end_weight` over `horizon` batches (0: constant),
+    linearly or, with shape "cosine", by half a cosine (from format to content: Datarus, arXiv:2508.13382, recalled). With
+    `stages` it is one of them, each for an equal part of `horizon`, the last one from there on (Time-R1, arXiv:2505.13508, and
+    CRAFT-GUI, arXiv:2508.11360, recalled; VL-Cogito's length term is (0, 0, 1)).
     """
 
     kind: str  # a key of PARTS; also its name in the metrics
     weight: float = 1.0
     end_weight: float | None = None
     horizon: int = 0
+    shape: str = "linear"  # or "cosine"
+    stages: tuple[float, ...] = ()
     length: int | None = None  # tokens
     cache: int | None = None  # tokens
     right: tuple[float, float] = (1.0, 0.5)  # cosine_length: values of a right answer, empty and of `length` tokens
@@ -86,9 +109,11 @@ class Reward:
         if (self.kind == "soft_overlong") != (self.cache is not None and self.cache > 0):
             raise ValueError(f"reward {self.kind!r}: cache={self.cache}; 'soft_overlong' needs one above 0, "
                              "the others take None")
-        if (self.end_weight is None) != (self.horizon == 0):
-            raise ValueError(f"reward {self.kind!r}: end_weight={self.end_weight} with horizon={self.horizon}; "
-                             "a schedule needs both")
+        if (self.end_weight is None and not self.stages) != (self.horizon == 0) or self.stages and self.end_weight is not None:
+            raise ValueError(f"reward {self.kind!r}: end_weight={self.end_weight}, stages={self.stages} with "
+                             f"horizon={self.horizon}; a schedule needs a horizon and one of the two")
+        if self.shape not in ("linear", "cosine"):
+            raise ValueError(f"reward {self.kind!r}: shape={self.shape!r} is not known (valid: linear, cosine)")
 
     def value(self, answer: Answer) -> jax.Array:
         """value_N, without the weight."""
@@ -96,9 +121,14 @@ class Reward:
 
     def at(self, step: jax.Array | int) -> jax.Array | float:
         """The weight at a batch."""
+        if self.stages:
+            stage = jnp.clip(jnp.asarray(step) * len(self.stages) // self.horizon, 0, len(self.stages) - 1)
+            return jnp.asarray(self.stages)[stage]
         if self.end_weight is None:
             return self.weight
-        return self.weight + (self.end_weight - self.weight) * jnp.minimum(step / self.horizon, 1.0)
+        along = jnp.minimum(step / self.horizon, 1.0)
+        along = 0.5 * (1 - jnp.cos(jnp.pi * along)) if self.shape == "cosine" else along
+        return self.weight + (self.end_weight - self.weight) * along
 
 
 def _target(answer: Answer, term: Reward) -> jax.Array | int:
@@ -112,9 +142,10 @@ PARTS: dict[str, Callable[[Answer, Reward], jax.Array]] = {
     "triangular_length": lambda answer, term: triangular_length(answer.length_N, _target(answer, term)),
     "band_length": lambda answer, term: triangular_length(answer.length_N, _target(answer, term), flat=True),
     "soft_overlong": lambda answer, term: soft_overlong(answer.length_N, term.length, term.cache),
+    "dynamic_length": lambda answer, term: dynamic_length(answer.correct_N, answer.length_N, answer.group, term.length),
 }
 BUDGETED = ("triangular_length", "band_length")
-_LENGTHS = ("cosine_length", "triangular_length", "band_length", "soft_overlong")
+_LENGTHS = ("cosine_length", "triangular_length", "band_length", "soft_overlong", "dynamic_length")
 
 
 def register(kind: str, value: Callable[[Answer, Reward], jax.Array]) -> None:

@@ -81,8 +81,13 @@ class Prefix:
         p = self.end + 0.5 * (self.start - self.end) * (1 + jnp.cos(jnp.pi * along))
         return jnp.where(step >= self.steps, 0.0, p) if self.stops else p
 
-    def tokens(self, task: Task, problems_N, key: jax.Array, step: jax.Array | int, sampled: int) -> jax.Array:
-        """forced_NxT: tokens, or DRAW."""
+    def tokens(self, task: Task, problems_N, key: jax.Array, step: jax.Array | int, sampled: int,
+               share: jax.Array | None = None) -> jax.Array:
+        """forced_NxT: tokens, or DRAW.
+
+        Args:
+          share: of a curriculum in place of `draw`, [B] or, of each row, [B, S].
+        """
         problems_B = jax.tree.map(lambda x: x[::sampled], problems_N)
         if self.another:
             problems_B = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), problems_B)
@@ -90,11 +95,12 @@ class Prefix:
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(B))
         shown_BxT = jax.vmap(task.oracle)(problems_B, keys_B)
         length_B = tasks.through(shown_BxT, task.ends).sum(axis=1)
-        count_B = jnp.floor(self._share(jax.random.fold_in(key, B), step, B) * (length_B - 1) + 1e-6)
-        within_BxT = jnp.arange(shown_BxT.shape[1])[None] < count_B[:, None]
-        forced_BxT = jnp.where(within_BxT, shown_BxT, DRAW).astype(jnp.int32)
-        begins_S = jnp.arange(sampled) < (sampled if self.rows is None else self.rows)
-        return jnp.where(begins_S[None, :, None], forced_BxT[:, None], DRAW).reshape(B * sampled, -1)
+        share = self._share(jax.random.fold_in(key, B), step, B) if share is None else share
+        share_BxS = share if share.ndim == 2 else share[:, None]
+        count_BxSx1 = jnp.floor(share_BxS * (length_B - 1)[:, None] + 1e-6)[..., None]
+        begins_1xSx1 = (jnp.arange(sampled) < (sampled if self.rows is None else self.rows))[None, :, None]
+        within_BxSxT = (jnp.arange(shown_BxT.shape[1])[None, None] < count_BxSx1) & begins_1xSx1
+        return jnp.where(within_BxSxT, shown_BxT[:, None], DRAW).astype(jnp.int32).reshape(B * sampled, -1)
 
     def _share(self, key, step, count):
         p = self.chance(step)

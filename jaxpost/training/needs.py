@@ -26,20 +26,20 @@ GIVES = {
                                  "hints"},
 }
 
-CURRICULUM_GIVES = {  # beside what depends on objective and reward: "advantage", "scale" and "length_reward"
-    "Demonstrations": frozenset({"loss", "length"}),
+CURRICULUM_GIVES = {  # beside what depends on the objective: "advantage", "entropy", "scale" and "kl_scale"; and `options`
+    "Demonstrations": frozenset({"loss", "length", "logits"}),
     "Preferences": frozenset(),
-    "Rollouts": frozenset({"reward", "length", "rollouts"}),
+    "Rollouts": frozenset({"reward", "length", "rollouts", "prompt_state"}),
 }
 
 
 def require_curriculum(source: str, curriculum: curricula.Curriculum, objective: Objective | None, tasks: tuple[Task, ...],
-                       *, budgeted: bool = False, oversample: int = 1) -> None:
+                       *, options: frozenset[str] = frozenset(), oversample: int = 1) -> None:
     """Refuse a curriculum that needs what the run does not give, before anything is traced.
 
     Args:
       source: a key of CURRICULUM_GIVES.
-      budgeted: whether a term of the reward reads a length budget.
+      options: what the source gives as it is set: "length_reward", "length_limit", "hints".
       oversample: of the rollouts; advantages are known of the groups alone that are trained on.
 
     Raises:
@@ -48,12 +48,13 @@ def require_curriculum(source: str, curriculum: curricula.Curriculum, objective:
     gives = set(CURRICULUM_GIVES[source])
     advantages = source == "Rollouts" and isinstance(objective, PolicyGradient)
     gives |= {"scale"} if advantages or source == "Demonstrations" else set()
-    gives |= {"advantage"} if advantages and oversample == 1 else set()
-    gives |= {"length_reward"} if budgeted else set()
+    gives |= {"kl_scale"} if advantages and objective.kl_place == "loss" else set()
+    gives |= {"advantage", "entropy"} if advantages and oversample == 1 else set()
+    gives |= options
     for need in sorted(curriculum.needs - gives):
         if need not in curricula.NEEDS:
             raise ValueError(f"the curriculum needs {need!r}, which no source gives{nearest(need, curricula.NEEDS)}")
-        why = f" with oversample={oversample}; set it to 1" if need == "advantage" and oversample > 1 else ""
+        why = f" with oversample={oversample}; set it to 1" if need in ("advantage", "entropy") and oversample > 1 else ""
         givers = [name for name, given in CURRICULUM_GIVES.items() if need in given and name != source]
         raise ValueError(f"the curriculum needs {curricula.NEEDS[need]}, and {source} does not give it{why}"
                          + (f" ({', '.join(givers)} does)" if givers else ""))
@@ -161,7 +162,8 @@ def reference_argument(spec: StepSpec) -> bool:
     return _reads_reference(spec.objective) and not spec.reference_refresh
 
 
-def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, reference: dict | None) -> Batch:
+def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, reference: dict | None,
+         also: frozenset[str] = frozenset()) -> Batch:
     """Fill what the objective needs and any source can give, under the parameters before the first update.
 
       reference_NxT               log-probabilities under the reference policy
@@ -176,11 +178,14 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
       real_NxT                    of a mixture of experts, the mask before the objective takes tokens out of it, where the
                                   batch has none of its own
 
+    Args:
+      also: needs of others than the objective.
+
     Raises:
       ValueError: no reference policy was passed, or rows that do not fall into equal updates and microbatches.
     """
     spec.check_rows(batch.mask_NxT.shape[0])
-    needs = spec.objective.needs
+    needs = spec.objective.needs | also
     if spec.truncates and batch.behaviour_NxT is not None:  # a ratio to the sampler would be the mass that was kept, not 1
         needs |= {"proximal"}
     if spec.model.experts and batch.real_NxT is None:

@@ -6,6 +6,7 @@ the sampled ones first), P prompt and T completion tokens; over-sampling draws m
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -82,7 +83,8 @@ class Rollouts:
         if self.replay is not None and not isinstance(self.curriculum, Buffered):
             rows = rollout_checks.stored_shapes(self)
             object.__setattr__(self, "curriculum", Buffered(self.curriculum, self.replay, rows))
-        jax.eval_shape(lambda: self._plan(self.curriculum.init(jax.random.key(0)), jax.random.key(0), 0))  # refuses budgets
+        jax.eval_shape(lambda: self._plan(self.curriculum.init(jax.random.key(0)), jax.random.key(0), 0,  # refuses budgets
+                                          lambda index_K: jnp.zeros((index_K.shape[0], self.spec.model.width))))
 
     @property
     def needs_demonstrations(self) -> bool:
@@ -111,29 +113,44 @@ class Rollouts:
 
     def rollout(self, params: dict, seed: jax.Array, step: jax.Array, curriculum_state: dict, early_stop: bool = False):
         """(problems, prompts, Completions, Planned) of all prompts drawn, oversample*B*G rows, sampled from `params`."""
-        planned = self._plan(curriculum_state, stream(seed, f"data/{self.task.name}", step), step)
+        planned = self._plan(curriculum_state, stream(seed, f"data/{self.task.name}", step), step,
+                             lambda index_K: self._prompt_states(params, index_K))
         index_N, knobs_N = needs.planned_problems(self.task, planned.plan, self.spec.group)
         # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration, and
         # on CPU that collective can deadlock with another one (it does in executables from the compilation cache).
         problems_N = sharding.constrain(tasks.problems(self.task, "train", index_N, knobs_N), ())
-        return problems_N, *self.answers(params, seed, step, problems_N, early_stop), planned
+        share = planned.plan.knobs.get("hint_share")
+        return problems_N, *self.answers(params, seed, step, problems_N, early_stop, share), planned
 
-    def _plan(self, curriculum_state: Any, key: jax.Array, step: jax.Array | int) -> "Planned":
+    def _plan(self, curriculum_state: Any, key: jax.Array, step: jax.Array | int, prompt_states: Callable) -> "Planned":
         blank = curricula.blank(key, self.oversample * self.prompts)
-        context = curricula.Context(step, self.spec.group - self.demonstrations)
+        context = curricula.Context(step, self.spec.group - self.demonstrations, prompt_states)
         return Planned(*self.curriculum.sample(curriculum_state, key, blank, context))
 
-    def answers(self, params: dict, seed: jax.Array, step: jax.Array, problems_N,
-                early_stop: bool = False) -> tuple[jax.Array, models.Completions]:
-        """(prompts, Completions) of given problems, oversample*B*G rows, groups adjacent; `early_stop` as in models.sample."""
+    def _prompt_states(self, params: dict, index_K: jax.Array) -> jax.Array:
+        """state_KxD of the last token of training prompts, after the last norm, float32."""
+        prompt_KxP = jax.vmap(self.task.prompt)(tasks.problems(self.task, "train", index_K, None))
+        after_Kx1 = jnp.full((index_K.shape[0], 1), self.task.pad, prompt_KxP.dtype)
+        out = models.teacher_forced(self.spec.model, params, prompt_KxP, after_Kx1, self.spec.pad, logits=False)
+        return out.taps["hidden"][:, 0].astype(jnp.float32)
+
+    def answers(self, params: dict, seed: jax.Array, step: jax.Array, problems_N, early_stop: bool = False,
+                hint_share: jax.Array | None = None) -> tuple[jax.Array, models.Completions]:
+        """(prompts, Completions) of given problems, oversample*B*G rows, groups adjacent.
+
+        Args:
+          early_stop: as in models.sample.
+          hint_share: of a curriculum, in place of that of the hint rule.
+        """
         prompt_NxP = sharding.constrain(jax.vmap(self.task.prompt)(problems_N), ("batch",))
         key, forced_NxT = stream(seed, "rollout", step), None
         if isinstance(self.forcing, Episodes):
             return prompt_NxP, self.forcing.play(self.spec.model, params, problems_N, prompt_NxP, key, self.spec.temperature,
                                                  early_stop)
         if self.forcing is not None:
+            more = {} if hint_share is None else {"share": hint_share}
             forced_NxT = self.forcing.tokens(self.task, self._groups(problems_N)[0], stream(seed, "forcing", step), step,
-                                             self.spec.group - self.demonstrations)
+                                             self.spec.group - self.demonstrations, **more)
             forced_NxT = sharding.constrain(forced_NxT, ())
         made = self._sample(params, self._groups(prompt_NxP)[0], key, self.spec.temperature, early_stop=early_stop,
                             forced_NxT=forced_NxT)
@@ -226,7 +243,8 @@ class Rollouts:
         if self.replay is not None:
             key = stream(member.seed, "replay", state.step)
             batch = joined(batch, *self.replay.sample(state.curriculum_state["buffer"], key, state.step), group)
-        return needs.fill(self.spec, batch, member, state, reference)
+        also = self.curriculum.needs & {"entropy"}
+        return needs.fill(self.spec, batch, member, state, reference, also)
 
     @property
     def _forces_demonstrations(self) -> bool:
@@ -287,15 +305,24 @@ class Rollouts:
           first: answers of the first of two passes and their rewards, which are what the curriculum sees.
         """
         outside_N = None if outside_B is None else jnp.repeat(outside_B, self.spec.group)
+        if (limit := planned.plan.knobs.get("length_limit")) is not None:
+            made, reward_N = within(made, reward_N, limit, self.task.pad)
         score_N, parts = reward_N, {}
         told = (made, reward_N) if first is None else first
         if self.reward:
-            answer = self._answer(made, score_N)._replace(budget=planned.plan.knobs.get("length_budget"))
+            budget = planned.plan.knobs.get("length_budget")
+            per_row = budget is not None and jnp.ndim(budget) == 1
+            budget = jnp.repeat(budget, self.spec.group) if per_row else budget
+            answer = self._answer(made, score_N)._replace(budget=budget)
             reward_N, parts = rewards.compose(self.reward, answer, state.step)
         feedback, weights = self._feedback(state, *told, planned.plan)
         if "advantage" in self.curriculum.needs:
             batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
             feedback = feedback._replace(advantage_BxG=self._advantages(batch, member, state))
+            if "entropy" in self.curriculum.needs:
+                counted, entropy = (self._groups(x_NxT)[0].reshape(*feedback.used_BxG.shape, -1)
+                                    for x_NxT in (batch.mask_NxT, batch.entropy_NxT))
+                feedback = feedback._replace(counted_BxGxT=counted, entropy_BxGxT=entropy)
             curriculum_state, weights = self.curriculum.observe(planned.state, feedback, weights)
             batch = self._weighed(batch, weights)
         else:
@@ -351,20 +378,26 @@ class Rollouts:
 
     def _weighed(self, batch: Batch, weights: curricula.Weights) -> Batch:
         """The rows with a curriculum's weights; demonstrated rows have weight 1."""
-        keep_N, train_N, scale_N = (None if x_BxS is None else
-                                    jnp.pad(x_BxS, ((0, 0), (0, self.demonstrations)), constant_values=1.0).reshape(-1)
-                                    for x_BxS in weights)
+        def rows(x):
+            wide = ((0, 0), (0, self.demonstrations), *((0, 0),) * (x.ndim - 2))
+            return jnp.pad(x, wide, constant_values=1.0).reshape(-1, *x.shape[2:])
+
+        keep_N, train_N, scale_N, kl_N, token_NxT = (None if x is None else rows(x) for x in weights)
         if keep_N is not None:
             batch = batch._replace(reward_N=jnp.where(keep_N > 0, batch.reward_N, jnp.nan))
         for in_loss_N in (keep_N, train_N):
             if in_loss_N is not None:
                 batch = needs.left_out(batch, in_loss_N <= 0)
+        if kl_N is not None:
+            batch = batch._replace(kl_weight_N=kl_N)
+        if token_NxT is not None:
+            batch = batch._replace(mask_NxT=batch.mask_NxT * token_NxT)
         return batch if scale_N is None else batch._replace(weight_N=scale_N)
 
     def _answer(self, made: models.Completions, score_N: jax.Array) -> rewards.Answer:
         """What the terms of a reward may read."""
         finished_N = tasks.ends(made.tokens_NxT, self.task.ends).any(axis=1).astype(jnp.float32)
-        return rewards.Answer(score_N, self._length(made), finished_N, made.tokens_NxT)
+        return rewards.Answer(score_N, self._length(made), finished_N, made.tokens_NxT, group=self.spec.group)
 
     def _length(self, made: models.Completions) -> jax.Array:
         """length_N of answers, for rewards and curricula as for the objective: context that was forced does not count."""
@@ -377,6 +410,15 @@ class Planned(NamedTuple):
 
     state: Any
     plan: curricula.Plan
+
+
+def within(made: models.Completions, reward_N: jax.Array, limit: jax.Array,
+           pad: int) -> tuple[models.Completions, jax.Array]:
+    """Answers cut at a limit of tokens: one that goes on beyond it is padding there, and its reward is 0."""
+    inside_NxT = (jnp.arange(made.mask_NxT.shape[1]) < limit)[None]
+    cut_N = (made.mask_NxT * ~inside_NxT).any(axis=1)
+    tokens_NxT = jnp.where(inside_NxT, made.tokens_NxT, pad)
+    return made._replace(tokens_NxT=tokens_NxT, mask_NxT=made.mask_NxT * inside_NxT), jnp.where(cut_N, 0.0, reward_N)
 
 
 def informative(reward_BxG: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from jaxpost.objectives.policy_gradient import PolicyGradient
 from jaxpost.objectives.prefix import PrefixTuned
 from jaxpost.training import needs
 from jaxpost.training.closed_loop import Episodes
+from jaxpost.training.forcing import Prefix
 
 
 def require(source) -> None:
@@ -27,7 +28,15 @@ def require(source) -> None:
     if source.oversample < 1:
         raise ValueError(f"oversample={source.oversample} must be at least 1 (1: every prompt drawn is trained on)")
     needs.require_curriculum("Rollouts", source.curriculum, spec.objective, (source.task,), oversample=source.oversample,
-                             budgeted=any(term.kind in rewards.BUDGETED for term in source.reward))
+                             options=_options(source))
+
+
+def _options(source) -> frozenset[str]:
+    """What a curriculum may need that rollouts give as they are set."""
+    hinted = isinstance(source.forcing, Prefix) and source.forcing.role == "hint"
+    given = {"length_reward": any(term.kind in rewards.BUDGETED for term in source.reward), "hints": hinted,
+             "length_limit": not source.demonstrations and source.second is None}
+    return frozenset(name for name, there in given.items() if there)
 
 
 def _demonstrations(source):
@@ -101,6 +110,8 @@ def _replay(source):
                          "weighs rows of earlier steps, e.g. 'grpo'")
     if "advantage" in source.curriculum.needs:
         raise ValueError("replay with a curriculum that sees advantages, which replayed rows have too; set replay to None")
+    if "kl_scale" in source.curriculum.needs:
+        raise ValueError("replay with a curriculum that scales the KL term, which the buffer does not keep; set replay to None")
 
 
 def _second(source):

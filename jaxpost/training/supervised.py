@@ -14,7 +14,7 @@ from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.state import Member, TrainState, stream
-from jaxpost.training.step import StepSpec
+from jaxpost.training.step import StepSpec, output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,10 @@ class Demonstrations:
     def __post_init__(self):
         if self.spec is not None:
             needs.require("Demonstrations", self.spec, *(task for task, _ in self.mixture))
-        if "loss" in self.curriculum.needs and self.spec is None:
-            raise ValueError("a curriculum that sees losses needs the step's spec; pass spec")
+        if self.curriculum.needs & {"loss", "logits"} and self.spec is None:
+            raise ValueError("a curriculum that sees losses or logits needs the step's spec; pass spec")
+        if "logits" in self.curriculum.needs and self.spec.model.in_parts:
+            raise ValueError("the curriculum sees logits, and the model reads its vocabulary in parts; set logprob_chunk to 0")
         needs.require_curriculum("Demonstrations", self.curriculum, None, tuple(task for task, _ in self.mixture))
 
     @property
@@ -77,10 +79,11 @@ class Demonstrations:
             return batch, {}, curriculum_state
         feedback = curricula.Feedback(state.step, plan, jnp.ones((self.rows, 1)),
                                       length_BxG=batch.mask_NxT.sum(axis=1, keepdims=True),
-                                      loss_BxG=self._losses(state, batch) if "loss" in self.curriculum.needs else None)
+                                      loss_BxG=self._losses(state, batch) if "loss" in self.curriculum.needs else None,
+                                      logits_BxTxV=self._logits(state, batch) if "logits" in self.curriculum.needs else None)
         curriculum_state, weights = self.curriculum.observe(curriculum_state, feedback, curricula.Weights())
         metrics = {}
-        for weight_Nx1 in weights:
+        for weight_Nx1 in (weights.keep_BxG, weights.train_BxG, weights.scale_BxG):
             if weight_Nx1 is not None:
                 batch = needs.left_out(batch, weight_Nx1[:, 0] <= 0)
                 batch = batch._replace(mask_NxT=batch.mask_NxT * weight_Nx1)
@@ -93,6 +96,10 @@ class Demonstrations:
     def _losses(self, state: TrainState, batch: Batch) -> jax.Array:
         """loss_Nx1: mean negative log-likelihood of each row's counted tokens under the parameters before the update."""
         return -needs.mean_logp(self.spec, state.params, batch)[:, None]
+
+    def _logits(self, state: TrainState, batch: Batch) -> jax.Array:
+        """logits_NxTxV under the parameters before the update, 0 off counted tokens."""
+        return output(self.spec, state.params, batch).logits * (batch.mask_NxT > 0)[..., None]
 
 
 def demonstrations(task: Task, split: str, index_N: jax.Array, knobs_N: dict | None = None) -> Batch:

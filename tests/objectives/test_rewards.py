@@ -30,10 +30,31 @@ def test_terms_add_with_their_weights_and_are_seen_one_by_one():
         np.testing.assert_allclose(seen["triangular_length"], [1, .5])
 
 
+def test_the_dynamic_length_of_wrong_answers():
+    """Two groups: right answers of mean length 4; none, with target 8."""
+    correct = jnp.asarray([1.0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    length = jnp.asarray([3.0, 5, 0, 4, 6, 9, 0, 4, 8, 20, 2, 6])
+    eighth = 0.125 * np.cos(np.pi * np.array([0.25, 0.75]))
+    wanted = [0, 0, -0.5, 0, -0.25, -0.5, -0.25, -0.125, 0, 0, *(-0.125 - eighth)]
+    np.testing.assert_allclose(rewards.dynamic_length(correct, length, 6, 8), wanted, atol=1e-6)
+    answer = Answer(correct, length, correct, group=6)
+    np.testing.assert_allclose(Reward("dynamic_length", length=8).value(answer), wanted, atol=1e-6)
+
+
+def test_weights_along_training():
+    cosine = Reward("correct", 1.0, 0.2, horizon=10, shape="cosine")
+    np.testing.assert_allclose([cosine.at(t) for t in (0, 2.5, 5, 10, 99)],
+                               [1, 0.6 + 0.4 * np.cos(np.pi / 4), 0.6, 0.2, 0.2], atol=1e-6)
+    staged = Reward("correct", stages=(0.0, 0.5, 1.0), horizon=9)
+    np.testing.assert_allclose([staged.at(t) for t in (0, 2, 3, 8, 9, 50)], [0, 0, 0.5, 1, 1, 1])
+
+
 @pytest.mark.parametrize("parts, message", [
     ({"kind": "right"}, "did you mean|valid: band_length, correct"), ({"kind": "band_length"}, "need one above 0"),
     ({"kind": "correct", "length": 3}, "take None"), ({"kind": "soft_overlong", "length": 3}, "needs one"),
-    ({"kind": "correct", "end_weight": 0.1}, "a schedule needs both")])
+    ({"kind": "correct", "end_weight": 0.1}, "needs a horizon and one of the two"),
+    ({"kind": "correct", "stages": (1.0,), "horizon": 4, "end_weight": 0.1}, "one of the two"),
+    ({"kind": "correct", "end_weight": 0.1, "horizon": 4, "shape": "cubic"}, "valid: linear, cosine")])
 def test_what_is_refused(parts, message):
     with pytest.raises(ValueError, match=message):
         Reward(**parts)
