@@ -9,6 +9,7 @@ with targets that were set before.
 
 Command:   python -m experiments.run --config=bench_train          (about a minute; needs the extra `parity`)
            python -m experiments.run --config=bench_train:smoke    (small; its ratios mean nothing)
+           python -m experiments.run --config=bench_train --config.directory=DIR    with a model of yours
 Healthy:   a table with both ratios and their spread; on a busy machine threads of the peer wait for each
            other and it looks slower than it is: pin the command to one free core (taskset -c 1).
 """
@@ -26,6 +27,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c = ConfigDict()
     c.experiment = "bench_train"
     c.model = ConfigDict({"vocab": 1024, "width": 256, "layers": 4, "heads": 4, "kv_heads": 2, "head_dim": 64, "ff": 768})
+    c.directory = ""  # a Hugging Face directory in place of the model above
     c.rows = 32
     c.tokens = 128  # inputs of a row
     c.microbatches = 4  # of our step: 8 rows fit the cache of a core, and it takes 1.25 instead of 1.50 CPU seconds

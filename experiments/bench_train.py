@@ -65,12 +65,11 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         raise UserError("bench_train states targets, no claims; remove CLAIMS from the config's file")
     benchmark.require_least(config, rows=1, tokens=1, turns=1, microbatches=1)
     torch, _ = benchmark.peer("torch"), benchmark.peer("transformers")  # both before anything is made
-    c = models.TransformerConfig(**config.model)
     with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
         if found is None:
             return
         bundle, session = found
-        params = models.init(c, jax.random.key(0))
+        c, params = benchmark.model_of(config)
         tokens = np.array(jax.random.randint(jax.random.key(1), (config.rows, config.tokens + 1), 0, c.vocab))
         model = benchmark.transformers_model(c, params).train()
         losses, sides = [], (Ours(c, params, tokens, config), Theirs(torch, model, tokens, config))

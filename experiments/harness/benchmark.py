@@ -14,6 +14,7 @@ from types import MappingProxyType, ModuleType
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from rich.table import Table
 
 from experiments.harness.errors import UserError
@@ -95,6 +96,17 @@ def require_least(config, **least: int) -> None:
             raise UserError(f"{key}={value}: must be at least {smallest}")
     if config.mesh.ensemble != 1:
         raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+
+
+def model_of(section: ConfigDict) -> tuple[models.TransformerConfig, dict]:
+    """The float32 model of a section: that of `section.directory` (a Hugging Face one), or random weights of `section.model`.
+
+    Raises: FormatError, as `models.hf.load`.
+    """
+    if section.directory:
+        return hf.load(section.directory)
+    c = models.TransformerConfig(**section.model)
+    return c, models.init(c, jax.random.key(0))
 
 
 def transformers_model(c: models.TransformerConfig, params: dict):

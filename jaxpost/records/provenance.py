@@ -130,18 +130,28 @@ def environment(devices: Mapping[str, object] | None = None) -> dict:
             (records do not import jax). Absent from the result when not given.
 
     Returns:
-        A JSON mapping: python, system, machine, cores (usable, not installed), packages, variables (set ones only),
-        and devices.
+        A JSON mapping: python, system, machine, processor (its model's name, where Linux says it), cores (usable, not
+        installed), packages, variables (set ones only), and devices.
     """
     found = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
+        "processor": _processor(),
         "cores": _cores(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
     return found | ({"devices": plain(dict(devices))} if devices is not None else {})
+
+
+def _processor() -> str:
+    """The model of the processor; empty where /proc does not name it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def environment_changes(before: Mapping, now: Mapping) -> list[str]:

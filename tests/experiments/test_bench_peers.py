@@ -16,7 +16,9 @@ TINY = models.TransformerConfig(vocab=13, width=16, layers=2, heads=2, kv_heads=
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, targets", [("bench_sample", {"generate"}), ("bench_train", {"torch", "limit"})])
+@pytest.mark.parametrize("name, targets", [
+    ("bench_sample", {"generate"}), ("bench_train", {"torch", "limit"}),
+    ("bench_rl", {"trl, small", "trl, rlvr_sparsity"})])
 def test_the_bundle_holds_targets_and_costs(tmp_path, name, targets):
     pytest.importorskip("transformers", reason="pip install -e '.[test,parity]'")
     assert run.main([f"--config={name}:smoke", f"--workdir={tmp_path}/run"]) == 0
@@ -25,6 +27,17 @@ def test_the_bundle_holds_targets_and_costs(tmp_path, name, targets):
     assert set(found) == targets and all(t["spread"][0] <= t["measured"] <= t["spread"][1] for t in found.values())
     costs = pq.read_table(tmp_path / "run" / "costs.parquet").to_pylist()
     assert len({cost["value"] for cost in costs if cost["quantity"] == "flops"}) == 1  # equal work
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, targets", [
+    ("bench_start", {"simplicity_bias:smoke, cold", "simplicity_bias:smoke, warm"}),
+    ("bench_scaling", {"layers", "width", "sequence", "rows", "ensemble", "group", "matrices"})])
+def test_benchmarks_without_a_peer_run_too(tmp_path, name, targets):
+    assert run.main([f"--config={name}:smoke", f"--workdir={tmp_path}/run"]) == 0
+    assert not verify(tmp_path / "run")[1]
+    found = records.storage.read_json(tmp_path / "run" / "manifest.json")["targets"]
+    assert {target["name"] for target in found} == targets
 
 
 def test_counted_operations_are_those_of_the_products():
@@ -59,9 +72,11 @@ def test_a_peer_that_is_not_installed_is_named_with_the_command():
         benchmark.peer("not_there")
 
 
-@pytest.mark.parametrize(("override", "expected"), [
-    ("--config.turns=0", "turns=0: must be at least 1"), ("--config.mesh.ensemble=2", "runs on one device")])
-def test_a_mistake_is_one_line_with_the_fix(capsys, tmp_path, override, expected):
-    assert run.main(["--config=bench_train:smoke", f"--workdir={tmp_path}/run", override]) == 2
+@pytest.mark.parametrize(("config", "override", "expected"), [
+    ("bench_train", "turns=0", "turns=0: must be at least 1"), ("bench_train", "mesh.ensemble=2", "runs on one device"),
+    ("bench_rl", "selected=('smal',)", "case 'smal' is not known; did you mean 'small'?"),
+    ("bench_scaling", "sizes.rows=(4,)", "sizes.rows=(4,): an exponent needs two sizes at least")])
+def test_a_mistake_is_one_line_with_the_fix(capsys, tmp_path, config, override, expected):
+    assert run.main([f"--config={config}:smoke", f"--workdir={tmp_path}/run", f"--config.{override}"]) == 2
     err = capsys.readouterr().err
     assert expected in err and err.count("\n") == 1
