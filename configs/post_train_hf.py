@@ -65,6 +65,7 @@ def get_config(argument: str = "default") -> ConfigDict:
         "end": "",  # text of one token that ends an answer, such as a line break; empty: the tokenizer's end token
         "verifier": "math",  # exact, math, math_verify, or a Python file of yours (jaxpost/tasks/verifier_file.py)
         "prompt_tokens": 256, "answer_tokens": 256,  # the latter with the end token; longer problems are dropped, counted
+        "pack": False,  # several demonstrations of SFT share a row of that width: the same step from fewer rows
     })
     c.ood = ConfigDict()  # name -> JSONL file of further problems of the same form, of which success alone is measured
     c.train = ConfigDict({

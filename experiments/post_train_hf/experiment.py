@@ -27,7 +27,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened, publish
 from experiments.harness.measure import concatenate, grid, write_base_rows
 from experiments.harness.session import Session, StopSignals
-from experiments.post_train_hf import inputs, stand_in
+from experiments.post_train_hf import inputs, packed, stand_in
 from experiments.post_train_hf import programs as hf_programs
 from experiments.post_train_hf import runs as hf_runs
 from jaxpost import models, probes, processes, records, tasks, training
@@ -87,6 +87,7 @@ class Setup:
                 raise UserError(f"arm {arm.name!r}: every arm of this experiment starts from the base and takes train.steps="
                                 f"{config.train.steps} steps; chains of stages run in the experiment 'study'")
         self.grid = _grid(config)
+        self.packed = {arm.name: packed.rows(arm, self) for arm in self.arms} if config.data.pack else {}
         self.suite, self.held = inputs.suite(config, self, self.task, held, "id"), held
         self.others = [inputs.suite(config, self, text.make(name, data, self.tokenizer, self.verifier), data, name)
                        for name, data in further.items()]
@@ -186,6 +187,9 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
 
 def _train(setup: Setup, base: hf_runs.Loaded, bundle: records.Bundle, session: Session) -> None:
     """The base measured, then every arm seed by seed. Raises: as `runs.carry_out`; VerifierError: a verifier that fails."""
+    for arm in setup.arms:
+        if count := setup.packed.get(arm.name):
+            session.say(f"{arm.name}: {arm.source.rows} demonstrations a step in {count} packed rows")
     measure = hf_runs.TextMeasurement(base, setup, bundle, session.telemetry)
     write_base_rows(bundle, "", measure, setup.seeds)
     if partial := trainable.budget_rows(setup.arms, base.params, base.digest, setup.seeds[0]):

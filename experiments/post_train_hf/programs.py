@@ -11,7 +11,7 @@ from experiments.harness.programs import EVALUATION, SAMPLING, TRAINING, Program
 from jaxpost import aot, training
 from jaxpost.aot import replicated
 from jaxpost.tasks import text
-from jaxpost.training import split
+from jaxpost.training import packing, split
 
 
 def listed(setup) -> Iterator[Program | Unseen]:
@@ -40,6 +40,9 @@ def _of_arm(setup, alike: list[Arm], source, state, params, matrices) -> Iterato
     base = matrices if arm.source.needs_reference else (params, matrices)
     member = replicated(training.Member(jnp.uint32(0), jax.tree.map(jnp.asarray, arm.scalars)), mesh)
     rows_N = by_rows(_rows(setup.task, arm.source.rows), mesh)
+    if count := setup.packed.get(arm.name):
+        shape = (count, setup.task.prompt_len + setup.task.completion_len)
+        rows_N = by_rows(packing.Packed(*(jax.ShapeDtypeStruct(shape, dtype) for dtype in packing.DTYPES)), mesh)
     flops = aot.update_flops(arm.source, spec)
     if source is None:
         yield Program(f"{name}: update", run.shown, (state, member, reference, rows_N), mesh, base, flops, TRAINING)

@@ -15,6 +15,7 @@ from experiments.harness.arms import Arm
 from experiments.harness.errors import Diverged
 from experiments.harness.measure import Measurement, concatenate
 from experiments.harness.session import Session
+from experiments.post_train_hf import packed
 from jaxpost import models, processes, tasks, training
 from jaxpost.checkpoint import Checkpoints
 from jaxpost.models import hf
@@ -219,15 +220,18 @@ def stepper(run: Run, setup, base: Loaded):
     rl = isinstance(arm.source, training.Rollouts)
     programs = split.programs(task, arm.spec, arm.source if rl else None, setup.mesh)
     member = training.Member(jnp.uint32(run.seed + arm.offset), arm.scalars)
-    order, own = text_data.Order(len(data), run.seed + arm.offset), split.local(rows, setup.mesh)
+    order, count = text_data.Order(len(data), run.seed + arm.offset), setup.packed.get(arm.name)
+    own = split.local(count or rows, setup.mesh)
     reference = base.params if arm.source.needs_reference else None
 
     def verify(rows_N, tokens_NxT):
         return text.reward(task, setup.tokenizer.decode, [data.problems[i] for i in rows_N.index], tokens_NxT)
 
     def advance(state, step):
-        index_N = np.repeat(order.take(step, rows // group), group)[own]
-        problems_N = text.rows(data, index_N)
+        index_N = np.repeat(order.take(step, rows // group), group)
+        if count:
+            return split.supervised_step(programs, member, state, reference, packed.made(arm, setup, index_N, own))
+        problems_N = text.rows(data, index_N[own])
         if not rl:
             return split.supervised_step(programs, member, state, reference, problems_N)
         return split.rl_step(programs, member, state, reference, problems_N, verify)

@@ -171,8 +171,9 @@ def real_tokens(prompt_NxP: jax.Array, mask_NxT: jax.Array, pad: int = 0) -> jax
 
 def teacher_forced(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.Array, completion_NxT: jax.Array,
                    pad: int = 0, reader: Reader = PLAIN, mask_NxT: jax.Array | None = None,
-                   logits: bool = True) -> transformer.Output:
-    """The forward pass at the state of every completion token: entry t has seen the prompt and the tokens before t.
+                   logits: bool = True, segment_NxS: jax.Array | None = None) -> transformer.Output:
+    """The forward pass at the state of every completion token: entry t has seen the prompt and the tokens before t, or, with
+    segments of all P + T tokens, those of its own segment.
 
     Where experts have a bounded capacity, completion tokens with `mask_NxT` 0 take no room in them and are read by no routed
     expert: it is to be 1 on all that later tokens see, hints and observations included, and is not the mask of a loss. None: 1
@@ -180,7 +181,9 @@ def teacher_forced(config: transformer.TransformerConfig, params: dict, prompt_N
     """
     tokens = jnp.concatenate([prompt_NxP, completion_NxT], axis=1)
     P = prompt_NxP.shape[1]
-    valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones(completion_NxT.shape, bool)], axis=1)
+    valid = segment_NxS
+    if segment_NxS is None:
+        valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones(completion_NxT.shape, bool)], axis=1)
     counts = None if mask_NxT is None else real_tokens(prompt_NxP, mask_NxT, pad)
     return transformer.apply(config, params, tokens[:, :-1], valid_BxS=valid[:, :-1], first=P - 1, reader=reader,
                              counts_BxT=counts, logits=logits)

@@ -119,7 +119,7 @@ class Block(nnx.Module):
         q = q.reshape(B, T, K, -1, E)
         score = jnp.einsum("btkge,bkse->bkgts", q, k, preferred_element_type=_wide(q.dtype)) * E**-0.5
         causal_TxS = position_T[:, None] >= jnp.arange(S)[None, :]
-        keep = causal_TxS[None, :, :] & valid_BxS[:, None, :]
+        keep = causal_TxS[None, :, :] & _seen(valid_BxS)
         weight = jax.nn.softmax(jnp.where(keep[:, None, None], score, _MASKED), axis=-1).astype(v.dtype)
         if kv is None:
             y = jnp.einsum("bkgts,bkse->btkge", weight, v)
@@ -179,6 +179,13 @@ def grow(cache: Cache, positions: int) -> Cache:
     return cache._replace(kv_L=jax.tree.map(longer, cache.kv_L))
 
 
+def _seen(valid_BxS: jax.Array) -> jax.Array:
+    """bool[B, 1 or T, S]: which keys a query may see but for the order, see `apply`."""
+    if valid_BxS.dtype == bool:
+        return valid_BxS[:, None, :]
+    return (valid_BxS[:, :, None] == valid_BxS[:, None, :]) & (valid_BxS > 0)[:, None, :]
+
+
 def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, valid_BxS: jax.Array,
           cache: Cache | None = None, first: int = 0, reader: Reader = PLAIN,
           counts_BxT: jax.Array | None = None, logits: bool = True) -> Output:
@@ -188,7 +195,8 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
       config: static architecture.
       params: the pytree of `init`, in any floating storage dtype.
       tokens_BxT: int32 tokens; with a cache they are positions `cache.length .. cache.length + T - 1`.
-      valid_BxS: bool, which key positions are real (False for padding); S = T without a cache, else the cache's size.
+      valid_BxS: bool, which key positions are real (False for padding); S = T without a cache, else the cache's size. Or,
+        without a cache, int32 segments of rows that hold several texts: a position sees its own segment; 0 is padding.
       cache: keys and values to extend, or None.
       first: logits are returned for query positions `first ..` only (static; saves the head on prompt tokens).
       reader: how parameters are used; another than the plain one sees inputs and output cotangents of every use, which is

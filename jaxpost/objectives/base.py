@@ -60,6 +60,8 @@ class Batch(NamedTuple):
     absent_N: jax.Array | None = None  # 1 on rows that are not of the loss: they never count, not even as empty ones
     real_NxT: jax.Array | None = None  # 1 through the last token of a row, counted or context; None: on counted ones
 
+    segment_NxS: jax.Array | None = None  # int32 of prompt and completion, packed rows: a token sees its own; 0 is padding
+
     @property
     def sampled_NxT(self) -> jax.Array:
         """1 on counted tokens that no demonstrator wrote; off the mask 0, whatever stands there."""

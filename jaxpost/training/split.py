@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxpost import curricula, models, sharding, tasks
 from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
-from jaxpost.training import needs
+from jaxpost.training import needs, packing
 from jaxpost.training.loop import learn, reference_of
 from jaxpost.training.rl import Planned, Rollouts
 from jaxpost.training.state import Member, TrainState
@@ -81,7 +81,9 @@ def programs(task: Task, spec: StepSpec, source: Rollouts | None = None, mesh: M
 
     def shown(state, member, reference, problems_N):
         reference = reference_of(spec, state, reference)
-        batch = needs.fill(spec, demonstrated(task, problems_N), member, state, reference)
+        packed = isinstance(problems_N, packing.Packed)
+        batch = packing.batch(problems_N) if packed else demonstrated(task, problems_N)
+        batch = needs.fill(spec, batch, member, state, reference)
         return kept(*learn(spec, member, state, reference, batch, {}, state.curriculum_state))
 
     def kept(state, measured):
@@ -145,7 +147,7 @@ def _verified(verify, problems, made: models.Completions) -> np.ndarray:
 
 def supervised_step(run: Programs, member: Member, state: TrainState, reference: dict | None,
                     problems_N) -> tuple[TrainState, dict]:
-    """One step on demonstrations of this process's rows of problems."""
+    """One step on demonstrations of this process's rows of problems, or on its `packing.Packed` rows."""
     with sharding.on_mesh(run.mesh):
         return run.shown(state, member, reference, put(problems_N, run.mesh))
 

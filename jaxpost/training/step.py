@@ -176,7 +176,7 @@ def output(spec: StepSpec, params: dict, batch: Batch, reader: models.Reader = m
     """
     whole = not spec.model.in_parts or reader is not models.PLAIN
     out = models.teacher_forced(spec.model, params, batch.prompt_NxP, batch.completion_NxT, spec.pad, reader=reader,
-                                mask_NxT=batch.room_NxT, logits=whole)
+                                mask_NxT=batch.room_NxT, logits=whole, segment_NxS=batch.segment_NxS)
     return out._replace(logits=out.logits / spec.temperature) if whole else out
 
 
