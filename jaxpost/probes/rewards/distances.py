@@ -42,8 +42,9 @@ def starc(mdp: FiniteMDP, first_SxAxS: np.ndarray, second_SxAxS: np.ndarray, *, 
     Source: arXiv:2309.15257.
     """
     size = lookup.find("norm", norm, NORMS)
-    forms = [_scaled(form(mdp, reward), reward, mdp.discount, size if scaled else None) for reward in (first_SxAxS, second_SxAxS)]
-    return size(forms[0] - forms[1])
+    first, second = (_scaled(form(mdp, reward), reward, mdp.discount, size if scaled else None)
+                     for reward in (first_SxAxS, second_SxAxS))
+    return size(first - second)
 
 
 def epic(first_SxAxS: np.ndarray, second_SxAxS: np.ndarray, discount: float, *, state_S: np.ndarray | None = None,
@@ -74,16 +75,18 @@ def direct(mdp: FiniteMDP, first_SxAxS: np.ndarray, second_SxAxS: np.ndarray) ->
     return _pearson(*rewards, mdp.transition_SxAxS, rewards, mdp.discount)
 
 
-def responses(first_PxG: np.ndarray, second_PxG: np.ndarray, policy_PxG: np.ndarray | None = None, *, norm: str = "l2") -> float:
+def responses(first_PxG: np.ndarray, second_PxG: np.ndarray, policy_PxG: np.ndarray | None = None, *, norm: str = "l2"
+              ) -> float:
     """`starc` of rewards of single responses, one step without a discount: every reward minus its mean at the prompt.
 
-    Args: policy_PxG: probabilities that the mean at a prompt is taken with (of a reference policy); uniform where none is given.
+    Args: policy_PxG: probabilities for the mean at a prompt (of a reference policy); uniform where none is given.
     Raises: ValueError for a norm that is not known.
     """
     size = lookup.find("norm", norm, NORMS)
     weight = np.full(np.shape(first_PxG), 1 / np.shape(first_PxG)[1]) if policy_PxG is None else policy_PxG
-    forms = [_scaled(reward - (weight * reward).sum(-1, keepdims=True), reward, 0.0, size) for reward in (first_PxG, second_PxG)]
-    return size(forms[0] - forms[1])
+    first, second = (_scaled(reward - (weight * reward).sum(-1, keepdims=True), reward, 0.0, size)
+                     for reward in (first_PxG, second_PxG))
+    return size(first - second)
 
 
 def regret_bound(mdp: FiniteMDP, true_SxAxS: np.ndarray, distance: float) -> float:

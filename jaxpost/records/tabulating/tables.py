@@ -23,7 +23,7 @@ from jaxpost.records.tabulating.variants import (
     variant_label,
 )
 
-_SIGNS = {"greater": "> ", "less": "< "}
+_SIGNS = {"greater": "> ", "less": "< ", "equivalent": "= "}
 
 # What the main table shows, in order: heading, metric, what must hold, and what is preferred where several remain.
 STATISTICS = (

@@ -60,7 +60,7 @@ def test_regret_and_worst_regret_are_those_of_enumeration(seed):
     spread = max(j_true) - min(j_true)
     chosen = j_true[int(np.argmax(j_learned))]
     assert abs(rewards.regret(mdp, true, learned) - (max(j_true) - chosen) / spread) < 1e-12
-    lost, liked = (np.subtract.outer(j, j).ravel() for j in (j_true, j_learned))  # of pairs (before, after); liked <= 0 is allowed
+    lost, liked = (np.subtract.outer(j, j).ravel() for j in (j_true, j_learned))  # of pairs (before, after): liked <= 0
     best = lost[liked <= 1e-12].max()
     for i, k in itertools.product(np.flatnonzero(liked > 0), np.flatnonzero(liked < 0)):
         share = liked[i] / (liked[i] - liked[k])
