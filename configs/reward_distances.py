@@ -12,13 +12,17 @@ Arms:      starc (VAL, norm l2), epic, dard; controls: value_potential (a form t
 Healthy:   a disguise alone costs STARC nothing, to rounding; the permutation null of every correlation holds 0.
 Differs from the paper in: every pair has a mixture of its own, so that pairs are exchangeable under the null, where the paper
            interpolates 8 pairs in 16 steps; random processes have Dirichlet transitions; expectations are exact.
+Came out:  all claims supported (bundle f516c58908e3). Correlation with the regret of the optimal policy: starc 0.965, dard
+           0.898, value_potential 0.885, epic 0.881, direct 0.848, unscaled 0.234, where permutations reach 0.17; with
+           worst-case regret 0.910, 0.785, 0.771, 0.767, 0.728, 0.214. What sets STARC apart here is the disguise alone: with
+           `--config.disguise=0.01 --config.seeds.count=4` every other distance is practically equivalent to it.
 """
 
 from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured in its default form"
+RUN_TIME = "2 min on one CPU core (smoke 15 s)"
 CORRELATION, DISGUISED = "reward.regret_correlation", "reward.disguised_distance"
 
 
