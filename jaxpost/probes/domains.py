@@ -15,6 +15,8 @@ RULES = (  # the first pattern that fits
     ("weight.stripes.excess", "open: a difference from its null, negative values as they come"),
     ("weight.consensus.stripes", "open: a difference from its null, negative values as they come"),
     ("interpolation.barrier", "open: a difference of losses"),
+    ("learning_coefficient.local", "open: negative where the policy is no minimum of the probe batch's loss"),
+    ("learning_coefficient.*", POSITIVE),
     ("pathway.consistency_c_paper", "open: the paper's ratio has no bound where all cosines are negative"),
     ("router.specialisation", "open: a jackknifed plug-in estimate may be negative"),
     ("weight.sparsity.*", SHARE), ("weight.cancelled", SHARE), ("weight.overlap.*", SHARE), ("weight.jaccard", SHARE),
