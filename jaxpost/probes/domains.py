@@ -30,7 +30,7 @@ RULES = (  # the first pattern that fits
     ("weight.mp.soft_rank", POSITIVE), ("weight.mp.*", POSITIVE), ("weight.tail.ks", SHARE),
     ("weight.tail.lognormal_p", SHARE), ("weight.tail.alpha", COUNT), ("weight.tail.alpha_se", POSITIVE),
     ("weight.tail.count", POSITIVE), ("weight.tail.xmin", POSITIVE), ("weight.drift.log_r2", "(-inf, 1]"),
-    ("weight.drift.holdout_error", POSITIVE), ("policy.success", SHARE), ("policy.pass_at_k", SHARE),
+    ("weight.drift.holdout_error", POSITIVE), ("policy.success", SHARE), ("policy.pass_at_k", SHARE), ("policy.auc", SHARE),
     ("policy.ead", POSITIVE), ("policy.entropy", POSITIVE), ("policy.kl_*", POSITIVE), ("policy.text_*", POSITIVE),
     ("policy.loss_tokens", POSITIVE),
     ("fit.accuracy", SHARE), ("fit.loss", POSITIVE), ("event.*", SHARE), ("interpolation.success", SHARE),
