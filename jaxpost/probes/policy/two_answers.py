@@ -27,7 +27,7 @@ AUC = Metric(
     "first answer tokens of the split, margin = logit b - logit a before the answer; absent where a split has other than two",
     "1", "arXiv:2006.07710", "no_preference: 1/2 with 95 % of the Mann-Whitney law, labels in any order (ties counted)",
     "mean over prompts", "exact ranks of float32 margins; numerical error: pairs closer than the rounding of two logits",
-    "normal, DeLong's variance over problems", higher_is_better=True)
+    "normal, DeLong's variance over problems; none at 0 or 1", higher_is_better=True)
 register(AUC)
 _EPS = 2.0**-24
 _PARTS = ("margin_N", "positive_N", "two", "size")
@@ -37,7 +37,8 @@ _REASONS = np.asarray([None, "the answers of this split do not begin with one of
 def auc(margin_N: np.ndarray, positive_N: np.ndarray) -> tuple[float, float, float]:
     """(AUC, its standard error, that of no preference) from margins and labels; ties count half.
 
-    Standard errors: DeLong, DeLong and Clarke-Pearson 1988, NaN where a side has one problem; and that of labels in any order,
+    Standard errors: DeLong, DeLong and Clarke-Pearson 1988, NaN where a side has one problem or no two problems of different
+    sides are out of order, so that it would claim certainty; and that of labels in any order,
     (m + n + 1 - sum (t^3 - t) / ((m + n) (m + n - 1))) / (12 m n) over ties of t margins, its square.
 
     Raises: ValueError when a side has none.
@@ -50,7 +51,8 @@ def auc(margin_N: np.ndarray, positive_N: np.ndarray) -> tuple[float, float, flo
     rank_N = scipy.stats.rankdata(margin_N)
     beaten_m = (rank_N[positive_N] - scipy.stats.rankdata(above)) / n  # share of the other side that each one beats
     beating_n = 1 - (rank_N[~positive_N] - scipy.stats.rankdata(below)) / m
-    error = (beaten_m.var(ddof=1) / m + beating_n.var(ddof=1) / n) ** 0.5 if min(m, n) > 1 else np.nan
+    variance = beaten_m.var(ddof=1) / m + beating_n.var(ddof=1) / n if min(m, n) > 1 else 0.0
+    error = variance**0.5 if variance > 0 else np.nan
     tied = np.unique(margin_N, return_counts=True)[1].astype(np.float64)
     blind = (m + n + 1 - (tied**3 - tied).sum() / ((m + n) * (m + n - 1))) / (12 * m * n)
     return float(beaten_m.mean()), float(error), float(blind**0.5)
