@@ -4,7 +4,7 @@ Question: "The Pitfalls of Simplicity Bias in Neural Networks" (arXiv:2006.07710
 several complex ones (slabs) all tell, and reports that networks use the linear one alone. Each coordinate of a prompt is a
 feature, and two evaluations say which were used: with the simple coordinate replaced by that of another problem
 (ood/simple_random), and with all complex ones replaced (ood/complex_random). A network that used the simple feature alone
-guesses in the first and is right in the second.
+guesses in the first and is right in the second. `policy.auc` on the same splits is the paper's feature-randomised AUC.
 
 Command:   python -m experiments.run --config=simplicity_bias          (3 seeds, 3 arms)
            python -m experiments.run --config=simplicity_bias:smoke    (2 seeds, few steps)
@@ -44,6 +44,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.title, c.question = "Simplicity bias", __doc__.splitlines()[0]
     c.papers = ("2006.07710",)
     c.seeds.first = 600
+    c.measure.probes = (*c.measure.probes, "auc")  # of the two answers, also with features replaced
     c.task = ConfigDict({"name": "slabs", "coordinates": 8, "simple": 2, "complex_slabs": 5})
     c.model.layers = 2
     c.train.steps = 2000  # 128 rows a step

@@ -171,6 +171,19 @@ NUMBERS = [
 ]
 
 PROBES = [
+    Fault("temperature", "jaxpost/probes/curvature/langevin.py", "walk.step**0.5 * z[0]", "(2 * walk.step) ** 0.5 * z[0]",
+          "tests/probes/curvature/test_learning_coefficient.py::test_a_crossing_of_valleys_has_its_closed_form"),
+    Fault("whole chains", "jaxpost/probes/curvature/mixing.py", "return np.concatenate([x_CxN[:, :half], x_CxN[:, -half:]])",
+          "return x_CxN", "tests/probes/curvature/test_mixing.py::test_chains_that_disagree_or_drift_are_seen"),
+    Fault("ties", "jaxpost/probes/policy/two_answers.py", "(tied**3 - tied).sum()", "0 * tied.sum()",
+          "tests/probes/policy/test_two_answers.py::test_auc_is_mann_whitneys_u_with_ties_and_its_errors_are_the_spread_over_draws"),
+    Fault("kept next state", "jaxpost/probes/rewards/canonical.py",
+          "return mdp.expected(value_potential(mdp, reward_SxAxS, policy_SxA))",
+          "return value_potential(mdp, reward_SxAxS, policy_SxA).mean(-1)",
+          "tests/probes/rewards/test_canonical.py::test_val_is_the_advantage_of_the_policy_and_its_mean_under_it_is_zero"),
+    Fault("side", "jaxpost/probes/rewards/finite.py", "A_ub=np.concatenate([learned, -learned])[None]",
+          "A_ub=np.concatenate([-learned, learned])[None]",
+          "tests/probes/rewards/test_finite.py::test_regret_and_worst_regret_are_those_of_enumeration"),
     Fault("wrong interval", "jaxpost/probes/rows/pooling.py", "np.sqrt(1 + 1 / count)", "np.sqrt(1 / count)",
           "tests/probes/weights/test_blind.py::test_a_prediction_interval_holds_the_next_draw_and_a_union_every_law"),
     Fault("wrong interval", "jaxpost/probes/rows/pooling.py", "half = 1.959964 * deviation", "half = 1.644854 * deviation",

@@ -26,7 +26,7 @@ from trend_figures import trend  # noqa: E402, F401
 
 from jaxpost import linalg  # noqa: E402
 from jaxpost.probes import catalog, kernels  # noqa: E402
-from jaxpost.probes.curvature import krylov  # noqa: E402
+from jaxpost.probes.curvature import krylov, langevin, mixing  # noqa: E402
 from jaxpost.probes.gradients import gram as gradient_gram  # noqa: E402
 from jaxpost.probes.kernels import statistics as kernel_statistics  # noqa: E402
 from jaxpost.probes.weights import blind_energy, visibility  # noqa: E402
@@ -310,6 +310,20 @@ def kernel(ax):
     ax.loglog(sizes, [kernel_statistics.drift(k, k0) for k, _ in found], "o-", color=FOUND, label="drift of the kernel")
     ax.loglog(sizes, [distance for _, distance in found], "o-", color=WRONG, label="distance to the linearised model")
     ax.set(xlabel="length of the step, in initial standard deviations", ylabel="relative distance")
+
+
+def learning_coefficient(ax):
+    rows, powers, found = {"x": jnp.zeros((4, 1))}, np.asarray([1, 2, 3, 4]), []
+    walk = langevin.Walk(chains=4, burn_in=500, draws=200, thin=10, step=2e-3, localisation=0.0, batch=4, microbatch=4)
+    for k in powers:
+        chains = langevin.draws(lambda p, row, k=k: (p["w"] ** (2 * k)).sum(), {"w": jnp.zeros(3)}, rows, 50.0, walk,
+                                jax.random.key(k))
+        x = 50 * np.asarray(chains.excess_CxN)
+        found.append((x.mean(), 2 * x.std() / mixing.effective_draws(x) ** 0.5))
+    ax.errorbar(powers, *np.asarray(found).T, color=FOUND, fmt="o", label="Langevin chains")
+    ax.plot(powers, 3 / (2 * powers), color=BLIND, label="3 / (2k)")
+    ax.axhline(1.5, color=WRONG, ls=":", label="regular: P/2")
+    ax.set(xlabel="k", ylabel="learning coefficient", xticks=powers)
 
 
 def gate_ulp(ax):

@@ -116,6 +116,11 @@ class Suite:
         drawn = jax.lax.map(one, jax.random.split(key, count))
         return {"id": jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), drawn)}
 
+    def first_answers(self, params: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Logits of the last token of fixed prompts, each of which is to be answered by 0 or 1."""
+        tokens_NxT = jax.random.randint(jax.random.key(0), (ROWS, T), 0, V)
+        return {"id": (_answers(params, tokens_NxT), tokens_NxT[:, 0] % 2)}
+
     def vocabularies(self) -> dict[str, int]:
         """{split: number of words}."""
         return {"id": V}

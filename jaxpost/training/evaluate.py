@@ -64,6 +64,15 @@ class Suite:
         found = _read(self.model, read, (params,), prompt_NxP, made.tokens_NxT, pad)
         return jnp.stack([(entropy_NxT * made.mask_NxT).sum(1) for entropy_NxT in found], axis=-1)
 
+    def first_answers(self, params: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """{label: (logits_NxV before the first answer token, that token of the oracle's answer i32[N])}."""
+        out = {}
+        for label, task, split in self.splits:
+            shown = tasks.examples(task, split, jnp.arange(self.problems))
+            logits_Nx1xV = models.token_logits(self.model, params, shown.prompt_NxP, shown.answer_NxT[:, :1], task.pad)
+            out[label] = logits_Nx1xV[:, 0], shown.answer_NxT[:, 0]
+        return out
+
     def vocabularies(self) -> dict[str, int]:
         """{label: number of words of the split's task}."""
         return {label: task.vocab_size for label, task, _ in self.splits}
