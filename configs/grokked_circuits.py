@@ -9,7 +9,10 @@ up both values in the same layers. Here the smallest worlds that show it, with t
 Command:   python -m experiments.run --config=grokked_circuits          (3 seeds, 2 arms)
            python -m experiments.run --config=grokked_circuits:smoke    (2 seeds, few steps)
 Settings:  frozen after pilots on seed 0: composition reached 0.97 on held-out inferences and 0.06 out of distribution after
-           3000 steps, comparison 1.00 and 0.77 after 2400. Circuits were not read in any pilot.
+           3000 steps, comparison 1.00 and 0.77 after 2400. Circuits were read on seed 0 after the claims were written: past
+           one layer the bridge entity had a reciprocal rank of 0.39 (null 0.17), and 0.41 of the answers moved with it.
+Caution:   a prompt without its last token is the question of an atomic fact, so that the last state of the first relation is
+           trained to name the bridge entity, in distribution and out of it. The claims read the state before.
 Healthy:   both arms memorise within 100 steps; composition is right on 0.9 of the held-out inferences from step 1600 on.
 Differs from the paper in: two layers instead of eight, whole tables as batches, a hundredth of its facts. Sharing the layers'
            parameters, which lets its compositions leave the distribution, and complex reasoning are absent.

@@ -39,7 +39,8 @@ catalog.add(
         "Read it above other_prompts: what the same tokens score on prompts that they do not belong to. In the last state the "
         "target that is the answer has the policy's own rank.",
         "A low rank does not say that the token is not there: an intermediate state need not speak the language of the head. A "
-        "high one does not say that it is used: causal tracing asks that. With few labels the null is high.",
+        "high one does not say that it is used: causal tracing asks that. With few labels the null is high. Where the "
+        "beginning of a prompt is itself a question of training, its last state is trained to name that answer.",
         "reciprocal rank of a token that is written into the stream with growing strength, and of other tokens",
         extremes={"circuit.lens": ("the state already names the token", "the head does not find it there")}),
     catalog.Statistic(
