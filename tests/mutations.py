@@ -494,6 +494,16 @@ WORLDS_AND_ROLES = [
     Fault("forgotten padding", "jaxpost/tasks/environment.py",
           "(jnp.where(done_N, 0.0, reward_N), ~done_N, seen_NxP, action_NxA)", "(reward_N, ~done_N, seen_NxP, action_NxA)",
           "tests/tasks/test_worlds.py::test_closed_loop_with_optimal_actions_takes_the_shortest_way"),
+    Fault("sign", "jaxpost/tasks/facts.py", "1 + np.sign(left - right)", "1 + np.sign(right - left)",
+          "tests/tasks/test_facts.py"),
+    Fault("dropped mask", "jaxpost/tasks/facts.py", "held_N = ~ood_N & _below(hash_N, held_out)",
+          "held_N = _below(hash_N, held_out)", "tests/tasks/test_facts.py"),
+    Fault("off by one", "jaxpost/models/residual.py", "x = changed(x, j + 1)", "x = changed(x, j)",
+          "tests/models/test_residual.py"),
+    Fault("dropped option", "jaxpost/probes/circuits/swaps.py", "(token_N == other_N) * differ_N", "token_N == other_N",
+          "tests/probes/circuits/test_probe.py"),
+    Fault("off by one", "jaxpost/probes/circuits/lens.py", "return 1.0 / (1.0 + above_JxN.astype(jnp.float32))",
+          "return 1.0 / jnp.maximum(1.0, above_JxN.astype(jnp.float32))", "tests/probes/circuits/test_probe.py"),
 ]
 
 FAULTS = [*OBJECTIVES, *NUMBERS, *PROBES, *TRAINING, *TASKS_AND_MODELS, *WORLDS_AND_ROLES, *RECORDS_AND_FILES, *HARNESS]

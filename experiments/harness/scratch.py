@@ -97,7 +97,8 @@ class Setup(Checked):
         """The probes that the arm names, or all of `measure.probes`. Raises: UserError: as `probing.build`."""
         config, names, task = self.config, arm.probes or self.config.measure.probes, arm.task
         if isinstance(arm.source, training.WholeTable):
-            given, batch = tables.subject(arm.spec.model, task, names), tables.training_rows(task, config.measure.problems)
+            problems = config.measure.problems
+            given, batch = tables.subject(arm.spec.model, task, names, problems), tables.training_rows(task, problems)
         else:
             suite = training.Suite(arm.spec.model, self._evaluated(arm), config.measure.problems, "id")
             given, batch = probing.subject(suite), probing.demonstration_batch(task, config.measure.problems)

@@ -1,4 +1,5 @@
-"""What a task that lists its problems lets probes measure: exact fit, waves of modular addition, routing of its problems.
+"""What a task that lists its problems lets probes measure: exact fit, waves of modular addition, routing of its
+problems, circuits.
 
 Shapes: N problems, P prompt tokens, V vocabulary, p modulus.
 """
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.harness import circuits
 from experiments.harness.errors import UserError
 from jaxpost import models, tasks
 from jaxpost.probes import catalog, fourier, routing
@@ -31,17 +33,20 @@ class Rows(NamedTuple):
     operator: np.ndarray
 
 
-def subject(model: models.TransformerConfig, task: Task, probes: Sequence[str]) -> catalog.Subject:
-    """What the named probes may measure of a model on a task's tables. Raises: UserError: as `addition`."""
+def subject(model: models.TransformerConfig, task: Task, probes: Sequence[str], problems: int) -> catalog.Subject:
+    """What the named probes may measure of a model on a task's tables, of a split's prompts at most `problems` where they are
+    many. Raises: UserError: as `addition` and `circuits.circuit`.
+    """
     routed = {"route": route_of(model, task.pad), "top": model.experts_per_token} if model.experts else {}
     waves = addition(model, task) if "fourier" in probes else None
-    return catalog.Subject(tables=tables(model, task), addition=waves, **routed)
+    circuit = circuits.circuit(model, task, problems) if "circuits" in probes else None
+    return catalog.Subject(tables=tables(model, task), addition=waves, circuit=circuit, **routed)
 
 
 def tables(model: models.TransformerConfig, task: Task) -> tuple[fit.Table, ...]:
-    """Every problem of both splits, for the exact loss and accuracy of the first answer token."""
+    """Every problem of every split, for the exact loss and accuracy of the first answer token."""
     found = []
-    for split in SPLITS:
+    for split in task.splits:
         shown = tasks.table(task, split)
         found.append(fit.Table(split, answer_logits(model, task.pad), np.asarray(shown.answer_NxT[:, 0]),
                                np.asarray(shown.prompt_NxP)))

@@ -9,6 +9,7 @@ from jaxpost.models.declare import (
     parameter_table,
 )
 from jaxpost.models.reader import PLAIN, MixedInputs, Reader
+from jaxpost.models.residual import Residual, logit_lens, residual_stream
 from jaxpost.models.sampler import (
     DRAW,
     Completions,
@@ -23,6 +24,6 @@ from jaxpost.models.transformer import Cache, Output, apply, empty_cache, head_l
 from jaxpost.models.vocabulary import TokenStatistics, token_statistics
 
 __all__ = ["DRAW", "MATRIX_KINDS", "PLAIN", "REMAT", "Cache", "Completions", "MixedInputs", "Output", "Parameter", "Reader",
-           "TokenStatistics", "TransformerConfig", "apply", "count_parameters", "empty_cache", "head_logits", "init",
-           "matrices", "parameter_table", "prompt_forced", "prompt_tokens", "real_tokens", "sample", "teacher_forced",
-           "token_logits", "token_statistics"]
+           "Residual", "TokenStatistics", "TransformerConfig", "apply", "count_parameters", "empty_cache", "head_logits",
+           "init", "logit_lens", "matrices", "parameter_table", "prompt_forced", "prompt_tokens", "real_tokens",
+           "residual_stream", "sample", "teacher_forced", "token_logits", "token_statistics"]

@@ -20,11 +20,11 @@ from jaxpost.lookup import nearest
 from jaxpost.probes import base, schedules
 
 if TYPE_CHECKING:  # the rooms themselves import this file
-    from jaxpost.probes import fourier, routing
+    from jaxpost.probes import circuits, fourier, routing
     from jaxpost.probes.policy import table_fit
 
 # In the order of the page.
-ROOMS = ("weights", "updates", "gradients", "curvature", "kernels", "policy", "routing", "fourier", "trends")
+ROOMS = ("weights", "updates", "gradients", "curvature", "kernels", "policy", "routing", "fourier", "circuits", "trends")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Subject:
     top: int | None = None  # experts a token of that mixture
     tables: tuple[table_fit.Table, ...] | None = None  # every problem of the splits of a task that lists them
     addition: fourier.Addition | None = None  # every a + b of modular addition, and how a policy answers it
+    circuit: circuits.Circuit | None = None  # how the residual stream is read and changed, and what is asked of it
     suite: Any = None  # fixed problems: measure(params, base, key) -> dict of scalars
     guesses: tuple[tuple[str, float], ...] | None = None  # (label, baseline) of the suite's splits
 

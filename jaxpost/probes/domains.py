@@ -40,7 +40,7 @@ RULES = (  # the first pattern that fits
     ("interpolation.balanced_*", POSITIVE), ("forgetting.permutation_p", SHARE), ("forgetting.left_out_error", POSITIVE),
     ("forgetting.r2", "(-inf, 1]"), ("fourier.*_share", SHARE), ("fourier.gini", SHARE), ("fourier.*_loss", POSITIVE),
     ("fourier.key_count", POSITIVE), ("fourier.sum_squares", POSITIVE), ("trend.correlation", COSINE), ("trend.p", SHARE),
-    ("pathway.cosine", COSINE), ("pathway.distance*", POSITIVE), ("pathway.length", POSITIVE),
+    ("circuit.*", SHARE), ("pathway.cosine", COSINE), ("pathway.distance*", POSITIVE), ("pathway.length", POSITIVE),
     ("pathway.complexity", POSITIVE), ("router.load_max", SHARE), ("router.saturation", SHARE),
     ("router.entropy_relative", SHARE), ("router.coactivation", SHARE), ("router.*", POSITIVE), ("fisher.*", POSITIVE),
     ("curvature.share_above", SHARE), ("curvature.sharpness_adam", POSITIVE), ("gate.ulp.median", POSITIVE),

@@ -5,13 +5,14 @@ Legend: V vocabulary, D width, F feed-forward width, E experts, L layers, T toke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.probes import base, catalog, fourier, routing
+from jaxpost.probes import base, catalog, circuits, fourier, routing
 from jaxpost.probes.policy import fisher, several_samples, table_fit
 from jaxpost.probes.updates import ever_changed
 
@@ -44,14 +45,15 @@ def logits(params: dict, tokens_T: jax.Array) -> jax.Array:
 
 def _stack(params: dict, tokens_T: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(x_TxD, router logits LxTxE) of linear attention over earlier tokens and a gated layer, weighed by its router."""
-    def layer(x_TxD, w):
-        q, k, v = (x_TxD @ w[name] for name in ("q", "k", "v"))
-        x_TxD = x_TxD + jnp.tril(q @ k.T) @ v @ w["o"] / D
-        routed_TxE = x_TxD @ w["router"]
-        weight_Tx1 = jax.nn.softmax(routed_TxE).max(axis=-1, keepdims=True)
-        return x_TxD + weight_Tx1 * ((jax.nn.silu(x_TxD @ w["gate"]) * (x_TxD @ w["up"])) @ w["down"]), routed_TxE
+    return jax.lax.scan(_block, params["embed"][tokens_T], params["layers"])
 
-    return jax.lax.scan(layer, params["embed"][tokens_T], params["layers"])
+
+def _block(x_TxD: jax.Array, w: dict) -> tuple[jax.Array, jax.Array]:
+    q, k, v = (x_TxD @ w[name] for name in ("q", "k", "v"))
+    x_TxD = x_TxD + jnp.tril(q @ k.T) @ v @ w["o"] / D
+    routed_TxE = x_TxD @ w["router"]
+    weight_Tx1 = jax.nn.softmax(routed_TxE).max(axis=-1, keepdims=True)
+    return x_TxD + weight_Tx1 * ((jax.nn.silu(x_TxD @ w["gate"]) * (x_TxD @ w["up"])) @ w["down"]), routed_TxE
 
 
 def loss(params: dict, example: dict) -> jax.Array:
@@ -93,6 +95,23 @@ ADDITION = fourier.Addition(_reading, fourier.Problems((_PAIRS.sum(axis=1) % P).
                             fourier.Inputs(_PAIRS))
 
 
+def residual(params: dict, tokens_NxT: jax.Array, edit: Callable | None) -> tuple[jax.Array, jax.Array]:
+    """States of the residual stack and logits of the last position, with edits between the layers."""
+    x_NxTxD, state_J = params["embed"][tokens_NxT], []
+    for j in range(L + 1):
+        if j:
+            w = jax.tree.map(lambda leaf, j=j: leaf[j - 1], params["layers"])
+            x_NxTxD = jax.vmap(lambda x, w=w: _block(x, w)[0])(x_NxTxD)
+        x_NxTxD = x_NxTxD if edit is None else edit(x_NxTxD, j)
+        state_J.append(x_NxTxD)
+    return jnp.stack(state_J), x_NxTxD[:, -1] @ params["head"]
+
+
+CIRCUIT = circuits.Circuit(residual, lambda params, state_JxNxD: state_JxNxD @ params["head"], (circuits.Asked(
+    "train", ("a", "b"), (("sum", 1),), ("a",),
+    circuits.Inputs(_PAIRS, _PAIRS.sum(axis=1)[None] % P, np.stack([(_PAIRS[:, 0] + 1) % P, _PAIRS[:, 1]], axis=1)[None])),))
+
+
 @dataclass(frozen=True)
 class Suite:
     """Fixed problems: agreement of the greedy tokens with the base's."""
@@ -127,4 +146,4 @@ class Suite:
 
 
 SUBJECT = catalog.Subject(loss=loss, predict=predict, solved=solved, targets=TARGETS, route=route, top=2, suite=Suite(),
-                          guesses=(("id", 0.0),), tables=TABLES, addition=ADDITION)
+                          guesses=(("id", 0.0),), tables=TABLES, addition=ADDITION, circuit=CIRCUIT)

@@ -15,6 +15,7 @@ from jaxpost.tasks import (
     biographies,
     chains,
     countdown,
+    facts,
     gameable,
     general_points,
     grid,
@@ -47,7 +48,7 @@ from jaxpost.tasks.base import (
 )
 
 _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmetic, spatial, biographies, gameable, slabs,
-            machine, satisfiability, permutations, grid)
+            machine, satisfiability, permutations, grid, facts)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
 
 __all__ = [

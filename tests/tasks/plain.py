@@ -157,6 +157,41 @@ def biographies(options, split, prompt, answer):
     return answer == chr(0xE000 + person)
 
 
+def facts(options, split, prompt, answer):
+    """The store from hashes alone, with the default options; also that the question is of its split."""
+    tokens = [SYMBOLS.index(c) if c in SYMBOLS else ID + number_of(c) for c in prompt]
+    entities, world, first = options.get("entities", 32), options.get("world", 0), 5
+    ood, held = (options.get(name, default) * 2**32 for name, default in (("ood_fraction", 0.15), ("held_out", 0.1)))
+
+    def judged(content, right):
+        if len(content) == 1:
+            where = "train"
+        else:
+            (kind,) = {hash_of([world, 2, *fact]) < int(ood) for fact in content}
+            shown = [tokens[0], *sorted(tokens[2::2], reverse=True)] if len(tokens) == 5 else tokens
+            where = "ood/facts" if kind else "id" if hash_of([world, 3, *shown]) < int(held) else "train"
+        assert where == split
+        return answer == text([right])
+
+    if options.get("problem", "composition") == "composition":
+        relations, degree = options.get("relations", 12), options.get("degree", 8)
+        entity, content = tokens[0] - first, []
+        for relation in (token - first - entities for token in tokens[1:]):
+            order = sorted(range(relations), key=lambda r, entity=entity: hash_of([world, 0, entity, r]))
+            assert relation in order[:degree]
+            content.append((entity, relation))
+            entity = hash_of([world, 1, entity, relation]) % entities
+        return judged(content, first + entity)
+    attributes, values = options.get("attributes", 4), options.get("values", 8)
+    if len(tokens) == 2:
+        entity, attribute = tokens[0] - first, tokens[1] - first - entities
+        return judged([(attribute, entity)], first + entities + attributes + hash_of([world, 0, attribute, entity]) % values)
+    attribute, pair = tokens[0] - first - entities, [token - first for token in tokens[2::2]]
+    left, right = (hash_of([world, 0, attribute, entity]) % values for entity in pair)
+    label = 3 * attribute + (0 if left < right else 1 if left == right else 2)
+    return judged([(attribute, entity) for entity in pair], first + entities + attributes + values + label)
+
+
 def gameable(options, split, prompt, answer):
     checker, rest = prompt[0], prompt[2:].removesuffix("=")
     problem, suggested = rest.split("?")
@@ -250,4 +285,4 @@ def grid(options, split, prompt, answer):
 
 
 VERIFIERS = {f.__name__: f for f in (general_points, rasp, arithmetic, spatial, biographies, gameable, slabs, machine,
-                                     satisfiability, grid)}
+                                     satisfiability, grid, facts)}

@@ -25,7 +25,7 @@ FAMILIES = {
     "machine": tasks.get("machine"),
     "satisfiability": tasks.get("satisfiability"),
     "grid": tasks.get("grid"),
-}  # the families whose problems are tables are in test_modular.py and test_worlds.py
+}  # the families whose problems are tables are in test_modular.py, test_facts.py and test_worlds.py
 EXACT = ("addition", "addition/forward", "countdown", "chains", "chains/long", "rasp/hints", "spatial")  # no room is left over
 EASY = {"satisfiability": 0.6}  # guess baselines above a half
 CASES = [pytest.param(task, split, id=f"{name}-{split}") for name, task in FAMILIES.items() for split in task.splits]

@@ -21,7 +21,8 @@ CASES = [("general_points", {}), *(("rasp", {"problem": problem}) for problem in
          *(("biographies", {"problem": problem}) for problem in ("parametric", "contextual", "composite")), ("gameable", {}),
          ("gameable", {"score": "gaming", "checkers": ("suggestion", "first", "mark", "echo")}), ("slabs", {}),
          *(("machine", {"problem": problem}) for problem in machine.PROBLEMS), ("satisfiability", {}), ("grid", {}),
-         ("grid", {"answer": "next", "names": "diverse"}), ("grid", {"world": "lake"})]
+         ("grid", {"answer": "next", "names": "diverse"}), ("grid", {"world": "lake"}),
+         ("facts", {}), ("facts", {"problem": "comparison"})]
 NAMED = [pytest.param(name, options, id="-".join([name, *map(str, options.values())])) for name, options in CASES]
 
 

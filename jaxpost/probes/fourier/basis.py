@@ -41,6 +41,14 @@ def shares(coefficients_FxKxC: np.ndarray, total: float, p: int) -> np.ndarray:
     return (coefficients_FxKxC**2).sum((1, 2)) * p**2 / 2 / total
 
 
+def cosine_coefficients(coefficients_FxKxC: np.ndarray, p: int) -> np.ndarray:
+    """Coefficients of cos(2 pi w (a + b - c) / p) in logits: (2 / p^3) sum_abc logits cos, [F], from `sum_coefficients`.
+
+    cos(w (s - c)) = cos(w s) cos(w c) + sin(w s) sin(w c), so that the sum over a and b is done already.
+    """
+    return np.einsum("fkc,fkc->f", coefficients_FxKxC, waves(p)) / p
+
+
 def key_frequencies(share_F: np.ndarray, reach: float, cap: int) -> np.ndarray:
     """Key frequencies (from 1): the fewest of largest share that together have `reach` of all shares, at most `cap`.
 

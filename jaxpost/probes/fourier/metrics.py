@@ -30,6 +30,10 @@ KEY_COUNT = Metric(
 FREQUENCY_SHARE = Metric(
     "fourier.frequency_share", "share of the variance of the logits along cos and sin(2 pi k (a + b) / p) of one frequency k, "
     "at the last measured step", "1", PAPER, "uniform: the mean over all frequencies", "none", "float64 on the host")
+COSINE = Metric(
+    "fourier.cosine_coefficient", "coefficient of cos(2 pi k (a + b - c) / p) in the logits of answers c, of one frequency k: "
+    "(2 / p^3) times their inner product over all a, b and c, at the last measured step", "nat", PAPER,
+    "shuffled_answers: the answers c permuted, 95 % of one more draw", "none", "float64 on the host")
 GINI = Metric(
     "fourier.gini", "Gini coefficient of the norms of the Fourier components, along the numbers, of the embedding and of the "
     "unembedding: the constant and (p - 1) / 2 frequencies", "1", PAPER + " (recalled: that it is applied to these norms)",
@@ -38,7 +42,7 @@ SUM_SQUARES = Metric(
     "fourier.sum_squares", "sum of squares of all parameters", "1", PAPER, "none: compare with step 0", "sum over matrices",
     "float32 sums of leaves")
 
-METRICS = (RESTRICTED, EXCLUDED, SHARE, KEY_COUNT, FREQUENCY_SHARE, GINI, SUM_SQUARES)
+METRICS = (RESTRICTED, EXCLUDED, SHARE, KEY_COUNT, FREQUENCY_SHARE, COSINE, GINI, SUM_SQUARES)
 base.register(*METRICS)
 
 
@@ -60,6 +64,7 @@ catalog.add(
             "fourier.excluded_loss": ("little of the training fit is left without the waves", "memory holds it without them"),
             "fourier.logit_share": ("the logits are mostly these waves", "they are mostly something else"),
             "fourier.frequency_share": ("this frequency carries the logits", "it does not"),
+            "fourier.cosine_coefficient": ("the logits add modulo p by this wave", "near 0: they do not"),
             "fourier.gini": ("few frequencies carry the norm", "it is spread over all"),
         }),
 )

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxpost.probes.fourier import basis as fourier_basis
-from jaxpost.probes.fourier.metrics import EXCLUDED, FREQUENCY_SHARE, GINI, KEY_COUNT, RESTRICTED, SHARE, SUM_SQUARES
-from jaxpost.probes.rows.pooling import RowTable, Scopes, prediction_band
+from jaxpost.probes.fourier.metrics import COSINE, EXCLUDED, FREQUENCY_SHARE, GINI, KEY_COUNT, RESTRICTED, SHARE, SUM_SQUARES
+from jaxpost.probes.rows.pooling import RowTable, Scopes, joined, prediction_band
 
 _EPS = 2.0**-24
-_DRAWS = 16  # Gaussian tables of the Gini's null
+_DRAWS = 16  # Gaussian tables of the Gini's null, and orders of the answers in that of the coefficients
 _NAN = "the policy's logits are not finite"
 _FLAT = "the logits do not depend on a + b: there is no key frequency"
 
@@ -74,13 +74,6 @@ def weight_rows(tables: Mapping[str, np.ndarray], sum_squares_S: np.ndarray, con
 
 def _gini(table_PxD: np.ndarray) -> float:
     return fourier_basis.gini(fourier_basis.norms(table_PxD)) if np.isfinite(table_PxD).all() else np.nan
-
-
-def joined(*parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Columns of several row sets in one; what one lacks (`of`, without further nulls) is null there."""
-    sizes = [len(part["metric"]) for part in parts]
-    return {name: np.concatenate([part.get(name, np.full(n, None, object)) for part, n in zip(parts, sizes, strict=True)])
-            for name in dict.fromkeys(name for part in parts for name in part)}
 
 
 def logit_rows(series: Mapping[int, Mapping[str, np.ndarray]], problems, rule: Rule, constant: Mapping[str, object],
@@ -205,10 +198,22 @@ def _add_frequencies(rows: RowTable, runs: Sequence[_Run], rule: Rule) -> None:
     count = np.asarray([[float(len(run.keys))] for run in runs])
     rows.add(KEY_COUNT.id, np.where(ok, count, np.nan), np.where(ok, "ok", "nan").astype(object), np.where(ok, None, _NAN),
              params=rule.text, dtype="fp32")
-    share_SxF = np.stack([run.share_F for run in runs])
-    for w, share_S in enumerate(share_SxF.T, start=1):
-        some = np.isfinite(share_S)[:, None]
+    share_SxF, wave_SxFxD = np.stack([run.share_F for run in runs]), np.stack([_cosines(run) for run in runs])
+    floor = np.asarray([[run.at(max(run.series))["floor"]] for run in runs])
+    for w in range(1, share_SxF.shape[1] + 1):
+        share_Sx1, wave_SxD = share_SxF[:, w - 1 : w], wave_SxFxD[:, w - 1]
+        some = np.isfinite(share_Sx1)
         status = np.where(~ok, "nan", np.where(some, "ok", "degenerate")).astype(object)
-        rows.add(FREQUENCY_SHARE.id, np.where(some, share_S[:, None], np.nan), status,
+        rows.add(FREQUENCY_SHARE.id, np.where(some, share_Sx1, np.nan), status,
                  np.where(~ok, _NAN, np.where(some, None, "the logits do not depend on the problem")), k=w, dtype="fp32",
                  floor=2 * _EPS, null=("uniform", share_SxF.mean(axis=1)[:, None], None, None))
+        null = (x[:, None] for x in prediction_band(wave_SxD[:, 1:]))
+        rows.add(COSINE.id, np.where(ok, wave_SxD[:, :1], np.nan), np.where(ok, "ok", "nan").astype(object),
+                 np.where(ok, None, _NAN), k=w, dtype="fp32", floor=floor, null=("shuffled_answers", *null))
+
+
+def _cosines(run: _Run) -> np.ndarray:
+    """Coefficients of cos(w (a + b - c)) at the last step, [F, 1 + draws]: first as it is, then with answers permuted."""
+    coefficients_FxKxC, rng = run.series[max(run.series)]["coefficients"], np.random.default_rng(0)
+    orders = [np.arange(run.p), *(rng.permutation(run.p) for _ in range(_DRAWS))]
+    return np.stack([fourier_basis.cosine_coefficients(coefficients_FxKxC[..., order], run.p) for order in orders], axis=1)

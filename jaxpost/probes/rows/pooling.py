@@ -129,6 +129,13 @@ def statuses(state_SxT: np.ndarray, scopes: Scopes, absent_reason: str) -> tuple
     return status, reason
 
 
+def joined(*parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns of several row sets in one; what one lacks (`of`, without further nulls) is null there."""
+    sizes = [len(part["metric"]) for part in parts]
+    return {name: np.concatenate([part.get(name, np.full(n, None, object)) for part, n in zip(parts, sizes, strict=True)])
+            for name in dict.fromkeys(name for part in parts for name in part)}
+
+
 @dataclass
 class RowTable:
     """Collects blocks of rows, one block a statistic with all seeds and scopes, and writes them out as columns."""

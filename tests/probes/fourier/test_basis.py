@@ -140,3 +140,12 @@ def test_norms_are_those_of_the_fft_keep_the_energy_and_do_not_see_rotations():
     turned = table @ np.linalg.qr(noise(10, (4, 4)))[0]
     np.testing.assert_allclose(fb.norms(turned), want, rtol=1e-10)
     np.testing.assert_allclose(fb.norms(np.roll(table, 3, axis=0)), want, rtol=1e-10)
+
+
+def test_cosine_coefficients_are_inner_products_with_the_waves_and_find_the_planted_ones():
+    a, b, c = np.meshgrid(*[np.arange(P)] * 3, indexing="ij")
+    logits = noise(3) + planted(keys=(2,), amplitude=1.5)
+    brute = [2 / P**3 * (logits * np.cos(2 * np.pi * w * (a + b - c) / P)).sum() for w in range(1, F + 1)]
+    np.testing.assert_allclose(fb.cosine_coefficients(fb.sum_coefficients(logits), P), brute, rtol=1e-9, atol=1e-12)
+    found = fb.cosine_coefficients(fb.sum_coefficients(planted(keys=(2, 4), amplitude=1.5)), P)
+    np.testing.assert_allclose(found, [0, 1.5, 0, 1.5, 0], atol=1e-12)

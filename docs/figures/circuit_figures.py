@@ -1,0 +1,46 @@
+"""Example figures of circuits on planted streams; `draw_probes.py` draws them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from palette import BLIND, FOUND
+
+from jaxpost.probes.circuits import lens as logit_lens
+from jaxpost.probes.circuits import swaps
+
+N, V, D = 256, 64, 32
+
+
+def _head():
+    return jnp.asarray(np.random.default_rng(50).normal(size=(V, D)) / np.sqrt(D), jnp.float32)
+
+
+def lens(ax):
+    rng, strength = np.random.default_rng(51), np.linspace(0, 4, 13)
+    token_N, noise_NxD = jnp.asarray(rng.integers(0, V, N)), jnp.asarray(rng.normal(size=(N, D)) / np.sqrt(D), jnp.float32)
+    state_JxNxD = strength[:, None, None] * _head()[token_N] + noise_NxD
+    found = logit_lens.ranks(state_JxNxD @ _head().T, token_N, D, 8)
+    ax.plot(strength, found.reciprocal.mean(axis=1), "o-", color=FOUND, label="token that is written")
+    ax.plot(strength, found.others.mean(axis=0), color=BLIND, label="tokens of other prompts")
+    ax.axhline(logit_lens.random_rank(V), color=BLIND, ls=":", label="shuffled unembedding")
+    ax.set(xlabel="strength of the token in the state", ylabel="mean reciprocal rank", ylim=(0, 1.05))
+
+
+def tracing(ax):
+    rng, share = np.random.default_rng(52), np.linspace(0, 1, 11)
+    own_N, other_N = jnp.asarray(rng.integers(0, V, (2, N)))
+    carried, noise = [], []
+    for part in share:  # what of the token goes through the swapped state, the rest past it
+        def run(head_VxD, tokens_NxT, edit, part=part):
+            x_NxTxD = jnp.stack([part * head_VxD[tokens_NxT[:, 0]], (1 - part) * head_VxD[tokens_NxT[:, 0]]], axis=1)
+            x_NxTxD = x_NxTxD if edit is None else edit(x_NxTxD, 0)
+            return x_NxTxD[None], x_NxTxD.sum(axis=1) @ head_VxD.T
+
+        own, other = (jnp.stack([token, token], axis=1) for token in (own_N, other_N))
+        found = swaps.swaps(run, _head(), own, run(_head(), own, None), other, 8, jax.random.key(0))
+        differ = found.differ > 0
+        carried.append(found.transferred[0, 0][differ].mean())
+        noise.append(found.noise_transferred[:, 0, 0].mean())
+    ax.plot(share, carried, "o-", color=FOUND, label="other prompt's state")
+    ax.plot(share, noise, color=BLIND, label="noise of the same size")
+    ax.set(xlabel="share of the token that the state carries", ylabel="answers transferred", ylim=(-0.05, 1.05))
