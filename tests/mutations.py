@@ -437,7 +437,7 @@ HARNESS = [
           "tests/curricula/test_weights_and_limits.py::test_hints_go_up_after_failure_and_down_after_success"),
     Fault("dropped weight", "jaxpost/objectives/policy_gradient.py", "k_NxT * batch.kl_weight_N[:, None]", "k_NxT",
           "tests/training/test_curriculum_needs.py::test_states_limits_kl_weights_and_tokens"),
-    Fault("dropped mask", "jaxpost/training/rl.py", "jnp.where(cut_N, 0.0, reward_N)", "reward_N",
+    Fault("dropped mask", "jaxpost/training/planning.py", "jnp.where(cut_N, 0.0, reward_N)", "reward_N",
           "tests/training/test_curriculum_needs.py::test_states_limits_kl_weights_and_tokens"),
     Fault("dropped condition", "jaxpost/training/loop.py", "jnp.where(trains, new, old)", "new",
           "tests/training/test_curricula.py::test_a_probing_step_changes_nothing_but_the_curriculum"),

@@ -7,7 +7,7 @@ the sampled ones first), P prompt and T completion tokens; over-sampling draws m
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxpost import curricula, models, sharding, tasks
 from jaxpost.objectives import Batch, rewards
 from jaxpost.tasks import Task
-from jaxpost.training import needs, rollout_checks
+from jaxpost.training import needs, planning, rollout_checks
 from jaxpost.training.closed_loop import Episodes
 from jaxpost.training.forcing import Interrupt, Prefix, role_codes
 from jaxpost.training.replay import Buffered, Replay, joined, stored
@@ -114,7 +114,7 @@ class Rollouts:
     def rollout(self, params: dict, seed: jax.Array, step: jax.Array, curriculum_state: dict, early_stop: bool = False):
         """(problems, prompts, Completions, Planned) of all prompts drawn, oversample*B*G rows, sampled from `params`."""
         planned = self._plan(curriculum_state, stream(seed, f"data/{self.task.name}", step), step,
-                             lambda index_K: self._prompt_states(params, index_K))
+                             lambda index_K: planning.prompt_states(self.task, self.spec, params, index_K))
         index_N, knobs_N = needs.planned_problems(self.task, planned.plan, self.spec.group)
         # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration, and
         # on CPU that collective can deadlock with another one (it does in executables from the compilation cache).
@@ -122,17 +122,10 @@ class Rollouts:
         share = planned.plan.knobs.get("hint_share")
         return problems_N, *self.answers(params, seed, step, problems_N, early_stop, share), planned
 
-    def _plan(self, curriculum_state: Any, key: jax.Array, step: jax.Array | int, prompt_states: Callable) -> "Planned":
+    def _plan(self, curriculum_state: Any, key: jax.Array, step: jax.Array | int, prompt_states: Callable) -> planning.Planned:
         blank = curricula.blank(key, self.oversample * self.prompts)
         context = curricula.Context(step, self.spec.group - self.demonstrations, prompt_states)
-        return Planned(*self.curriculum.sample(curriculum_state, key, blank, context))
-
-    def _prompt_states(self, params: dict, index_K: jax.Array) -> jax.Array:
-        """state_KxD of the last token of training prompts, after the last norm, float32."""
-        prompt_KxP = jax.vmap(self.task.prompt)(tasks.problems(self.task, "train", index_K, None))
-        after_Kx1 = jnp.full((index_K.shape[0], 1), self.task.pad, prompt_KxP.dtype)
-        out = models.teacher_forced(self.spec.model, params, prompt_KxP, after_Kx1, self.spec.pad, logits=False)
-        return out.taps["hidden"][:, 0].astype(jnp.float32)
+        return planning.Planned(*self.curriculum.sample(curriculum_state, key, blank, context))
 
     def answers(self, params: dict, seed: jax.Array, step: jax.Array, problems_N, early_stop: bool = False,
                 hint_share: jax.Array | None = None) -> tuple[jax.Array, models.Completions]:
@@ -231,7 +224,7 @@ class Rollouts:
             weight_K = jnp.stack([jnp.asarray(term.at(state.step), jnp.float32) for term in self.reward])
             batch = batch._replace(term_NxK=jnp.stack([ordered(terms[term.kind]) for term in self.reward], axis=1),
                                    term_weight_NxK=jnp.broadcast_to(weight_K, (reward_N.size, len(self.reward))))
-        batch = batch if weights is None else self._weighed(batch, weights)
+        batch = batch if weights is None else planning.weighed(batch, weights, self.demonstrations)
         if self.oversample > 1:
             batch = self._keep(batch, informative(batch.reward_N.reshape(-1, group)[:, :sampled]))
         if self.demonstrations:
@@ -294,7 +287,7 @@ class Rollouts:
         return found[0], found[1] | told, found[2]
 
     def verified(self, member: Member, state: TrainState, reference: dict | None, prompt_NxP: jax.Array,
-                 made: models.Completions, planned: "Planned", reward_N: jax.Array,
+                 made: models.Completions, planned: planning.Planned, reward_N: jax.Array,
                  outside_B: jax.Array | None = None,
                  first: tuple[models.Completions, jax.Array] | None = None) -> tuple[Batch, dict, dict]:
         """(rows, metrics, curriculum state) of answers with their rewards, wherever these were found.
@@ -306,7 +299,7 @@ class Rollouts:
         """
         outside_N = None if outside_B is None else jnp.repeat(outside_B, self.spec.group)
         if (limit := planned.plan.knobs.get("length_limit")) is not None:
-            made, reward_N = within(made, reward_N, limit, self.task.pad)
+            made, reward_N = planning.within(made, reward_N, limit, self.task.pad)
         score_N, parts = reward_N, {}
         told = (made, reward_N) if first is None else first
         if self.reward:
@@ -324,7 +317,7 @@ class Rollouts:
                                     for x_NxT in (batch.mask_NxT, batch.entropy_NxT))
                 feedback = feedback._replace(counted_BxGxT=counted, entropy_BxGxT=entropy)
             curriculum_state, weights = self.curriculum.observe(planned.state, feedback, weights)
-            batch = self._weighed(batch, weights)
+            batch = planning.weighed(batch, weights, self.demonstrations)
         else:
             curriculum_state, weights = self.curriculum.observe(planned.state, feedback, weights)
             batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
@@ -376,24 +369,6 @@ class Rollouts:
         return self._groups(total_N / jnp.maximum(counted_NxT.sum(axis=1), 1))[0].reshape(
             -1, self.spec.group - self.demonstrations)
 
-    def _weighed(self, batch: Batch, weights: curricula.Weights) -> Batch:
-        """The rows with a curriculum's weights; demonstrated rows have weight 1."""
-        def rows(x):
-            wide = ((0, 0), (0, self.demonstrations), *((0, 0),) * (x.ndim - 2))
-            return jnp.pad(x, wide, constant_values=1.0).reshape(-1, *x.shape[2:])
-
-        keep_N, train_N, scale_N, kl_N, token_NxT = (None if x is None else rows(x) for x in weights)
-        if keep_N is not None:
-            batch = batch._replace(reward_N=jnp.where(keep_N > 0, batch.reward_N, jnp.nan))
-        for in_loss_N in (keep_N, train_N):
-            if in_loss_N is not None:
-                batch = needs.left_out(batch, in_loss_N <= 0)
-        if kl_N is not None:
-            batch = batch._replace(kl_weight_N=kl_N)
-        if token_NxT is not None:
-            batch = batch._replace(mask_NxT=batch.mask_NxT * token_NxT)
-        return batch if scale_N is None else batch._replace(weight_N=scale_N)
-
     def _answer(self, made: models.Completions, score_N: jax.Array) -> rewards.Answer:
         """What the terms of a reward may read."""
         finished_N = tasks.ends(made.tokens_NxT, self.task.ends).any(axis=1).astype(jnp.float32)
@@ -403,22 +378,6 @@ class Rollouts:
         """length_N of answers, for rewards and curricula as for the objective: context that was forced does not count."""
         context = made.forced_NxT is not None and not self._forces_demonstrations
         return (made.mask_NxT * (1 - made.forced_NxT) if context else made.mask_NxT).sum(axis=1)
-
-
-class Planned(NamedTuple):
-    """What a curriculum's `sample` gave."""
-
-    state: Any
-    plan: curricula.Plan
-
-
-def within(made: models.Completions, reward_N: jax.Array, limit: jax.Array,
-           pad: int) -> tuple[models.Completions, jax.Array]:
-    """Answers cut at a limit of tokens: one that goes on beyond it is padding there, and its reward is 0."""
-    inside_NxT = (jnp.arange(made.mask_NxT.shape[1]) < limit)[None]
-    cut_N = (made.mask_NxT * ~inside_NxT).any(axis=1)
-    tokens_NxT = jnp.where(inside_NxT, made.tokens_NxT, pad)
-    return made._replace(tokens_NxT=tokens_NxT, mask_NxT=made.mask_NxT * inside_NxT), jnp.where(cut_N, 0.0, reward_N)
 
 
 def informative(reward_BxG: jax.Array) -> jax.Array:

@@ -25,7 +25,8 @@ from jaxpost.objectives import Batch
 from jaxpost.tasks import Task
 from jaxpost.training import needs, packing
 from jaxpost.training.loop import learn, reference_of
-from jaxpost.training.rl import Planned, Rollouts
+from jaxpost.training.planning import Planned
+from jaxpost.training.rl import Rollouts
 from jaxpost.training.state import Member, TrainState
 from jaxpost.training.step import StepSpec, create
 
