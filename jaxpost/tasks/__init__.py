@@ -11,20 +11,28 @@ import inspect
 from jaxpost import lookup
 from jaxpost.tasks import (
     addition,
+    arc,
     arithmetic,
     biographies,
     chains,
     countdown,
+    few_shot,
     gameable,
     general_points,
     grid,
+    jigsaw,
     machine,
     modular,
     permutations,
+    ranking,
     rasp,
     satisfiability,
     slabs,
     spatial,
+    sudoku,
+    tictactoe,
+    tools,
+    urns,
     vocab,
 )
 from jaxpost.tasks.base import (
@@ -47,7 +55,9 @@ from jaxpost.tasks.base import (
 )
 
 _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmetic, spatial, biographies, gameable, slabs,
-            machine, satisfiability, permutations, grid)
+            machine, satisfiability, permutations, grid, sudoku,
+            arc, ranking, jigsaw, tools, urns, few_shot,
+            tictactoe)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
 
 __all__ = [
