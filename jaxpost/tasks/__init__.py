@@ -11,21 +11,29 @@ import inspect
 from jaxpost import lookup
 from jaxpost.tasks import (
     addition,
+    arc,
     arithmetic,
     biographies,
     chains,
     countdown,
     facts,
+    few_shot,
     gameable,
     general_points,
     grid,
+    jigsaw,
     machine,
     modular,
     permutations,
+    ranking,
     rasp,
     satisfiability,
     slabs,
     spatial,
+    sudoku,
+    tictactoe,
+    tools,
+    urns,
     vocab,
 )
 from jaxpost.tasks.base import (
@@ -48,7 +56,7 @@ from jaxpost.tasks.base import (
 )
 
 _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmetic, spatial, biographies, gameable, slabs,
-            machine, satisfiability, permutations, grid, facts)
+            machine, satisfiability, permutations, grid, facts, sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
 
 __all__ = [

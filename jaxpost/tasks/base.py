@@ -280,6 +280,13 @@ def best_constant(task, split, count=2048, chunk=256):
     return float(np.unique(answer, axis=0, return_counts=True)[1].max() / count)
 
 
+def average(task, split, one, count=2048, chunk=256):
+    """Mean of `one` (problem, key) -> f32[...] over `count` problems of a split; the keys are `fold_in(key(0), index)`."""
+    each = jax.jit(jax.vmap(lambda problem, i: one(problem, jax.random.fold_in(jax.random.key(0), i))))
+    index = [np.arange(i, i + chunk, dtype=np.uint32) for i in range(0, count, chunk)]
+    return np.concatenate([each(examples(task, split, i_N).problem, i_N) for i_N in index]).mean(axis=0, dtype=np.float64)
+
+
 def _after(tokens_NxT, mark):
     """The tokens after the first `mark` of each row, without regard to where they stand."""
     past = np.cumsum(tokens_NxT == mark, axis=1) > 0
