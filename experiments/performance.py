@@ -56,7 +56,7 @@ def read(path: Path) -> dict:
     if not (path / "manifest.json").is_file():
         raise UserError(f"{path}: no bundle is there; expected the --workdir of a benchmark's run")
     manifest = records.storage.read_json(path / "manifest.json")
-    if manifest["status"] != "finished" or "targets" not in manifest:
+    if manifest["status"] != "complete" or "targets" not in manifest:
         raise UserError(f"{path}: {manifest['config']['experiment']}, {manifest['status']}: expected a finished benchmark "
                         "(bench_train, bench_sample, bench_rl, bench_compare, bench_probes, bench_start, bench_scaling)")
     return manifest

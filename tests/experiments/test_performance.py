@@ -5,7 +5,7 @@ import json
 from experiments import performance
 
 MANIFEST = {
-    "status": "finished", "title": "What a | costs", "question": "Is it fast?", "bundle_id": "0123456789abcdef",
+    "status": "complete", "title": "What a | costs", "question": "Is it fast?", "bundle_id": "0123456789abcdef",
     "config": {"experiment": "bench_train"},
     "sessions": [{"opened": "2026-01-02T03:04:05+00:00", "code": {"version": "1", "commit": "f" * 40, "dirty": True},
                   "environment": {"python": "3.11.7", "machine": "x86_64", "processor": "", "cores": 2,
