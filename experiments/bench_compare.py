@@ -157,8 +157,7 @@ def check(config: ConfigDict) -> None:
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Write the pair, compare it by turns, print the table, write the bundle. Raises: UserError, BundleError."""
-    if claims:
-        raise UserError("bench_compare states targets, no claims; remove CLAIMS from the config's file")
+    benchmark.refuse_claims(config, claims)
     check(config)
     with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
         if found is None:

@@ -92,8 +92,7 @@ def peak_bytes(compiled) -> float:
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Run every comparison, print the table, write the bundle. Raises: UserError, BundleError."""
-    if claims:
-        raise UserError("bench_probes states targets, no claims; remove CLAIMS from the config's file")
+    benchmark.refuse_claims(config, claims)
     setup = Setup(config)
     with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
         if found is None:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.bench_sample import NEVER, operations
 from experiments.harness import benchmark
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
@@ -32,7 +31,7 @@ def task(vocab: int, prompt: int, tokens: int) -> tasks.Task:
 
     return tasks.Task("odd_tokens", 1, prompt, tokens, {"train": np.float32(0)}, sample, lambda problem: problem,
                       lambda problem, key: jnp.ones(tokens, jnp.int32), lambda problem, answer: jnp.mean(answer % 2.0),
-                      lambda split: 0.5, vocab_size=vocab, pad=0, eos=NEVER)
+                      lambda split: 0.5, vocab_size=vocab, pad=0, eos=benchmark.NEVER)
 
 
 class Ours:
@@ -112,8 +111,7 @@ def agree(spec: training.StepSpec, params: dict, theirs: float, made: dict) -> N
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Time steps of every case in turn, check one loss, print the table, write the bundle. Raises: UserError, BundleError."""
-    if claims:
-        raise UserError("bench_rl states targets, no claims; remove CLAIMS from the config's file")
+    benchmark.refuse_claims(config, claims)
     benchmark.require_least(config, turns=1)
     for case in config.selected:
         if case not in config.cases:
@@ -147,7 +145,7 @@ def measured(bundle, name: str, case: ConfigDict, turns: int, workdir: Path) -> 
     theirs.trainer.train()
     ours_S, theirs_S = np.asarray(ours_s[1:]), np.asarray(theirs_s[1:])
     rows = case.prompts * case.group
-    forward = operations(c, rows, case.prompt, case.tokens)  # once to sample, and three times for the gradient
+    forward = benchmark.operations(c, rows, case.prompt, case.tokens)  # once to sample, and three times for the gradient
     for side, wall in (("jaxpost", ours_S), ("trl", theirs_S)):
         bundle.cost(f"bench.{name}.{side}", wall_s=np.median(wall), flops=4 * forward)
     note = (f"{models.count_parameters(c) / 1e6:.1f}M, {case.prompts} x {case.group} x {case.tokens} tokens: ours and theirs "

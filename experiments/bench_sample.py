@@ -16,23 +16,12 @@ from jaxpost import models
 
 TITLE = "What sampling costs"
 QUESTION = "Does sampling keep up with `generate` of transformers, and how near is it to the machine's matrix products?"
-NEVER = -1  # an end token that no model writes
 MARGIN = 1e-3  # logits of two implementations in float32 differ by less
-
-
-def operations(c: models.TransformerConfig, rows: int, prompt: int, tokens: int) -> float:
-    """Floating-point operations of the matrix products: every position but the last through every layer and, from the last
-    of the prompt on, through the head; queries with the keys before them, twice."""
-    layers = c.layers * (c.width * c.head_dim * 2 * (c.heads + c.kv_heads) + 3 * c.width * c.ff)
-    positions = prompt + tokens - 1
-    attention = c.layers * c.heads * c.head_dim * positions * (positions + 1)
-    return 2.0 * rows * (positions * layers + tokens * c.width * c.vocab + attention)
 
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Check that both write the same, time them by turns, print the table, write the bundle. Raises: UserError, BundleError."""
-    if claims:
-        raise UserError("bench_sample states targets, no claims; remove CLAIMS from the config's file")
+    benchmark.refuse_claims(config, claims)
     benchmark.require_least(config, rows=1, prompt=1, tokens=1, turns=1)
     torch, _ = benchmark.peer("torch"), benchmark.peer("transformers")  # both before anything is made
     c = models.TransformerConfig(**config.model)
@@ -50,11 +39,12 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
             with torch.inference_mode():
                 return model.generate(**inputs, max_new_tokens=config.tokens, pad_token_id=0, **options)
 
-        sample = jax.jit(lambda key: models.sample(c, params, jnp.asarray(prompt), key, length=config.tokens, eos=NEVER))
+        sample = jax.jit(lambda key: models.sample(c, params, jnp.asarray(prompt), key, length=config.tokens,
+                                                   eos=benchmark.NEVER))
         agree(c, params, prompt, theirs(do_sample=False)[:, config.prompt:].numpy())
         ours_s, theirs_s = benchmark.by_turns(lambda: sample(jax.random.key(2)), lambda: theirs(do_sample=True, top_k=0),
                                               config.turns)
-        work, rate = operations(c, config.rows, config.prompt, config.tokens), benchmark.matmul_rate(torch)
+        work, rate = benchmark.operations(c, config.rows, config.prompt, config.tokens), benchmark.matmul_rate(torch)
         for side, wall_s in (("sample", ours_s), ("generate", theirs_s)):
             bundle.cost(f"bench.{side}", wall_s=np.median(wall_s), flops=work)
         bundle.cost("bench.limit", flops_per_s=rate)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.bench_sample import NEVER, operations
 from experiments.harness import benchmark
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
@@ -21,8 +20,7 @@ QUESTION = "Do the seconds of a step, of sampling and of a spectral probe grow w
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Time every axis at its sizes, print the exponents, write the bundle. Raises: UserError, BundleError."""
-    if claims:
-        raise UserError("bench_scaling states targets, no claims; remove CLAIMS from the config's file")
+    benchmark.refuse_claims(config, claims)
     benchmark.require_least(config, turns=1)
     for axis, sizes in config.sizes.items():
         if len(set(sizes)) < 2:
@@ -43,8 +41,8 @@ def exponent(bundle, axis: str, sizes: Sequence[int], config: ConfigDict) -> ben
     seconds = np.asarray([[benchmark.seconds(call) for call in calls] for _ in range(config.turns)])
     x = np.log(work) - np.mean(np.log(work))
     slopes = (np.log(seconds) * x).sum(axis=1) / (x * x).sum()
-    for size, operations_, wall_s in zip(sizes, work, np.median(seconds, axis=0), strict=True):
-        bundle.cost(f"bench.{axis}.{size}", wall_s=wall_s, flops=operations_)
+    for size, flops, wall_s in zip(sizes, work, np.median(seconds, axis=0), strict=True):
+        bundle.cost(f"bench.{axis}.{size}", wall_s=wall_s, flops=flops)
     spent = ", ".join(f"{size}: {1e3 * wall_s:.3g} ms" for size, wall_s in zip(sizes, np.median(seconds, axis=0), strict=True))
     return benchmark.target(axis, "0.9 to 1.1", slopes, abs(np.median(slopes) - 1) <= 0.1, spent)
 
@@ -61,16 +59,15 @@ def _train(config: ConfigDict, members: int = 1, rows: int | None = None, tokens
     states = jax.tree.map(lambda x: jnp.broadcast_to(x, (members, *x.shape)), state)
     scalars = training.Scalars(jnp.float32(1e-3))
     step = jax.jit(lambda states: jax.lax.map(lambda state: training.train_step(spec, state, batch, scalars), states))
-    head = 2.0 * rows * (tokens - 1) * c.width * c.vocab  # `operations` has that of the last position
-    return lambda: step(states), 3 * members * (operations(c, rows, tokens, 1) + head)
+    return lambda: step(states), members * benchmark.training_operations(c, rows, tokens)
 
 
 def _sample(config: ConfigDict, rows: int) -> tuple[Callable, float]:
     """Sampling as many answers, and its operations."""
     c = models.TransformerConfig(**config.model)
     params, prompt = models.init(c, jax.random.key(0)), jnp.ones((rows, 16), jnp.int32)
-    sample = jax.jit(lambda key: models.sample(c, params, prompt, key, length=config.tokens, eos=NEVER))
-    return lambda: sample(jax.random.key(0)), operations(c, rows, 16, config.tokens)
+    sample = jax.jit(lambda key: models.sample(c, params, prompt, key, length=config.tokens, eos=benchmark.NEVER))
+    return lambda: sample(jax.random.key(0)), benchmark.operations(c, rows, 16, config.tokens)
 
 
 def _matrices(config: ConfigDict, count: int) -> tuple[Callable, float]:

@@ -24,8 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Run the study twice in turn, check that both bundles are one, print the table. Raises: UserError, BundleError."""
-    if claims:
-        raise UserError("bench_start states targets, no claims; remove CLAIMS from the config's file")
+    benchmark.refuse_claims(config, claims)
     benchmark.require_least(config, turns=1)
     with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
         if found is None:

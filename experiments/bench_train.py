@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.bench_sample import operations
 from experiments.harness import benchmark
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
@@ -61,8 +60,7 @@ class Theirs:
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Time steps by turns, check that losses agree, print the table, write the bundle. Raises: UserError, BundleError."""
-    if claims:
-        raise UserError("bench_train states targets, no claims; remove CLAIMS from the config's file")
+    benchmark.refuse_claims(config, claims)
     benchmark.require_least(config, rows=1, tokens=1, turns=1, microbatches=1)
     torch, _ = benchmark.peer("torch"), benchmark.peer("transformers")  # both before anything is made
     with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
@@ -75,8 +73,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         losses, sides = [], (Ours(c, params, tokens, config), Theirs(torch, model, tokens, config))
         ours_s, theirs_s = benchmark.by_turns(*(lambda side=side: losses.append(side.step()) for side in sides), config.turns)
         agree(*np.asarray(losses).reshape(-1, 2).T)
-        # Forward as sampling one token after the prompt, but for the head, which reads every position; backward is twice that.
-        work = 3 * (operations(c, config.rows, config.tokens, 1) + 2.0 * config.rows * (config.tokens - 1) * c.width * c.vocab)
+        work = benchmark.training_operations(c, config.rows, config.tokens)
         rate = benchmark.matmul_rate(torch)
         for side, wall_s in (("step", ours_s), ("torch", theirs_s)):
             bundle.cost(f"bench.{side}", wall_s=np.median(wall_s), flops=work)

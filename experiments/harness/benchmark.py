@@ -23,6 +23,8 @@ from jaxpost import models
 from jaxpost.models import hf
 from jaxpost.records import Bundle
 
+NEVER = -1  # an end token that no model writes
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -78,12 +80,33 @@ def matmul_rate(torch: ModuleType | None = None, size: int = 1024, turns: int = 
     return 2 * size**3 / min(seconds(product) for product in products for _ in range(turns + 1))
 
 
+def operations(c: models.TransformerConfig, rows: int, prompt: int, tokens: int) -> float:
+    """Floating-point operations of the matrix products: every position but the last through every layer and, from the last
+    of the prompt on, through the head; queries with the keys before them, twice."""
+    layers = c.layers * (c.width * c.head_dim * 2 * (c.heads + c.kv_heads) + 3 * c.width * c.ff)
+    positions = prompt + tokens - 1
+    attention = c.layers * c.heads * c.head_dim * positions * (positions + 1)
+    return 2.0 * rows * (positions * layers + tokens * c.width * c.vocab + attention)
+
+
+def training_operations(c: models.TransformerConfig, rows: int, tokens: int) -> float:
+    """The same of a supervised step: forward as sampling one token after the prompt, but with every position through the head;
+    backward is twice that."""
+    return 3 * (operations(c, rows, tokens, 1) + 2.0 * rows * (tokens - 1) * c.width * c.vocab)
+
+
 def peer(name: str) -> ModuleType:
     """The module that is compared with. Raises: UserError with the command where it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"this benchmark compares with {name}, which is not installed: pip install -e '.[parity]'") from error
+
+
+def refuse_claims(config: ConfigDict, claims: Sequence[dict]) -> None:
+    """A benchmark has targets in the place of claims. Raises: UserError."""
+    if claims:
+        raise UserError(f"{config.experiment} states targets, no claims; remove CLAIMS from the config's file")
 
 
 def require_least(config, **least: int) -> None:

@@ -50,7 +50,7 @@ def test_counted_operations_are_those_of_the_products():
     masked = 2 * rows * 2 * TINY.heads * TINY.head_dim * length * (length - 1) / 2  # one layer
     layers = TINY.layers  # XLA counts the body of a scan once
     head = 2 * rows * TINY.width * TINY.vocab
-    ours = (bench_sample.operations(TINY, rows, length, 1) - head) / layers + head + masked
+    ours = (benchmark.operations(TINY, rows, length, 1) - head) / layers + head + masked
     assert ours < counted < 1.5 * ours
 
 
@@ -58,7 +58,7 @@ def test_another_model_is_noticed():
     params, other = (models.init(TINY, jax.random.key(seed)) for seed in (0, 1))
     prompt = np.ones((4, 3), np.int32)
     greedy = np.asarray(models.sample(TINY, params, prompt, jax.random.key(0), length=5, temperature=1e-4,
-                                      eos=bench_sample.NEVER).tokens_NxT)
+                                      eos=benchmark.NEVER).tokens_NxT)
     bench_sample.agree(TINY, params, prompt, greedy)
     with pytest.raises(UserError, match="the two models are not the same"):
         bench_sample.agree(TINY, other, prompt, greedy)
