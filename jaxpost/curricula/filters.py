@@ -105,15 +105,10 @@ class D3s(Curriculum):
 
     def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
         """Train on the subset of largest variance of the batch."""
-        share = _along(self.first, self.last, feedback.step / self.steps)
+        share = scores.along(self.first, self.last, feedback.step / self.steps)
         count = jnp.maximum(jnp.round(share * feedback.used_BxG.sum()), 2).astype(jnp.int32)
         flat_N = selection.largest_variance(feedback.advantage_BxG.reshape(-1), count, feedback.used_BxG.reshape(-1))
         return state, weights.times(train=flat_N.reshape(feedback.used_BxG.shape))
-
-
-def _along(first: float, last: float, progress: jax.Array | float) -> jax.Array:
-    """Linear from the first value to the last."""
-    return first + (last - first) * jnp.clip(progress, 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +144,7 @@ class D3sTokens(D3s):
         counted_BxGxT = feedback.counted_BxGxT * (chosen.train_BxG * feedback.used_BxG)[..., None]
         score_BxGxT = jnp.abs(feedback.advantage_BxG)[..., None] * feedback.entropy_BxGxT
         flat = jnp.where(counted_BxGxT > 0, score_BxGxT, -jnp.inf).reshape(-1)
-        share = _along(self.first_tokens, self.last_tokens, feedback.step / self.steps)
+        share = scores.along(self.first_tokens, self.last_tokens, feedback.step / self.steps)
         count = jnp.maximum(jnp.round(share * counted_BxGxT.sum()), 1)
         first = (jnp.arange(flat.size) < count).astype(jnp.float32)
         kept = jnp.zeros(flat.shape).at[jnp.argsort(-flat, stable=True)].set(first)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.curricula import selection
+from jaxpost.curricula import scores, selection
 from jaxpost.curricula.base import Context, Graded, Plan, Pooled
 
 ORDERS = ("easy_to_hard", "hard_to_easy", "random")
@@ -62,10 +62,8 @@ class Ordered(Pooled):
 
     def sample(self, state: dict, key: jax.Array, plan: Plan, context: Context) -> tuple[dict, Plan]:
         """As `Curriculum.sample`."""
-        share = self.start + (1 - self.start) * jnp.clip(context.step / (self.ramp * self.steps), 0.0, 1.0)
-        open_now = jnp.ceil(share * self.pool - 1e-4).astype(jnp.int32)
-        place_B = jax.random.randint(key, plan.index_B.shape, 0, jnp.clip(open_now, 1, self.pool))
-        return state, plan._replace(index_B=state["order_M"][place_B].astype(jnp.uint32))
+        share = scores.along(self.start, 1.0, context.step / (self.ramp * self.steps))
+        return state, plan._replace(index_B=selection.from_first(key, state["order_M"], share, plan.index_B.shape[0]))
 
 
 @dataclasses.dataclass(frozen=True)

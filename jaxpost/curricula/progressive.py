@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.curricula import selection, statistics
+from jaxpost.curricula import scores, selection, statistics
 from jaxpost.curricula.base import Context, Feedback, Graded, Plan, Pooled, Weights
 
 
@@ -104,10 +104,9 @@ class Sari(Pooled):
         success_M = statistics.beta_mean(state["success_M"], state["count_M"] - state["success_M"])
         order_M = jnp.argsort(-success_M, stable=True)
         first = self.warm_up * self.steps
-        share = self.start + (1 - self.start) * jnp.clip((context.step - first) / (self.steps - first), 0.0, 1.0)
-        open_now = jnp.where(context.step < first, self.pool, jnp.ceil(share * self.pool - 1e-4)).astype(jnp.int32)
-        place_B = jax.random.randint(key, plan.index_B.shape, 0, jnp.clip(open_now, 1, self.pool))
-        return state, plan._replace(index_B=order_M[place_B].astype(jnp.uint32))
+        share = scores.along(self.start, 1.0, (context.step - first) / (self.steps - first))
+        share = jnp.where(context.step < first, 1.0, share)
+        return state, plan._replace(index_B=selection.from_first(key, order_M, share, plan.index_B.shape[0]))
 
     def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
         """Count, in the warm-up alone."""

@@ -1,4 +1,4 @@
-"""How much a problem is worth by its success rate p, elementwise."""
+"""How much a problem is worth by its success rate p, elementwise; and values that move along training."""
 
 import jax
 import jax.numpy as jnp
@@ -35,3 +35,8 @@ def stage_weight(p: jax.Array, stage: jax.Array | int) -> jax.Array:
     low = p <= 0.5
     easy, hard = jnp.where(low, wave, 1.0), jnp.where(p <= 0, 0.25, jnp.where(low, 1.0, wave))
     return jnp.where(stage == 0, easy, jnp.where(stage == 1, wave, hard))
+
+
+def along(first: float, last: float, progress: jax.Array | float) -> jax.Array:
+    """Linear from the first value to the last as progress goes from 0 to 1, constant outside."""
+    return first + (last - first) * jnp.clip(progress, 0.0, 1.0)

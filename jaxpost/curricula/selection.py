@@ -70,3 +70,10 @@ def largest_variance(x_G: jax.Array, count: jax.Array | int, valid_G: jax.Array)
     variance_K = jnp.where(chosen_KxG, (sorted_G[None] - mean_Kx1) ** 2, 0.0).sum(axis=1) / n
     best = jnp.argmax(jnp.where(k[:, 0] <= count, variance_K, -1.0))
     return jnp.zeros(size).at[order_G].set(chosen_KxG[best].astype(jnp.float32))
+
+
+def from_first(key: jax.Array, order_M: jax.Array, share: jax.Array | float, count: int) -> jax.Array:
+    """index_B, uint32: uniform draws from the first ceil(share M) items of an order, one item at least."""
+    pool = order_M.shape[0]
+    first = jnp.clip(jnp.ceil(share * pool - 1e-4).astype(jnp.int32), 1, pool)  # 1e-4: a share that rounding put above
+    return order_M[jax.random.randint(key, (count,), 0, first)].astype(jnp.uint32)
