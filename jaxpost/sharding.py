@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -181,7 +182,8 @@ def map_members(function, mesh: Mesh | None = None, whole: bool = False):
     """`lax.map` of `function` over a leading axis of members, split by shard_map over mesh axis `ensemble`.
 
     `function(member, *shared)`; on one device a member's result equals the single run bit for bit. The other axes of the mesh
-    are the compiler's, within each member; with `whole` every device of a member computes all of it.
+    are the compiler's, within each member; with `whole` every device of a member computes all of it. Devices that have no
+    member of their own compute the last one again.
     """
     def mapped(members, *shared):
         return jax.lax.map(lambda member: function(member, *shared), members)
@@ -193,7 +195,11 @@ def map_members(function, mesh: Mesh | None = None, whole: bool = False):
 
     def split(members, *shared):
         everywhere = jax.tree.map(lambda _: PartitionSpec(), shared)
-        return jax.shard_map(mapped, mesh=mesh, in_specs=(member, *everywhere), out_specs=member, check_vma=False,
-                             axis_names=frozenset(manual))(members, *shared)
+        count = jax.tree.leaves(members)[0].shape[0]
+        if spare := -count % mesh.shape["ensemble"]:
+            members = jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * spare]), members)
+        out = jax.shard_map(mapped, mesh=mesh, in_specs=(member, *everywhere), out_specs=member, check_vma=False,
+                            axis_names=frozenset(manual))(members, *shared)
+        return jax.tree.map(lambda x: x[:count], out) if spare else out
 
     return split

@@ -211,3 +211,17 @@ def test_constants_are_computed_while_a_member_of_a_mixed_mesh_is_traced(whole):
     with sharding.on_mesh(mesh):
         out = jax.jit(sharding.map_members(member, mesh, whole=whole))(jnp.zeros((2, 3)))
     np.testing.assert_array_equal(out, np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_members_that_do_not_fill_the_devices_are_those_of_one_device(count):
+    """The base of a study is one, whatever the mesh."""
+    members = jax.random.normal(jax.random.key(0), (count, 4)), jnp.arange(count)
+    mesh = sharding.make_mesh({"ensemble": 2}, jax.devices()[:2])
+
+    def one(member, scale):
+        return jnp.sin(member[0] * scale) + member[1]
+
+    with sharding.on_mesh(mesh):
+        together = jax.jit(sharding.map_members(one, mesh))(members, 3.0)
+    np.testing.assert_array_equal(together, jax.jit(sharding.map_members(one))(members, 3.0))

@@ -41,10 +41,7 @@ class Answers:
         with sharding.on_mesh(self.mesh):
             policy_S = {name: x for name, x in params_S.items() if name != "value"}  # without a critic's head
             program = _program(self.model, self.task, self.split, self.count, self.mesh)
-            spare = 0 if self.mesh is None else -len(seeds) % self.mesh.shape["ensemble"]  # of the one base
-            if spare:
-                policy_S = jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * spare]), policy_S)
-            found = processes.whole(program(policy_S, jnp.asarray([*seeds, *[seeds[-1]] * spare], jnp.uint32)))
+            found = processes.whole(program(policy_S, jnp.asarray(seeds, jnp.uint32)))
         terms = () if isinstance(arm, str) else getattr(arm.source, "reward", ())
         rows = [{"seed": seed} | row for i, seed in enumerate(seeds)
                 for row in self._rows(jax.tree.map(lambda x, i=i: x[i], found), terms, step)]
