@@ -24,6 +24,7 @@ from jaxpost.tasks import (
     jigsaw,
     machine,
     modular,
+    omega,
     permutations,
     ranking,
     rasp,
@@ -56,7 +57,8 @@ from jaxpost.tasks.base import (
 )
 
 _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmetic, spatial, biographies, gameable, slabs,
-            machine, satisfiability, permutations, grid, facts, sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe)
+            machine, satisfiability, permutations, grid, facts, sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe,
+            omega)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
 
 __all__ = [

@@ -18,7 +18,7 @@ FAMILIES = {"sudoku": ("sudoku", {}), "arc": ("arc", {}), "ranking": ("ranking",
             "ranking/ndcg": ("ranking", {"score": "ndcg"}), "jigsaw": ("jigsaw", {}), "tools": ("tools", {}),
             "tools/intermediate": ("tools", {"score": "intermediate"}), "urns": ("urns", {}),
             "urns/likeliest": ("urns", {"answer": "likeliest"}), "few_shot": ("few_shot", {}),
-            "tictactoe": ("tictactoe", {})}
+            "tictactoe": ("tictactoe", {}), "omega": ("omega", {"skills": ("rank", "draws", "gcd", "roots", "paths")})}
 GRADED = ("ranking", "ranking/ndcg", "tools", "tools/intermediate", "urns/likeliest")
 BOUND = {"ranking": 0.4, "tools": 0.3, "tictactoe": 0.6, "urns": 0.35}  # guess baselines above a quarter
 GOLDEN = {  # first 12 digits of the digest of each split
@@ -30,6 +30,7 @@ GOLDEN = {  # first 12 digits of the digest of each split
     "urns": ["9ec750855201", "40ff5838c94d", "6edf7ba38811"],
     "few_shot": ["428bcfc2a350", "e2ec0aa4ed8d", "f370e239299f", "6f7ad4fdf123", "1304da4139e2"],
     "tictactoe": ["3b5ff964f580", "4f40029ba0e8", "3878b4123682"],
+    "omega": ["6efdf12efec0", "c006be37fce9", "d65cd3185e29", "126dfe014661", "07287a035330"],
 }
 
 
@@ -127,6 +128,9 @@ def test_guess_baselines_are_small(label):
     (lambda: tasks.get("urns", answer="next"), r"answer='next', expected one of \('draw', 'likeliest'\)"),
     (lambda: tasks.get("urns", length=4), "length=4, expected an integer from 8 to 256"),
     (lambda: tasks.get("few_shot", flips=3), r"flips=3, expected an integer from 0 to \(attributes - 2\) // 2 = 2"),
+    (lambda: tasks.get("omega", skills=("rank", "draw")), "unknown skill of task 'omega' 'draw'; did you mean 'draws'"),
+    (lambda: tasks.get("omega", style="cot"), "unknown style of task 'omega' 'cot'"),
+    (lambda: tasks.get("omega", skills=("gcd", "gcd")), r"skills=\('gcd', 'gcd'\), expected different names of \('paths'"),
     (lambda: tasks.get("sudoku", ood_empty=(9, 11)), r"ood_empty=\(9, 11\), expected \(low, high\) with 10 <= low"),
 ])
 def test_options_out_of_range_name_the_valid_ones(call, message):

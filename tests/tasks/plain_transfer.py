@@ -1,0 +1,69 @@
+"""Verifiers of the families about transfer in plain Python, from tokens alone, as `plain_puzzles` has those of the puzzles."""
+
+import functools
+import itertools
+import re
+from fractions import Fraction
+from math import comb, gcd, isqrt
+
+
+def fraction(answer):
+    """The value of -?n or -?n/m without leading zeros, else None."""
+    if not re.fullmatch(r"-?(0|[1-9]\d*)(/[1-9]\d*)?", answer):
+        return None
+    return Fraction(answer)
+
+
+def ways(rows):
+    """From the last cell backwards, by recursion."""
+    @functools.cache
+    def to(y, x):
+        free = min(y, x) >= 0 and rows[y][x] == "."
+        return int(free) if (y, x) == (0, 0) else to(y - 1, x) + to(y, x - 1) if free else 0
+
+    return to(len(rows) - 1, len(rows) - 1)
+
+
+def rank(rows):
+    """Gaussian elimination of fractions."""
+    matrix, found = [[Fraction(x) for x in re.findall(r"[+-]\d", row)] for row in rows], 0
+    for column in range(len(matrix[0])):
+        pivot = next((row for row in matrix if row[column]), None)
+        if pivot:
+            matrix.remove(pivot)
+            matrix = [[x - row[column] / pivot[column] * y for x, y in zip(row, pivot)] for row in matrix]
+            found += 1
+    return found
+
+
+def chance(letters, k):
+    same = sum(len(set(taken)) == 1 for taken in itertools.combinations(letters, k))
+    return Fraction(same, comb(len(letters), k))
+
+
+def largest_root(polynomial):
+    a, b, c = map(int, re.findall(r"[+-]?\d+", polynomial))
+    root = isqrt(b * b - 4 * a * c)
+    assert root * root == b * b - 4 * a * c
+    return Fraction(-b + root, 2 * a)
+
+
+@functools.cache
+def value(body):
+    """Of a prompt of omega."""
+    if body.startswith("kd"):
+        *rows, letters = body[2:].split("|")
+        return chance(letters, rank(rows))
+    if body.startswith("rg"):
+        first, second = map(largest_root, body[2:].split(","))
+        return gcd(int(first), int(second))
+    return {"p": lambda b: ways(b.strip("|").split("|")), "k": lambda b: rank(b.strip("|").split("|")),
+            "d": lambda b: chance(b[:-2], int(b[-1])), "g": lambda b: gcd(*map(int, b.split(","))),
+            "r": largest_root}[body[0]](body[1:])
+
+
+def omega(options, split, prompt, answer):
+    return fraction(answer) == value(prompt.removesuffix("="))
+
+
+VERIFIERS = {f.__name__: f for f in (omega,)}
