@@ -126,6 +126,9 @@ _TABLE = (  # arXiv number, year, title, authors
     ("2409.02060", 2024,
      "OLMoE: Open Mixture-of-Experts Language Models",
      "Muennighoff, Niklas and others"),
+    ("2410.15490", 2024,
+     "Dynamic Intelligence Assessment: Benchmarking LLMs on the Road to AGI with a Focus on Model Confidence",
+     "Tihanyi, Norbert and others"),
     ("2411.01798", 2024,
      "SALSA: Soup-based Alignment Learning for Stronger Adaptation in RLHF",
      "Chegini, Atoosa and Kazemi, Hamid and Mirzadeh, Iman and Yin, Dong and Horton, Maxwell and Nabi, Moin and"

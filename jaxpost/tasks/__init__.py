@@ -35,6 +35,7 @@ from jaxpost.tasks import (
     tictactoe,
     tools,
     urns,
+    variations,
     vocab,
 )
 from jaxpost.tasks.base import (
@@ -58,7 +59,7 @@ from jaxpost.tasks.base import (
 
 _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmetic, spatial, biographies, gameable, slabs,
             machine, satisfiability, permutations, grid, facts, sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe,
-            omega)
+            omega, variations)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
 
 __all__ = [

@@ -66,4 +66,17 @@ def omega(options, split, prompt, answer):
     return fraction(answer) == value(prompt.removesuffix("="))
 
 
-VERIFIERS = {f.__name__: f for f in (omega,)}
+def variations(options, split, prompt, answer):
+    """Sentences as assignments, one after the other."""
+    *told, asked = prompt.removesuffix("?").split(";")
+    has = {}
+    for sentence in told:
+        name, _, rest = sentence.partition("=")
+        match = re.fullmatch(r"([a-z])([-+*])(\d+)", rest)
+        a, sign, b = (has[match[1]], match[2], int(match[3])) if match else (int(rest), "+", 0)
+        has[name] = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    assert all(number > 0 for number in has.values()) and len(has) == len(told)
+    return answer == str(has[asked])
+
+
+VERIFIERS = {f.__name__: f for f in (omega, variations)}
