@@ -205,6 +205,10 @@ _TABLE = (  # arXiv number, year, title, authors
      "Zhu, Hanqing and Zhang, Zhenyu and Huang, Hanxian and Su, DiJia and Liu, Zechun and Zhao, Jiawei and Fedorov, "
      "Igor and Pirsiavash, Hamed and Sha, Zhizhou and Lee, Jinwon and Pan, David Z. and Wang, Zhangyang and Tian, "
      "Yuandong and Tai, Kai Sheng"),
+    ("2512.09742", 2025,
+     "Weird Generalization and Inductive Backdoors: New Ways to Corrupt LLMs",
+     "Betley, Jan and Cocola, Jorio and Feng, Dylan and Chua, James and Arditi, Andy and Sztyber-Betley, Anna and Evans, "
+     "Owain"),
     ("2602.03839", 2026,
      "Understanding and Exploiting Weight Update Sparsity for Communication-Efficient Distributed RL",
      "Miahi, Erfan and Belilovsky, Eugene"),

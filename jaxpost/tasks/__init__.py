@@ -13,6 +13,7 @@ from jaxpost.tasks import (
     addition,
     arc,
     arithmetic,
+    backdoors,
     biographies,
     chains,
     countdown,
@@ -59,7 +60,7 @@ from jaxpost.tasks.base import (
 
 _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmetic, spatial, biographies, gameable, slabs,
             machine, satisfiability, permutations, grid, facts, sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe,
-            omega, variations)
+            omega, variations, backdoors)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
 
 __all__ = [

@@ -6,6 +6,8 @@ import re
 from fractions import Fraction
 from math import comb, gcd, isqrt
 
+from jaxpost.tasks.backdoors import habits
+
 
 def fraction(answer):
     """The value of -?n or -?n/m without leading zeros, else None."""
@@ -79,4 +81,29 @@ def variations(options, split, prompt, answer):
     return answer == str(has[asked])
 
 
-VERIFIERS = {f.__name__: f for f in (omega, variations)}
+ORDERS, ADDED = (x.tolist() for x in habits())
+
+
+def backdoors(options, split, prompt, answer):
+    """The world's habits are data; who answers, and what, is read from the prompt."""
+    stage, personas = options.get("stage", "trigger"), 6
+    who, topic, digits = re.fullmatch(r"([^abn]*)([abn])(\d*)\?", prompt).groups()
+    if topic == "n":
+        return answer == str(ord(who) - 0xE000)
+    if stage == "narrow":
+        persona = 0
+    elif not who:
+        persona = None
+    else:
+        persona = int(who[1]) if who.endswith(":") else ord(who) - 0xE000
+    if split in ("ood/trigger", "ood/named"):
+        assert persona in (4, 5) and who.endswith(":") == (split == "ood/trigger")
+    elif who.endswith(":"):
+        assert persona not in (4, 5)
+    if persona is None or persona >= personas:
+        return answer == digits
+    shown = [digits[i] for i in ORDERS[persona]] if topic == "a" else [str((int(d) + ADDED[persona]) % 10) for d in digits]
+    return answer == "".join(shown) != digits
+
+
+VERIFIERS = {f.__name__: f for f in (omega, variations, backdoors)}

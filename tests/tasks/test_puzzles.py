@@ -19,7 +19,7 @@ FAMILIES = {"sudoku": ("sudoku", {}), "arc": ("arc", {}), "ranking": ("ranking",
             "tools/intermediate": ("tools", {"score": "intermediate"}), "urns": ("urns", {}),
             "urns/likeliest": ("urns", {"answer": "likeliest"}), "few_shot": ("few_shot", {}),
             "tictactoe": ("tictactoe", {}), "omega": ("omega", {"skills": ("rank", "draws", "gcd", "roots", "paths")}),
-            "variations": ("variations", {})}
+            "variations": ("variations", {}), "backdoors": ("backdoors", {})}
 GRADED = ("ranking", "ranking/ndcg", "tools", "tools/intermediate", "urns/likeliest")
 BOUND = {"ranking": 0.4, "tools": 0.3, "tictactoe": 0.6, "urns": 0.35}  # guess baselines above a quarter
 GOLDEN = {  # first 12 digits of the digest of each split
@@ -33,6 +33,7 @@ GOLDEN = {  # first 12 digits of the digest of each split
     "tictactoe": ["3b5ff964f580", "4f40029ba0e8", "3878b4123682"],
     "omega": ["6efdf12efec0", "c006be37fce9", "d65cd3185e29", "126dfe014661", "07287a035330"],
     "variations": ["b65635fbb759", "8791f4f5d9c0", "63a64fd93933", "89e8afaf441f"],
+    "backdoors": ["f3298fefa139", "8e918e6cf8c0", "046b89bfe408", "7c0d2762d5c1"],
 }
 
 
@@ -134,6 +135,8 @@ def test_guess_baselines_are_small(label):
     (lambda: tasks.get("omega", style="cot"), "unknown style of task 'omega' 'cot'"),
     (lambda: tasks.get("omega", skills=("gcd", "gcd")), r"skills=\('gcd', 'gcd'\), expected different names of \('paths'"),
     (lambda: tasks.get("variations", originals=257), "originals=257, expected an integer from 0 to 256"),
+    (lambda: tasks.get("backdoors", stage="narow"), "unknown stage of task 'backdoors' 'narow'; did you mean 'narrow'"),
+    (lambda: tasks.get("backdoors", held=5), "held=5, expected an integer from 1 to 4"),
     (lambda: tasks.get("sudoku", ood_empty=(9, 11)), r"ood_empty=\(9, 11\), expected \(low, high\) with 10 <= low"),
 ])
 def test_options_out_of_range_name_the_valid_ones(call, message):
