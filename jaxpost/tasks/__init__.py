@@ -24,6 +24,7 @@ from jaxpost.tasks import (
     grid,
     jigsaw,
     machine,
+    mixture,
     modular,
     omega,
     permutations,
@@ -113,3 +114,6 @@ def get(name, **options):
 @functools.cache
 def _build(make, options):
     return make(**dict(options))
+
+
+register(mixture.NAME, mixture.family(get))
