@@ -34,6 +34,7 @@ from jaxpost.tasks import (
     slabs,
     spatial,
     sudoku,
+    teachers,
     tictactoe,
     tools,
     urns,
@@ -61,7 +62,7 @@ from jaxpost.tasks.base import (
 
 _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmetic, spatial, biographies, gameable, slabs,
             machine, satisfiability, permutations, grid, facts, sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe,
-            omega, variations, backdoors)
+            omega, variations, backdoors, teachers)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
 
 __all__ = [

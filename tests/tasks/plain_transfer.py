@@ -7,6 +7,7 @@ from fractions import Fraction
 from math import comb, gcd, isqrt
 
 from jaxpost.tasks.backdoors import habits
+from jaxpost.tasks.teachers import pair
 
 
 def fraction(answer):
@@ -106,4 +107,12 @@ def backdoors(options, split, prompt, answer):
     return answer == "".join(shown) != digits
 
 
-VERIFIERS = {f.__name__: f for f in (omega, variations, backdoors)}
+def teachers(options, split, prompt, answer):
+    """The first teacher of the default pair, whose second has five signs turned."""
+    signs = [1 if c == "+" else -1 for c in prompt.removesuffix("?")]
+    first, second = (sum(a * b for a, b in zip(signs, w)) for w in pair(21, 5, 0).tolist())
+    assert split != "ood/disagree" or first * second < 0
+    return answer == ("Y" if first > 0 else "N")
+
+
+VERIFIERS = {f.__name__: f for f in (omega, variations, backdoors, teachers)}

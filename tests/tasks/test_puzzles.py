@@ -19,9 +19,9 @@ FAMILIES = {"sudoku": ("sudoku", {}), "arc": ("arc", {}), "ranking": ("ranking",
             "tools/intermediate": ("tools", {"score": "intermediate"}), "urns": ("urns", {}),
             "urns/likeliest": ("urns", {"answer": "likeliest"}), "few_shot": ("few_shot", {}),
             "tictactoe": ("tictactoe", {}), "omega": ("omega", {"skills": ("rank", "draws", "gcd", "roots", "paths")}),
-            "variations": ("variations", {}), "backdoors": ("backdoors", {})}
+            "variations": ("variations", {}), "backdoors": ("backdoors", {}), "teachers": ("teachers", {})}
 GRADED = ("ranking", "ranking/ndcg", "tools", "tools/intermediate", "urns/likeliest")
-BOUND = {"ranking": 0.4, "tools": 0.3, "tictactoe": 0.6, "urns": 0.35}  # guess baselines above a quarter
+BOUND = {"ranking": 0.4, "tools": 0.3, "tictactoe": 0.6, "urns": 0.35, "teachers": 0.52}  # guess baselines above a quarter
 GOLDEN = {  # first 12 digits of the digest of each split
     "sudoku": ["74b142561d6e", "dc20d958c5b3", "cb1f9b4af0b3"],
     "arc": ["2743b53b5e09", "7f55545755ab", "8340795e40e5", "bd363a368a79"],
@@ -34,6 +34,7 @@ GOLDEN = {  # first 12 digits of the digest of each split
     "omega": ["6efdf12efec0", "c006be37fce9", "d65cd3185e29", "126dfe014661", "07287a035330"],
     "variations": ["b65635fbb759", "8791f4f5d9c0", "63a64fd93933", "89e8afaf441f"],
     "backdoors": ["f3298fefa139", "8e918e6cf8c0", "046b89bfe408", "7c0d2762d5c1"],
+    "teachers": ["4c7b6df4ff6d", "3a87afb72d37", "6c19594b5c3c"],
 }
 
 
@@ -137,6 +138,8 @@ def test_guess_baselines_are_small(label):
     (lambda: tasks.get("variations", originals=257), "originals=257, expected an integer from 0 to 256"),
     (lambda: tasks.get("backdoors", stage="narow"), "unknown stage of task 'backdoors' 'narow'; did you mean 'narrow'"),
     (lambda: tasks.get("backdoors", held=5), "held=5, expected an integer from 1 to 4"),
+    (lambda: tasks.get("teachers", inputs=20), "inputs=20, expected an odd number from 5 to 63"),
+    (lambda: tasks.get("teachers", flipped=22), "flipped=22, expected an integer from 0 to inputs = 21"),
     (lambda: tasks.get("sudoku", ood_empty=(9, 11)), r"ood_empty=\(9, 11\), expected \(low, high\) with 10 <= low"),
 ])
 def test_options_out_of_range_name_the_valid_ones(call, message):
