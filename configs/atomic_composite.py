@@ -14,7 +14,7 @@ Controls:  one atom missing, then GRPO; GRPO after both atoms with rewards permu
            alone can do.
 Healthy:   SFT on composite questions solves one in five of its kind, and so does GRPO after both atoms; else no claim stands.
 Differs from the paper in: symbols and two hops; facts first and then questions, where the paper mixes them; small decoders.
-Came out:  not run yet.
+Came out:  not run yet, not in its smoke form either.
 """
 
 from ml_collections import ConfigDict
