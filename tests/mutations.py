@@ -302,6 +302,12 @@ TRAINING = [
     Fault("tie handling", "jaxpost/training/suppression.py", "math.ceil(round(percent / 100 * (m - 1), 9) - 0.5)",
           "math.floor(round(percent / 100 * (m - 1), 9) + 0.5)",
           "tests/training/test_suppression.py::test_winsorising_ignores_one_outlier_and_a_tie_of_ranks_goes_outward"),
+    Fault("dropped option", "jaxpost/training/suppression.py", "decayed(combine(*state.previous, grads), params",
+          "decayed(median_of_three(*state.previous, grads), params",
+          "tests/experiments/test_gradient_suppression.py::"
+          "test_a_rule_follows_numpy_and_its_control_has_its_length_along_the_mean[m3]"),
+    Fault("wrong moment", "experiments/gradient_suppression/experiment.py", "/ max(n - 1, 1) / n**2", "/ n / n**2",
+          "tests/experiments/test_gradient_suppression.py::test_the_null_is_that_of_every_permutation"),
     Fault("forgotten padding", "jaxpost/training/router_losses.py", "load_LxX = (chosen * counts).sum(",
           "load_LxX = chosen.sum(", "tests/training/test_router_losses.py::test_against_loops_over_real_tokens"),
     Fault("wrong normaliser", "jaxpost/training/step.py", "return total + penalty * jnp.maximum(count, 1.0)",
