@@ -19,7 +19,8 @@ from .conftest import record_reads
 
 TINY = ("--config.train.steps=40", "--config.train.examples=16", "--config.train.batch=4", "--config.train.test=64",
         "--config.train.percent=30.0", "--config.clusters.separation=2.0", "--config.measure.grid_points=6",
-        "--config.clusters.width=8", "--config.clusters.features=4", "--config.clusters.classes=4", "--config.arms=('plain','winsorised')")
+        "--config.clusters.width=8", "--config.clusters.features=4", "--config.clusters.classes=4",
+        "--config.arms=('plain','winsorised')")
 
 
 def arguments(workdir, *more):
