@@ -58,9 +58,9 @@ def get_config(argument: str = "default") -> ConfigDict:
                              "learning_rate": 0.1})  # SGD
     c.train = ConfigDict({"examples": 512, "noise": 0.5, "test": 1024, "batch": 32, "steps": 1500,
                           "percent": 10.0})  # that winsorising clips on each side of every coordinate
-    c.arm = ConfigDict({"plain": {"rate": 1.0}, "slow": {"rate": 0.1}, "winsorised": {"rule": "winsorise"},
-                        "m3": {"rule": "m3"}, "rm3": {"rule": "rm3"}} | {f"{name}-norm": {"rule": rule, "suppressed": False} for name, rule in
-                                                   (("winsorised", "winsorise"), ("m3", "m3"), ("rm3", "rm3"))})
+    rules = {"winsorised": "winsorise", "m3": "m3", "rm3": "rm3"}
+    c.arm = ConfigDict({"plain": {"rate": 1.0}, "slow": {"rate": 0.1}} | {name: {"rule": rule} for name, rule in rules.items()}
+                       | {f"{name}-norm": {"rule": rule, "suppressed": False} for name, rule in rules.items()})
     c.arms = ("plain", "slow", "winsorised", "m3", "rm3", "winsorised-norm", "m3-norm", "rm3-norm")
     c.measure = ConfigDict({"grid_points": 24, "learned": 0.5})
     c.mesh = ConfigDict({"ensemble": 1})  # this experiment runs on one device

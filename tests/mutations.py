@@ -306,6 +306,13 @@ TRAINING = [
           "decayed(median_of_three(*state.previous, grads), params",
           "tests/experiments/test_gradient_suppression.py::"
           "test_a_rule_follows_numpy_and_its_control_has_its_length_along_the_mean[m3]"),
+    Fault("swapped arguments", "experiments/harness/edits.py", "jnp.where(at.reshape(tuned[\"layers\"][name].shape), base",
+          "jnp.where(~at.reshape(tuned[\"layers\"][name].shape), base",
+          "tests/experiments/harness/test_edits.py::"
+          "test_the_random_control_restores_as_many_entries_spread_over_all_linear_matrices"),
+    Fault("wrong normaliser", "experiments/harness/edits.py", "jnp.linalg.norm(w1 - w0) / jnp.linalg.norm(drawn) * drawn",
+          "jnp.linalg.norm(w1 - w0) / drawn.size**0.5 * drawn",
+          "tests/experiments/harness/test_edits.py::test_a_random_update_has_the_rank_and_the_norm_and_another_direction"),
     Fault("wrong moment", "experiments/gradient_suppression/experiment.py", "/ max(n - 1, 1) / n**2", "/ n / n**2",
           "tests/experiments/test_gradient_suppression.py::test_the_null_is_that_of_every_permutation"),
     Fault("forgotten padding", "jaxpost/training/router_losses.py", "load_LxX = (chosen * counts).sum(",

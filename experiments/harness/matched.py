@@ -68,6 +68,11 @@ def update_norm(series: Mapping) -> np.ndarray:
     return path(series, metric="weight.update_norm", granularity="global", dtype="fp32")[1]
 
 
+def kl(series: Mapping) -> np.ndarray:
+    """KL(base || policy) of whole answers along the run, the distance that fits of forgetting read."""
+    return path(series, metric="policy.kl_forward", params="reduce=sequence_sum")[1]
+
+
 def tag(params: str | None, **more: str) -> str:
     """`params` with further key=value pairs, sorted."""
     return ";".join(f"{k}={v}" for k, v in sorted({**parse_params(params), **more}.items()))
@@ -93,14 +98,18 @@ def _row(first: Mapping, at: Mapping[str, str], numbers: Mapping[str, float]) ->
             "status_reason": None if finite else "outside the range of this run: not extrapolated"}
 
 
-def at_matched_norm(collected: Trajectories, arms: Sequence[str], base: str, among: str) -> tuple[dict, float]:
+def at_matched_norm(collected: Trajectories, arms: Sequence[str], base: str, among: str, *, place: str = "matched_norm",
+                    size: Callable[[Mapping], np.ndarray] = update_norm) -> tuple[dict, float]:
     """Every global weight statistic and KL where each run first had the target update norm, log-linear between steps.
+
+    Args:
+      place, size: what the runs are matched on: matched_norm and `update_norm`, or matched_kl and `kl`.
 
     Returns:
       (columns, target): the target is the smallest final norm over the runs of `arms` that moved; NaN if none did.
     """
     runs = collected.of(arms, base)
-    norms = {run: update_norm(series) for run, series in runs.items()}
+    norms = {run: size(series) for run, series in runs.items()}
     target = min((float(x[-1]) for x in norms.values() if x[-1] > 0), default=np.nan)
     rows = []
     for run, series in runs.items():
@@ -109,7 +118,7 @@ def at_matched_norm(collected: Trajectories, arms: Sequence[str], base: str, amo
                 continue  # of other things than where the policy is, or measured at the last step only
             numbers = {n: stats.log_interp([target], norms[run], [_number(p[n]) for p in points])[0]
                        if target > 0 else np.nan for n in _NUMBERS}
-            rows.append(_row(points[-1], {"at": "matched_norm", "among": among}, numbers))
+            rows.append(_row(points[-1], {"at": place, "among": among}, numbers))
     return _columns(rows), target
 
 
