@@ -14,7 +14,7 @@ Reads:     who learns less has less to forget: PM beside success after each stag
            KL to the base (forgetting.r2) say how much of it goes with the distance alone, over arms. Chains are answered yes or
            no: a guess scores 0.5, so that contrasts of them are small, and a stage that starts there has little to lose.
 Differs from the papers in: three synthetic tasks of two families instead of seven of vision and language; no chain of thought;
-           without the paper's filter of rollouts. A control at equal KL is absent: no arm stops at a divergence.
+           without the paper's filter of rollouts. The comparison at equal KL to the base is of the first stage alone.
 Came out:  not run in its default form; the smoke form runs to its end (its arms learn nothing in eight steps).
 Learning rate: the default of rlvr_sparsity's pilot, not tuned here; SFT runs at a tenth of it too.
 """
@@ -49,6 +49,9 @@ CLAIMS = (
            ("grpo", "sft-slow")),
     _claim("grpo-transfers-forward", "A stage of GRPO makes later tasks easier than a stage of SFT does.", "lifelong.ft",
            ("grpo", "sft"), primary=False),
+    defaults.claim("grpo-keeps-more-at-equal-kl", "After the first task, at the same KL to the base, GRPO keeps more of the "
+                   "second task than SFT.", "policy.success", ("grpo-1", "sft-1"), split="second", at="matched_kl",
+                   primary=False),
 )
 
 

@@ -1,6 +1,6 @@
 """The two problems of `coherence_labels`: clusters under a classifier, addition under a decoder; labels real or random.
 
-Legend: m examples, F features, P prompt and T completion tokens.
+Legend: m examples, F features, C classes, P prompt and T completion tokens.
 """
 
 import dataclasses
@@ -32,6 +32,13 @@ class Problem:
         return coherence.permuted(real, self.targets, jax.random.fold_in(key, 1)) if random_labels else real
 
 
+def logits(params, x):
+    """Of the classifier of `clusters`: [..., C] of x [..., F]."""
+    for i, layer in enumerate(params["layers"]):
+        x = (jax.nn.relu(x) if i else x) @ layer["w"] + jnp.expand_dims(layer["b"], tuple(range(x.ndim - 1)))
+    return x
+
+
 def clusters(section, count: int) -> Problem:
     """Gaussian clusters of equal size and a classifier of three linear layers (leaves `layers/<i>/w`, `layers/<i>/b`)."""
     sizes = (section.features, section.width, section.width, section.classes)
@@ -47,10 +54,7 @@ def clusters(section, count: int) -> Problem:
         return {"x": section.separation * centre[label] + noise, "label": label}
 
     def loss(params, example):
-        x = example["x"]
-        for i, layer in enumerate(params["layers"]):
-            x = (jax.nn.relu(x) if i else x) @ layer["w"] + layer["b"]
-        return -jax.nn.log_softmax(x)[example["label"]]
+        return -jax.nn.log_softmax(logits(params, example["x"]))[example["label"]]
 
     return Problem(init, draw, loss, ("label",), lambda examples: jnp.ones(len(examples["label"])), section.learning_rate)
 

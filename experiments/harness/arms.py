@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from experiments.harness import rollout_options
+from experiments.harness import edits, rollout_options
 from experiments.harness.errors import UserError
 from experiments.harness.stages import BASE, Stage, stages
 from jaxpost import curricula, models, objectives, tasks, training
@@ -39,6 +39,7 @@ class Arm:
     steps: int = 0
     probes: tuple[str, ...] = ()  # that measure it; empty: all
     task: Task | None = None  # that it trains on
+    edit: edits.Edit | None = None  # what is made of two starts; None: their average
 
     def fresh(self, params: dict, seed: int, reference: dict | None = None) -> training.TrainState:
         """The state of a member at step 0; a critic that the objective does not train is left behind.
@@ -150,7 +151,8 @@ def make(name: str, stage: Stage, model: models.TransformerConfig | Callable, us
     return Arm(name, source, spec, scalars, offset=OFFSET if stage.independent else 0,
                rate_key=keys.get("learning_rate", f"arm.{name}.learning_rate"),
                trainable=trainable(stage, model) if trainable and stage.trainable else None, start=stage.start,
-               reference=stage.reference, steps=stage.steps, probes=stage.probes, task=task)
+               reference=stage.reference, steps=stage.steps, probes=stage.probes, task=task,
+               edit=edits.make(name, stage, lambda: models.init(spec.model, jax.random.key(0))))
 
 
 def _table(name: str, stage: Stage, task: Task, spec: training.StepSpec, demonstrated: bool) -> training.WholeTable:

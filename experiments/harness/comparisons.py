@@ -20,7 +20,7 @@ class Compared:
 
 def of_sets(runs: matched.Trajectories, claims: Sequence[Mapping], trained: Sequence[str], base: str,
             read: Sequence[matched.Read], before: Mapping[str, str] = MappingProxyType({})) -> Iterator[Compared]:
-    """The comparisons of every set.
+    """The comparisons of every set; at equal KL those of the claims that ask for it.
 
     Args:
       trained: the arms that were trained; base: digest of what they start from.
@@ -28,8 +28,11 @@ def of_sets(runs: matched.Trajectories, claims: Sequence[Mapping], trained: Sequ
     """
     sets = {("all", "id"): tuple(trained)} | {
         (claim_rules.among(c), claim_rules.target(c)): tuple(c["arms"]) for c in claims if c["at"] != "final"}
+    at_equal_kl = {claim_rules.among(c) for c in claims if c["at"] == "matched_kl"}
     for (among, on), arms in sets.items():
         others = [(metric, split) for metric, split in read if (metric, split) != (matched.SUCCESS, on)]
         at_success = matched.at_matched_success(runs, arms, base, among, on=on, read=others, before=before)[0]
         at_norm, target = matched.at_matched_norm(runs, arms, base, among) if on == "id" else ({}, None)
-        yield Compared(among, arms, [part for part in (at_norm, at_success) if part], target)
+        at_kl = matched.at_matched_norm(runs, arms, base, among, place="matched_kl", size=matched.kl)[0] if (
+            on == "id" and among in at_equal_kl) else {}
+        yield Compared(among, arms, [part for part in (at_norm, at_success, at_kl) if part], target)

@@ -68,6 +68,11 @@ def update_norm(series: Mapping) -> np.ndarray:
     return path(series, metric="weight.update_norm", granularity="global", dtype="fp32")[1]
 
 
+def kl(series: Mapping) -> np.ndarray:
+    """KL(base || policy) of whole answers along the run, the distance that fits of forgetting read."""
+    return path(series, metric="policy.kl_forward", params="reduce=sequence_sum")[1]
+
+
 def tag(params: str | None, **more: str) -> str:
     """`params` with further key=value pairs, sorted."""
     return ";".join(f"{k}={v}" for k, v in sorted({**parse_params(params), **more}.items()))
@@ -93,14 +98,18 @@ def _row(first: Mapping, at: Mapping[str, str], numbers: Mapping[str, float]) ->
             "status_reason": None if finite else "outside the range of this run: not extrapolated"}
 
 
-def at_matched_norm(collected: Trajectories, arms: Sequence[str], base: str, among: str) -> tuple[dict, float]:
+def at_matched_norm(collected: Trajectories, arms: Sequence[str], base: str, among: str, *, place: str = "matched_norm",
+                    size: Callable[[Mapping], np.ndarray] = update_norm) -> tuple[dict, float]:
     """Every global weight statistic and KL where each run first had the target update norm, log-linear between steps.
+
+    Args:
+      place, size: what the runs are matched on: matched_norm and `update_norm`, or matched_kl and `kl`.
 
     Returns:
       (columns, target): the target is the smallest final norm over the runs of `arms` that moved; NaN if none did.
     """
     runs = collected.of(arms, base)
-    norms = {run: update_norm(series) for run, series in runs.items()}
+    norms = {run: size(series) for run, series in runs.items()}
     target = min((float(x[-1]) for x in norms.values() if x[-1] > 0), default=np.nan)
     rows = []
     for run, series in runs.items():
@@ -109,22 +118,27 @@ def at_matched_norm(collected: Trajectories, arms: Sequence[str], base: str, amo
                 continue  # of other things than where the policy is, or measured at the last step only
             numbers = {n: stats.log_interp([target], norms[run], [_number(p[n]) for p in points])[0]
                        if target > 0 else np.nan for n in _NUMBERS}
-            rows.append(_row(points[-1], {"at": "matched_norm", "among": among}, numbers))
+            rows.append(_row(points[-1], {"at": place, "among": among}, numbers))
     return _columns(rows), target
 
 
+def _last(values: np.ndarray) -> float:
+    return values[-1]
+
+
 def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, among: str, *, on: str = "id",
-                       read: Sequence[Read] = ((SUCCESS, "second"),), before: Mapping[str, str] = MappingProxyType({})
-                       ) -> tuple[dict, float]:
+                       read: Sequence[Read] = ((SUCCESS, "second"),), before: Mapping[str, str] = MappingProxyType({}),
+                       metric: str = SUCCESS, level: Callable[[np.ndarray], float] = _last) -> tuple[dict, float]:
     """What else a policy does where each run first had the target success on one split, linear between measured steps.
 
     Args:
       on: the split on which the runs are matched; read: what is read there, (metric, split or None), of the runs that have one
         such series.
       before: arm -> the arm whose end it starts from; those that are not there start from the base.
+      metric: what success is. level: a run's curve of it -> what the run can do, its last value or its best.
 
     Returns:
-      (columns, target): the target is the smallest final success on `on` over the runs of `arms`.
+      (columns, target): the target is the smallest level on `on` over the runs of `arms`.
     """
     runs = collected.of(arms, base)
     start = collected.of([*{before.get(arm, "base") for arm in arms}], base)
@@ -133,17 +147,17 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
         first = path(start[before.get(arm, "base"), seed], metric=metric, split=split)[1][-1:]
         return np.concatenate([first, path(series, metric=metric, split=split)[1]])
 
-    reached = {run: curve(*run, series, SUCCESS, on) for run, series in runs.items()}
-    target = min(float(success[-1]) for success in reached.values())
+    reached = {run: curve(*run, series, metric, on) for run, series in runs.items()}
+    target = min(float(level(success)) for success in reached.values())
     place = {"at": "matched_success", "among": among} | ({"on": on} if on != "id" else {})
     rows = []
     for run, series in runs.items():
-        for metric, split in read:
-            if not all(_single(x, metric, split) for x in (series, start[before.get(run[0], "base"), run[1]])):
+        for other, split in read:
+            if not all(_single(x, other, split) for x in (series, start[before.get(run[0], "base"), run[1]])):
                 continue
-            new, old = reached[run], curve(*run, series, metric, split)
+            new, old = reached[run], curve(*run, series, other, split)
             value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear in success: the logarithm undoes the exp
-            key = next(k for k in series if k[0] == metric and dict(zip(_KEY, k))["split"] == split)
+            key = next(k for k in series if k[0] == other and dict(zip(_KEY, k))["split"] == split)
             last = series[key][-1]
             rows.append(_row(last, place, {"value": value, "null_value": _number(last["null_value"])}))
     return _columns(rows), target

@@ -15,12 +15,20 @@ from jaxpost import models, training
 from jaxpost.records import Bundle
 
 
+def mean(found: Sequence[dict], seed: int) -> dict:
+    """The average of several parameter trees, in float32."""
+    return jax.tree.map(lambda *x: np.mean([np.asarray(leaf, np.float32) for leaf in x], axis=0, dtype=np.float32), *found)
+
+
 def ends(names: Sequence[str], finals: Mapping, arm: Arm, base: dict | None, seeds: Sequence[int]) -> Callable[[int], dict]:
-    """seed -> parameters: the base's, initial ones, the end of the same seed's run of another arm, or the average of several.
+    """seed -> parameters: the base's, initial ones, the end of the same seed's run of another arm, or what is made of several:
+    the arm's edit of those that it starts from, or else their average.
 
     Args:
       names: of `stages.Stage.start` or `reference`. finals: arm -> final parameters of all seeds, leading axis S.
     """
+    combine = arm.edit if arm.edit and names == arm.start else mean
+
     def of(name: str, seed: int) -> dict:
         if name == stages.BASE:
             return base
@@ -30,8 +38,7 @@ def ends(names: Sequence[str], finals: Mapping, arm: Arm, base: dict | None, see
 
     def end(seed: int) -> dict:
         found = [of(name, seed) for name in names]
-        return found[0] if len(found) == 1 else jax.tree.map(
-            lambda *x: np.mean([np.asarray(leaf, np.float32) for leaf in x], axis=0, dtype=np.float32), *found)
+        return found[0] if len(found) == 1 else combine(found, seed)
 
     return end
 
@@ -66,12 +73,13 @@ def final_params(arm: Arm, found: Sequence[ensemble.Block], plan: ensemble.Plan)
 
 
 def average(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, bundle: Bundle, session: Session) -> dict:
-    """An arm of no steps: the average that it starts from, measured at step 0; its parameters, leading axis S."""
+    """An arm of no steps: the average or edit of what it starts from, measured at step 0; its parameters, leading axis S."""
     starts = ends(arm.start, finals, arm, plan.base.params, seeds)
     params_S = jax.tree.map(lambda *x: np.stack(x), *map(starts, seeds))
     standing = concatenate(*plan.measure.standing(arm.name, seeds, params_S))
     bundle.write_rows(f"{plan.prefix}{arm.name}-00000", standing)
     session.telemetry.measured(arm.name, 0, standing)
     session.telemetry.ended(arm.name, seeds)
-    session.say(f"{arm.name}: the average of {', '.join(arm.start)}, measured")
+    what = arm.edit.rule if arm.edit else "the average"
+    session.say(f"{arm.name}: {what} of {', '.join(arm.start)}, measured")
     return params_S

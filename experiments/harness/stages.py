@@ -71,6 +71,7 @@ class Stage:
     model: tuple = ()  # ((field, value), ...) that differ from the section model, of an arm that starts from scratch
     trainable: str = ""  # a mask, frozen_router, lora or pissa (section tune); empty: all
     start: tuple[str, ...] = (BASE,)
+    edit: tuple = ()  # ((rule, settings),) of `edits`: what is made of two starts instead of their average
     probes: tuple[str, ...] = ()  # of measure.probes, beside those of the comparisons; empty: all
     keys: tuple = ()  # ((field, key of the config), ...) for messages: what was taken from another key
 
@@ -229,7 +230,7 @@ def _stage(name: str, table: dict, config) -> Stage:
             values[field], keys[field] = config.train[field], f"train.{field}"
     if len(values["start"]) > 1:
         values["steps"] = values["steps"] if "steps" in table else 0
-    for field in ("settings", "reward", *ROLLOUTS, "optimizer_settings", "task_settings", "model"):
+    for field in ("settings", "reward", *ROLLOUTS, "optimizer_settings", "task_settings", "model", "edit"):
         given = values.get(field, {})
         if field in ROLLOUTS and field in values and not (hasattr(given, "items") and given):
             raise UserError(f"arm {name!r}: {field}={given!r}: expected {{setting: value}} with what differs; leave it out "

@@ -7,6 +7,7 @@ Legend: m gradients on a leading axis.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +59,25 @@ def median_of_three(a: Any, b: Any, c: Any) -> Any:
     return jax.tree.map(lambda x, y, z: jnp.maximum(jnp.minimum(x, y), jnp.minimum(jnp.maximum(x, y), z)), a, b, c)
 
 
+def mean_at_norm_of(suppressed: Any, grads_m: Any) -> Any:
+    """The mean of m gradients at the length of a suppressed one: what is left of suppression when its direction is taken away.
+
+      mean(g) ||suppressed|| / ||mean(g)||;   0 where the mean is 0
+
+    Args:
+      suppressed: a tree. grads_m: the same tree with a leading axis of the m gradients that it was made of.
+    """
+    mean = jax.tree.map(lambda x_m: x_m.mean(axis=0), grads_m)
+    length = optax.tree.norm(mean)
+    scale = jnp.where(length > 0, optax.tree.norm(suppressed) / jnp.where(length > 0, length, 1.0), 0.0)
+    return jax.tree.map(lambda x: scale * x, mean)
+
+
+def mean_at_median_norm(a: Any, b: Any, c: Any) -> Any:
+    """The mean of three trees at the norm of their coordinate-wise median (`mean_at_norm_of`)."""
+    return mean_at_norm_of(median_of_three(a, b, c), jax.tree.map(lambda *x: jnp.stack(x), a, b, c))
+
+
 class MedianState(NamedTuple):
     """The two gradients before this one, how many were seen, and the state of the inner transform."""
 
@@ -67,7 +87,8 @@ class MedianState(NamedTuple):
 
 
 def median_update(inner: optax.GradientTransformation, *, rolling: bool = False, weight_decay: float = 0.0,
-                  decay: str = "before") -> optax.GradientTransformation:
+                  decay: str = "before", combine: Callable[[Any, Any, Any], Any] = median_of_three
+                  ) -> optax.GradientTransformation:
     """Feed `inner` the coordinate-wise median of three minibatch gradients.
 
       M3   rolling=False: one update per three minibatches, zero updates between
@@ -76,6 +97,8 @@ def median_update(inner: optax.GradientTransformation, *, rolling: bool = False,
     On steps without an update the inner state stays as it is. `weight_decay * params` is added to each gradient before
     the median (decay="before", the order of the authors' M3) or to the median (decay="after", that of an RM3 seen
     elsewhere). The orders agree for M3, whose parameters do not move between its three gradients, and differ for RM3.
+
+    `combine` is what is made of the three gradients: `mean_at_median_norm` is the control at matched norms.
 
     Costs two trees like the parameters; a median of chunks inside one step is `median_of_three` itself.
 
@@ -99,7 +122,7 @@ def median_update(inner: optax.GradientTransformation, *, rolling: bool = False,
 
     def update(grads, state, params=None):
         grads, count = decayed(grads, params, "before"), state.count + 1
-        median = decayed(median_of_three(*state.previous, grads), params, "after")
+        median = decayed(combine(*state.previous, grads), params, "after")
         updates, after = inner.update(median, state.inner, params)
         due = count >= 3 if rolling else count % 3 == 0
         updates = jax.tree.map(lambda u: jnp.where(due, u, jnp.zeros_like(u)), updates)

@@ -5,8 +5,9 @@ A claim is a mapping. It names a statistic, where along the run it is read, what
     id, statement, primary   its name, one sentence, and whether it is one of the at most four that Holm's correction covers
     metric                   with split, dtype, k, layer, module_kind, granularity, params, alpha and column (value or
                              null_value) where these pick the variant
-    at                       final, matched_norm, matched_success (`matched_on` a split), mean, area, half_change, reaches
-                             (`level`), or trend (correlation with the curve `against`: reading, method, window)
+    at                       final, matched_norm, matched_kl, matched_success (`matched_on` a split), mean, area,
+                             half_change, reaches (`level`), or trend (correlation with the curve `against`: reading,
+                             method, window)
     after                    {metric, split, level}: events are looked for from where that curve reached the level
     kind                     value, difference, ratio, excess_over_null, order (`against`), slope (`over`, `over_scale`),
                              signed_sum (`terms`)

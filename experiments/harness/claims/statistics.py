@@ -8,7 +8,7 @@ import pyarrow as pa
 from experiments.harness.claims.curves import Curve, Run, aligned, curves, values
 from jaxpost.probes import trends
 
-MATCHED = ("matched_norm", "matched_success")
+MATCHED = ("matched_norm", "matched_kl", "matched_success")
 WINDOWS = ("all", "rising")  # of a trend: every step with a value, or from where the other curve rises for good
 
 

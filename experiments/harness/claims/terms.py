@@ -74,7 +74,8 @@ def target(claim: Mapping) -> str:
     return claim.get("matched_on", "id")
 
 
-_WHERE = {"final": "at the last step", "matched_norm": "at matched ||dW||_F", "mean": "mean over the measured steps",
+_WHERE = {"final": "at the last step", "matched_norm": "at matched ||dW||_F",
+          "matched_kl": "at matched KL(base || policy)", "mean": "mean over the measured steps",
           "area": "averaged over training (area under the curve)"}
 
 

@@ -56,6 +56,20 @@ def test_matched_norm_is_log_linear_and_targets_the_smallest_final_norm(two_arms
     assert {tuple(sorted(parse_params(p).items())) for p in columns["params"]} == {(("among", "a+b"), ("at", "matched_norm"))}
 
 
+def test_matched_kl_reads_where_each_run_first_had_the_smallest_final_kl(two_arms):
+    """By hand: b ends at 1; a has 1 halfway between ln 1/2 and ln 2, where its success on the second task is 0.875."""
+    kl = {"metric": "policy.kl_forward", "granularity": "policy", "role": "seed", "seed": 1, "conditional_on": BASE,
+          "split": "id"}
+    own = [kl | {"arm": arm, "step": step, "value": value * factor, "params": params}
+           for arm, values_P in (("a", (0.5, 2.0, 3.0)), ("b", (0.1, 0.2, 1.0))) for step, value in zip((1, 2, 4), values_P)
+           for params, factor in (("reduce=sequence_sum", 1.0), ("reduce=token_mean", 0.1))]
+    columns, target = matched.at_matched_norm(matched.Trajectories(table(two_arms.to_pylist(), own)), ("a", "b"), BASE, "a+b",
+                                              place="matched_kl", size=matched.kl)
+    got = values(columns, "policy.success", "second")
+    assert target == 1.0 and got["a"][0] == pytest.approx(0.875) and got["b"][0] == pytest.approx(0.6)
+    assert {parse_params(p)["at"] for p in columns["params"]} == {"matched_kl"}
+
+
 def test_outside_the_range_of_a_run_the_value_is_absent(two_arms):
     small = table([r for r in rows("c", 1, [1, 2, 4], [0.1, 0.2, 0.5], [1, 1, 1], [0.4] * 3, [0.9] * 3)])
     both = matched.Trajectories(pa.concat_tables([two_arms, small]))
