@@ -194,6 +194,9 @@ _TABLE = (  # arXiv number, year, title, authors
      "CurES: From Gradient Analysis to Efficient Curriculum Learning for Reasoning LLMs",
      "Zeng, Yongcheng and Sun, Zexu and Ji, Bokai and Min, Erxue and Cai, Hengyi and Wang, Shuaiqiang and Yin, Dawei "
      "and Zhang, Haifeng and Chen, Xu and Wang, Jun"),
+    ("2510.11713", 2025,
+     "Are Large Reasoning Models Interruptible?",
+     "Wu, Tsung-Han and Miroyan, Mihran and Chan, David M. and Darrell, Trevor and Norouzi, Narges and Gonzalez, Joseph E."),
     ("2511.08567", 2025,
      "The Path Not Taken: RLVR Provably Learns Off the Principals",
      "Zhu, Hanqing and Zhang, Zhenyu and Huang, Hanxian and Su, DiJia and Liu, Zechun and Zhao, Jiawei and Fedorov, "
