@@ -111,6 +111,7 @@ NEEDS = {
     "demonstrations": "Batch.demonstration_NxT: demonstrated rows or tokens in each group",
     "prefixes": "Batch.demonstration_NxT: rows that begin with a demonstration and go on as the policy does",
     "hints": "Batch.role_NxT: of groups that were drawn again with hints, which are context and masked",
+    "guides": "Batch.behaviour_NxT: of answers drawn again with the solution in sight, as likely as they then were",
     "replay": "Batch.age_N: rows of earlier batches beside the fresh ones",
     "truncated": "Batch.truncated_N",
     "prompt": "Batch.prompt_mask_NxQ and View.prompt_logp_NxQ: log-probabilities of the prompt's own tokens",
