@@ -201,11 +201,13 @@ class Rollouts:
 
     def rows_of(self, prompt_NxP, made: models.Completions, reward_N: jax.Array, member: Member, state: TrainState,
                 reference: dict | None, outside_N: jax.Array | None = None,
-                weights: curricula.Weights | None = None, terms: dict[str, jax.Array] | None = None) -> Batch:
+                weights: curricula.Weights | None = None, terms: dict[str, jax.Array] | None = None,
+                turns_NxU: jax.Array | None = None) -> Batch:
         """The training rows of verified rollouts; the permuted-reward control shuffles the samples of each group.
 
         Args:
           terms: value_N of each term of the reward, where the objective needs them.
+          turns_NxU: rewards of the turns of episodes, likewise; None: one turn.
         """
         group, sampled = self.spec.group, self.spec.group - self.demonstrations
         index_BxG = jnp.broadcast_to(jnp.arange(group), (reward_N.size // group, group))
@@ -227,6 +229,8 @@ class Rollouts:
             weight_K = jnp.stack([jnp.asarray(term.at(state.step), jnp.float32) for term in self.reward])
             batch = batch._replace(term_NxK=jnp.stack([ordered(terms[term.kind]) for term in self.reward], axis=1),
                                    term_weight_NxK=jnp.broadcast_to(weight_K, (reward_N.size, len(self.reward))))
+        if "turns" in self.spec.objective.needs:
+            batch = self._with_turns(batch, turns_NxU, order_BxG)
         batch = batch if weights is None else planning.weighed(batch, weights, self.demonstrations)
         if self.oversample > 1:
             batch = self._keep(batch, informative(batch.reward_N.reshape(-1, group)[:, :sampled]))
@@ -241,6 +245,14 @@ class Rollouts:
             batch = joined(batch, *self.replay.sample(state.curriculum_state["buffer"], key, state.step), group)
         also = self.curriculum.needs & {"entropy"}
         return needs.fill(self.spec, batch, member, state, reference, also)
+
+    def _with_turns(self, batch: Batch, turns_NxU: jax.Array | None, order_BxG: jax.Array) -> Batch:
+        """The batch with the actions of its episodes and their rewards, in the order of the rows' rewards."""
+        if turns_NxU is None:
+            return batch._replace(turn_NxT=jnp.zeros(batch.mask_NxT.shape, jnp.int32), turn_reward_NxU=batch.reward_N[:, None])
+        grouped = turns_NxU.reshape(*order_BxG.shape, -1)
+        ordered = jnp.take_along_axis(grouped, order_BxG[..., None], axis=1).reshape(turns_NxU.shape)
+        return batch._replace(turn_NxT=jnp.broadcast_to(self.forcing.turn_T, batch.mask_NxT.shape), turn_reward_NxU=ordered)
 
     @property
     def _forces_demonstrations(self) -> bool:
@@ -272,7 +284,9 @@ class Rollouts:
         if self.second is not None:
             return self._second_pass(member, state, reference, problems_N, prompt_NxP, made, planned, reward_N)
         outside_B = self.verify(*self.greedy(state.params, problems_N, prompt_NxP)) if self.needs_greedy else None
-        return self.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B)
+        turns = isinstance(self.forcing, Episodes) and "turns" in self.spec.objective.needs
+        turns_NxU = jax.vmap(self.forcing.rewards)(problems_N, made.tokens_NxT) if turns else None
+        return self.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B, turns_NxU=turns_NxU)
 
     def _second_pass(self, member, state, reference, problems_N, prompt_NxP, made, planned, first_N):
         """As `batch`; the curriculum sees rewards and lengths of the first pass, metrics what came of the second."""
@@ -292,7 +306,8 @@ class Rollouts:
                  made: models.Completions, planned: planning.Planned, reward_N: jax.Array,
                  outside_B: jax.Array | None = None,
                  first: tuple[models.Completions, jax.Array] | None = None,
-                 second: curricula.Weights | None = None) -> tuple[Batch, dict, dict]:
+                 second: curricula.Weights | None = None,
+                 turns_NxU: jax.Array | None = None) -> tuple[Batch, dict, dict]:
         """(rows, metrics, curriculum state) of answers with their rewards, wherever these were found.
 
         Args:
@@ -300,6 +315,7 @@ class Rollouts:
           outside_B: reward of each group's greedy answer, where `needs_greedy`.
           first: answers of the first of two passes and their rewards, which are what the curriculum sees.
           second: how much rows count by the second pass.
+          turns_NxU: as in `rows_of`.
         """
         outside_N = None if outside_B is None else jnp.repeat(outside_B, self.spec.group)
         if (limit := planned.plan.knobs.get("length_limit")) is not None:
@@ -315,7 +331,7 @@ class Rollouts:
         feedback, weights = self._feedback(state, *told, planned.plan)
         weights = weights if second is None else weights.times(*second)
         if "advantage" in self.curriculum.needs:
-            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
+            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts, turns_NxU)
             feedback = feedback._replace(advantage_BxG=self._advantages(batch, member, state))
             if "entropy" in self.curriculum.needs:
                 counted, entropy = (self._groups(x_NxT)[0].reshape(*feedback.used_BxG.shape, -1)
@@ -325,7 +341,7 @@ class Rollouts:
             batch = planning.weighed(batch, weights, self.demonstrations)
         else:
             curriculum_state, weights = self.curriculum.observe(planned.state, feedback, weights)
-            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
+            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts, turns_NxU)
         if self.curriculum.probes:
             batch = needs.probed(batch, planned.plan.train)
         if self.replay is not None:

@@ -105,7 +105,7 @@ def _replay(source):
                              "Replay")
         return
     rule.check(source.prompts)
-    if unlike := sorted(objective.needs & {"outside", "terms", "demonstrations", "prefixes"}):
+    if unlike := sorted(objective.needs & {"outside", "terms", "demonstrations", "prefixes", "turns"}):
         raise ValueError(f"replay with objective {objective.name!r}, which needs {unlike[0]}: the buffer does not keep it; set "
                          "replay to None")
     if why := objective.refuses_replay:
