@@ -11,11 +11,14 @@ from jaxpost import training
 from jaxpost.lookup import nearest
 from jaxpost.objectives import rewards
 from jaxpost.training.forcing import Interrupt, Prefix
+from jaxpost.training.reformulating import Reformulation
 from jaxpost.training.replay import Buffered
+from jaxpost.training.rewriting import Rewriting
 from jaxpost.training.second import SecondPass
 from jaxpost.training.sources import replay
 
 FORCING = {"prefix": Prefix, "interrupt": Interrupt}
+SECOND = {"reformulate": Reformulation, "rewrite": Rewriting}  # settings without a name: of the objective's own rule, or hints
 FIELDS = (*ROLLOUTS, "reward")  # of a stage
 
 
@@ -35,7 +38,7 @@ def changed(name: str, stage: Stage, source):
     try:
         parts = {"forcing": _forcing(name, stage, source), "reward": _reward(stage, source),
                  "replay": _with(name, "replay", source.replay or replay(stage.prompts), stage.replay, source.replay),
-                 "second": _with(name, "second_pass", source.second or SecondPass(), stage.second_pass, source.second)}
+                 "second": _second(name, stage, source)}
         return dataclasses.replace(source, curriculum=curriculum, **parts)
     except (ValueError, TypeError) as error:
         raise UserError(f"arm {name!r}: {error}") from error
@@ -55,6 +58,19 @@ def _forcing(name: str, stage: Stage, source):
     if absent := [x.name for x in dataclasses.fields(kind) if x.default is dataclasses.MISSING and x.name not in settings]:
         raise UserError(f"arm {name!r}: forcing {rule} needs the setting {absent[0]!r}, found {', '.join(settings) or 'none'}")
     return kind(**_tuples(settings))
+
+
+def _second(name: str, stage: Stage, source):
+    named = [(rule, settings) for rule, settings in stage.second_pass if isinstance(settings, Mapping)]
+    if not named:
+        return _with(name, "second_pass", source.second or SecondPass(), stage.second_pass, source.second)
+    rule, settings = named[0]
+    if len(stage.second_pass) > 1 or rule not in SECOND:
+        raise UserError(f"arm {name!r}: second_pass={dict(stage.second_pass)} is not {{rule: settings}} of one rule"
+                        f"{nearest(rule, SECOND)}")
+    pairs = {key: tuple(x.items()) if isinstance(x, Mapping) else x for key, x in settings.items()}
+    _require_settings(name, f"second_pass {rule}", SECOND[rule], pairs)
+    return SECOND[rule](**_tuples(pairs))
 
 
 def _with(name: str, where: str, rule, settings: tuple, unchanged):

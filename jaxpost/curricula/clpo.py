@@ -19,7 +19,7 @@ class Clpo(Curriculum):
     """
 
     paper: ClassVar[str] = "arXiv:2509.25004"
-    differs: ClassVar[str] = "no problem is rewritten, so that none is added to the batch"
+    differs: ClassVar[str] = "no problem is rewritten (`second_pass` with `rewrite` of an arm does that, and filters by itself)"
 
     hard: float = 0.3
     relief: float = 0.5

@@ -57,6 +57,8 @@ class Batch(NamedTuple):
     weight_N: jax.Array | None = None  # of a curriculum: multiplies the row's advantages once they are known
     kl_weight_N: jax.Array | None = None  # of a curriculum: multiplies the row's KL term in the loss
     age_N: jax.Array | None = None  # how many batches ago a row was sampled; 0 for a fresh one
+    turn_NxT: jax.Array | None = None  # int32, which action of an episode a token is of; -1: none
+    turn_reward_NxU: jax.Array | None = None  # reward of each turn of an episode
     absent_N: jax.Array | None = None  # 1 on rows that are not of the loss: they never count, not even as empty ones
     real_NxT: jax.Array | None = None  # 1 through the last token of a row, counted or context; None: on counted ones
 
@@ -111,7 +113,9 @@ NEEDS = {
     "demonstrations": "Batch.demonstration_NxT: demonstrated rows or tokens in each group",
     "prefixes": "Batch.demonstration_NxT: rows that begin with a demonstration and go on as the policy does",
     "hints": "Batch.role_NxT: of groups that were drawn again with hints, which are context and masked",
+    "guides": "Batch.behaviour_NxT: of answers drawn again with the solution in sight, as likely as they then were",
     "replay": "Batch.age_N: rows of earlier batches beside the fresh ones",
+    "turns": "Batch.turn_NxT and Batch.turn_reward_NxU: the actions of an episode with their rewards; an answer is one turn",
     "truncated": "Batch.truncated_N",
     "prompt": "Batch.prompt_mask_NxQ and View.prompt_logp_NxQ: log-probabilities of the prompt's own tokens",
     "mixed_inputs": "View.mixed_logp_NxT: of a policy that reads its own guesses, the objective's `mixture` of them",

@@ -87,9 +87,29 @@ class Hinted(PolicyGradient):
         return super().needs | {"hints"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Reformulated(PolicyGradient):
+    """The policy gradient of failed groups some of whose answers are drawn again with the solution in sight (EGSR).
+
+    The loss is that of the parts, where the ratio of such an answer is
+
+      r = pi(y | prompt) / pi(y | solution, prompt)
+
+    so that without clipping its expected gradient is the policy gradient of the bare prompt. Recalled, not read in the paper:
+    guided trajectories in place of imitation (arXiv:2505.08364); reconstructed: the ratio, and how many rows of a group.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS."""
+        return super().needs | {"guides"}
+
+
 ROWS = (
     Hinted("ghpo", "hybrid", "arXiv:2507.10628", "groups", baseline="mean", scale="group", ratio="token", clip_low=0.2,
            clip_high=0.2, aggregation="sequence"),
+    Reformulated("egsr", "hybrid", "arXiv:2505.08364 (reconstructed)", "groups", baseline="mean", scale="group", ratio="token",
+                 clip_low=0.2, clip_high=0.2, aggregation="sequence"),
     PrefixTuned("prefix_rft", "hybrid", "arXiv:2507.01679", "groups", scale="group", ratio="token", clip_low=0.2, clip_high=0.2,
                 dual_clip=3.0, entropy_coef=0.001),
 )

@@ -26,12 +26,13 @@ from jaxpost.objectives import (
     soft_clipping,
     supervised,
     trust_region,
+    turn_credit,
     unpaired,
 )
 from jaxpost.objectives.base import Objective
 
 _FAMILIES = (supervised, one_token, implicit_reward, intuitive, preference, unpaired, policy_gradient, group_credit,
-             actor_critic, soft_clipping, trust_region, selection, entropy_control, replayed, hybrid, prefix,
+             turn_credit, actor_critic, soft_clipping, trust_region, selection, entropy_control, replayed, hybrid, prefix,
              gradient_mixing, distillation, flow)
 RECIPES = {o.name: o for module in _FAMILIES for o in module.ROWS}
 

@@ -33,6 +33,7 @@ RULES = (  # the first pattern that fits
     ("weight.drift.holdout_error", POSITIVE), ("policy.success", SHARE), ("policy.pass_at_k", SHARE),
     ("policy.all_at_k", SHARE), ("policy.auc", SHARE), ("policy.similarity_*", SHARE), ("policy.calibration_error", SHARE),
     ("policy.ood_gap", COSINE), ("policy.teacher_forced_accuracy", SHARE), ("lifelong.*", COSINE),
+    ("policy.interrupted_success", SHARE), ("policy.interrupted_share", SHARE),
     ("policy.ead*", POSITIVE), ("policy.*entropy*", POSITIVE), ("policy.kl_*", POSITIVE), ("policy.text_*", POSITIVE),
     ("policy.loss_tokens", POSITIVE),
     ("fit.accuracy", SHARE), ("fit.loss", POSITIVE), ("event.*", SHARE), ("interpolation.success", SHARE),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost.probes import base, catalog, circuits, fourier, routing
-from jaxpost.probes.policy import fisher, several_samples, table_fit
+from jaxpost.probes.policy import fisher, interrupted, several_samples, table_fit
 from jaxpost.probes.updates import ever_changed
 
 P = 13  # modulus of the toy's addition
@@ -134,6 +134,14 @@ class Suite:
 
         drawn = jax.lax.map(one, jax.random.split(key, count))
         return {"id": jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), drawn)}
+
+    def interrupted(self, params: dict, key: jax.Array, budgets: tuple[int, ...], control: str) -> dict[str, interrupted.Cut]:
+        """Whether the greedy tokens up to each budget hold an even one; none of the control's do."""
+        del control
+        even_NxT = jax.vmap(lambda t: logits(params, t).argmax(-1))(jax.random.randint(key, (ROWS, T), 0, V)) % 2 == 0
+        reward_NxK = jnp.stack([even_NxT[:, :budget].any(1) for budget in budgets], axis=1).astype(jnp.float32)
+        cut_NxK = ~even_NxT[:, :len(budgets)]
+        return {"id": interrupted.Cut(even_NxT.any(1).astype(jnp.float32), reward_NxK, 0 * reward_NxK, cut_NxK)}
 
     def first_answers(self, params: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
         """Logits of the last token of fixed prompts, each of which is to be answered by 0 or 1."""

@@ -151,6 +151,10 @@ _TABLE = (  # arXiv number, year, title, authors
     ("2504.13818", 2025,
      "Not All Rollouts are Useful: Down-Sampling Rollouts in LLM Reinforcement Learning",
      "Xu, Yixuan Even and Savani, Yash and Fang, Fei and Kolter, J. Zico"),
+    ("2505.08364", 2025,
+     "Learning Like Humans: Advancing LLM Reasoning Capabilities via Adaptive Difficulty Curriculum Learning and "
+     "Expert-Guided Self-Reformulation",
+     "Zhang, Enci and Yan, Xingang and Lin, Wei and Zhang, Tianxiang and Lu, Qianchun"),
     ("2505.11711", 2025,
      "Reinforcement Learning Finetunes Small Subnetworks in Large Language Models",
      "Mukherjee, Sagnik and Yuan, Lifan and Hakkani-Tur, Dilek and Peng, Hao"),
@@ -194,6 +198,9 @@ _TABLE = (  # arXiv number, year, title, authors
     ("2509.22601", 2025,
      "Learn the Ropes, Then Trust the Wins: Self-imitation with Progressive Exploration for Agentic Reinforcement Learning",
      "Qin, Yulei and others"),
+    ("2509.25004", 2025,
+     "CLPO: Curriculum Learning meets Policy Optimization for LLM Reasoning",
+     None),
     ("2509.25849", 2025,
      "Knapsack RL: Unlocking Exploration of LLMs via Optimizing Budget Allocation",
      "Li, Ziniu and Chen, Congliang and Yang, Tianyun and Ding, Tian and Sun, Ruoyu and Zhang, Ge and Huang, Wenhao "
@@ -206,6 +213,9 @@ _TABLE = (  # arXiv number, year, title, authors
      "CurES: From Gradient Analysis to Efficient Curriculum Learning for Reasoning LLMs",
      "Zeng, Yongcheng and Sun, Zexu and Ji, Bokai and Min, Erxue and Cai, Hengyi and Wang, Shuaiqiang and Yin, Dawei "
      "and Zhang, Haifeng and Chen, Xu and Wang, Jun"),
+    ("2510.11713", 2025,
+     "Are Large Reasoning Models Interruptible?",
+     "Wu, Tsung-Han and Miroyan, Mihran and Chan, David M. and Darrell, Trevor and Norouzi, Narges and Gonzalez, Joseph E."),
     ("2511.08567", 2025,
      "The Path Not Taken: RLVR Provably Learns Off the Principals",
      "Zhu, Hanqing and Zhang, Zhenyu and Huang, Hanxian and Su, DiJia and Liu, Zechun and Zhao, Jiawei and Fedorov, "

@@ -38,8 +38,8 @@ class Episodes:
 
     A row's completion holds the slots action 0, observation 1, action 1, ...; an action that is shorter than its slot is
     padded behind its end token, and so are the slots behind the end of the episode. Observations have the role "observation"
-    and are out of the loss; the row's reward is the sum of the episode's. Pass it as `Rollouts.forcing`, with `Rollouts.task`
-    its `task`.
+    and are out of the loss; the row's reward is the sum of the episode's, and objectives that need turns have their rewards
+    apart. Pass it as `Rollouts.forcing`, with `Rollouts.task` its `task`.
     """
 
     action: Task  # the same problems in an open loop, answered by one action
@@ -100,8 +100,19 @@ class Episodes:
             state_N, done_N = jax.tree.map(_kept(done_N), new_N, state_N), done_N | ended_N
         return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *slots)
 
+    @property
+    def turn_T(self) -> jax.Array:
+        """int32, the action that each token of a completion belongs to; -1 on observations."""
+        A, P = self.action.completion_len, self.action.prompt_len
+        place_T = jnp.arange(self.length)
+        return jnp.where(place_T % (A + P) < A, place_T // (A + P), -1)
+
     def reward(self, problem, tokens_T: jax.Array) -> jax.Array:
-        """Sum of the rewards until the end, of the actions in a row's completion: the environment is played again."""
+        """Sum of the rewards until the end."""
+        return self.rewards(problem, tokens_T).sum()
+
+    def rewards(self, problem, tokens_T: jax.Array) -> jax.Array:
+        """reward_U of the actions in a row's completion, 0 behind the end: the environment is played again."""
         def turn(carry, action_A):
             state, done = carry
             new, _, reward, ended = self.environment.step(state, action_A)
@@ -109,7 +120,7 @@ class Episodes:
             return (kept, done | ended), jnp.where(done, 0.0, reward)
 
         start = (self.environment.reset(problem), jnp.zeros((), bool))
-        return jax.lax.scan(turn, start, self.actions(tokens_T))[1].sum()
+        return jax.lax.scan(turn, start, self.actions(tokens_T))[1]
 
 
 def _kept(done_N):

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from jaxpost import models, tasks
 from jaxpost.objectives import kl
-from jaxpost.probes.policy import several_samples
+from jaxpost.probes.policy import interrupted, several_samples
 from jaxpost.tasks import Task
+from jaxpost.training import interrupting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +78,39 @@ class Suite:
         """{label: number of words of the split's task}."""
         return {label: task.vocab_size for label, task, _ in self.splits}
 
+    def interrupted(self, params: dict, key: jax.Array, budgets: Sequence[int], control: str) -> dict[str, interrupted.Cut]:
+        """Every split whose answers begin with reasoning, {label: answers whose reasoning is cut at each budget}.
+
+        The free answers are those of `success` with this key. Raises: ValueError as `interrupting.check`.
+        """
+        labels = [label for label, task, _ in self.splits if "think" in task.roles]
+        interrupting.check([(label, task) for label, task, _ in self.splits if label in labels], budgets, control)
+        found = {}
+        for task, rows, problems_N, prompt_NxP in self._asked(labels):
+            cut = interrupting.answers(self.model, params, task, problems_N, prompt_NxP, key, budgets, control)
+            found |= {label: jax.tree.map(lambda x, part=part: x[part], cut) for label, part in rows.items()}
+        return found
+
+    def _asked(self, labels: Sequence[str]) -> list[tuple]:
+        """(task, {label: its rows}, problems_N, prompt_NxP) of every task of these splits: they are sampled as one batch."""
+        found = []
+        for task in dict.fromkeys(task for label, task, _ in self.splits if label in labels):
+            asked = [(label, split) for label, t, split in self.splits if t is task and label in labels]
+            parts = [tasks.problems(task, split, jnp.arange(self.problems)) for _, split in asked]
+            problems_N = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+            rows = {label: slice(i * self.problems, (i + 1) * self.problems) for i, (label, _) in enumerate(asked)}
+            found.append((task, rows, problems_N, jax.vmap(task.prompt)(problems_N)))
+        return found
+
     def _drawn(self, params: dict, key: jax.Array, only: str | None = None) -> dict[str, tuple]:
         """{label: (score_N, prompt_NxP, completions)} of one sample a problem."""
         found = {}
-        chosen = [s for s in self.splits if only in (None, s[0])]
-        for task in dict.fromkeys(task for _, task, _ in chosen):
-            labels = [(label, split) for label, t, split in chosen if t is task]
-            parts = [tasks.problems(task, split, jnp.arange(self.problems)) for _, split in labels]
-            problems_N = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-            prompt_NxP = jax.vmap(task.prompt)(problems_N)
+        for task, rows, problems_N, prompt_NxP in self._asked([s[0] for s in self.splits if only in (None, s[0])]):
             made = models.sample(self.model, params, prompt_NxP, key, length=task.completion_len, eos=task.ends,
                                  pad=task.pad)
             score_N = jax.vmap(task.verify)(problems_N, made.tokens_NxT)
-            for i, (label, _) in enumerate(labels):
-                rows = slice(i * self.problems, (i + 1) * self.problems)
-                found[label] = score_N[rows], prompt_NxP[rows], jax.tree.map(lambda x, rows=rows: x[rows], made)
+            for label, part in rows.items():
+                found[label] = score_N[part], prompt_NxP[part], jax.tree.map(lambda x, part=part: x[part], made)
         return found
 
     def measure(self, params: dict, base: dict, key: jax.Array) -> dict[str, jax.Array]:

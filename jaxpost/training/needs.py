@@ -23,7 +23,7 @@ GIVES = {
     "Demonstrations": _EVERY_SOURCE | {"outside"},
     "Preferences": _EVERY_SOURCE | {"label", "outside", "tie"},
     "Rollouts": _EVERY_SOURCE | {"truncated", "demonstrations", "prefixes", "outside", "terms", "replay",
-                                 "hints"},
+                                 "hints", "guides", "turns"},
 }
 
 CURRICULUM_GIVES = {  # beside what depends on the objective: "advantage", "entropy", "scale" and "kl_scale"; and `options`

@@ -18,8 +18,10 @@ from jaxpost.tasks import Task
 from jaxpost.training import needs, planning, rollout_checks
 from jaxpost.training.closed_loop import Episodes
 from jaxpost.training.forcing import Interrupt, Prefix, role_codes
+from jaxpost.training.reformulating import Reformulation
 from jaxpost.training.replay import Buffered, Replay, joined, stored
-from jaxpost.training.second import SecondPass
+from jaxpost.training.rewriting import Rewriting
+from jaxpost.training.second import Rows, SecondPass
 from jaxpost.training.state import Member, TrainState, stream
 from jaxpost.training.step import StepSpec
 
@@ -50,7 +52,8 @@ class Rollouts:
 
     With `second`, groups without a right answer are drawn again (`training.second`). Metrics: `hinted_groups`, the share of
     groups that were, `hint_share`, the mean share that groups were last hinted with (0: not at all; of a solution of n tokens
-    floor(share * (n - 1)) are forced), and `first_reward`, of the first pass.
+    floor(share * (n - 1)) are forced), and `first_reward`, of the first pass. Other second passes draw failed answers again
+    behind the solution (`training.reformulating`), or rewritten problems (`training.rewriting`), with metrics of their own.
 
     With `forcing`, tokens of the sampled rows are given instead of drawn: the beginning of a demonstration, a hint, an
     interruption (`training.forcing`), or what an environment answers to each action (`closed_loop.Episodes`). Log-probabilities
@@ -73,7 +76,7 @@ class Rollouts:
     oversample: int = 1  # prompts are drawn so many times over
     reward: tuple[rewards.Reward, ...] = ()  # terms of the reward; none: the verifier's score alone
     replay: Replay | None = None  # groups of earlier steps that are trained on again
-    second: SecondPass | None = None  # failed groups are drawn again in the step, with hints
+    second: SecondPass | Reformulation | Rewriting | None = None  # groups are drawn again in the step
     forcing: Prefix | Interrupt | Episodes | None = None  # tokens of the sampled rows that are not drawn
 
     def __post_init__(self):
@@ -198,11 +201,13 @@ class Rollouts:
 
     def rows_of(self, prompt_NxP, made: models.Completions, reward_N: jax.Array, member: Member, state: TrainState,
                 reference: dict | None, outside_N: jax.Array | None = None,
-                weights: curricula.Weights | None = None, terms: dict[str, jax.Array] | None = None) -> Batch:
+                weights: curricula.Weights | None = None, terms: dict[str, jax.Array] | None = None,
+                turns_NxU: jax.Array | None = None) -> Batch:
         """The training rows of verified rollouts; the permuted-reward control shuffles the samples of each group.
 
         Args:
           terms: value_N of each term of the reward, where the objective needs them.
+          turns_NxU: rewards of the turns of episodes, likewise; None: one turn.
         """
         group, sampled = self.spec.group, self.spec.group - self.demonstrations
         index_BxG = jnp.broadcast_to(jnp.arange(group), (reward_N.size // group, group))
@@ -224,6 +229,8 @@ class Rollouts:
             weight_K = jnp.stack([jnp.asarray(term.at(state.step), jnp.float32) for term in self.reward])
             batch = batch._replace(term_NxK=jnp.stack([ordered(terms[term.kind]) for term in self.reward], axis=1),
                                    term_weight_NxK=jnp.broadcast_to(weight_K, (reward_N.size, len(self.reward))))
+        if "turns" in self.spec.objective.needs:
+            batch = self._with_turns(batch, turns_NxU, order_BxG)
         batch = batch if weights is None else planning.weighed(batch, weights, self.demonstrations)
         if self.oversample > 1:
             batch = self._keep(batch, informative(batch.reward_N.reshape(-1, group)[:, :sampled]))
@@ -238,6 +245,14 @@ class Rollouts:
             batch = joined(batch, *self.replay.sample(state.curriculum_state["buffer"], key, state.step), group)
         also = self.curriculum.needs & {"entropy"}
         return needs.fill(self.spec, batch, member, state, reference, also)
+
+    def _with_turns(self, batch: Batch, turns_NxU: jax.Array | None, order_BxG: jax.Array) -> Batch:
+        """The batch with the actions of its episodes and their rewards, in the order of the rows' rewards."""
+        if turns_NxU is None:
+            return batch._replace(turn_NxT=jnp.zeros(batch.mask_NxT.shape, jnp.int32), turn_reward_NxU=batch.reward_N[:, None])
+        grouped = turns_NxU.reshape(*order_BxG.shape, -1)
+        ordered = jnp.take_along_axis(grouped, order_BxG[..., None], axis=1).reshape(turns_NxU.shape)
+        return batch._replace(turn_NxT=jnp.broadcast_to(self.forcing.turn_T, batch.mask_NxT.shape), turn_reward_NxU=ordered)
 
     @property
     def _forces_demonstrations(self) -> bool:
@@ -269,33 +284,38 @@ class Rollouts:
         if self.second is not None:
             return self._second_pass(member, state, reference, problems_N, prompt_NxP, made, planned, reward_N)
         outside_B = self.verify(*self.greedy(state.params, problems_N, prompt_NxP)) if self.needs_greedy else None
-        return self.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B)
+        turns = isinstance(self.forcing, Episodes) and "turns" in self.spec.objective.needs
+        turns_NxU = jax.vmap(self.forcing.rewards)(problems_N, made.tokens_NxT) if turns else None
+        return self.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B, turns_NxU=turns_NxU)
 
     def _second_pass(self, member, state, reference, problems_N, prompt_NxP, made, planned, first_N):
         """As `batch`; the curriculum sees rewards and lengths of the first pass, metrics what came of the second."""
-        def draw(rows_M, forced_MxT, key):
-            again = self._sample(state.params, sharding.constrain(prompt_NxP[rows_M], ("batch",)), key, self.spec.temperature,
-                                 forced_NxT=sharding.constrain(forced_MxT, ()))
-            return again, self.verify(jax.tree.map(lambda x: x[rows_M], problems_N), again)
+        def draw(problems_M, prompt_MxP, key, forced_MxT=None):
+            forced_MxT = None if forced_MxT is None else sharding.constrain(forced_MxT, ())
+            again = self._sample(state.params, sharding.constrain(prompt_MxP, ("batch",)), key, self.spec.temperature,
+                                 forced_NxT=forced_MxT)
+            return again, self.verify(problems_M, again)
 
-        again, reward_N, share_B = self.second(self.task, problems_N, made, first_N, self.spec.group, draw,
-                                               stream(member.seed, "second", state.step))
-        found = self.verified(member, state, reference, prompt_NxP, again, planned, reward_N, first=(made, first_N))
-        count = jnp.asarray(share_B.size, jnp.float32)
-        told = {"hinted_groups": ((share_B > 0).sum(dtype=jnp.float32), count), "hint_share": (share_B.sum(), count),
-                "first_reward": (first_N.sum(), jnp.asarray(first_N.size, jnp.float32))}
-        return found[0], found[1] | told, found[2]
+        rows, told, weights = self.second.again(self.task, Rows(problems_N, prompt_NxP, made, first_N), planned.plan,
+                                                self.spec.group, draw, stream(member.seed, "second", state.step))
+        batch, metrics, curriculum_state = self.verified(member, state, reference, rows.prompt_NxP, rows.made, planned,
+                                                         rows.reward_N, first=(made, first_N), second=weights)
+        return batch, metrics | told, curriculum_state
 
     def verified(self, member: Member, state: TrainState, reference: dict | None, prompt_NxP: jax.Array,
                  made: models.Completions, planned: planning.Planned, reward_N: jax.Array,
                  outside_B: jax.Array | None = None,
-                 first: tuple[models.Completions, jax.Array] | None = None) -> tuple[Batch, dict, dict]:
+                 first: tuple[models.Completions, jax.Array] | None = None,
+                 second: curricula.Weights | None = None,
+                 turns_NxU: jax.Array | None = None) -> tuple[Batch, dict, dict]:
         """(rows, metrics, curriculum state) of answers with their rewards, wherever these were found.
 
         Args:
           planned: of `rollout`.
           outside_B: reward of each group's greedy answer, where `needs_greedy`.
           first: answers of the first of two passes and their rewards, which are what the curriculum sees.
+          second: how much rows count by the second pass.
+          turns_NxU: as in `rows_of`.
         """
         outside_N = None if outside_B is None else jnp.repeat(outside_B, self.spec.group)
         if (limit := planned.plan.knobs.get("length_limit")) is not None:
@@ -309,8 +329,9 @@ class Rollouts:
             answer = self._answer(made, score_N)._replace(budget=budget)
             reward_N, parts = rewards.compose(self.reward, answer, state.step)
         feedback, weights = self._feedback(state, *told, planned.plan)
+        weights = weights if second is None else weights.times(*second)
         if "advantage" in self.curriculum.needs:
-            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
+            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts, turns_NxU)
             feedback = feedback._replace(advantage_BxG=self._advantages(batch, member, state))
             if "entropy" in self.curriculum.needs:
                 counted, entropy = (self._groups(x_NxT)[0].reshape(*feedback.used_BxG.shape, -1)
@@ -320,7 +341,7 @@ class Rollouts:
             batch = planning.weighed(batch, weights, self.demonstrations)
         else:
             curriculum_state, weights = self.curriculum.observe(planned.state, feedback, weights)
-            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts)
+            batch = self.rows_of(prompt_NxP, made, reward_N, member, state, reference, outside_N, weights, parts, turns_NxU)
         if self.curriculum.probes:
             batch = needs.probed(batch, planned.plan.train)
         if self.replay is not None:

@@ -7,6 +7,9 @@ from jaxpost.objectives.prefix import PrefixTuned
 from jaxpost.training import needs
 from jaxpost.training.closed_loop import Episodes
 from jaxpost.training.forcing import Prefix
+from jaxpost.training.reformulating import Reformulation
+from jaxpost.training.rewriting import Rewriting
+from jaxpost.training.second import SecondPass
 
 
 def require(source) -> None:
@@ -102,7 +105,7 @@ def _replay(source):
                              "Replay")
         return
     rule.check(source.prompts)
-    if unlike := sorted(objective.needs & {"outside", "terms", "demonstrations", "prefixes"}):
+    if unlike := sorted(objective.needs & {"outside", "terms", "demonstrations", "prefixes", "turns"}):
         raise ValueError(f"replay with objective {objective.name!r}, which needs {unlike[0]}: the buffer does not keep it; set "
                          "replay to None")
     if why := objective.refuses_replay:
@@ -115,20 +118,39 @@ def _replay(source):
 
 
 def _second(source):
-    name, rule = source.spec.objective.name, source.second
+    name, rule, given = source.spec.objective.name, source.second, source.spec.objective.needs
+    for need, kind in _SECOND.items():
+        if need in given and not isinstance(rule, kind):
+            raise ValueError(f"objective {name!r} learns from {_DRAWN_AGAIN[need]}, and second is {rule}; give a "
+                             f"{kind.__name__}")
     if rule is None:
-        if "hints" in source.spec.objective.needs:
-            raise ValueError(f"objective {name!r} learns from groups that are drawn again with hints, and second is None; give "
-                             "a SecondPass")
         return
-    rule.check(source.oversample * source.prompts)
+    rule.check(source.oversample * source.prompts, source.spec.group)
     _another("second pass", rule, source)
+    if isinstance(rule, Rewriting):
+        _rewriting(source, rule)
     if source.task.verify_host is not None:
         raise ValueError(f"a second pass on task {source.task.name!r}, which is verified on the host, and groups are drawn "
                          "again within a step; set second to None, or take a task whose verifier runs on device")
     if source.demonstrations or source.needs_greedy or (source.forcing, source.replay) != (None, None):
         raise ValueError(f"a second pass with objective {name!r}: its groups would have demonstrations, forced tokens, "
                          "replayed rows or a greedy answer as well; set second to None")
+
+
+_SECOND = {"hints": SecondPass, "guides": Reformulation}
+_DRAWN_AGAIN = {"hints": "groups that are drawn again with hints", "guides": "answers that are drawn again behind the solution"}
+
+
+def _rewriting(source, rule):
+    """Rewritten groups take the place of others, which what belongs to a place does not follow."""
+    rule.require(source.task)
+    objective = source.spec.objective
+    if rule.relief != 1 and not (isinstance(objective, PolicyGradient) and objective.kl_place == "loss"):
+        raise ValueError(f"rewriting relief={rule.relief} with objective {objective.name!r}, which has no KL term in its loss; "
+                         "set relief to 1, or take kl_place='loss'")
+    if unlike := source.curriculum.needs - {"pool", "reward", "length", "prompt_state"}:
+        raise ValueError(f"rewriting with a curriculum that needs {sorted(unlike)[0]!r} of the rows that are trained on; leave "
+                         "it out, or take one that chooses problems alone")
 
 
 def _another(where, rule, source):

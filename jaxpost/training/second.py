@@ -5,12 +5,33 @@ Shapes: B groups of which at most C are drawn again a round, G rows a group (S o
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpost import models
+from jaxpost import curricula, models
 from jaxpost.training.forcing import Prefix
+
+
+class Rows(NamedTuple):
+    """Rows of a step, groups adjacent, and what came of them."""
+
+    problems_N: Any
+    prompt_NxP: jax.Array
+    made: models.Completions
+    reward_N: jax.Array
+
+
+class Again(NamedTuple):
+    """What a second pass makes of the rows: a rule has `again(task, rows, plan, G, draw, key)`.
+
+    `draw(problems_M, prompt_MxP, key, forced_MxT=None)` gives (completions, reward_M) of the current policy.
+    """
+
+    rows: Rows
+    told: dict[str, tuple[jax.Array, jax.Array]]  # metrics, (sum, count)
+    weights: curricula.Weights = curricula.Weights()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +53,25 @@ class SecondPass:
         if not self.shares or not all(0 < x < 1 for x in self.shares) or list(self.shares) != sorted(set(self.shares)):
             raise ValueError(f"second pass shares={self.shares} must grow within (0, 1), e.g. (0.25, 0.5, 0.75)")
 
-    def check(self, groups: int) -> None:
+    def check(self, groups: int, group: int) -> None:
         """Refuse a capacity that cannot be. Raises: ValueError."""
+        del group
         if self.capacity is not None and not 1 <= self.capacity <= groups:
             raise ValueError(f"second pass capacity={self.capacity}, and a step draws {groups} groups; nearest valid: "
                              f"{min(max(self.capacity, 1), groups)}")
+
+    def again(self, task, rows: Rows, plan: curricula.Plan, group: int, draw: Callable, key: jax.Array) -> Again:
+        """The rows after all rounds."""
+        del plan
+
+        def redraw(rows_M, forced_MxT, key):
+            return draw(jax.tree.map(lambda x: x[rows_M], rows.problems_N), rows.prompt_NxP[rows_M], key, forced_MxT)
+
+        made, reward_N, share_B = self(task, rows.problems_N, rows.made, rows.reward_N, group, redraw, key)
+        count, first_N = jnp.asarray(share_B.size, jnp.float32), rows.reward_N
+        return Again(rows._replace(made=made, reward_N=reward_N), {
+            "hinted_groups": ((share_B > 0).sum(dtype=jnp.float32), count), "hint_share": (share_B.sum(), count),
+            "first_reward": (first_N.sum(), jnp.asarray(first_N.size, jnp.float32))})
 
     def __call__(self, task, problems_N, made: models.Completions, reward_N: jax.Array, group: int,
                  draw: Callable, key: jax.Array) -> tuple[models.Completions, jax.Array, jax.Array]:

@@ -5,6 +5,7 @@ from jaxpost.tasks import Task
 from jaxpost.training import needs
 from jaxpost.training.forcing import GUIDANCE
 from jaxpost.training.preferences import Preferences
+from jaxpost.training.reformulating import Reformulation
 from jaxpost.training.replay import Replay
 from jaxpost.training.rl import Rollouts
 from jaxpost.training.second import SecondPass
@@ -12,6 +13,7 @@ from jaxpost.training.step import StepSpec
 from jaxpost.training.supervised import Demonstrations
 
 TERMS = (Reward("correct"), Reward("finished", 0.5))  # of the reward, for an objective that normalises each apart
+AGAIN = {"hints": SecondPass, "guides": Reformulation}  # need of an objective -> its second pass
 
 
 def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Preferences | Rollouts:
@@ -20,7 +22,7 @@ def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Prefere
       groups              Rollouts: `prompts` groups of `group` rows; the reward is TERMS for an objective that needs terms,
                           answers begin as GUIDANCE says for one that learns from prefixes,
                           and as many groups are replayed from the last four steps for one that learns from earlier rows;
-                          groups that failed are drawn again for one that learns from hints
+                          groups that failed are drawn again for one that learns from hints or from solutions in sight
       pairs, labelled     Preferences: prompts * group / 2 pairs
       rows                Demonstrations: prompts * group rows
 
@@ -37,7 +39,7 @@ def source(task: Task, spec: StepSpec, prompts: int) -> Demonstrations | Prefere
         guided = "prefixes" in spec.objective.needs
         return Rollouts(task, prompts, spec, reward=TERMS if "terms" in spec.objective.needs else (),
                         forcing=GUIDANCE[spec.objective.guidance] if guided else None,
-                        second=SecondPass() if "hints" in spec.objective.needs else None,
+                        second=next((rule() for need, rule in AGAIN.items() if need in spec.objective.needs), None),
                         replay=replay(prompts) if "replay" in spec.objective.needs else None)
     if kind == "Demonstrations":
         return Demonstrations(((task, rows),), spec=spec)

@@ -52,6 +52,8 @@ def rows(seed=0, N=8, dtype=np.float64, lengths=None):
                            -rng.gamma(1.0, 1.0, (N, Q)), near(0.5))
     batch = batch._replace(role_NxT=np.zeros((N, T), np.int32))
     batch = batch._replace(age_N=(np.arange(N) >= N // 2) * 2.0)
+    turn_NxT = np.minimum(np.arange(T)[None] // (1 + np.arange(N)[:, None] % 2), 3)
+    batch = batch._replace(turn_NxT=np.where(np.arange(T) == 1, -1, turn_NxT), turn_reward_NxU=rng.normal(size=(N, 4)))
     batch = batch._replace(prompt_mask_NxQ=(np.arange(Q)[None] >= np.arange(N)[:, None] // 2 % Q) * 1.0)
     cast = lambda x: jnp.asarray(x, dtype if np.issubdtype(x.dtype, np.floating) else x.dtype)  # noqa: E731
     return jax.tree.map(cast, view), jax.tree.map(cast, batch)

@@ -91,6 +91,17 @@ def test_what_was_drawn_has_the_trainer_s_log_probabilities(played):
     np.testing.assert_allclose(np.asarray(made.logp_NxT)[drawn], np.asarray(logp)[drawn], atol=5e-5)
 
 
+def closed_loop_rewards(episodes, problem, tokens_T):
+    """Rewards of the turns by an unrolled loop."""
+    state, done, found = episodes.environment.reset(problem), False, []
+    for action in episodes.actions(tokens_T):
+        new, _, reward, over = episodes.environment.step(state, action)
+        found.append(jnp.where(done, 0.0, reward))
+        state = jax.tree.map(lambda a, b, done=done: jnp.where(done, b, a), new, state)
+        done = done | over
+    return jnp.stack(found)
+
+
 def test_episodes_train(played):
     episodes, model, params, *_ = played
     spec = training.StepSpec(model, objectives.get("grpo"), (("name", "adamw"),), group=4)
@@ -107,6 +118,13 @@ def test_episodes_train(played):
     wide = closed_loop.Episodes(episodes.action, grid.loop(LAKE | {"size": 4}, turns=3))
     with pytest.raises(ValueError, match="observations of 'grid/lake' have shape .* let both be of the same options"):
         training.Rollouts(wide.task, 2, spec, forcing=wide)
+    per_turn = dataclasses.replace(source, spec=dataclasses.replace(spec, objective=objectives.get("eapo")))
+    batch, _, _ = jax.jit(lambda s: per_turn.batch(member, s, None))(state)
+    problems, _, made, _ = per_turn.rollout(state.params, member.seed, state.step, {})
+    expected = np.asarray(jax.vmap(lambda p, t: closed_loop_rewards(episodes, p, t))(problems, made.tokens_NxT))
+    np.testing.assert_array_equal(batch.turn_reward_NxU, expected)
+    assert np.asarray(batch.turn_NxT)[0].tolist() == [turn for u in range(3) for turn in [u] * episodes.action.completion_len
+                                                      + [-1] * episodes.action.prompt_len][:episodes.length]
     for name in ("luffy", "dapo", "remax"):
         other = dataclasses.replace(spec, objective=objectives.get(name))
         with pytest.raises(ValueError, match="a closed loop has none of them"):

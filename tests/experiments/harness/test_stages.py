@@ -176,6 +176,9 @@ def test_rollouts_are_forced_replayed_and_drawn_again_as_the_table_says():
     ({"objective": "grpo", "replay": {"groups": 1.5}}, "replay setting groups=1.5 takes int, found float"),
     ({"objective": "grpo", "forcing": {"interrupt": {"at": 1, "words": 5}}}, "setting words=5 takes tuple, found int"),
     ({"objective": "grpo", "second_pass": {"capacity": True}}, "setting capacity=True takes int | None, found bool"),
+    ({"objective": "grpo", "second_pass": {"rewrit": {}}}, "of one rule; did you mean 'rewrite'"),
+    ({"objective": "grpo", "second_pass": {"rewrite": {"simplfy": {"digits": 1}}}}, "no setting 'simplfy'; did you mean"),
+    ({"objective": "grpo", "second_pass": {"rewrite": {"simplify": {"digit": 1}}}}, "sets the knob 'digit', which task"),
     ({"objective": "ghpo", "top_k": 3}, "top_k=3, top_p=1.0 with a second pass"),
     ({"objective": "ghpo", "prompts": 1, "second_pass": {"another": True}}, "set prompts to at least 2"),
 ])
