@@ -7,8 +7,7 @@ training on (1, 0, 0), (1, 1, 0), (1, 1, 1), ... and evaluating on each member a
 
 Splits: train and id in these weights; ood/MEMBER/KNOB, every further split of a member that has a weight, alone (MEMBER is the
 family's name; with its place where several members are of one family). Everything else is the members': problems and their
-keys, verifiers, folds, reasoning. A member cannot have a vocabulary
-of its own or a verifier on the host.
+keys, verifiers, folds, reasoning. A member cannot have a vocabulary of its own or a verifier on the host.
 
 After Can One Domain Help Others? A Data-Centric Study on Multi-Domain Reasoning via Reinforcement Learning (mathematics, code
 and puzzles, alone, in pairs and all three); reconstructed: the three defaults, expressions for mathematics, runs of a machine

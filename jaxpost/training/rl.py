@@ -2,34 +2,30 @@
 
 Shapes: B prompts, G rows a prompt of which S are sampled and G - S the oracle's, N = B*G rows (a prompt's rows adjacent,
 the sampled ones first), P prompt and T completion tokens; over-sampling draws more prompts than B and keeps B of them.
-`Rollouts.batch` fuses the three on device; with a verifier on the host, call `rollout`, verify there, then `rows_of`.
+`Rollouts.batch` fuses the three on device; with a verifier on the host, call `rollout`, verify there, then `rows_of`. How
+answers are drawn is in `training.sampling`.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxpost import curricula, models, sharding, tasks
 from jaxpost.objectives import Batch, rewards
-from jaxpost.tasks import Task
 from jaxpost.training import needs, planning, rollout_checks
 from jaxpost.training.closed_loop import Episodes
-from jaxpost.training.forcing import Interrupt, Prefix, role_codes
+from jaxpost.training.forcing import role_codes
 from jaxpost.training.reformulating import Reformulation
 from jaxpost.training.replay import Buffered, Replay, joined, stored
 from jaxpost.training.rewriting import Rewriting
+from jaxpost.training.sampling import Sampling
 from jaxpost.training.second import Rows, SecondPass
 from jaxpost.training.state import Member, TrainState, stream
-from jaxpost.training.step import StepSpec
-
-GREEDY = 1e-4  # a temperature at which float32 sampling takes the largest logit
 
 
 @dataclasses.dataclass(frozen=True)
-class Rollouts:
+class Rollouts(Sampling):
     """B prompts of a task a step, G rows each: samples from the current policy and, where the objective needs them, answers.
 
     Demonstrated rows are the task oracle's answers to the group's prompt: behaviour log-probability 0 (the demonstrator is
@@ -68,16 +64,9 @@ class Rollouts:
       ValueError: the objective needs what rollouts do not give, or a number out of range.
     """
 
-    task: Task
-    prompts: int  # B
-    spec: StepSpec  # its group is G, its temperature the behaviour's
-    curriculum: curricula.Curriculum = curricula.Uniform()
-    demonstrations: int | None = None  # G - S; None: 1 if the objective needs demonstrations, else 0
-    oversample: int = 1  # prompts are drawn so many times over
     reward: tuple[rewards.Reward, ...] = ()  # terms of the reward; none: the verifier's score alone
     replay: Replay | None = None  # groups of earlier steps that are trained on again
     second: SecondPass | Reformulation | Rewriting | None = None  # groups are drawn again in the step
-    forcing: Prefix | Interrupt | Episodes | None = None  # tokens of the sampled rows that are not drawn
 
     def __post_init__(self):
         if self.demonstrations is None:
@@ -90,114 +79,14 @@ class Rollouts:
                                           lambda index_K: jnp.zeros((index_K.shape[0], self.spec.model.width))))
 
     @property
-    def needs_demonstrations(self) -> bool:
-        """Whether the objective looks for demonstrated rows."""
-        return "demonstrations" in self.spec.objective.needs
-
-    @property
     def rows(self) -> int:
         """N = B * G, rows that are trained on, and with replay as many more as it replays."""
         return (self.prompts + (self.replay.groups if self.replay else 0)) * self.spec.group
 
     @property
-    def sampled(self) -> int:
-        """Rows that are sampled a step."""
-        return self.oversample * self.prompts * (self.spec.group - self.demonstrations)
-
-    @property
-    def lengths(self) -> tuple[int, int]:
-        """(P, T)."""
-        return self.task.prompt_len, self.task.completion_len
-
-    @property
     def needs_reference(self) -> bool:
         """Whether the parameters of a reference policy must be passed to a step."""
         return needs.reference_argument(self.spec)
-
-    def rollout(self, params: dict, seed: jax.Array, step: jax.Array, curriculum_state: dict, early_stop: bool = False):
-        """(problems, prompts, Completions, Planned) of all prompts drawn, oversample*B*G rows, sampled from `params`."""
-        planned = self._plan(curriculum_state, stream(seed, f"data/{self.task.name}", step), step,
-                             lambda index_K: planning.prompt_states(self.task, self.spec, params, index_K))
-        index_N, knobs_N = needs.planned_problems(self.task, planned.plan, self.spec.group)
-        # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration, and
-        # on CPU that collective can deadlock with another one (it does in executables from the compilation cache).
-        problems_N = sharding.constrain(tasks.problems(self.task, "train", index_N, knobs_N), ())
-        share = planned.plan.knobs.get("hint_share")
-        return problems_N, *self.answers(params, seed, step, problems_N, early_stop, share), planned
-
-    def _plan(self, curriculum_state: Any, key: jax.Array, step: jax.Array | int, prompt_states: Callable) -> planning.Planned:
-        blank = curricula.blank(key, self.oversample * self.prompts)
-        context = curricula.Context(step, self.spec.group - self.demonstrations, prompt_states)
-        return planning.Planned(*self.curriculum.sample(curriculum_state, key, blank, context))
-
-    def answers(self, params: dict, seed: jax.Array, step: jax.Array, problems_N, early_stop: bool = False,
-                hint_share: jax.Array | None = None) -> tuple[jax.Array, models.Completions]:
-        """(prompts, Completions) of given problems, oversample*B*G rows, groups adjacent.
-
-        Args:
-          early_stop: as in models.sample.
-          hint_share: of a curriculum, in place of that of the hint rule.
-        """
-        prompt_NxP = sharding.constrain(jax.vmap(self.task.prompt)(problems_N), ("batch",))
-        key, forced_NxT = stream(seed, "rollout", step), None
-        if isinstance(self.forcing, Episodes):
-            return prompt_NxP, self.forcing.play(self.spec.model, params, problems_N, prompt_NxP, key, self.spec.temperature,
-                                                 early_stop)
-        if self.forcing is not None:
-            more = {} if hint_share is None else {"share": hint_share}
-            forced_NxT = self.forcing.tokens(self.task, self._groups(problems_N)[0], stream(seed, "forcing", step), step,
-                                             self.spec.group - self.demonstrations, **more)
-            forced_NxT = sharding.constrain(forced_NxT, ())
-        made = self._sample(params, self._groups(prompt_NxP)[0], key, self.spec.temperature, early_stop=early_stop,
-                            forced_NxT=forced_NxT)
-        return prompt_NxP, self._demonstrated(problems_N, made, stream(seed, "oracle", step))
-
-    def _sample(self, params: dict, prompt_NxP: jax.Array, key: jax.Array, temperature: float, **more) -> models.Completions:
-        """Answers of the task's length and ends; `more` as in models.sample."""
-        return models.sample(self.spec.model, params, prompt_NxP, key, length=self.task.completion_len,
-                             temperature=temperature, eos=self.task.ends, pad=self.task.pad, **self.spec.truncation, **more)
-
-    def _groups(self, tree):
-        """(sampled, demonstrated) rows of a tree with a leading axis of whole groups."""
-        if not self.demonstrations:
-            return tree, None
-        split = self.spec.group - self.demonstrations
-        grouped = jax.tree.map(lambda x: x.reshape(-1, self.spec.group, *x.shape[1:]), tree)
-        return tuple(jax.tree.map(lambda x, cut=cut: x[:, cut].reshape(-1, *x.shape[2:]), grouped)
-                     for cut in (slice(None, split), slice(split, None)))
-
-    def _demonstrated(self, problems_N, made: models.Completions, key: jax.Array) -> models.Completions:
-        """The samples with the oracle's answers appended to each group."""
-        if not self.demonstrations:
-            return made
-        asked = self._groups(problems_N)[1]
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(jax.tree.leaves(asked)[0].shape[0]))
-        answer = sharding.constrain(jax.vmap(self.task.oracle)(asked, keys), ())  # as above: no vote in redraw loops
-        zero = jnp.zeros(answer.shape, jnp.float32)
-        shown = models.Completions(answer, zero, tasks.through(answer, self.task.ends),
-                                   None if made.forced_NxT is None else zero)
-
-        def join(a, b):
-            groups = self.oversample * self.prompts
-            both = jnp.concatenate([x.reshape(groups, -1, *x.shape[1:]) for x in (a, b)], axis=1)
-            return both.reshape(-1, *both.shape[2:])
-
-        return jax.tree.map(join, made, shown)
-
-    def verify(self, problems_N, made: models.Completions) -> jax.Array:
-        """reward_N in [0, 1] from the task's device verifier."""
-        return jax.vmap(self.task.verify)(problems_N, made.tokens_NxT)
-
-    def greedy(self, params: dict, problems_N, prompt_NxP: jax.Array, early_stop: bool = False):
-        """(problems, Completions) of the greedy answer to each group's prompt; ReMax (arXiv:2310.10505) compares with it."""
-        problems_B, prompt_BxP = jax.tree.map(lambda x: x[::self.spec.group], (problems_N, prompt_NxP))
-        return problems_B, self._sample(params, sharding.constrain(prompt_BxP, ("batch",)), jax.random.key(0), GREEDY,
-                                        early_stop=early_stop)
-
-    @property
-    def needs_greedy(self) -> bool:
-        """Whether the objective looks for the reward of the greedy answer."""
-        return "outside" in self.spec.objective.needs
 
     def rows_of(self, prompt_NxP, made: models.Completions, reward_N: jax.Array, member: Member, state: TrainState,
                 reference: dict | None, outside_N: jax.Array | None = None,
@@ -254,16 +143,11 @@ class Rollouts:
         ordered = jnp.take_along_axis(grouped, order_BxG[..., None], axis=1).reshape(turns_NxU.shape)
         return batch._replace(turn_NxT=jnp.broadcast_to(self.forcing.turn_T, batch.mask_NxT.shape), turn_reward_NxU=ordered)
 
-    @property
-    def _forces_demonstrations(self) -> bool:
-        """Whether forced tokens are a demonstration's; else they are context."""
-        return self.forcing is not None and self.forcing.demonstrates
-
     def _forced(self, batch: Batch, forced_NxT: jax.Array) -> Batch:
         """The batch with forced tokens demonstrated, or masked as context; their roles say which they are."""
         role = "hint" if self.forcing is None else self.forcing.role
         batch = batch._replace(role_NxT=role_codes(batch.role_NxT, forced_NxT, role))
-        if self._forces_demonstrations:
+        if self.forces_demonstrations:
             return batch._replace(demonstration_NxT=forced_NxT)
         return batch._replace(mask_NxT=batch.mask_NxT * (1 - forced_NxT))
 
@@ -394,12 +278,6 @@ class Rollouts:
         """What the terms of a reward may read."""
         finished_N = tasks.ends(made.tokens_NxT, self.task.ends).any(axis=1).astype(jnp.float32)
         return rewards.Answer(score_N, self._length(made), finished_N, made.tokens_NxT, group=self.spec.group)
-
-    def _length(self, made: models.Completions) -> jax.Array:
-        """length_N of answers, for rewards and curricula as for the objective: context that was forced does not count."""
-        context = made.forced_NxT is not None and not self._forces_demonstrations
-        return (made.mask_NxT * (1 - made.forced_NxT) if context else made.mask_NxT).sum(axis=1)
-
 
 def informative(reward_BxG: jax.Array) -> jax.Array:
     """informative_B: whether the rewards of a group are not all equal; missing ones (NaN) take no part."""
