@@ -1,13 +1,23 @@
-"""Eight fake devices, no silent rank promotion, one compilation cache for the run, few programs at a time."""
+"""Eight fake devices, no silent rank promotion, programs that compile quickly and are kept, few of them at a time."""
 
+import functools
 import gc
 import os
 import tempfile
 from pathlib import Path
 
+import jaxlib
+
+# Most of the time of a run goes to compiling thousands of small programs. LLVM's level 0 and the loop emitters before MLIR's
+# halve it (test_step.py: 84 CPU seconds as users compile, 64 with level 0, 36 with both). Later versions have the new
+# emitters only, and abort on the flag.
+OLD_EMITTERS = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
+FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+if OLD_EMITTERS:
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])  # the last of two equal flags counts
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "jaxpost-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # most of the time goes to small programs
 
@@ -26,3 +36,11 @@ def few_programs():
     if MAPS.exists() and MAPS.read_text().count("\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def users_emitters(monkeypatch):
+    """`jax.jit` with the loop emitters that users have: that two programs give equal bits is a law about those."""
+    if OLD_EMITTERS:
+        options = {"xla_cpu_use_fusion_emitters": True}
+        monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))

@@ -297,8 +297,9 @@ def advantage_covariance(logp_NxT: jax.Array, rows: Batch, mean: jax.Array | flo
 def _mean_advantage(batch: Batch) -> jax.Array | None:
     if batch.advantage_NxT is None:
         return None
-    counted = batch.sampled_NxT > 0
-    return jnp.where(counted, batch.advantage_NxT, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+    counted, count = batch.sampled_NxT > 0, jnp.maximum((batch.sampled_NxT > 0).sum(), 1)
+    first = jnp.where(counted, batch.advantage_NxT, 0.0).sum() / count
+    return first + jnp.where(counted, batch.advantage_NxT - first, 0.0).sum() / count  # what the first sum rounded away
 
 
 def _mixed(objective: Objective, objective_state: dict, grads_K: dict, total_K: jax.Array, count_K: jax.Array, batch: Batch):

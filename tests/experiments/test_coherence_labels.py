@@ -67,6 +67,7 @@ def test_every_key_is_read(finished):
     assert unread <= {"experiment", "checkpoint.every_seconds", "wandb.project"}, unread
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
@@ -88,6 +89,7 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path
     assert ids[0] == ids[1]
 
 
+@pytest.mark.slow
 def test_seeds_are_added_and_finished_ones_kept(tmp_path, capsys):
     few = ("--config.arms=('clusters-real','clusters-random')",)
     assert run.main(arguments(tmp_path, *few)) == 0

@@ -12,6 +12,7 @@ from .test_run import Killed, rows
 
 
 @pytest.mark.filterwarnings("ignore:.*is not what was written")
+@pytest.mark.slow
 def test_damaged_measurements_checkpoints_and_series_are_made_again(finished, tiny, tmp_path, monkeypatch):
     path = tmp_path / "run"
 

@@ -102,7 +102,7 @@ def test_every_key_is_read(finished):
     assert unread <= {"experiment", "wandb.project"}, unread
 
 
-@pytest.mark.parametrize("dies_at", [2, 7])
+@pytest.mark.parametrize("dies_at", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path, monkeypatch, dies_at):
     class Killed(BaseException):
         pass
@@ -123,6 +123,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path,
     assert bundle_id(tmp_path / "run") == bundle_id(finished[0])
 
 
+@pytest.mark.slow
 def test_seeds_are_added_and_finished_ones_kept(finished, tmp_path, capsys):
     few = ("--config.arms=('grok',)",)
     assert run.main(arguments(tmp_path, *few)) == 0

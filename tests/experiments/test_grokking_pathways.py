@@ -87,6 +87,7 @@ def test_every_key_is_read(finished):
     assert unread <= {"experiment", "checkpoint.every_seconds", "wandb.project"}, unread
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass

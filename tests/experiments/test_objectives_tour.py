@@ -284,7 +284,7 @@ def test_a_program_compiled_ahead_is_the_one_that_would_have_been(tmp_path):
         states = training.stack([training.create(arm.spec, params, arm.source.curriculum.init(jax.random.key(0)))] * 2)
         return training.run_segment(program, states, members, 2, None)[0].params
 
-    with ahead.Ahead(jax.eval_shape(lambda: params), 2, 3, Bundle()) as compiler:
+    with ahead.Ahead(jax.eval_shape(lambda: params), 2, 0, Bundle()) as compiler:  # level 0: that of all tests
         compiler.begin(arm, 2)
         found = trained(compiler.program(arm, 2))
     expected = trained(training.segment_program(arm.source, arm.spec, 2))

@@ -124,6 +124,7 @@ class Killed(BaseException):
     """Stands for SIGKILL."""
 
 
+@pytest.mark.slow
 def test_a_kill_changes_nothing_of_what_comes_out(finished, place, tmp_path, monkeypatch):
     whole, path = finished[0], tmp_path / "run"
     stepper, left = hf_runs.stepper, [2]

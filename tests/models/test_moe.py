@@ -12,6 +12,7 @@ import pytest
 from jaxpost import models, sharding
 from jaxpost.models import moe
 from jaxpost.models.declare import EXPERT_PRODUCTS
+from tests import compiled
 
 X, K, D, F = 6, 2, 10, 7
 
@@ -151,8 +152,8 @@ def test_one_expert_is_the_dense_block():
     params = models.init(c, jax.random.key(0))
     plain = {n: x[:, 0] if n in ("gate", "up", "down") else x for n, x in params["layers"].items() if n != "router"}
     tokens, valid = jax.random.randint(jax.random.key(1), (2, 6), 0, 17), jnp.ones((2, 6), bool)
-    out = models.apply(c, params, tokens, valid_BxS=valid)
-    expected = models.apply(dense, {**params, "layers": plain}, tokens, valid_BxS=valid)
+    out = compiled.apply(c, params, tokens, valid_BxS=valid)
+    expected = compiled.apply(dense, {**params, "layers": plain}, tokens, valid_BxS=valid)
     assert normwise(np.asarray(out.logits), np.asarray(expected.logits)) < 1e-6
     assert expected.router == {} and out.router["logits"].shape == (2, 2, 6, 1)
 
@@ -171,8 +172,8 @@ def test_the_router_is_float32_where_activations_are_not():
     y, taps = mix(config(compute_dtype="bfloat16"), x, w, dtype="bfloat16")
     assert taps["logits"].dtype == jnp.float32 and normwise(np.asarray(taps["logits"]), x @ w["router"]) < 1e-6
     assert normwise(y, oracle(x, w, K, False)[0]) < 0.02
-    out = models.apply(config(compute_dtype="bfloat16"), models.init(config(), jax.random.key(0)), jnp.ones((1, 4), jnp.int32),
-                       valid_BxS=jnp.ones((1, 4), bool))
+    out = compiled.apply(config(compute_dtype="bfloat16"), models.init(config(), jax.random.key(0)),
+                         jnp.ones((1, 4), jnp.int32), valid_BxS=jnp.ones((1, 4), bool))
     assert out.router["logits"].dtype == jnp.float32
 
 
@@ -219,9 +220,9 @@ def test_decoding_is_dropless():
     bounded = config(capacity=0.25)
     params = models.init(bounded, jax.random.key(0))
     prompt = jax.random.randint(jax.random.key(1), (4, 5), 1, 17)
-    a, b = (models.sample(c, params, prompt, jax.random.key(2), length=4, eos=3) for c in (bounded, config()))
+    a, b = (compiled.sample(c, params, prompt, jax.random.key(2), length=4, eos=3) for c in (bounded, config()))
     chex.assert_trees_all_equal(a, b)
-    cached = models.apply(bounded, params, prompt, valid_BxS=jnp.ones((4, 5), bool), cache=models.empty_cache(bounded, 4, 5))
+    cached = compiled.apply(bounded, params, prompt, valid_BxS=jnp.ones((4, 5), bool), cache=models.empty_cache(bounded, 4, 5))
     assert set(cached.router) == {"logits"}
 
 
@@ -268,7 +269,7 @@ def test_a_mesh_changes_nothing(capacity, products):
     tokens, valid = jax.random.randint(jax.random.key(1), (8, 6), 0, 17), jnp.ones((8, 6), bool)
 
     def loss(p, tokens):
-        logits = models.apply(c, p, tokens, valid_BxS=valid).logits
+        logits = compiled.apply(c, p, tokens, valid_BxS=valid).logits
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1).mean()
 
     value, grads = jax.jit(jax.value_and_grad(loss))(params, tokens)

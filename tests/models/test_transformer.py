@@ -8,6 +8,7 @@ import pytest
 
 from jaxpost import models
 from jaxpost.models import sampler
+from tests import compiled
 
 VARIANTS = {
     "llama": {},
@@ -102,7 +103,7 @@ def test_logits_against_numpy(variant):
     valid = np.ones((3, 7), bool)
     valid[0, :2] = False
     with jax.default_matmul_precision("highest"):
-        got = models.apply(c, params, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid)).logits
+        got = compiled.apply(c, params, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid)).logits
     expected = numpy_logits(c, params, tokens, valid)
     real = valid[..., None] & np.ones_like(expected, bool)
     error = np.linalg.norm((np.asarray(got) - expected)[real]) / np.linalg.norm(expected[real])
@@ -115,11 +116,11 @@ def test_cached_decoding_equals_the_full_forward(variant):
     params = random_params(c)
     tokens = jax.random.randint(jax.random.key(3), (2, 9), 1, 17)
     valid = jnp.ones((2, 9), bool)
-    full = models.apply(c, params, tokens, valid_BxS=valid).logits
-    out = models.apply(c, params, tokens[:, :4], valid_BxS=valid, cache=models.empty_cache(c, 2, 9), first=3)
+    full = compiled.apply(c, params, tokens, valid_BxS=valid).logits
+    out = compiled.apply(c, params, tokens[:, :4], valid_BxS=valid, cache=models.empty_cache(c, 2, 9), first=3)
     steps = [out.logits[:, 0]]
     for t in range(4, 9):
-        out = models.apply(c, params, tokens[:, t:t + 1], valid_BxS=valid, cache=out.cache)
+        out = compiled.apply(c, params, tokens[:, t:t + 1], valid_BxS=valid, cache=out.cache)
         steps.append(out.logits[:, 0])
     np.testing.assert_allclose(jnp.stack(steps, 1), full[:, 3:], atol=2e-5)
 
@@ -131,8 +132,8 @@ def test_left_padding_changes_nothing(variant):
     prompt = jax.random.randint(jax.random.key(1), (2, 5), 1, 17)
     answer = jax.random.randint(jax.random.key(2), (2, 3), 1, 17)
     padded = jnp.pad(prompt, ((0, 0), (4, 0)))
-    np.testing.assert_allclose(models.token_logits(c, params, padded, answer),
-                               models.token_logits(c, params, prompt, answer), atol=2e-5)
+    np.testing.assert_allclose(compiled.token_logits(c, params, padded, answer),
+                               compiled.token_logits(c, params, prompt, answer), atol=2e-5)
 
 
 @pytest.mark.parametrize("variant, early_stop", [("llama", False), ("llama", True), ("qwen3_moe", False)])
@@ -140,8 +141,8 @@ def test_sampled_log_probabilities_are_the_policys_own(variant, early_stop):
     c = config(**VARIANTS[variant])
     params = random_params(c)
     prompt = jax.random.randint(jax.random.key(1), (64, 5), 1, 17)
-    made = models.sample(c, params, prompt, jax.random.key(2), length=6, temperature=0.7, eos=3, early_stop=early_stop)
-    logp = jax.nn.log_softmax(models.token_logits(c, params, prompt, made.tokens_NxT) / 0.7)
+    made = compiled.sample(c, params, prompt, jax.random.key(2), length=6, temperature=0.7, eos=3, early_stop=early_stop)
+    logp = jax.nn.log_softmax(compiled.token_logits(c, params, prompt, made.tokens_NxT) / 0.7)
     chosen = jnp.take_along_axis(logp, made.tokens_NxT[..., None], -1)[..., 0] * made.mask_NxT
     np.testing.assert_allclose(made.logp_NxT, chosen, atol=2e-5)
     tokens, mask = np.asarray(made.tokens_NxT), np.asarray(made.mask_NxT)
@@ -153,7 +154,8 @@ def test_sampled_log_probabilities_are_the_policys_own(variant, early_stop):
 def test_any_of_several_end_tokens_ends_a_row():
     c = config()
     params, prompt = random_params(c), jax.random.randint(jax.random.key(1), (64, 5), 1, 17)
-    free, one, several = (models.sample(c, params, prompt, jax.random.key(2), length=8, eos=eos) for eos in (99, 3, (3, 5, 7)))
+    free, one, several = (compiled.sample(c, params, prompt, jax.random.key(2), length=8, eos=eos)
+                          for eos in (99, 3, (3, 5, 7)))
     tokens = np.asarray(free.tokens_NxT)
     for made, ends in ((one, {3}), (several, {3, 5, 7})):
         for row, got, kept in zip(tokens, np.asarray(made.tokens_NxT), np.asarray(made.mask_NxT)):
@@ -165,7 +167,7 @@ def test_early_stop_samples_the_same_tokens():
     c = config()
     params = random_params(c)
     prompt = jax.random.randint(jax.random.key(1), (16, 5), 1, 17)
-    a, b = (models.sample(c, params, prompt, jax.random.key(2), length=8, eos=3, early_stop=e) for e in (False, True))
+    a, b = (compiled.sample(c, params, prompt, jax.random.key(2), length=8, eos=3, early_stop=e) for e in (False, True))
     np.testing.assert_array_equal(a.tokens_NxT, b.tokens_NxT)
 
 
@@ -177,8 +179,8 @@ def test_a_cache_that_grows_while_decoding_keeps_every_position(early_stop, monk
     params = random_params(c)
     prompt = jnp.asarray([[0, 0, 9, 4, 11], [5, 6, 7, 8, 9]])
     assert sampler._sizes(5, 21) == [7, 14, 21]
-    made = models.sample(c, params, prompt, jax.random.key(2), length=17, eos=99, early_stop=early_stop)
-    logp = jax.nn.log_softmax(models.token_logits(c, params, prompt, made.tokens_NxT))
+    made = compiled.sample(c, params, prompt, jax.random.key(2), length=17, eos=99, early_stop=early_stop)
+    logp = jax.nn.log_softmax(compiled.token_logits(c, params, prompt, made.tokens_NxT))
     chosen = jnp.take_along_axis(logp, made.tokens_NxT[..., None], -1)[..., 0]
     np.testing.assert_allclose(made.logp_NxT, chosen, atol=2e-5)
 
@@ -203,8 +205,8 @@ def test_sampling_follows_the_distribution():
     c = config()
     params = random_params(c)
     prompt = jnp.tile(jax.random.randint(jax.random.key(1), (1, 5), 4, 17), (4000, 1))
-    made = models.sample(c, params, prompt, jax.random.key(5), length=1, eos=3)
-    p = np.asarray(jax.nn.softmax(models.token_logits(c, params, prompt[:1], made.tokens_NxT[:1]))[0, 0])
+    made = compiled.sample(c, params, prompt, jax.random.key(5), length=1, eos=3)
+    p = np.asarray(jax.nn.softmax(compiled.token_logits(c, params, prompt[:1], made.tokens_NxT[:1]))[0, 0])
     counts = np.bincount(np.asarray(made.tokens_NxT[:, 0]), minlength=17)
     chi2 = ((counts - 4000 * p) ** 2 / (4000 * p)).sum()
     assert chi2 < 45, chi2  # 16 degrees of freedom: the 0.9998 quantile is 44
@@ -213,7 +215,7 @@ def test_sampling_follows_the_distribution():
 def test_tokens_of_neighbouring_positions_are_drawn_independently():
     c = config()
     nothing = jax.tree.map(jnp.zeros_like, random_params(c))  # every token is as likely as any other, whatever came before
-    made = models.sample(c, nothing, jnp.ones((500, 2), jnp.int32), jax.random.key(5), length=4, eos=99)
+    made = compiled.sample(c, nothing, jnp.ones((500, 2), jnp.int32), jax.random.key(5), length=4, eos=99)
     tokens = np.asarray(made.tokens_NxT)
     p = 1 / 17
     assert abs((tokens[:, 1:] == tokens[:, :-1]).mean() - p) < 5 * np.sqrt(p * (1 - p) / 1500)
@@ -225,14 +227,14 @@ def test_values_are_a_head_of_one_column_beside_the_logits(first):
     params = random_params(c)
     tokens, valid = np.random.default_rng(0).integers(0, 17, (3, 7)), np.ones((3, 7), bool)
     with jax.default_matmul_precision("highest"):
-        out = models.apply(c, params, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid), first=first)
-        bare = models.apply(plain, params, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid), first=first)
+        out = compiled.apply(c, params, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid), first=first)
+        bare = compiled.apply(plain, params, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid), first=first)
     expected = numpy_logits(c, {**params, "head": params["value"]}, tokens, valid)[:, first:, 0]
     np.testing.assert_allclose(out.taps["value"], expected, rtol=0, atol=2e-6 * np.abs(expected).max())
     np.testing.assert_array_equal(out.logits, bare.logits)
     assert out.taps["value"].dtype == jnp.float32 and bare.taps == {}
     headless = {n: x for n, x in params.items() if n != "value"}
-    assert models.apply(c, headless, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid)).taps == {}
+    assert compiled.apply(c, headless, jnp.asarray(tokens), valid_BxS=jnp.asarray(valid)).taps == {}
 
 
 def test_values_are_float32_where_activations_are_not():

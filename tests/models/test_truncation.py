@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import models
 from jaxpost.models import sampler
+from tests import compiled
 from tests.models.test_transformer import config, random_params
 
 
@@ -40,8 +40,8 @@ def test_tokens_as_probable_as_the_last_one_stay():
 def test_sampled_log_probabilities_are_of_the_truncated_distribution():
     c = config()
     params, prompt = random_params(c), jax.random.randint(jax.random.key(1), (64, 5), 1, 17)
-    made = models.sample(c, params, prompt, jax.random.key(2), length=6, temperature=0.7, top_k=6, top_p=0.8, eos=99)
-    logits = models.token_logits(c, params, prompt, made.tokens_NxT) / 0.7
+    made = compiled.sample(c, params, prompt, jax.random.key(2), length=6, temperature=0.7, top_k=6, top_p=0.8, eos=99)
+    logits = compiled.token_logits(c, params, prompt, made.tokens_NxT) / 0.7
     p = np.asarray(jax.nn.softmax(logits), np.float64).reshape(-1, 17)
     token, logp = np.asarray(made.tokens_NxT).reshape(-1), np.asarray(made.logp_NxT).reshape(-1)
     exact = np.asarray([by_hand(list(row), 6, 0.8)[t] for row, t in zip(p, token)])

@@ -233,7 +233,8 @@ def test_a_scanned_step_with_one_problem_at_a_time_equals_the_batch(name):
     np.testing.assert_array_equal(reverse, rewards(task, batch.problem, batch.answer_NxT[:, ::-1])[:8])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [
+    pytest.param(FAMILIES[name], id=name, marks=pytest.mark.slow if name == "grid" else ()) for name in FAMILIES])
 def test_splits_share_neither_keys_nor_training_prompts(task):
     keys = [jax.random.key_data(tasks.problem_keys(task, split, jnp.arange(COUNT))) for split in task.splits]
     assert len({tuple(map(int, key)) for key in np.concatenate(keys)}) == COUNT * len(task.splits)
@@ -244,14 +245,18 @@ def test_splits_share_neither_keys_nor_training_prompts(task):
     assert not any(prompts["train"] & prompts[split] for split in task.splits if split != "train")
 
 
-@pytest.mark.parametrize("task", [task for task in FAMILIES.values() if task.content])
+@pytest.mark.parametrize("task", [
+    pytest.param(task, id=name, marks=pytest.mark.slow if name == "grid" else ()) for name, task in FAMILIES.items()
+    if task.content])
 def test_no_problem_of_training_is_evaluated_in_another_form(task):
     content = {split: {tuple(row) for start in range(0, 4 * COUNT, COUNT) for row in np.asarray(_content(
         task, tasks.problems(task, split, jnp.arange(start, start + COUNT)))).tolist()} for split in task.splits}
     assert not any(content["train"] & content[split] for split in task.splits if split != "train")
 
 
-@pytest.mark.parametrize("name,split", [(name, split) for name, task in FAMILIES.items() for split in task.splits])
+@pytest.mark.parametrize("name,split", [
+    (name, split) if split == "train" else pytest.param(name, split, marks=pytest.mark.slow)
+    for name, task in FAMILIES.items() for split in task.splits])
 def test_guess_is_a_small_probability(name, split):
     assert 0.0 < FAMILIES[name].guess(split) <= EASY.get(name, 0.5)
 

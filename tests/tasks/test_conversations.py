@@ -10,6 +10,7 @@ import pytest
 from jaxpost import models
 from jaxpost.tasks import conversations, text_data
 from jaxpost.tasks.tokenizer import Tokenizer
+from tests import compiled
 
 TALK = [("system", "be kind"), ("user", "hi"), ("assistant", "ho"), ("user", "and"), ("assistant", "so on")]
 MARK = {"system": "S", "user": "U", "assistant": "A"}
@@ -40,7 +41,7 @@ def test_losses_of_the_rows_sum_to_that_of_one_pass_with_the_other_turns_masked(
     data = text_data.tokenise(problems, TOKENIZER, 40, 8, chat=True)
     model = models.TransformerConfig(vocab=40, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, ff=16)
     params = models.init(model, jax.random.key(0))
-    logits = models.token_logits(model, params, jnp.asarray(data.prompt_NxP), jnp.asarray(data.answer_NxT))
+    logits = compiled.token_logits(model, params, jnp.asarray(data.prompt_NxP), jnp.asarray(data.answer_NxT))
     logp = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.asarray(data.answer_NxT)[..., None], -1)[..., 0]
     rows = float((logp * (data.answer_NxT != 0)).sum())
     whole, mask = [], []  # the conversation in one piece
@@ -49,7 +50,7 @@ def test_losses_of_the_rows_sum_to_that_of_one_pass_with_the_other_turns_masked(
         whole += turn
         mask += [0] + [int(role == "assistant")] * (len(turn) - 1)
     all_real = jnp.ones((1, len(whole)), bool)
-    once = jax.nn.log_softmax(models.apply(model, params, jnp.asarray([whole]), valid_BxS=all_real).logits[0])
+    once = jax.nn.log_softmax(compiled.apply(model, params, jnp.asarray([whole]), valid_BxS=all_real).logits[0])
     alone = sum(float(once[t - 1, whole[t]]) for t in range(1, len(whole)) if mask[t])
     np.testing.assert_allclose(rows, alone, rtol=1e-5)
 

@@ -200,6 +200,7 @@ def test_the_judge_works_in_threads():
     assert found == [True] * 6
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_is_replaced():
     assert math_answers.same("y+1", "1+y")
     math_judge._child.process.kill()

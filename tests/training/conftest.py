@@ -58,6 +58,9 @@ def _run(task, model, spec, source, params):
     return types.SimpleNamespace(task=task, model=model, spec=spec, source=source, params=params, member=member,
                                  state=training.create(spec, params, {}),
                                  batch=jax.jit(lambda member, state, reference: source.batch(member, state, reference)),
+                                 rollout=jax.jit(lambda *given: source.rollout(*given)),
+                                 logp=jax.jit(lambda params, batch: training.token_logp(spec, params, batch)),
+                                 update=jax.jit(lambda state, batch: training.train_step(spec, state, batch, member.scalars)),
                                  step=jax.jit(lambda member, state, reference: training.one_step(source, spec, member, state,
                                                                                                  reference)))
 

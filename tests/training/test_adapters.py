@@ -71,11 +71,11 @@ def test_the_pulled_back_gradient_against_finite_differences(in_float64, make, w
         if which == "lora":  # away from B = 0, where A has no gradient
             adapter = adapter._replace(factors=jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)) * 0.05,
                                                             adapter.factors))
-        batch = run.source.batch(run.member, run.state, None)[0]
+        batch = run.batch(run.member, run.state, None)[0]
 
         @jax.jit
         def loss(effective):
-            return (-training.token_logp(run.spec, effective, batch) * batch.mask_NxT).sum() / batch.mask_NxT.sum()
+            return (-run.logp(effective, batch) * batch.mask_NxT).sum() / batch.mask_NxT.sum()
 
         start = adapter.start(params)
         transform = optimizers.make("sgd", momentum=0.0, clip_norm=1e9)
@@ -116,9 +116,9 @@ def test_training_moves_the_effective_weights_by_low_rank_and_nothing_else(make,
 def test_the_reported_update_is_the_effective_one(run):
     adapter = made(run.params, "lora")
     state = training.create(run.spec, run.params, {}, adapter)
-    batch = run.source.batch(run.member, state, None)[0]
-    after, metrics = training.train_step(run.spec, state, batch, run.member.scalars)
-    again, _ = training.train_step(run.spec, after, batch, run.member.scalars)
+    batch = run.batch(run.member, state, None)[0]
+    after, metrics = run.update(state, batch)
+    again, _ = run.update(after, batch)
     moved = [np.asarray(b, np.float64) - np.asarray(a, np.float64) for a, b in
              zip(*map(jax.tree.leaves, (state.params, after.params)))]
     assert float(metrics["update_norm"][0]) == pytest.approx(np.sqrt(sum((m**2).sum() for m in moved)), rel=1e-3)

@@ -80,7 +80,7 @@ def test_scaled_advantages_scale_the_loss_of_their_groups(feed):
     run, state = fresh(feed(objective, make=rolled(Fixed(scale=scale, wants=("scale",)))))
     batch, _, _ = run.batch(run.member, state, None)
     np.testing.assert_array_equal(batch.weight_N, np.repeat([0.5, 2], 8))
-    train = jax.jit(lambda batch: training.train_step(run.spec, state, batch, run.member.scalars)[1]["loss"][0])
+    train = jax.jit(lambda batch: run.update(state, batch)[1]["loss"][0])
     first, second, both = (float(train(batch._replace(weight_N=jnp.asarray(np.repeat(np.float32(x), 8)))))
                            for x in ((1, 0), (0, 1), (0.5, 2)))
     assert abs(first) > 1e-3 and abs(both - (0.5 * first + 2 * second)) < 1e-5
@@ -131,7 +131,7 @@ def test_self_paced_demonstrations(make):
         state = training.create(run.spec, run.params, rule.init(jax.random.key(0)))
         batch, metrics, _ = jax.jit(source.batch)(run.member, state, None)
         if pace:
-            nll = -np.asarray(training.token_logp(run.spec, state.params, batch)) * np.asarray(batch.mask_NxT)
+            nll = -np.asarray(run.logp(state.params, batch)) * np.asarray(batch.mask_NxT)
             losses["each"] = nll.sum(axis=1) / np.asarray(batch.mask_NxT).sum(axis=1)
             losses["median"] = float(np.median(losses["each"]))
             assert float(metrics["trained_rows"][0]) == 16

@@ -11,6 +11,7 @@ from jaxpost import models, roles, tasks, training
 from jaxpost.models import DRAW
 from jaxpost.objectives import hybrid
 from jaxpost.training import forcing, step
+from tests import compiled
 
 
 @pytest.mark.parametrize("early_stop", [False, True])
@@ -20,7 +21,7 @@ def test_the_sampler_keeps_what_is_forced_and_draws_the_rest(feed, early_stop):
     forced = np.full((8, 6), DRAW)
     forced[0, :2], forced[1, 3], forced[2, 1], forced[3] = 5, 7, 1, 4  # 1 ends a row
     forced[2, 4] = 6  # behind the end: not read
-    kept = [models.sample(run.model, run.params, prompt, jax.random.key(2), length=6, eos=1, pad=0, early_stop=early_stop,
+    kept = [compiled.sample(run.model, run.params, prompt, jax.random.key(2), length=6, eos=1, pad=0, early_stop=early_stop,
                           forced_NxT=f) for f in (None, jnp.full((8, 6), DRAW), jnp.asarray(forced))]
     plain, none, made = kept
     assert plain.forced_NxT is None and not np.any(none.forced_NxT)
@@ -31,11 +32,11 @@ def test_the_sampler_keeps_what_is_forced_and_draws_the_rest(feed, early_stop):
     ends = np.asarray(made.mask_NxT)[2].sum()
     assert ends <= 2 and not np.asarray(made.forced_NxT)[2, 2:].any() and not np.asarray(made.tokens_NxT)[2, 2:].any()
     np.testing.assert_array_equal(made.forced_NxT, (forced != DRAW) * np.asarray(made.mask_NxT))
-    logits = models.token_logits(run.model, run.params, prompt, made.tokens_NxT)
+    logits = compiled.token_logits(run.model, run.params, prompt, made.tokens_NxT)
     logp = jnp.take_along_axis(jax.nn.log_softmax(logits), made.tokens_NxT[..., None], -1)[..., 0]
     np.testing.assert_allclose(made.logp_NxT, logp * made.mask_NxT, atol=2e-5)  # forced or drawn
     with pytest.raises(ValueError, match=r"shape \(8, 9\), and 8 rows of 6 tokens are sampled; pass \[8, 6\]"):
-        models.sample(run.model, run.params, prompt, jax.random.key(2), length=6, eos=1,
+        compiled.sample(run.model, run.params, prompt, jax.random.key(2), length=6, eos=1,
                       forced_NxT=jnp.zeros((8, 9), jnp.int32))
 
 
@@ -43,13 +44,13 @@ def guided(rule, **parts):
     return lambda task, spec, prompts: training.Rollouts(task, prompts, spec, forcing=rule, **parts)
 
 
-@pytest.mark.parametrize("name", ["prefix_rft", "uft"])
+@pytest.mark.parametrize("name", ["prefix_rft", pytest.param("uft", marks=pytest.mark.slow)])
 def test_answers_begin_with_the_demonstration_of_their_prompt(feed, name):
     rule = forcing.Prefix("fixed", 0.7, 0.7, rows=1 if name == "prefix_rft" else None)
     run = feed(name, make=guided(rule), temperature=0.8)
     batch, _, _ = run.batch(run.member, run.state, run.params)
     answer = np.asarray(jax.vmap(lambda p: run.task.oracle(p, None))(
-        run.source.rollout(run.params, run.member.seed, run.state.step, {})[0]))
+        run.rollout(run.params, run.member.seed, run.state.step, {})[0]))
     shown, n = np.asarray(batch.demonstration_NxT), (answer != 0).sum(axis=1)
     for row in range(16):
         count = int(np.floor(0.7 * (n[row] - 1) + 1e-6)) if row % 4 == 0 or name == "uft" else 0
@@ -57,7 +58,7 @@ def test_answers_begin_with_the_demonstration_of_their_prompt(feed, name):
         np.testing.assert_array_equal(np.asarray(batch.completion_NxT)[row, :count], answer[row, :count])
     assert shown.any()
     np.testing.assert_array_equal(batch.role_NxT, np.where(shown > 0, roles.PREFIX, roles.ANSWER))
-    logp = step.token_logp(run.spec, run.params, batch)
+    logp = run.logp(run.params, batch)
     np.testing.assert_allclose(batch.behaviour_NxT, logp * batch.mask_NxT, atol=2e-5)
     state, metrics = run.step(run.member, run.state, run.params)
     assert np.isfinite(float(metrics["loss"][0])) and float(metrics["logp_prefix"][1]) == shown.sum()
@@ -66,7 +67,7 @@ def test_answers_begin_with_the_demonstration_of_their_prompt(feed, name):
 
 def test_a_prefix_of_another_problem_is_the_next_one_s(feed):
     run = feed("grpo", make=guided(forcing.Prefix("fixed", 0.7, 0.7, role="hint")))
-    problems = run.source.rollout(run.params, run.member.seed, run.state.step, {})[0]
+    problems = run.rollout(run.params, run.member.seed, run.state.step, {})[0]
     own, other = (np.asarray(dataclasses.replace(run.source.forcing, another=another).tokens(
         run.task, problems, jax.random.key(0), 0, run.spec.group)) for another in (False, True))
     np.testing.assert_array_equal(other, np.roll(own, -run.spec.group, axis=0))
@@ -80,7 +81,7 @@ def test_hints_and_interruptions_are_context(feed):
         batch, _, _ = run.batch(run.member, run.state, None)
         context = np.asarray(batch.role_NxT) == code
         assert context.any() and not (context & (np.asarray(batch.mask_NxT) > 0)).any()
-        _, _, made, _ = run.source.rollout(run.params, run.member.seed, run.state.step, {})
+        _, _, made, _ = run.rollout(run.params, run.member.seed, run.state.step, {})
         np.testing.assert_array_equal(run.source._answer(made, batch.reward_N).length_N, batch.mask_NxT.sum(axis=1))
         if code == roles.INTERRUPT:
             live = np.asarray(batch.completion_NxT)[:, 1] == 9

@@ -7,6 +7,7 @@ import scipy.special
 
 from jaxpost import models, sharding
 from jaxpost.training.general_text import GeneralText
+from tests import compiled
 
 MODEL = models.TransformerConfig(vocab=31, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, ff=16)
 PAD = 0
@@ -27,7 +28,7 @@ def test_loss_and_divergence_are_those_of_a_loop_over_the_real_tokens(given):
     losses, divergences = [], []
     for row, length in zip(tokens, mask.sum(axis=1).astype(int)):
         ids = row[:length]  # alone: neither padding nor other rows
-        found = [models.apply(MODEL, weights, ids[None], valid_BxS=np.ones((1, length), bool)) for weights in (policy, base)]
+        found = [compiled.apply(MODEL, weights, ids[None], valid_BxS=np.ones((1, length), bool)) for weights in (policy, base)]
         logits = [np.asarray(output.logits[0], np.float64) for output in found]
         own, other = (scipy.special.log_softmax(x, axis=-1) for x in logits)
         for t in range(1, length):

@@ -24,7 +24,7 @@ def params_of(tree, i):
 
 @pytest.mark.parametrize("kind, objective", [
     ("rl", "grpo"), pytest.param("sft", "cross_entropy", marks=pytest.mark.slow)])
-def test_an_ensemble_member_is_the_single_run_bit_for_bit(make, kind, objective):
+def test_an_ensemble_member_is_the_single_run_bit_for_bit(make, users_emitters, kind, objective):
     run = make(objective, kind)
     program = training.segment_program(run.source, run.spec, 8)
     together, history = training.run_segment(program, states(run, 3), members(run, [1, 2, 3]), 8, None)
@@ -56,8 +56,8 @@ def test_the_learning_rate_is_an_argument(make):
 
 def test_fused_equals_split_with_a_verifier_on_the_host(make):
     run = make()
-    fused, metrics, _ = run.source.batch(run.member, run.state, None)
-    problems, prompt, made, _ = run.source.rollout(run.state.params, run.member.seed, run.state.step, {})
+    fused, metrics, _ = run.batch(run.member, run.state, None)
+    problems, prompt, made, _ = run.rollout(run.state.params, run.member.seed, run.state.step, {})
     reward = np.asarray([float(run.task.verify(jax.tree.map(lambda x, i=i: x[i], problems), made.tokens_NxT[i]))
                          for i in range(run.source.rows)], np.float32)  # one at a time, on the host
     split = run.source.rows_of(prompt, made, jnp.asarray(reward), run.member, run.state, None)
@@ -66,7 +66,7 @@ def test_fused_equals_split_with_a_verifier_on_the_host(make):
 
 def test_permuted_rewards_keep_each_groups_rewards(make):
     run = make(prompts=6, group=8)
-    one = run.source.batch(run.member, run.state, None)[0]
+    one = run.batch(run.member, run.state, None)[0]
     shuffled = run.member._replace(scalars=run.member.scalars._replace(permute_rewards=True))
     rng = np.random.default_rng(0)
     reward = jnp.asarray(rng.normal(size=48), jnp.float32)
@@ -91,8 +91,8 @@ def test_on_policy_ratio_is_one_and_the_sampler_gap_is_rounding(make):
 def test_a_kl_term_reads_the_reference(make):
     run = make("grpo", kl_place="loss", kl_coef=0.1)
     reference = jax.tree.map(lambda x: x * 0.9, run.params)
-    batch = run.source.batch(run.member, run.state, reference)[0]
-    logp = training.token_logp(run.spec, reference, batch)
+    batch = run.batch(run.member, run.state, reference)[0]
+    logp = run.logp(reference, batch)
     np.testing.assert_allclose(batch.reference_NxT, logp, atol=1e-6)
 
 
@@ -105,6 +105,7 @@ def test_a_loss_that_is_not_finite_names_its_step(make):
         training.run_segment(program, broken, members(run, [1, 2]), 3, None)
 
 
+@pytest.mark.slow
 def test_an_ensemble_over_devices_is_the_same_ensemble(make):
     run = make("cross_entropy", "sft")
     mesh = sharding.make_mesh({"ensemble": 4}, jax.devices()[:4])
@@ -115,8 +116,8 @@ def test_an_ensemble_over_devices_is_the_same_ensemble(make):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), a.params, b.params)
 
 
-@pytest.mark.parametrize("sizes", [{"ensemble": 2, "data": 2}, {"fsdp": 2, "tensor": 2}, {"ensemble": 2, "fsdp": 2},
-                                   {"ensemble": 2, "data": 2, "tensor": 2}])
+@pytest.mark.parametrize("sizes", [{"ensemble": 2, "data": 2, "tensor": 2}, {"fsdp": 2, "tensor": 2}, *(
+    pytest.param(sizes, marks=pytest.mark.slow) for sizes in ({"ensemble": 2, "data": 2}, {"ensemble": 2, "fsdp": 2}))])
 def test_members_on_a_mixed_mesh_stay_laid_out_by_the_rules_and_learn_the_same(make, sizes):
     run = make("cross_entropy", "sft")
     mesh = sharding.make_mesh(sizes, jax.devices()[:np.prod(list(sizes.values()))])

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import models
 from jaxpost.training import step
+from tests import compiled
 
 
 @pytest.mark.parametrize("chunk", [0, 16])
@@ -22,7 +22,7 @@ def test_prompt_tokens_are_predicted_as_in_one_unpadded_sequence(feed, chunk):
     real = np.asarray(batch.prompt_mask_NxQ) > 0
     lead = int((np.asarray(batch.prompt_NxP) != 0).argmax(axis=1).max())
     bare = batch.prompt_NxP[:, lead:]  # every prompt of this task has as many tokens
-    whole = models.token_logits(run.model, run.params, bare[:, :1], bare[:, 1:])
+    whole = compiled.token_logits(run.model, run.params, bare[:, :1], bare[:, 1:])
     plain = jnp.take_along_axis(jax.nn.log_softmax(whole), bare[:, 1:, None], -1)[..., 0]
     np.testing.assert_allclose(np.asarray(seen[0].prompt_logp_NxQ)[:, lead:], plain, atol=2e-5)
     np.testing.assert_allclose(np.asarray(seen[1].prompt_logp_NxQ)[:, 3:][real], np.asarray(seen[0].prompt_logp_NxQ)[real],
@@ -35,11 +35,11 @@ def test_mixed_inputs_are_the_policy_s_guesses_and_carry_no_gradient(feed):
     run = feed("ift")
     batch = run.batch(run.member, run.state, None)[0]
     plain = dataclasses.replace(run.spec, objective=dataclasses.replace(run.spec.objective, mixture=0.0))
-    seen = step.view(plain, run.params, batch)
+    seen = compiled.view(plain, run.params, batch)
     np.testing.assert_allclose(seen.mixed_logp_NxT, seen.logp_NxT, atol=2e-6)  # no guess, no change
 
     whole = dataclasses.replace(run.spec, objective=dataclasses.replace(run.spec.objective, mixture=0.5))
-    logits = models.token_logits(run.model, run.params, batch.prompt_NxP, batch.completion_NxT)
+    logits = compiled.token_logits(run.model, run.params, batch.prompt_NxP, batch.completion_NxT)
     guess = jnp.where(batch.mask_NxT > 0, logits.argmax(-1), batch.completion_NxT)
     table = {**run.params, "embed": jnp.concatenate([run.params["embed"], 0 * run.params["embed"][:1]])}
     own, other = (run.params["embed"][x] for x in (batch.completion_NxT, guess))
@@ -51,9 +51,9 @@ def test_mixed_inputs_are_the_policy_s_guesses_and_carry_no_gradient(feed):
         heads = mixed | {"head": jnp.pad(run.params["head"], ((0, 0), (0, tokens)), constant_values=-1e9)} \
             if "head" in run.params else mixed
         index = run.model.vocab + jnp.arange(tokens)
-        out = models.token_logits(config, heads, batch.prompt_NxP[n:n + 1], index[None])[0, :, :run.model.vocab]
+        out = compiled.token_logits(config, heads, batch.prompt_NxP[n:n + 1], index[None])[0, :, :run.model.vocab]
         expected.append(jnp.take_along_axis(jax.nn.log_softmax(out), batch.completion_NxT[n][:, None], -1)[:, 0])
-    got = step.view(whole, run.params, batch).mixed_logp_NxT[:2]
+    got = compiled.view(whole, run.params, batch).mixed_logp_NxT[:2]
     np.testing.assert_allclose(got, jnp.stack(expected), atol=2e-5)
     slope = jax.grad(lambda p: step.view(whole, p, batch).mixed_logp_NxT.sum())(run.params)
     assert not np.any(slope["embed"]) and np.any(slope["head"])

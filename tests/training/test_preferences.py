@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import models, tasks, training
-from jaxpost.training import step as step_module
+from jaxpost import tasks, training
+from tests import compiled
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_pairs_are_an_answer_and_a_wrong_sample_of_the_reference(feed, other, na
     shown = tasks.examples(run.task, "train", index)
     np.testing.assert_array_equal(first.completion_NxT, shown.answer_NxT)
     np.testing.assert_array_equal(first.prompt_NxP, shown.prompt_NxP)
-    made = models.sample(run.model, reference, shown.prompt_NxP, training.stream(run.member.seed, "rollout", 0), length=4,
+    made = compiled.sample(run.model, reference, shown.prompt_NxP, training.stream(run.member.seed, "rollout", 0), length=4,
                          temperature=0.8, eos=tasks.vocab.EOS)
     np.testing.assert_array_equal(second.completion_NxT, made.tokens_NxT)
     right = second.completion_NxT[:, 0] % 2 == 1  # the NOISY verifier
@@ -38,7 +38,7 @@ def test_pairs_are_an_answer_and_a_wrong_sample_of_the_reference(feed, other, na
     assert tuple(map(float, metrics["reference_reward"])) == (right.sum(), 16)
     assert tuple(map(float, metrics["informative"])) == ((~right).sum(), 16)
     assert (batch.reference_NxT is None) == (name == "simpo")
-    loss, count, _ = run.spec.objective.loss(step_module.view(run.spec, run.state.params, batch, reference),
+    loss, count, _ = run.spec.objective.loss(compiled.view(run.spec, run.state.params, batch, reference),
                                              run.spec.objective.balance(run.spec.objective.prepare(batch)), {})
     assert float(count) == (~right).sum() and np.isfinite(float(loss))
 
@@ -52,7 +52,7 @@ def test_labelled_rows_and_their_mismatched_log_ratio_one_at_a_time(feed, other)
         there = (i + 2) % 16
         assert (np.asarray(batch.prompt_NxP[i]) != np.asarray(batch.prompt_NxP[there])).any()
         row = batch.where(slice(i, i + 1))._replace(prompt_NxP=batch.prompt_NxP[there:there + 1])
-        gap = training.token_logp(run.spec, run.state.params, row) - training.token_logp(run.spec, reference, row)
+        gap = run.logp(run.state.params, row) - run.logp(reference, row)
         assert float(batch.outside_N[i]) == pytest.approx(float((gap * row.mask_NxT).sum()), abs=2e-5)
     assert float(jnp.abs(batch.outside_N).max()) > 1e-3
 
@@ -78,5 +78,5 @@ def test_a_chunk_of_pairs_counts_pairs(feed, other):
     run = feed("dpo", microbatches=2)
     reference = other(run)
     metrics = jax.jit(lambda s: training.one_step(run.source, run.spec, run.member, s, reference)[1])(run.state)
-    rows = jax.eval_shape(lambda s: run.source.batch(run.member, s, reference)[0], run.state).mask_NxT.shape[0]
+    rows = jax.eval_shape(lambda s: run.batch(run.member, s, reference)[0], run.state).mask_NxT.shape[0]
     assert float(metrics["chunk_rows"][0]) == rows / 2 / 2

@@ -72,7 +72,8 @@ def test_groups_are_drawn_once_and_by_their_score():
     assert not np.any(rule.insert(rule.empty(SHAPES), masked, 4, 2)["step_C"] != EMPTY)
 
 
-@pytest.mark.parametrize("name", ["remix", "spear", "grpo", "trajectory_balance"])
+@pytest.mark.parametrize("name", ["spear", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("remix", "grpo", "trajectory_balance"))])
 def test_replayed_rows_are_those_of_earlier_steps(feed, name):
     rule = Replay(2, 8, 2)
     run = feed(name, make=lambda task, spec, prompts: training.Rollouts(task, prompts, spec, replay=rule), minibatches=2)

@@ -47,7 +47,7 @@ def test_weights_and_metrics_follow_the_roles(feed, name, parts, weight):
     batch = run.batch(run.member, run.state, run.params)[0]
     np.testing.assert_array_equal(batch.token_weight_NxT, np.broadcast_to(np.float32(weight), batch.mask_NxT.shape))
     found = typed.compute(run.step(run.member, run.state, run.params)[1])
-    logp_NxT, mask_NxT = (np.asarray(x, np.float64) for x in (training.token_logp(run.spec, run.params, batch), batch.mask_NxT))
+    logp_NxT, mask_NxT = (np.asarray(x, np.float64) for x in (run.logp(run.params, batch), batch.mask_NxT))
     if name == "selective_sft":
         mask_NxT = mask_NxT * np.asarray(weight)  # what is not selected is no token of the loss
     for code, role in enumerate(roles.ROLES):

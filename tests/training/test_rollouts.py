@@ -11,7 +11,6 @@ from jaxpost import curricula, models, objectives, tasks, training
 from jaxpost.models import Completions
 from jaxpost.objectives import rewards
 from jaxpost.objectives.rewards import Reward
-from jaxpost.training import step
 
 EOS = tasks.vocab.EOS
 
@@ -24,13 +23,13 @@ def rolled(demonstrations):
     return lambda task, spec, prompts: training.Rollouts(task, prompts, spec, demonstrations=demonstrations)
 
 
-@pytest.mark.parametrize("shown", [1, 2])
+@pytest.mark.parametrize("shown", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_last_rows_of_a_group_are_the_oracles_answers(feed, shown):
     run = feed("chord_phi", make=rolled(shown))
     batch, metrics, _ = run.batch(run.member, run.state, None)
     grouped = {name: np.asarray(x).reshape(4, 4, *x.shape[1:]) for name, x in batch._asdict().items() if x is not None}
     assert (grouped["prompt_NxP"] == grouped["prompt_NxP"][:, :1]).all()
-    problems, *_ = run.source.rollout(run.state.params, run.member.seed, run.state.step, {})
+    problems, *_ = run.rollout(run.state.params, run.member.seed, run.state.step, {})
     problems = jax.tree.map(lambda x: x[::4], problems)
     answer_BxT = np.asarray(jax.vmap(run.task.oracle)(problems, jax.random.split(jax.random.key(0), 4)))
     own = slice(4 - shown, 4)  # addition has one answer a problem
@@ -62,7 +61,7 @@ def test_truncated_rollouts_are_trained_on_from_a_ratio_of_one(feed):
     """The policy is not truncated: a ratio to the sampler would be the mass that it kept, and clipping would act on that."""
     run = feed("grpo", top_k=4)
     batch, *_ = run.batch(run.member, run.state, None)
-    logp = step.token_logp(run.spec, run.params, batch)
+    logp = run.logp(run.params, batch)
     live = np.asarray(batch.mask_NxT) > 0
     np.testing.assert_allclose(np.asarray(batch.proximal_NxT)[live], np.asarray(logp)[live], atol=1e-5)
     assert (np.asarray(batch.behaviour_NxT)[live] > np.asarray(logp)[live] + 0.05).mean() > 0.9  # of four tokens of many
@@ -192,7 +191,7 @@ def test_the_greedy_baseline_is_the_reward_of_the_argmax_decode(feed):
     """One forward pass over everything so far a token, instead of the cached sampler at a low temperature."""
     run = feed("remax")
     batch, *_ = run.batch(run.member, run.state, None)
-    problems, prompt_NxP, *_ = run.source.rollout(run.state.params, run.member.seed, run.state.step, {})
+    problems, prompt_NxP, *_ = run.rollout(run.state.params, run.member.seed, run.state.step, {})
     first = jax.tree.map(lambda x: x[::4], problems)
     prompt, N, T = prompt_NxP[::4], 4, run.task.completion_len
     tokens, done = np.zeros((N, T), np.int32), np.zeros(N, bool)

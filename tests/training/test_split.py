@@ -11,6 +11,7 @@ import pytest
 from jaxpost import models, objectives, sharding, tasks, training
 from jaxpost.tasks import text
 from jaxpost.training import split
+from tests import compiled
 
 STEPS = 3
 WITH_KL = objectives.get("grpo", kl_place="loss", kl_estimator="k3", kl_coef=0.1)
@@ -74,13 +75,13 @@ def test_padding_is_the_tasks_and_a_real_token_0_is_read(fed_task):
     model, spec, params = arm(task, "cross_entropy")
     batch = split.demonstrated(task, rows)
     np.testing.assert_array_equal(batch.mask_NxT, [[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 0]])
-    logp = np.asarray(training.token_logp(spec, params, batch))
+    logp = np.asarray(compiled.token_logp(spec, params, batch))
     for i, lead in enumerate([2, 1, 0, 1]):  # the row alone, without its padding: positions are relative
         tokens = np.concatenate([rows.prompt_P[i, lead:], rows.answer_T[i]])[None]
-        out = models.apply(model, params, jnp.asarray(tokens[:, :-1]), valid_BxS=jnp.ones((1, tokens.shape[1] - 1), bool))
+        out = compiled.apply(model, params, jnp.asarray(tokens[:, :-1]), valid_BxS=jnp.ones((1, tokens.shape[1] - 1), bool))
         wanted = np.take_along_axis(np.asarray(jax.nn.log_softmax(out.logits[0])), tokens[0, 1:, None], -1)[-3:, 0]
         np.testing.assert_allclose(logp[i], wanted, rtol=2e-5)
-    other = np.asarray(training.token_logp(dataclasses.replace(spec, pad=0), params, batch))
+    other = np.asarray(compiled.token_logp(dataclasses.replace(spec, pad=0), params, batch))
     assert np.abs(other - logp).max(axis=1)[:2].min() > 1e-4, "with padding 0 the first two rows read something else"
 
 
@@ -91,7 +92,7 @@ def test_the_sampler_says_what_the_trainer_says_under_a_tokenizers_padding(fed_t
     _, made = source.answers(params, jnp.uint32(3), jnp.int32(0), rows)
     batch = source.rows_of(rows.prompt_P, made, jnp.zeros(4), training.Member(jnp.uint32(3), training.Scalars(1e-3)),
                            training.create(spec, params, {}), None)
-    logp = training.token_logp(spec, params, batch) * batch.mask_NxT
+    logp = compiled.token_logp(spec, params, batch) * batch.mask_NxT
     np.testing.assert_allclose(logp, made.logp_NxT, atol=2e-5)
 
 

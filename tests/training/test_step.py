@@ -29,10 +29,10 @@ def relative(a, b):
     ("grpo", "rl"), ("cross_entropy", "sft"), *(pytest.param(name, "rl", marks=pytest.mark.slow) for name in ("rloo", "raft"))])
 def test_accumulation_is_exact(make, objective, kind):
     one = make(objective, kind)
-    batch = one.source.batch(one.member, one.state, None)[0]
-    whole, m1 = training.train_step(one.spec, one.state, batch, one.member.scalars)
+    batch = one.batch(one.member, one.state, None)[0]
+    whole, m1 = one.update(one.state, batch)
     four = make(objective, kind, microbatches=4)
-    parts, m4 = training.train_step(four.spec, four.state, batch, one.member.scalars)
+    parts, m4 = four.update(four.state, batch)
     assert float(m4["loss"][1]) == float(m1["loss"][1])
     np.testing.assert_allclose(m4["loss"][0], m1["loss"][0], rtol=1e-6, atol=1e-6 * float(m1["loss"][1]))
     np.testing.assert_allclose(m4["grad_norm"], m1["grad_norm"], rtol=1e-5)
@@ -47,8 +47,9 @@ def in_float64(run, microbatches=1):
 def test_accumulation_is_exact_in_float64(make):
     with jax.enable_x64(True):
         run = make("cross_entropy", "sft")
-        batch = run.source.batch(run.member, run.state, None)[0]
-        one, four = (training.train_step(*in_float64(run, m), batch, run.member.scalars)[0].params for m in (1, 4))
+        batch = run.batch(run.member, run.state, None)[0]
+        step = jax.jit(training.train_step, static_argnums=0)
+        one, four = (step(*in_float64(run, m), batch, run.member.scalars)[0].params for m in (1, 4))
         difference = norm(jax.tree.map(jnp.subtract, one, four))
         assert difference <= 1e-12 * norm(one), difference
 
@@ -56,9 +57,10 @@ def test_accumulation_is_exact_in_float64(make):
 def test_the_gradient_against_finite_differences_in_float64(make):
     with jax.enable_x64(True):
         run = make("cross_entropy", "sft")
-        batch = run.source.batch(run.member, run.state, None)[0]
+        batch = run.batch(run.member, run.state, None)[0]
         spec, state = in_float64(run)
 
+        @jax.jit
         def loss(p):
             total, count, _ = spec.objective.loss(objectives.View(training.token_logp(spec, p, batch)), batch, {})
             return total / count
@@ -75,7 +77,7 @@ def test_the_gradient_against_finite_differences_in_float64(make):
     ("rl", "grpo", "bfloat16", 2), ("sft", "cross_entropy", "float32", 1),
     pytest.param("rl", "grpo", "float32", 1, marks=pytest.mark.slow),
     pytest.param("sft", "cross_entropy", "bfloat16", 2, marks=pytest.mark.slow)])
-def test_inline_probes_change_no_bit_in_50_steps(make, monkeypatch, kind, objective, storage, microbatches):
+def test_inline_probes_change_no_bit_in_50_steps(make, monkeypatch, users_emitters, kind, objective, storage, microbatches):
     def final():
         run = make(objective, kind, storage=storage, microbatches=microbatches)
         program = jax.jit(lambda s: jax.lax.fori_loop(

@@ -15,7 +15,7 @@ def after(run, objective, microbatches=1):
     spec = dataclasses.replace(run.spec, objective=objective, microbatches=microbatches)
     source = dataclasses.replace(run.source, spec=spec)
     state = training.create(spec, run.params, {})
-    batch = source.batch(run.member, state, None)[0]
+    batch = jax.jit(lambda s: source.batch(run.member, s, None)[0])(state)
     return jax.jit(lambda s, b: training.train_step(spec, s, b, run.member.scalars))(state, batch)
 
 

@@ -12,6 +12,7 @@ from jaxpost import models, sharding, tasks, training
 from jaxpost.tasks import text
 from jaxpost.training import evaluate
 from jaxpost.training.text_suite import TextSuite
+from tests import compiled
 
 N = 8
 MODEL = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, ff=16)
@@ -68,7 +69,7 @@ def test_divergences_are_those_of_a_loop_over_the_tokens_of_each_policys_own_sam
         return models.Completions(jnp.asarray(tokens), jnp.zeros(mask.shape), jnp.asarray(mask))
 
     def each(samples):  # (log p, log p0) of every real token
-        logits = [np.asarray(models.token_logits(MODEL, w, prompt_NxP, samples.tokens_NxT, PLAIN.pad), np.float64)
+        logits = [np.asarray(compiled.token_logits(MODEL, w, prompt_NxP, samples.tokens_NxT, PLAIN.pad), np.float64)
                   for w in (policy, base)]
         both = [x - scipy.special.logsumexp(x, axis=-1, keepdims=True) for x in logits]
         return [(both[0][n, t], both[1][n, t]) for n, t in np.argwhere(np.asarray(samples.mask_NxT) > 0)]

@@ -9,6 +9,7 @@ import pytest
 
 from jaxpost import models, training
 from jaxpost.training import step as step_module
+from tests import compiled
 
 
 def test_a_base_without_a_head_gets_a_zero_one_and_a_head_is_kept(feed):
@@ -29,7 +30,7 @@ def test_the_first_gradient_of_the_head_in_closed_form(feed, in_float64):
         prepared = objective.balance(objective.prepare(batch, run.spec.group))
 
         def loss(head):
-            seen = step_module.view(run.spec, {**policy, "value": head}, prepared, run.params)
+            seen = compiled.view(run.spec, {**policy, "value": head}, prepared, run.params)
             total, count, _ = objective.loss(seen, prepared, {})
             return total / count
 
@@ -53,6 +54,6 @@ def test_a_view_without_a_head_says_what_is_missing(feed):
     run = feed("ppo")
     batch = run.batch(run.member, run.state, run.params)[0]
     with pytest.raises(ValueError, match="'ppo' needs a value head.*value_head=True"):
-        step_module.view(run.spec, run.params, batch, run.params)
+        compiled.view(run.spec, run.params, batch, run.params)
     model = dataclasses.replace(run.model, value_head=False)
     assert models.teacher_forced(model, run.params, batch.prompt_NxP, batch.completion_NxT).taps == {}

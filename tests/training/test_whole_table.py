@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpost import models, objectives, tasks, training
+from tests import compiled
 
 TASK = tasks.get("modular", modulus=5, train_fraction=0.6)
 MODEL = models.TransformerConfig(vocab=TASK.vocab_size, width=8, layers=1, heads=1, kv_heads=1, head_dim=8, ff=8)
@@ -42,7 +43,7 @@ def test_a_step_descends_the_mean_loss_of_the_whole_table():
     batch, before = source.table(), state()
 
     def mean_loss(params):
-        logits = models.token_logits(MODEL, params, batch.prompt_NxP, batch.completion_NxT)[:, 0]
+        logits = compiled.token_logits(MODEL, params, batch.prompt_NxP, batch.completion_NxT)[:, 0]
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch.completion_NxT, axis=1).mean()
 
     member = training.Member(jnp.uint32(3), training.Scalars(1e-3))
@@ -85,6 +86,6 @@ def test_what_aligned_models_say_is_filled_in_parts():
     spec = dataclasses.replace(SPEC, objective=objectives.get("poft"), microbatches=3)
     source, reference = training.WholeTable(TASK, spec=spec), models.init(MODEL, jax.random.key(1))
     batch = source.batch(training.Member(jnp.uint32(3), training.Scalars(1e-3)), state(), reference)[0]
-    logits = models.token_logits(MODEL, reference, batch.prompt_NxP, batch.completion_NxT)
+    logits = compiled.token_logits(MODEL, reference, batch.prompt_NxP, batch.completion_NxT)
     logp = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(batch.completion_NxT)[..., None], 2)[..., 0]
     np.testing.assert_allclose(batch.outside_N, logp.mean(axis=1), atol=1e-5)  # every token counts

@@ -161,7 +161,7 @@ def test_orthogonal_changes_of_frame_move_nothing(rows):
         np.testing.assert_allclose(ratios(found, "l0/q")[family]["value"], row["value"], rtol=1e-3)
 
 
-def test_sidecar_and_offline_give_the_same_bits():
+def test_sidecar_and_offline_give_the_same_bits(users_emitters):
     check_lanes(PROBE, INFOS, W0, update())
 
 

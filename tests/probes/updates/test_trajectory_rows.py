@@ -61,6 +61,7 @@ def test_values_have_float32_or_int32_leaves_and_the_key_is_not_read(probe):
     chex.assert_trees_all_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.id)
 def test_eight_devices_read_what_one_reads(probe):
     weights_S = {n: np.concatenate([w] * 3)[:8] for n, w in updates(8).items()}

@@ -111,7 +111,8 @@ DEGENERATE = {
 }
 
 
-@pytest.mark.parametrize("kind", DEGENERATE)
+@pytest.mark.parametrize("kind", [
+    kind if kind == "two rows" else pytest.param(kind, marks=pytest.mark.slow) for kind in DEGENERATE])
 def test_an_update_of_norm_zero_has_the_identity_as_its_null(kind):
     w0 = grid(DEGENERATE[kind](0.02 * np.random.default_rng(4).standard_normal((12, 8)).astype(np.float32)))
     rows = rows_of(Panel(ks=(2,), alphas=(0.5,), spectra="exact" if min(w0.shape) > 2 else "none"), {"l0/q": w0}, {"l0/q": w0})

@@ -307,12 +307,12 @@ def test_the_primary_panel_reads_the_full_panels_references(refs, rows):
                 np.testing.assert_allclose(row[name], full[name], rtol=1e-4, err_msg=row["metric"])
 
 
-def test_sidecar_and_offline_give_the_same_bits(refs):
+def test_sidecar_and_offline_give_the_same_bits(refs, users_emitters):
     """All matrices in one program, against each streamed alone through the probe's own contract."""
     current = {n: jnp.asarray(w[1]) for n, w in W1.items()}
     probe = weights.WeightGeometry(PANEL)
     assert isinstance(probe, base.Probe) and hash(probe) == hash(weights.WeightGeometry(PANEL))
-    everything = MEASURE(PANEL, refs, current)
+    everything = jax.jit(weights.measure, static_argnums=0)(PANEL, refs, current)
     for name in ("embed", "l1/q"):  # a wide one and one of a group of two
         i = sorted(W0).index(name)
         alone = base.Context({base.WEIGHTS0: {name: W0[name]}, base.WEIGHTS: {name: current[name]}})
@@ -326,10 +326,10 @@ def test_sidecar_and_offline_give_the_same_bits(refs):
         weights.WeightGeometry(PANEL, lane="inline")
 
 
-def test_an_ensemble_member_is_the_single_run_bit_for_bit(refs):
+def test_an_ensemble_member_is_the_single_run_bit_for_bit(refs, users_emitters):
     stacked = {n: jnp.asarray(w) for n, w in W1.items()}
     mapped = jax.jit(lambda refs, w: jax.lax.map(lambda one: weights.measure(PANEL, refs, one), w))(refs, stacked)
-    single = MEASURE(PANEL, refs, {n: w[1] for n, w in stacked.items()})
+    single = jax.jit(weights.measure, static_argnums=0)(PANEL, refs, {n: w[1] for n, w in stacked.items()})
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b), mapped, single)
 
 

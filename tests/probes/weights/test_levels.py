@@ -208,15 +208,15 @@ def test_nothing_is_said_of_norms_beyond_the_anchors():
 
 
 @pytest.mark.parametrize("level", ["none", pytest.param("top", marks=pytest.mark.slow)])
-def test_sidecar_and_offline_give_the_same_bits(refs, values, level):
+def test_sidecar_and_offline_give_the_same_bits(refs, users_emitters, level):
     probe = weights.WeightGeometry(panel(level))
+    together = jax.jit(weights.measure, static_argnums=0)(panel(level), refs[level], W1)
     for t, name in enumerate(sorted(W0)):
         alone = base.Context({base.WEIGHTS0: {name: W0[name]}, base.WEIGHTS: {name: jnp.asarray(W1[name])}})
         state = probe.init(alone, KEY)
         _, found = jax.jit(probe.measure)(alone, state, KEY)
-        together = jax.tree.map(lambda x, t=t: x[t], {n: x for n, x in values[level].items() if n != "spectra"})
-        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b),
-                     {n: x for n, x in found.items() if n != "spectra"}, together)
+        jax.tree.map(lambda a, b, t=t: np.testing.assert_array_equal(a[0], b[t]),
+                     *({n: x for n, x in values.items() if n != "spectra"} for values in (found, together)))
 
 
 @pytest.mark.slow
