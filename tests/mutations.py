@@ -305,7 +305,7 @@ TRAINING = [
     Fault("dropped option", "jaxpost/training/suppression.py", "decayed(combine(*state.previous, grads), params",
           "decayed(median_of_three(*state.previous, grads), params",
           "tests/experiments/test_gradient_suppression.py::"
-          "test_a_rule_follows_numpy_and_its_control_has_its_length_along_the_mean[m3]"),
+          "test_a_rule_follows_numpy_and_its_control_has_its_length_along_the_mean"),
     Fault("swapped arguments", "experiments/harness/edits.py", "jnp.where(at.reshape(tuned[\"layers\"][name].shape), base",
           "jnp.where(~at.reshape(tuned[\"layers\"][name].shape), base",
           "tests/experiments/harness/test_edits.py::"

@@ -139,6 +139,10 @@ _TABLE = (  # arXiv number, year, title, authors
      "SALSA: Soup-based Alignment Learning for Stronger Adaptation in RLHF",
      "Chegini, Atoosa and Kazemi, Hamid and Mirzadeh, Iman and Yin, Dong and Horton, Maxwell and Nabi, Moin and"
      " Farajtabar, Mehrdad and Alizadeh, Keivan"),
+    ("2501.17161", 2025,
+     "SFT Memorizes, RL Generalizes: A Comparative Study of Foundation Model Post-training",
+     "Chu, Tianzhe and Zhai, Yuexiang and Yang, Jihan and Tong, Shengbang and Xie, Saining and Schuurmans, Dale and "
+     "Le, Quoc V. and Levine, Sergey and Ma, Yi"),
     ("2504.03380", 2025,
      "Online Difficulty Filtering for Reasoning Oriented Reinforcement Learning",
      "Bae, Sanghwan and Hong, Jiwoo and Lee, Min Young and Kim, Hanbyul and Nam, JeongYeon and Kwak, Donghyun"),
@@ -167,6 +171,9 @@ _TABLE = (  # arXiv number, year, title, authors
      "Cui, Ganqu and Zhang, Yuchen and Chen, Jiacheng and Yuan, Lifan and Wang, Zhi and Zuo, Yuxin and Li, Haozhan and "
      "Fan, Yuchen and Chen, Huayu and Chen, Weize and Liu, Zhiyuan and Peng, Hao and Bai, Lei and Ouyang, Wanli and "
      "Cheng, Yu and Zhou, Bowen and Ding, Ning"),
+    ("2505.24273", 2025,
+     "How Much Backtracking is Enough? Exploring the Interplay of SFT and RL in Enhancing LLM Reasoning",
+     "Cai, Hongyi James and Wang, Junlin and Chen, Xiaoyin and Dhingra, Bhuwan"),
     ("2506.13284", 2025,
      "AceReason-Nemotron 1.1: Advancing Math and Code Reasoning through SFT and RL Synergy",
      "Liu, Zihan and Yang, Zhuolin and Chen, Yang and Lee, Chankyu and Shoeybi, Mohammad and Catanzaro, Bryan and Ping, Wei"),
@@ -200,11 +207,14 @@ _TABLE = (  # arXiv number, year, title, authors
      "Qin, Yulei and others"),
     ("2509.25004", 2025,
      "CLPO: Curriculum Learning meets Policy Optimization for LLM Reasoning",
-     None),
+     "Zhang, Shijie and Sun, Guohao and Zhang, Kevin and Guo, Xiang and Guo, Rujun"),
     ("2509.25849", 2025,
      "Knapsack RL: Unlocking Exploration of LLMs via Optimizing Budget Allocation",
      "Li, Ziniu and Chen, Congliang and Yang, Tianyun and Ding, Tian and Sun, Ruoyu and Zhang, Ge and Huang, Wenhao "
      "and Luo, Zhi-Quan"),
+    ("2510.00237", 2025,
+     "Debunk the Myth of SFT Generalization",
+     "Lin, Xiaofeng and Sang, Hejian and Wang, Zhipeng and Zhang, Xuezhou"),
     ("2510.00553", 2025,
      "On Predictability of Reinforcement Learning Dynamics for Large Language Models",
      "Cai, Yuchen and Cao, Ding and Xu, Xin and Yao, Zijun and Huang, Yuqing and Tan, Zhenyu and Zhang, Benyi and Sun, "
@@ -221,6 +231,10 @@ _TABLE = (  # arXiv number, year, title, authors
      "Zhu, Hanqing and Zhang, Zhenyu and Huang, Hanxian and Su, DiJia and Liu, Zechun and Zhao, Jiawei and Fedorov, "
      "Igor and Pirsiavash, Hamed and Sha, Zhizhou and Lee, Jinwon and Pan, David Z. and Wang, Zhangyang and Tian, "
      "Yuandong and Tai, Kai Sheng"),
+    ("2512.01970", 2025,
+     "From Atomic to Composite: Reinforcement Learning Enables Generalization in Complementary Reasoning",
+     "Cheng, Sitao and Yin, Xunjian and Zhou, Ruiwen and Li, Yuxuan and Wang, Xinyi and Pan, Liangming and "
+     "Wang, William Yang and Zhong, Victor"),
     ("2512.09742", 2025,
      "Weird Generalization and Inductive Backdoors: New Ways to Corrupt LLMs",
      "Betley, Jan and Cocola, Jorio and Feng, Dylan and Chua, James and Arditi, Andy and Sztyber-Betley, Anna and Evans, "
