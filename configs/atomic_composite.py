@@ -14,14 +14,14 @@ Controls:  one atom missing, then GRPO; GRPO after both atoms with rewards permu
            alone can do.
 Healthy:   SFT on composite questions solves one in five of its kind, and so does GRPO after both atoms; else no claim stands.
 Differs from the paper in: symbols and two hops; facts first and then questions, where the paper mixes them; small decoders.
-Came out:  not run yet, not in its smoke form either.
+Came out:  not run in its default form; the smoke form runs to its end (its arms learn nothing in so few steps).
 """
 
 from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured"
+RUN_TIME = "not measured (smoke 1 min on two CPU cores)"
 ZERO_SHOT = "ood/biographies_2/zero_shot"  # of the third member below
 
 

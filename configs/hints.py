@@ -4,9 +4,10 @@ Question: GHPO (arXiv:2507.10628) draws groups that failed again with the beginn
 and reports that RL then learns from problems which plain GRPO gets no gradient from. Here a base that knows part of sums of
 two digits is trained on sums of three, of which it solves next to none. Controls: the same groups drawn again with as long a
 part of the solution of another problem, so that the policy is forced as often and told nothing; and SFT on demonstrations of
-the same problems, which sees all of every solution.
+the same problems, which sees all of every solution. EGSR (arXiv:2505.08364) draws half of a failed group again with the whole
+solution before the prompt, and trains on what it says as an answer to the prompt alone; its control sees another solution.
 
-Command:   python -m experiments.run --config=hints          (5 seeds, 4 arms)
+Command:   python -m experiments.run --config=hints          (5 seeds, 6 arms)
            python -m experiments.run --config=hints:smoke    (2 seeds, tiny)
 Work:      GHPO draws a failing group up to three times more, so up to four times the rollouts of GRPO in as many steps: the
            primary claim compares it with its control, which draws as often.
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured (smoke 3 min on two CPU cores)"
+RUN_TIME = "not measured (smoke 3 min on two CPU cores, of four arms)"
 
 
 def _claim(name, statement, arms, primary=True):
@@ -37,6 +38,8 @@ CLAIMS = (
            ("ghpo", "grpo"), primary=False),
     _claim("demonstrations-beat-hints", "SFT on whole solutions reaches higher success than RL with hints.", ("sft", "ghpo"),
            primary=False),
+    _claim("own-words-need-the-solution", "EGSR reaches higher success than with solutions of other problems.",
+           ("egsr", "egsr-another"), primary=False),
 )
 
 
@@ -44,13 +47,15 @@ def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
     c = defaults.sized(argument)
     c.title, c.question = "Hints where nothing succeeds", __doc__.splitlines()[0]
-    c.papers = ("2507.10628",)
+    c.papers = ("2505.08364", "2507.10628")
     c.tasks = ConfigDict({"hard": {"name": "addition", "digits": 3}})
     c.train.learning_rate = 1e-4
     c.arm = ConfigDict({
         "grpo": {"objective": "grpo", "task": "hard"},
         "ghpo": {"objective": "ghpo", "task": "hard"},
         "ghpo-another": {"like": "ghpo", "second_pass": {"another": True}},
+        "egsr": {"objective": "egsr", "task": "hard", "second_pass": {"rows": 4}},
+        "egsr-another": {"like": "egsr", "second_pass": {"rows": 4, "another": True}},
         "sft": {"objective": "cross_entropy", "task": "hard"},
     })
     c.arms = tuple(c.arm)

@@ -15,7 +15,7 @@ Caution:   an average may lie between its ends in both: the claims ask whether i
            feature is spurious, and whether it pays for that where the complex ones are.
 Differs from the papers in: slabs and a small decoder instead of images. BANG (reconstructed from its abstract) corrects the
            tuned model's confidence before it averages: here it is tuned with label smoothing of 0.1.
-Came out:  not run yet, neither in its default form nor to the end of its smoke form.
+Came out:  not run in its default form; the smoke form runs to its end (its arms learn nothing in so few steps).
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from experiments.harness import defaults
 from experiments.harness.defaults import solved
 
-RUN_TIME = "not measured in its default form; its smoke form has not been run to its end"
+RUN_TIME = "not measured (smoke 20 s on two CPU cores)"
 _SIMPLE, _COMPLEX = "ood/simple_random", "ood/complex_random"
 _SHARES = {"wise-3": 0.3, "wise-5": 0.5, "wise-7": 0.7}  # of the tuned model
 

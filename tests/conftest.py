@@ -6,18 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
-import jaxlib
+from experiments import quick_compilation
 
-# Most of the time of a run goes to compiling thousands of small programs. LLVM's level 0 and the loop emitters before MLIR's
-# halve it (test_step.py: 84 CPU seconds as users compile, 64 with level 0, 36 with both). Later versions have the new
-# emitters only, and abort on the flag.
-OLD_EMITTERS = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
-FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
-if OLD_EMITTERS:
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+quick_compilation.ask()  # test_step.py: 84 CPU seconds as users compile, 64 with level 0, 36 with the older emitters too
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])  # the last of two equal flags counts
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "jaxpost-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # most of the time goes to small programs
 
@@ -41,6 +35,6 @@ def few_programs():
 @pytest.fixture
 def users_emitters(monkeypatch):
     """`jax.jit` with the loop emitters that users have: that two programs give equal bits is a law about those."""
-    if OLD_EMITTERS:
+    if quick_compilation.OLD_EMITTERS:
         options = {"xla_cpu_use_fusion_emitters": True}
         monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))

@@ -89,7 +89,6 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path
     assert ids[0] == ids[1]
 
 
-@pytest.mark.slow
 def test_seeds_are_added_and_finished_ones_kept(tmp_path, capsys):
     few = ("--config.arms=('clusters-real','clusters-random')",)
     assert run.main(arguments(tmp_path, *few)) == 0

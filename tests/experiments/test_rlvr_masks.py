@@ -57,6 +57,7 @@ def rows(path, **wanted):
     return records.select(records.read_measurements(path), **wanted)
 
 
+@pytest.mark.slow
 def test_the_bundle_is_complete_and_verifies(done, setup):
     assert not verify(done)[1]
     assert set(rows(done, role="seed")["arm"].to_pylist()) == {"base", *setup.config.arms}
@@ -66,11 +67,13 @@ def test_the_bundle_is_complete_and_verifies(done, setup):
     assert "at=matched_norm" in "".join(filter(None, rows(done, arm="lora-high")["params"].unique().to_pylist()))
 
 
+@pytest.mark.slow
 def test_every_config_key_is_read_by_something(done):
     read, keys = set((done.parent / "reads.txt").read_text().split()), set(configs.leaves(configs.load(str(TINY), {})))
     assert keys - read <= {"wandb.project"} and not read - keys
 
 
+@pytest.mark.slow
 def test_only_what_an_arm_may_train_has_changed(setup, trained):
     base, finals = trained
     found = masking.references(setup.model, base, 4, 0.5)
@@ -95,6 +98,7 @@ def test_only_what_an_arm_may_train_has_changed(setup, trained):
         assert s[2] < 1e-4 * s[0] and s[0] > 0  # rank 2, to rounding
 
 
+@pytest.mark.slow
 def test_budgets_are_reported(done, setup, trained):
     base, _ = trained
     found = {(r["arm"], r["params"]): r["value"] for r in rows(done, metric=trainable.TRAINED.id).to_pylist()}

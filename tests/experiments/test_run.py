@@ -96,6 +96,7 @@ def test_a_key_that_nothing_reads_is_found(monkeypatch):
     assert seen == {"train.steps", *(f"model.{key}" for key in config.model)}
 
 
+@pytest.mark.slow
 def test_adding_seeds_reuses_the_finished_ones_bit_for_bit(finished, copy, tiny):
     code, out, err = tiny(copy, "--config.seeds.count=4")
     assert code == 0, err

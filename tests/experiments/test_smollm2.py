@@ -94,6 +94,7 @@ def finished(tmp_path_factory):
     return place, place / "run"
 
 
+@pytest.mark.slow
 def test_a_claim_on_general_text_needs_one(finished, capsys):
     place, _ = finished
     arguments = ["--config=rlvr_smollm2:smoke", f"--workdir={place / 'never'}", *overrides(place), "--config.measure.text="]
@@ -105,6 +106,7 @@ def seed_rows(workdir, **wanted):
     return records.select(records.read_measurements(workdir), role="seed", **wanted).to_pylist()
 
 
+@pytest.mark.slow
 def test_claims_are_judged_on_general_text_and_at_matched_norm(finished):
     _, workdir = finished
     assert {row["value"] for row in seed_rows(workdir, arm="base", metric="policy.text_kl")} == {0.0}
@@ -118,6 +120,7 @@ def test_claims_are_judged_on_general_text_and_at_matched_norm(finished):
     assert len(verdicts) == 4
 
 
+@pytest.mark.slow
 def test_an_adapter_moves_the_linear_matrices_alone_and_by_its_rank(finished):
     place, workdir = finished
     c, before = hf.load(place / "model")

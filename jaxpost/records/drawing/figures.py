@@ -66,6 +66,7 @@ def _save(folder: Path, name: str, drawn: Drawn) -> None:
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         save = functools.partial(drawn.figure.savefig, format=kind, metadata=metadata)
         storage.write_atomic(folder / f"{name}.{kind}", save)
+        drawn.figure.set_layout_engine("none")  # laid out once, and the same in both files
 
 
 def _source(name: str, drawn: Drawn, bundle_id: str) -> dict:
