@@ -308,10 +308,19 @@ def prices_of(reference: str) -> tuple[dict[str, float], list[price.Priced], flo
                                                        p if arm.source.needs_reference else None), state, given[probes.PARAMS])
     step = price.seconds(cost, setup.model.width)
     lines = price.priced(setup.probes, given, config.train.steps, step)
-    measured = subject(setup.suite)
-    others = {row.id: catalog.get(row.id, subject=measured) for row in catalog.CATALOG.values()
-              if row.make and all(getattr(measured, field) is not None for field in row.takes)}
-    return {name: price.one(probe, given)[1] for name, probe in others.items()}, lines, step
+    return _prices_of_all(subject(setup.suite), given), lines, step
+
+
+def _prices_of_all(measured: catalog.Subject, given: Mapping) -> dict[str, float]:
+    """probe id -> seconds, of every probe of the catalogue that these problems can be read with."""
+    found = {}
+    for row in catalog.CATALOG.values():
+        if row.make and all(getattr(measured, field) is not None for field in row.takes):
+            try:
+                found[row.id] = price.one(catalog.get(row.id, subject=measured), given)[1]
+            except ValueError:  # refused, such as where problems have no reasoning that could be interrupted
+                continue
+    return found
 
 
 def report_costs(bundle: records.Bundle, session: Session) -> None:

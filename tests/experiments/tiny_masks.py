@@ -16,6 +16,6 @@ def get_config(argument: str = "default"):
     c = shrink(_SHIPPED.get_config("smoke"))
     c.model.update({"width": 32, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 16, "ff": 32})
     c.tune.update({"k": 4, "rank": 2})
-    c.arms = ("principal", "random", "lora-high", "pissa-high")
+    c.arms = ("principal", "safe", "random", "lora-high", "pissa-high")
     c.measure.update({"grid_points": 2, "problems": 8, "ks": (4,)})
     return c
