@@ -6,7 +6,8 @@ from experiments import quick_compilation
 
 
 @pytest.mark.parametrize("platforms, given, asked", [
-    ("cpu", "", True), ("tpu", "", False), ("tpu,cpu", "--x=1", False), ("cpu", "--x=1 --xla_backend_optimization_level=2", True)])
+    ("cpu", "", True), ("tpu", "", False), ("tpu,cpu", "--x=1", False),
+    ("cpu", "--x=1 --xla_backend_optimization_level=2", True)])
 def test_processes_on_cpu_ask_and_flags_that_are_given_come_last(monkeypatch, platforms, given, asked):
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     monkeypatch.setenv("XLA_FLAGS", given)
