@@ -160,7 +160,7 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
     if not bundle.sealed_rows(f"{prefix}work"):
         answers("base", 0, setup.seeds[:1], jax.tree.map(lambda x: x[None], base.params))
     plan = ensemble.Plan(base, prefix, setup.grid, config.train.steps_per_call, config.checkpoint.every_seconds, setup.mesh,
-                         measure, answers)
+                         measure, answers=answers)
     bundle.write_rows(f"{prefix}work", work.rows(setup.arms, setup.stages, base.digest))
     finals = {}
     for arm in setup.arms:

@@ -114,6 +114,7 @@ class Plan:
     every_seconds: float  # between checkpoints
     mesh: jax.sharding.Mesh | None
     measure: Callable  # (arm, step, seeds, params_S, history, probe_state_S) -> columns
+    _: dataclasses.KW_ONLY
     answers: Callable | None = None  # (arm, step, seeds, params_S): asks the policies and keeps what they say
     program: Callable | None = None  # (arm, members) -> its compiled program; None: compiled at the first call
 

@@ -159,7 +159,7 @@ class Setup(Checked):
         answers = completions.Answers(model, arm.task, "id", config.measure.completions, bundle, session.telemetry,
                                       mesh=self.mesh)
         return ensemble.Plan(base, "", self.steps(arm), config.train.steps_per_call, config.checkpoint.every_seconds, self.mesh,
-                             measure, answers)
+                             measure, answers=answers)
 
 
 @dataclasses.dataclass(frozen=True)

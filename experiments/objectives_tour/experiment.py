@@ -143,7 +143,7 @@ def _train(setup: Setup, bundle: records.Bundle, session: Session) -> dict[str, 
         measure = TourMeasurement(base, setup.model, setup.probes, mesh=setup.mesh, bundle=bundle)
         _write_base_rows(setup, measure, bundle)
         plan = ensemble.Plan(base, "", setup.grid, config.train.steps_per_call, config.checkpoint.every_seconds, setup.mesh,
-                             measure, ahead.program if setup.mesh is None else None)
+                             measure, program=ahead.program if setup.mesh is None else None)
         return {arm.name: refused for arm, block in todo if (refused := _train_one(arm, block, plan, bundle, session))}
 
 

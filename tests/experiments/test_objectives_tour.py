@@ -174,7 +174,6 @@ def test_the_band_of_the_base_is_the_prediction_interval_of_one_more_evaluation(
     assert few["null_hi"][0] == pytest.approx(0.3 + 12.7062047 * 0.1 * np.sqrt(2) * np.sqrt(1.5))
 
 
-@pytest.mark.slow
 def test_a_finished_tour_lists_every_row_with_what_became_of_it(finished):
     path, _ = finished
     good, bad = verify(path)
