@@ -4,8 +4,7 @@ The same command resumes a run that was killed or stopped, says so when it is fi
 `--config.seeds.count` adds seeds to it. What a user can cause is one line on stderr, `error: ...`.
 Alarms of XLA about slow folding or compilation are in `compiler.log` of the run's directory. Compiled programs are kept in
 `~/.cache/jaxpost` (or below `XDG_CACHE_HOME`) for the next run, unless `JAX_COMPILATION_CACHE_DIR` names another place;
-`--no-compile-cache` keeps none, and the directory may be deleted at any time. Smoke forms compile quickly instead of well
-(experiments/quick_compilation.py).
+`--no-compile-cache` keeps none, and the directory may be deleted at any time.
 
 Several processes, one or more a host, run one study together when each is told who is who:
 `--config.distributed=auto` where the cluster knows (TPU pod, SLURM, GKE), or `HOST:PORT,PROCESSES,INDEX`
@@ -24,7 +23,7 @@ import re
 import sys
 from pathlib import Path
 
-from experiments import compile_cache, compiler_log, quick_compilation
+from experiments import compile_cache, compiler_log
 from experiments.compiler_log import CompilerLog
 from experiments.harness import config as configs
 from experiments.harness import distributed
@@ -113,8 +112,6 @@ def _run(arguments: list[str], signals: StopSignals) -> None:
         return
     if options.config is None:
         raise UserError(f"--config is missing{nearest('', configs.names())}")
-    if options.config.endswith(":smoke"):
-        quick_compilation.ask()
     together = overrides.pop("distributed", "")  # of the command: no run is another one for it
     config = configs.load(options.config, overrides)
     reference = options.config.partition(":")[0]

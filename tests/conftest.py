@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from experiments import quick_compilation
+from tests import quick_compilation
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 quick_compilation.ask()  # test_step.py: 84 CPU seconds as users compile, 64 with level 0, 36 with the older emitters too

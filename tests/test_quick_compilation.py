@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import quick_compilation
+from tests import quick_compilation
 
 
 @pytest.mark.parametrize("platforms, given, asked", [

@@ -1,4 +1,4 @@
-"""Tests and smoke runs compile quickly instead of well: most of their time is the compilation of small programs.
+"""Tests compile quickly instead of well: most of their time is the compilation of small programs.
 
 On CPU, LLVM's level 0 and, where jaxlib has them, the loop emitters before MLIR's take less than half the time of what
 users' longer runs compile with. Results agree up to rounding. Flags that are set already count more than these.
