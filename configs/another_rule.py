@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured (smoke 1 min on two CPU cores)"
+RUN_TIME = "not measured (smoke a few minutes on two CPU cores)"
 FIXED = ((10, 10, 10),)
 DIVERSE = ((8, 8, 8), (9, 9, 9), (10, 10, 10), (8, 9, 10), (7, 8, 9), (9, 10, 11), (5, 7, 9), (6, 8, 10))  # 9-11 is ours
 

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured (smoke 1 min on two CPU cores)"
+RUN_TIME = "not measured (smoke a few minutes on two CPU cores)"
 ZERO_SHOT = "ood/biographies_2/zero_shot"  # of the third member below
 
 

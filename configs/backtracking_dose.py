@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured (smoke 1 min on two CPU cores)"
+RUN_TIME = "not measured (smoke a few minutes on two CPU cores)"
 DOSES, CONTROLS = (0, 1, 3, 5), ("filler(3)", "wrong(3)", "shuffled(3)")
 
 

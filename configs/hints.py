@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured (smoke 3 min on two CPU cores)"
+RUN_TIME = "not measured (smoke a few minutes on two CPU cores)"
 
 
 def _claim(name, statement, arms, primary=True):

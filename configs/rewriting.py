@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured (smoke 2 min on two CPU cores)"
+RUN_TIME = "not measured (smoke a few minutes on two CPU cores)"
 SHUFFLED = 2  # the knob `order` of chains
 
 

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from experiments.harness import defaults
 from experiments.harness.defaults import solved
 
-RUN_TIME = "not measured (smoke 20 s on two CPU cores)"
+RUN_TIME = "not measured (smoke a few minutes on two CPU cores)"
 _SIMPLE, _COMPLEX = "ood/simple_random", "ood/complex_random"
 _SHARES = {"wise-3": 0.3, "wise-5": 0.5, "wise-7": 0.7}  # of the tuned model
 
