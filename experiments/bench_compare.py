@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from ml_collections import ConfigDict
 
-from experiments.harness import benchmark
+from experiments.harness import benchmark, checks
 from experiments.harness.benchmark import Target, target
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
@@ -151,8 +151,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"torch_layers={config.torch_layers} is more than model.layers={config.model.layers}")
     if config.memory_gib < 0.5:
         raise UserError(f"memory_gib={config.memory_gib}: the least is 0.5")
-    if config.mesh.ensemble != 1:
-        raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+    checks.one_device(config)
 
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:

@@ -53,8 +53,7 @@ class Setup:
         if c.rows % c.microbatch:
             near = min((b for b in range(1, c.rows + 1) if c.rows % b == 0), key=lambda b: abs(b - c.microbatch))
             raise UserError(f"train.microbatch={c.microbatch} does not divide train.rows={c.rows}; nearest valid: {near}")
-        if config.mesh.ensemble != 1:
-            raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+        checks.one_device(config)
         self.task = arm_table.make_task(config.task)
         self.model = checks.model(config.model, (self.task,))
         spec = training.StepSpec(self.model, objectives.get("cross_entropy"), (("name", "adamw"),))

@@ -16,6 +16,7 @@ import pyarrow as pa
 from ml_collections import ConfigDict
 from rich.table import Table
 
+from experiments.harness import checks
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.session import StopSignals
@@ -79,8 +80,7 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{key} names {unknown[0]!r}{nearest(unknown[0], known)}")
     if config.replicates < 2 or min(config.shape) < 4:
         raise UserError(f"replicates={config.replicates}, shape={tuple(config.shape)}: at least 2 of at least 4 x 4 are needed")
-    if config.mesh.ensemble != 1:
-        raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+    checks.one_device(config)
 
 
 def measure(stored: str, base: str, law: str, config: Mapping) -> Iterator[Cell]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.harness import checks
 from experiments.harness import claims as claim_rules
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened, publish
@@ -62,8 +63,7 @@ def check(config: ConfigDict, claims: Sequence[Mapping]) -> None:
     if not 0 <= process.discount < 1 or process.concentration <= 0 or config.disguise <= 0:
         raise UserError(f"process.discount={process.discount} must lie in [0, 1), process.concentration="
                         f"{process.concentration} and disguise={config.disguise} above 0")
-    if config.mesh.ensemble != 1:
-        raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+    checks.one_device(config)
     claim_rules.fields(claims, METRICS)
     claim_rules.require_arms(claims, tuple(DISTANCES))
 

@@ -174,7 +174,7 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
 def _one_arm(setup: Setup, arm: Arm, finals: Mapping, plan: ensemble.Plan, directory: Path, bundle, session: Session) -> dict:
     """The final parameters of an arm's seeds, leading axis S: trained, or the average that it starts from."""
     if not arm.steps:
-        return one_arm.average(arm, plan, setup.seeds, finals, bundle, session)
+        return one_arm.combined(arm, plan, setup.seeds, finals, bundle, session)
     own = dataclasses.replace(plan, grid=setup.measured(arm))
     found = one_arm.train(arm, own, setup.seeds, finals, directory / "arms", setup.config.mesh.ensemble, bundle, session)
     return one_arm.final_params(arm, found, own)

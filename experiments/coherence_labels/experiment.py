@@ -1,6 +1,5 @@
 """Gradient coherence of training on real and on random labels: arms x seeds, measured on a grid, judged by fixed claims."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments.coherence_labels import problems as label_problems
+from experiments.harness import checks
 from experiments.harness import claims as claim_rules
 from experiments.harness.errors import Diverged, UserError
-from experiments.harness.lifecycle import Stated, opened, publish
+from experiments.harness.lifecycle import Stated, opened, publish, seed_by_seed
 from experiments.harness.measure import concatenate, grid
 from experiments.harness.session import Session, StopSignals
 from jaxpost import probes, records, training
@@ -44,8 +44,7 @@ class Setup:
                            ("probe.microbatch", probe.microbatch), ("probe.examples", probe.examples - 2)):
             if value < 1:
                 raise UserError(f"{key} is too small: an interval over examples needs three of them, the rest at least one")
-        if config.mesh.ensemble != 1:
-            raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+        checks.one_device(config)
         if probe.examples > train.examples:
             raise UserError(f"probe.examples={probe.examples} is more than the train.examples={train.examples} that it is "
                             "taken from")
@@ -132,20 +131,17 @@ def run(config: ConfigDict, claims: Sequence[Mapping], workdir: Path, name: str,
 def _train(setup: Setup, arm: str, bundle: records.Bundle, session: Session) -> None:
     """Every seed of an arm that has no rows yet."""
     problem, labels = arm.split("-")
-    program, began = setup.programs[problem], time.monotonic()
-    for seed in setup.seeds:
-        shard = f"{arm}-seed-{seed}"
-        if bundle.has_rows(shard):
-            continue
+    program = setup.programs[problem]
+
+    def rows_of(seed):
         examples = program.draw(training.stream(seed, f"examples/{problem}", 0), labels == "random")
         (params, opt_state), parts = program.start(seed), []
         for before, step in zip((0, *setup.grid), setup.grid, strict=False):
             params, opt_state = program.advance(params, opt_state, examples, seed, before, step)
             parts.append(_columns(program, arm, seed, step, params, *program.measure(params, examples, seed, step)))
-        bundle.write_rows(shard, concatenate(*parts))
-        session.boundary(f"{arm}, seed {seed} is finished")
-    bundle.cost("arm", arm=arm, wall_s=time.monotonic() - began)
-    session.say(f"{arm}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.1f} s")
+        return concatenate(*parts)
+
+    seed_by_seed(arm, setup.seeds, setup.grid[-1], rows_of, bundle, session)
 
 
 def _columns(program: Program, arm: str, seed: int, step: int, params, loss, values) -> dict:

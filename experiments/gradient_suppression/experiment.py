@@ -3,7 +3,6 @@
 Legend: m examples of a batch, n of a split, C classes.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +14,10 @@ from ml_collections import ConfigDict
 
 from experiments.coherence_labels import problems as label_problems
 from experiments.gradient_suppression import rules
+from experiments.harness import checks, matched
 from experiments.harness import claims as claim_rules
-from experiments.harness import matched
 from experiments.harness.errors import Diverged, UserError
-from experiments.harness.lifecycle import Stated, opened, publish
+from experiments.harness.lifecycle import Stated, opened, publish, seed_by_seed
 from experiments.harness.measure import concatenate, grid
 from experiments.harness.session import Session, StopSignals
 from jaxpost import probes, records, training
@@ -62,8 +61,7 @@ class Setup:
                             "expected at least one of each kind")
         if not 0 <= train.percent < 50:
             raise UserError(f"train.percent={train.percent} is outside [0, 50); 10 is the paper's")
-        if config.mesh.ensemble != 1:
-            raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+        checks.one_device(config)
         self.arms = {name: _arm(name, config) for name in config.arms}
         claim_rules.fields(claims, METRICS)
         claim_rules.require_arms(claims, config.arm)
@@ -154,10 +152,9 @@ def _at_equal_accuracy(setup: Setup, bundle: records.Bundle) -> dict:
 
 def _train(setup: Setup, name: str, bundle: records.Bundle, session: Session) -> None:
     """Every seed of an arm that has no rows yet, and what the seed starts from."""
-    began, (program, fresh), draw = time.monotonic(), advance(setup, setup.arms[name]), jax.jit(setup.draw)
-    for seed in setup.seeds:
-        if bundle.has_rows(f"{name}-seed-{seed}"):
-            continue
+    (program, fresh), draw = advance(setup, setup.arms[name]), jax.jit(setup.draw)
+
+    def rows_of(seed):
         data = draw(training.stream(seed, "examples", 0))
         examples = jax.tree.map(lambda *x: jnp.concatenate(x), data["random"], data["clean"])
         params = setup.problem.init(training.stream(seed, "init", 0))
@@ -167,10 +164,9 @@ def _train(setup: Setup, name: str, bundle: records.Bundle, session: Session) ->
         for before, step in zip((0, *setup.grid), setup.grid, strict=False):
             params, state = program(params, state, examples, seed, before, step)
             parts.append(_rows(setup, name, seed, step, params, data))
-        bundle.write_rows(f"{name}-seed-{seed}", concatenate(*parts))
-        session.boundary(f"{name}, seed {seed} is finished")
-    bundle.cost("arm", arm=name, wall_s=time.monotonic() - began)
-    session.say(f"{name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.1f} s")
+        return concatenate(*parts)
+
+    seed_by_seed(name, setup.seeds, setup.grid[-1], rows_of, bundle, session)
 
 
 def _rows(setup: Setup, arm: str, seed: int, step: int, params, data: Mapping) -> dict:

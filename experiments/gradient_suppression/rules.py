@@ -17,7 +17,6 @@ class Rule(NamedTuple):
 
     reduce: Callable[[Any], Any]
     transform: optax.GradientTransformation
-    batches: int  # of which one update is made
 
 
 NAMES = ("mean", "winsorise", "m3", "rm3")
@@ -35,12 +34,11 @@ def make(name: str, *, suppressed: bool, percent: float) -> Rule:
             found = _mean(suppression.winsorise(grads_m, percent))
             return found if suppressed else suppression.mean_at_norm_of(found, grads_m)
 
-        return Rule(clipped, optax.identity(), 1)
+        return Rule(clipped, optax.identity())
     if name == "mean":
-        return Rule(_mean, optax.identity(), 1)
+        return Rule(_mean, optax.identity())
     combine = suppression.median_of_three if suppressed else suppression.mean_at_median_norm
-    rolling = name == "rm3"
-    return Rule(_mean, suppression.median_update(optax.identity(), rolling=rolling, combine=combine), 1 if rolling else 3)
+    return Rule(_mean, suppression.median_update(optax.identity(), rolling=name == "rm3", combine=combine))
 
 
 def _mean(grads_m: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
+from experiments.harness import checks
 from experiments.harness.errors import UserError
 from experiments.harness.session import Session
 from jaxpost import models
@@ -117,8 +118,7 @@ def require_least(config, **least: int) -> None:
             value = value[part]
         if value < smallest:
             raise UserError(f"{key}={value}: must be at least {smallest}")
-    if config.mesh.ensemble != 1:
-        raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+    checks.one_device(config)
 
 
 def model_of(section: ConfigDict) -> tuple[models.TransformerConfig, dict]:

@@ -129,6 +129,12 @@ def mesh(section: ConfigDict, rows: int, devices: Sequence | None = None,
     return made
 
 
+def one_device(config: ConfigDict) -> None:
+    """Refuse a mesh for an experiment that has no use for one. Raises: UserError."""
+    if config.mesh.ensemble != 1:
+        raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+
+
 def _filled(sizes: dict[str, int], devices: int) -> dict[str, int]:
     """The sizes, -1 replaced by what is left of the devices. Raises: UserError: a size below 1, or nothing whole is left."""
     open_axes = [axis for axis, size in sizes.items() if size == -1]

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.errors import UserError
-from experiments.harness.stages import Stage
+from experiments.harness.stages import Stage, one_rule
 from jaxpost import training
 from jaxpost.lookup import nearest
 from jaxpost.probes.updates import fixed_spectrum, rank_one
@@ -114,9 +114,7 @@ def make(name: str, stage: Stage, shapes: Callable[[], dict]) -> Edit | None:
     """
     if not stage.edit:
         return None
-    rule, settings = stage.edit[0]
-    if len(stage.edit) > 1 or rule not in RULES or not isinstance(settings, Mapping):
-        raise UserError(f"arm {name!r}: edit={dict(stage.edit)} is not {{rule: settings}} of one rule{nearest(rule, RULES)}")
+    rule, settings = one_rule(name, "edit", stage.edit, RULES)
     if len(stage.start) != 2 or stage.steps:
         raise UserError(f"arm {name!r}: an edit is made of two places to start from and not trained; found start={stage.start} "
                         f"and steps={stage.steps}")

@@ -72,6 +72,23 @@ def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals
         yield bundle, session
 
 
+def seed_by_seed(arm: str, seeds: Sequence[int], steps: int, rows_of: Callable[[int], dict], bundle: records.Bundle,
+                 session: Session) -> None:
+    """The rows of every seed of an arm that has none yet; a seed of an arm is the unit of resuming.
+
+    Args:
+      steps: the last step, for what is said. rows_of: seed -> columns of all its measurements.
+    """
+    began = time.monotonic()
+    for seed in seeds:
+        shard = f"{arm}-seed-{seed}"
+        if not bundle.has_rows(shard):
+            bundle.write_rows(shard, rows_of(seed))
+            session.boundary(f"{arm}, seed {seed} is finished")
+    bundle.cost("arm", arm=arm, wall_s=time.monotonic() - began)
+    session.say(f"{arm}: {len(seeds)} seeds, {steps} steps, {time.monotonic() - began:.1f} s")
+
+
 def publish(stated: Stated, bundle: records.Bundle, session: Session, judge: Callable[[pa.Table], list[dict]], *,
             metrics: Mapping, papers: Sequence[str] = (), show: Callable[[Console, list[dict]], None] | None = None,
             **more: object) -> None:

@@ -72,7 +72,7 @@ def final_params(arm: Arm, found: Sequence[ensemble.Block], plan: ensemble.Plan)
     return {name: x for name, x in ensemble.final_params(arm, found, plan).items() if name in plan.base.params}
 
 
-def average(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, bundle: Bundle, session: Session) -> dict:
+def combined(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, bundle: Bundle, session: Session) -> dict:
     """An arm of no steps: the average or edit of what it starts from, measured at step 0; its parameters, leading axis S."""
     starts = ends(arm.start, finals, arm, plan.base.params, seeds)
     params_S = jax.tree.map(lambda *x: np.stack(x), *map(starts, seeds))

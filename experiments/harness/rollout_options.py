@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 
 from experiments.harness.errors import UserError
-from experiments.harness.stages import ROLLOUTS, Stage
+from experiments.harness.stages import ROLLOUTS, Stage, one_rule
 from jaxpost import training
 from jaxpost.lookup import nearest
 from jaxpost.objectives import rewards
@@ -47,10 +47,7 @@ def changed(name: str, stage: Stage, source):
 def _forcing(name: str, stage: Stage, source):
     if not stage.forcing:
         return source.forcing
-    rule, settings = stage.forcing[0]
-    if len(stage.forcing) > 1 or rule not in FORCING or not isinstance(settings, Mapping):
-        raise UserError(f"arm {name!r}: forcing={dict(stage.forcing)} is not {{rule: settings}} of one rule"
-                        f"{nearest(rule, FORCING)}")
+    rule, settings = one_rule(name, "forcing", stage.forcing, FORCING)
     kind = FORCING[rule]
     if type(source.forcing) is kind:
         return _with(name, f"forcing {rule}", source.forcing, tuple(settings.items()), source.forcing)
@@ -61,13 +58,9 @@ def _forcing(name: str, stage: Stage, source):
 
 
 def _second(name: str, stage: Stage, source):
-    named = [(rule, settings) for rule, settings in stage.second_pass if isinstance(settings, Mapping)]
-    if not named:
+    if not any(isinstance(settings, Mapping) for _, settings in stage.second_pass):
         return _with(name, "second_pass", source.second or SecondPass(), stage.second_pass, source.second)
-    rule, settings = named[0]
-    if len(stage.second_pass) > 1 or rule not in SECOND:
-        raise UserError(f"arm {name!r}: second_pass={dict(stage.second_pass)} is not {{rule: settings}} of one rule"
-                        f"{nearest(rule, SECOND)}")
+    rule, settings = one_rule(name, "second_pass", stage.second_pass, SECOND)
     pairs = {key: tuple(x.items()) if isinstance(x, Mapping) else x for key, x in settings.items()}
     _require_settings(name, f"second_pass {rule}", SECOND[rule], pairs)
     return SECOND[rule](**_tuples(pairs))

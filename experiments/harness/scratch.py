@@ -128,7 +128,7 @@ class Setup(Checked):
         for arm in self.arms:
             plan = self._plan(arm, bundle, session)
             if not arm.steps:
-                finals[arm.name] = one_arm.average(arm, plan, self.seeds, finals, bundle, session)
+                finals[arm.name] = one_arm.combined(arm, plan, self.seeds, finals, bundle, session)
                 continue
             found = one_arm.train(arm, plan, self.seeds, finals, bundle.path / "base-0" / "arms", config.mesh.ensemble, bundle,
                                   session)

@@ -133,6 +133,14 @@ def from_scratch(found: Mapping[str, Stage]) -> bool:
     return True
 
 
+def one_rule(arm: str, field: str, given: tuple, known: Mapping) -> tuple[str, Mapping]:
+    """(rule, settings) of a field `{rule: settings}`. Raises: UserError for several rules, an unknown one, or no settings."""
+    rule, settings = given[0]
+    if len(given) > 1 or rule not in known or not isinstance(settings, Mapping):
+        raise UserError(f"arm {arm!r}: {field}={dict(given)} is not {{rule: settings}} of one rule{nearest(rule, known)}")
+    return rule, settings
+
+
 def _grids(config) -> dict[str, dict]:
     """Tables with every `over` expanded; the braces of the name are filled with the positions in the grid."""
     tables = {}

@@ -1,6 +1,5 @@
 """Lazy and rich training: arms x seeds of full-batch gradient descent, measured on a grid, judged by fixed claims."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.harness import checks
 from experiments.harness import claims as claim_rules
 from experiments.harness.errors import Diverged, UserError
-from experiments.harness.lifecycle import Stated, opened, publish
+from experiments.harness.lifecycle import Stated, opened, publish, seed_by_seed
 from experiments.harness.measure import concatenate, grid
 from experiments.harness.session import Session, StopSignals
 from experiments.lazy_rich import models
@@ -56,8 +56,7 @@ class Setup:
         for key, value in {"seeds.count": config.seeds.count, "kernel.rows": config.kernel.rows - 1, **sizes}.items():
             if value < 1:
                 raise UserError(f"{key} is too small: a kernel needs two rows, the rest at least one")
-        if config.mesh.ensemble != 1:
-            raise UserError(f"mesh.ensemble={config.mesh.ensemble}: this experiment runs on one device; set it to 1")
+        checks.one_device(config)
         claim_rules.fields(claims, METRICS)
         claim_rules.require_arms(claims, config.arm)
         self.claims = claim_rules.judgeable(claims, config.arms)
@@ -151,19 +150,15 @@ def run(config: ConfigDict, claims: Sequence[Mapping], workdir: Path, name: str,
 
 def _train(setup: Setup, name: str, bundle: records.Bundle, session: Session) -> None:
     """Every seed of an arm that has no rows yet."""
-    arm, began = setup.arms[name], time.monotonic()
+    arm = setup.arms[name]
     program = setup.programs[arm[:2]]
-    for seed in setup.seeds:
-        shard = f"{name}-seed-{seed}"
-        if bundle.has_rows(shard):
-            continue
+
+    def rows_of(seed):
         data = program.draw(training.stream(seed, f"examples/{arm.problem}", 0))
         params0 = program.problem.init(training.stream(seed, "init", 0))
-        parts = _trained(program, arm, name, seed, params0, data)
-        bundle.write_rows(shard, concatenate(*parts))
-        session.boundary(f"{name}, seed {seed} is finished")
-    bundle.cost("arm", arm=name, wall_s=time.monotonic() - began)
-    session.say(f"{name}: {len(setup.seeds)} seeds, {program.grid[-1]} steps, {time.monotonic() - began:.1f} s")
+        return concatenate(*_trained(program, arm, name, seed, params0, data))
+
+    seed_by_seed(name, setup.seeds, program.grid[-1], rows_of, bundle, session)
 
 
 def _trained(program: Program, arm: Arm, name: str, seed: int, params0, data: Mapping) -> list[dict]:

@@ -1,6 +1,7 @@
 """One tiny model, task and pair of specs for every training test."""
 
 import dataclasses
+import functools
 import types
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpost import models, objectives, tasks, training
+from tests import compiled
 
 # A random model never adds right: reward the parity of the first token instead, so that RL has a signal from step 0.
 TASK = tasks.get("addition", digits=1)
@@ -59,7 +61,7 @@ def _run(task, model, spec, source, params):
                                  state=training.create(spec, params, {}),
                                  batch=jax.jit(lambda member, state, reference: source.batch(member, state, reference)),
                                  rollout=jax.jit(lambda *given: source.rollout(*given)),
-                                 logp=jax.jit(lambda params, batch: training.token_logp(spec, params, batch)),
+                                 logp=functools.partial(compiled.token_logp, spec),
                                  update=jax.jit(lambda state, batch: training.train_step(spec, state, batch, member.scalars)),
                                  step=jax.jit(lambda member, state, reference: training.one_step(source, spec, member, state,
                                                                                                  reference)))

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from jaxpost import stats
-from jaxpost.probes import base, catalog, price, schedules
-from jaxpost.probes.policy import example_rows
+from jaxpost.probes import base, catalog, schedules
+from jaxpost.probes.policy import example_rows, of_suite
 
 _SAMPLED = "one KV-cached sample a prompt at temperature 1, the random numbers of the free answer"
 SUCCESS = base.Metric(
@@ -43,7 +43,7 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Interrupted:
+class Interrupted(of_suite.OfSuite):
     """Success under every budget, against a control that reasons as long and says nothing.
 
     `suite.interrupted(params, key, budgets, control)` gives {label: Cut} (`training.Suite`), of splits with reasoning.
@@ -73,18 +73,6 @@ class Interrupted:
             raise ValueError(f"probe 'interrupted' needs a suite that cuts answers, interrupted(params, key, budgets, "
                              f"control); {type(self.suite).__name__} has none")
 
-    def cost(self, ctx: base.Context) -> base.Cost:
-        """Counted from the program itself: sampling depends on the tasks."""
-        return price.traced(self._measured, ctx[base.PARAMS], jax.random.key(0))
-
-    def init(self, ctx: base.Context, key: jax.Array) -> dict:
-        """No state."""
-        return {}
-
-    def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
-        """(state, values): `<label>/<field>` of every split's `Cut`."""
-        return state, self._measured(ctx[base.PARAMS], key)
-
     def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
         found = self.suite.interrupted(params, key, self.budgets, self.control)
         return {f"{label}/{field}": x for label, cut in found.items() for field, x in cut._asdict().items()}
@@ -94,8 +82,8 @@ class Interrupted:
         """Rows of every split; values have a leading axis over seeds."""
         del state, meta
         table = example_rows.policy_table(arm=arm, step=step, seeds=seeds, conditional_on=conditional_on)
-        for label in dict.fromkeys(name.rpartition("/")[0] for name in values):
-            self._add(table, label, Cut(*(np.asarray(values[f"{label}/{field}"], np.float64) for field in Cut._fields)))
+        for label, fields in of_suite.by_label(values).items():
+            self._add(table, label, Cut(**{field: x.astype(np.float64) for field, x in fields.items()}))
         return table.columns(row_ids)
 
     def _add(self, table, label: str, found: Cut) -> None:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost.lookup import nearest
-from jaxpost.probes import base, catalog, price, samples, schedules
-from jaxpost.probes.policy import answer_metrics, answer_rows, example_rows, text_sets
+from jaxpost.probes import base, catalog, samples, schedules
+from jaxpost.probes.policy import answer_metrics, answer_rows, example_rows, of_suite, text_sets
 
 _OF_LOGITS = (answer_metrics.TEMPERED.id, answer_metrics.SEQUENCE.id)
 
@@ -32,7 +32,7 @@ class Sampled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PolicySamples:
+class PolicySamples(of_suite.OfSuite):
     """The statistics of `answer_rows` on fixed problems, all of one set of samples.
 
     `suite.samples(params, key, n, temperatures)` gives {label: Sampled} and `suite.vocabularies()` {label: V}
@@ -79,18 +79,6 @@ class PolicySamples:
     def _of_logits(self) -> bool:
         return any(name in self.metrics for name in _OF_LOGITS)
 
-    def cost(self, ctx: base.Context) -> base.Cost:
-        """Counted from the program itself: sampling depends on the tasks."""
-        return price.traced(self._measured, ctx[base.PARAMS], jax.random.key(0))
-
-    def init(self, ctx: base.Context, key: jax.Array) -> dict:
-        """No state."""
-        return {}
-
-    def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
-        """(state, values): of every label the samples, `<label>/<field>` as `answer_rows.Answers` names fields."""
-        return state, self._measured(ctx[base.PARAMS], key)
-
     def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
         out = {}
         temperatures = self.temperatures if self._of_logits else ()
@@ -104,10 +92,7 @@ class PolicySamples:
                  conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]], **meta: Any) -> dict[str, np.ndarray]:
         """Rows of every split and metric; values have a leading axis over seeds."""
         del state, meta
-        guesses, fields = dict(self.guesses), {}
-        for name, value in values.items():
-            label, _, field = name.rpartition("/")
-            fields.setdefault(label, {})[field] = np.asarray(value)
+        guesses, fields = dict(self.guesses), of_suite.by_label(values)
         answers = {label: answer_rows.Answers(**given, vocabulary=vocabulary, guess=guesses.get(label))
                    for label, given in fields.items() for vocabulary in (self.suite.vocabularies()[label],)}
         table = example_rows.policy_table(arm=arm, step=step, seeds=seeds, conditional_on=conditional_on)
