@@ -32,7 +32,7 @@ def of_sets(runs: matched.Trajectories, claims: Sequence[Mapping], trained: Sequ
     for (among, on), arms in sets.items():
         others = [(metric, split) for metric, split in read if (metric, split) != (matched.SUCCESS, on)]
         at_success = matched.at_matched_success(runs, arms, base, among, on=on, read=others, before=before)[0]
-        at_norm, target = matched.at_matched_norm(runs, arms, base, among) if on == "id" else ({}, None)
-        at_kl = matched.at_matched_norm(runs, arms, base, among, place="matched_kl", size=matched.kl)[0] if (
+        at_norm, target = matched.at_matched_distance(runs, arms, base, among) if on == "id" else ({}, None)
+        at_kl = matched.at_matched_distance(runs, arms, base, among, place="matched_kl", distance=matched.kl)[0] if (
             on == "id" and among in at_equal_kl) else {}
         yield Compared(among, arms, [part for part in (at_norm, at_success, at_kl) if part], target)

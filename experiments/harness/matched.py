@@ -98,25 +98,26 @@ def _row(first: Mapping, at: Mapping[str, str], numbers: Mapping[str, float]) ->
             "status_reason": None if finite else "outside the range of this run: not extrapolated"}
 
 
-def at_matched_norm(collected: Trajectories, arms: Sequence[str], base: str, among: str, *, place: str = "matched_norm",
-                    size: Callable[[Mapping], np.ndarray] = update_norm) -> tuple[dict, float]:
-    """Every global weight statistic and KL where each run first had the target update norm, log-linear between steps.
+def at_matched_distance(collected: Trajectories, arms: Sequence[str], base: str, among: str, *, place: str = "matched_norm",
+                        distance: Callable[[Mapping], np.ndarray] = update_norm) -> tuple[dict, float]:
+    """Every global weight statistic and KL where each run was first as far from the base, log-linear between steps.
 
     Args:
-      place, size: what the runs are matched on: matched_norm and `update_norm`, or matched_kl and `kl`.
+      place, distance: what the runs are matched on: matched_norm and `update_norm`, or matched_kl and `kl`.
 
     Returns:
-      (columns, target): the target is the smallest final norm over the runs of `arms` that moved; NaN if none did.
+      (columns, target): the target is the smallest final distance over the runs of `arms` that moved; NaN if none did.
     """
     runs = collected.of(arms, base)
-    norms = {run: size(series) for run, series in runs.items()}
-    target = min((float(x[-1]) for x in norms.values() if x[-1] > 0), default=np.nan)
+    reached = {run: distance(series) for run, series in runs.items()}
+    target = min((float(x[-1]) for x in reached.values() if x[-1] > 0), default=np.nan)
     rows = []
     for run, series in runs.items():
         for key, points in series.items():
-            if not key[0].startswith(("weight.", "policy.")) or key[0] == "policy.loss_tokens" or len(points) < len(norms[run]):
+            of_policy = key[0].startswith(("weight.", "policy.")) and key[0] != "policy.loss_tokens"
+            if not of_policy or len(points) < len(reached[run]):
                 continue  # of other things than where the policy is, or measured at the last step only
-            numbers = {n: stats.log_interp([target], norms[run], [_number(p[n]) for p in points])[0]
+            numbers = {n: stats.log_interp([target], reached[run], [_number(p[n]) for p in points])[0]
                        if target > 0 else np.nan for n in _NUMBERS}
             rows.append(_row(points[-1], {"at": place, "among": among}, numbers))
     return _columns(rows), target

@@ -48,7 +48,7 @@ def values(columns, metric, split=None):
 
 
 def test_matched_norm_is_log_linear_and_targets_the_smallest_final_norm(two_arms):
-    columns, target = matched.at_matched_norm(matched.Trajectories(two_arms), ("a", "b"), BASE, "a+b")
+    columns, target = matched.at_matched_distance(matched.Trajectories(two_arms), ("a", "b"), BASE, "a+b")
     assert target == 4.0
     got = values(columns, "weight.sparsity.bf16")
     assert got["a"][:2] == pytest.approx((0.7, 0.6))
@@ -63,8 +63,8 @@ def test_matched_kl_reads_where_each_run_first_had_the_smallest_final_kl(two_arm
     own = [kl | {"arm": arm, "step": step, "value": value * factor, "params": params}
            for arm, values_P in (("a", (0.5, 2.0, 3.0)), ("b", (0.1, 0.2, 1.0))) for step, value in zip((1, 2, 4), values_P)
            for params, factor in (("reduce=sequence_sum", 1.0), ("reduce=token_mean", 0.1))]
-    columns, target = matched.at_matched_norm(matched.Trajectories(table(two_arms.to_pylist(), own)), ("a", "b"), BASE, "a+b",
-                                              place="matched_kl", size=matched.kl)
+    columns, target = matched.at_matched_distance(matched.Trajectories(table(two_arms.to_pylist(), own)), ("a", "b"), BASE,
+                                                  "a+b", place="matched_kl", distance=matched.kl)
     got = values(columns, "policy.success", "second")
     assert target == 1.0 and got["a"][0] == pytest.approx(0.875) and got["b"][0] == pytest.approx(0.6)
     assert {parse_params(p)["at"] for p in columns["params"]} == {"matched_kl"}
@@ -73,7 +73,7 @@ def test_matched_kl_reads_where_each_run_first_had_the_smallest_final_kl(two_arm
 def test_outside_the_range_of_a_run_the_value_is_absent(two_arms):
     small = table([r for r in rows("c", 1, [1, 2, 4], [0.1, 0.2, 0.5], [1, 1, 1], [0.4] * 3, [0.9] * 3)])
     both = matched.Trajectories(pa.concat_tables([two_arms, small]))
-    columns, target = matched.at_matched_norm(both, ("a", "b", "c"), BASE, "all")
+    columns, target = matched.at_matched_distance(both, ("a", "b", "c"), BASE, "all")
     assert target == 0.5
     got = values(columns, "weight.sparsity.bf16")
     assert got["a"] == (None, None, "absent") and got["b"][2] == "absent" and got["c"][2] == "ok"
@@ -82,7 +82,7 @@ def test_outside_the_range_of_a_run_the_value_is_absent(two_arms):
 def test_between_points_the_norm_is_interpolated_in_its_logarithm(two_arms):
     third = table(rows("c", 1, [1, 2], [1.0, 2.0 * np.sqrt(2)], [0.5, 0.5], [0.4] * 2, [0.9] * 2))
     both = matched.Trajectories(pa.concat_tables([two_arms, third]))
-    columns, target = matched.at_matched_norm(both, ("a", "b", "c"), BASE, "all")
+    columns, target = matched.at_matched_distance(both, ("a", "b", "c"), BASE, "all")
     assert target == pytest.approx(2 * np.sqrt(2))
     got = values(columns, "weight.sparsity.bf16")
     assert got["a"][0] == pytest.approx(0.75) and got["b"][0] == pytest.approx(0.5)
