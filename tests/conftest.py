@@ -9,7 +9,7 @@ from pathlib import Path
 from tests import quick_compilation
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-quick_compilation.ask()  # test_step.py: 84 CPU seconds as users compile, 64 with level 0, 36 with the older emitters too
+quick_compilation.ask()  # less than half the CPU seconds: docs/decisions.md
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "jaxpost-test-cache"))
