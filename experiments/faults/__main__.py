@@ -1,9 +1,10 @@
 """Count what survives: `python -m experiments.faults --workdir=DIR`.
 
 A small study is run undisturbed. Then it is killed at random moments, its newest checkpoint is damaged, its disk is filled, two
-runs are started in one directory, and one of two processes of a run is killed; every disturbed run is resumed and must end with
-the bundle id of the undisturbed one: the hash of its science rows, arrays and config. Prints tried, survived and lost of every
-kind; the exit code is 1 if anything was lost, and the runs that lost something are kept in DIR with their logs.
+runs are started in one directory, one of two processes of a run is killed, and so is a Ray worker of a sweep, or the sweep
+itself. Every disturbed run is resumed and must end with the bundle id of the undisturbed one: the hash of its science rows,
+arrays and config. Prints tried, survived and lost of every kind; the exit code is 1 if anything was lost, and the runs that
+lost something are kept in DIR with their logs.
 """
 
 import argparse
@@ -20,9 +21,10 @@ from experiments.faults.kinds import KINDS
 from experiments.harness.command import Parser, refuse
 from experiments.harness.errors import UserError
 
-COUNTS = {"kills": 100, "damaged": 50, "full": 20, "together": 20, "processes": 10}
+COUNTS = {"kills": 100, "damaged": 50, "full": 20, "together": 20, "processes": 10, "sweeps": 10}
 HELP = {"kills": "SIGKILLs at random moments", "damaged": "damaged checkpoints", "full": "full disks",
-        "together": "pairs of runs in one directory", "processes": "killed processes of two"}
+        "together": "pairs of runs in one directory", "processes": "killed processes of two",
+        "sweeps": "killed workers of a Ray sweep, and killed sweeps"}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

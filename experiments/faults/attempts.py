@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -138,6 +139,15 @@ class Tally:
             self.survived += len(faults)
         else:
             self.lost += [f"{where}: {fault}" for fault in faults]
+
+
+def done(tally: Tally, good: bool, directory: Path, faults: list[str]) -> None:
+    """Count the faults of a run; one that lost nothing is removed with its logs."""
+    tally.add(good, directory, faults)
+    if good:
+        shutil.rmtree(directory, ignore_errors=True)
+        for log in directory.parent.glob(f"{directory.name}*.log"):
+            log.unlink()
 
 
 def environment(cache: Path) -> None:

@@ -14,17 +14,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.faults.attempts import Campaign, Moment, Subject, Tally, ended, identity, log_of, moments, same
+from experiments.faults.attempts import Campaign, Moment, Subject, Tally, done, ended, identity, log_of, moments, same
+from experiments.faults.sweeps import of_sweep
 from experiments.harness.errors import EXIT_STOPPED, EXIT_USER, UserError
 from experiments.launch import free_port
-
-
-def _done(tally: Tally, good: bool, directory: Path, faults: list[str]) -> None:
-    tally.add(good, directory, faults)
-    if good:
-        shutil.rmtree(directory, ignore_errors=True)
-        for log in directory.parent.glob(f"{directory.name}*.log"):
-            log.unlink()
 
 
 def killed(subject: Subject, expected: str, directory: Path, count: int, rng: random.Random, seconds: float) -> Tally:
@@ -47,7 +40,7 @@ def killed(subject: Subject, expected: str, directory: Path, count: int, rng: ra
                 break
             faults.append(moment.name)
         good = code == 0 and same(run, expected)
-        _done(tally, good, run, faults or ([] if good else [f"ended with code {code} undisturbed"]))
+        done(tally, good, run, faults or ([] if good else [f"ended with code {code} undisturbed"]))
     return tally
 
 
@@ -106,7 +99,7 @@ def damaged(subject: Subject, expected: str, directory: Path, count: int, rng: r
         what = "truncated" if cut else "bit flipped"
         said = " is damaged (" in log_of(run).read_text()  # of the checkpoint that is moved aside
         outcome = f"{what}, {'previous one used' if said else 'harmless'}" if good else f"{what}: {name} at {at}"
-        _done(tally, good, run, [outcome])
+        done(tally, good, run, [outcome])
     return tally
 
 
@@ -140,11 +133,11 @@ def full(subject: Subject, expected: str, directory: Path, count: int, rng: rand
         first, second = map(int, logs["CODES"].read_text().split()) if logs["CODES"].exists() else (None, None)
         if first == 0:  # there was room for all of it
             largest = min(largest, size)
-            _done(tally, True, run, [])
+            done(tally, True, run, [])
             continue
         errors = [line for line in logs["FIRST"].read_text().splitlines() if line.startswith("error: ")]
         stopped = first == EXIT_USER and len(errors) == 1 and ("No space left" in errors[0] or "make room" in errors[0])
-        _done(tally, stopped and second == 0 and same(run, expected), run, ["disk full"])
+        done(tally, stopped and second == 0 and same(run, expected), run, ["disk full"])
     return tally
 
 
@@ -159,7 +152,7 @@ def together(subject: Subject, expected: str, directory: Path, count: int, rng: 
         codes = sorted((ended(first) or 0, ended(second) or 0))
         said = log_of(run, "-a").read_text() + log_of(run, "-b").read_text()
         good = codes == [0, EXIT_USER] and "is in use by process" in said or codes == [0, 0] and "is finished" in said
-        _done(tally, good and same(run, expected), run, ["refused" if EXIT_USER in codes else "found finished"])
+        done(tally, good and same(run, expected), run, ["refused" if EXIT_USER in codes else "found finished"])
     return tally
 
 
@@ -190,7 +183,7 @@ def of_two(subject: Subject, expected: str, directory: Path, count: int, rng: ra
             ended(process)
         if faults:
             good = good and [ended(process) for process in _two(subject, run, heartbeat)] == [0, 0]
-        _done(tally, good and same(run, expected), run, faults or ["ended before"])
+        done(tally, good and same(run, expected), run, faults or ["ended before"])
     return tally
 
 
@@ -200,4 +193,5 @@ def _two(subject: Subject, run: Path, heartbeat: int) -> list[subprocess.Popen]:
                           name=f"-{index}") for index in range(2)]
 
 
-KINDS: dict[str, Campaign] = {"kills": killed, "damaged": damaged, "full": full, "together": together, "processes": of_two}
+KINDS: dict[str, Campaign] = {"kills": killed, "damaged": damaged, "full": full, "together": together, "processes": of_two,
+                              "sweeps": of_sweep}

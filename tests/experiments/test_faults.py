@@ -43,5 +43,5 @@ def test_a_directory_that_exists_and_a_negative_count_are_refused(tmp_path, caps
 
 @pytest.mark.slow
 def test_a_small_campaign_loses_nothing(tmp_path, capsys):
-    counts = ("--kills=3", "--damaged=2", "--full=1", "--together=1", "--processes=1")
+    counts = ("--kills=3", "--damaged=2", "--full=1", "--together=1", "--processes=1", "--sweeps=2")
     assert faults.main([f"--workdir={tmp_path / 'faults'}", *counts]) == 0, capsys.readouterr().out
