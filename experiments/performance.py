@@ -58,7 +58,7 @@ def read(path: Path) -> dict:
     manifest = records.storage.read_json(path / "manifest.json")
     if manifest["status"] != "complete" or "targets" not in manifest:
         raise UserError(f"{path}: {manifest['config']['experiment']}, {manifest['status']}: expected a finished benchmark "
-                        "(bench_train, bench_sample, bench_rl, bench_compare, bench_probes, bench_start, bench_scaling)")
+                        "(a config bench_...)")
     return manifest
 
 

@@ -140,11 +140,12 @@ def transformers_model(c: models.TransformerConfig, params: dict):
         return transformers.AutoModelForCausalLM.from_pretrained(Path(folder) / "model")
 
 
-def publish(bundle: Bundle, session: Session, title: str, targets: Sequence[Target], metrics: Mapping = MappingProxyType({})
-            ) -> None:
-    """Print the table, close the bundle with it, and say where it is."""
+def publish(bundle: Bundle, session: Session, title: str, targets: Sequence[Target], metrics: Mapping = MappingProxyType({}),
+            **more: object) -> None:
+    """Print the table, close the bundle with it and with `more` (JSON) in its manifest, and say where it is."""
     show(session, title, targets)
-    bundle_id = bundle.close(metrics, extra={"n_seeds": 1, "targets": [dataclasses.asdict(target) for target in targets]})
+    found = {"n_seeds": 1, "targets": [dataclasses.asdict(target) for target in targets], **more}
+    bundle_id = bundle.close(metrics, extra=found)
     session.say(f"bundle {bundle_id[:12]}: {bundle.path}")
 
 

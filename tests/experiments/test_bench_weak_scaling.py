@@ -1,0 +1,39 @@
+"""Weak scaling: exponents of planted quantities, what is refused before compiling, and, with the TPU compiler, the smoke form."""
+
+import pytest
+
+from experiments import bench_weak_scaling, run
+from jaxpost import records
+from jaxpost.records.verify import verify
+
+
+def test_an_exponent_is_fitted_where_parameters_are_in_as_many_parts():
+    """Bytes that grow with the square root of the chips miss; slices that share in fewer parts are shown alone."""
+    rows = [{"program": "p", "chips": n, "fsdp": min(n, 16), "flops": 1e12, "peak_bytes": 2**30 * (1 if n >= 16 else 4),
+             "bytes": 2**20 * n**0.5} for n in (4, 16, 64, 256)]
+    found = {target.name: target for target in bench_weak_scaling.exponents(rows, 16)}
+    assert [(name, round(t.measured, 9), t.met) for name, t in found.items()] == [
+        ("p, FLOPs", 0, True), ("p, memory", 0, True), ("p, collectives", 0.5, False)]
+    assert found["p, memory"].note == "chips: GiB a chip: 4: 4, 16: 1, 64: 1, 256: 1"
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(("override", "expected"), [
+    ("prompts=0", "prompts=0: must be at least 1"),
+    ("slices=('v5e-4',)", "an exponent needs two sizes of at least fsdp=4 chips"),
+    ("slices=('v5e-4','v5e-5')", "topology 'v5e-5' is not known to libtpu")])
+def test_a_mistake_is_one_line_before_anything_is_compiled(capsys, tmp_path, override, expected):
+    assert run.main(["--config=bench_weak_scaling:smoke", f"--workdir={tmp_path}/run", f"--config.{override}"]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert expected in err[-1] and not (tmp_path / "run" / "manifest.json").exists()
+
+
+@pytest.mark.tpu
+@pytest.mark.slow
+def test_the_smoke_form_keeps_what_every_program_takes(tmp_path):
+    assert run.main(["--config=bench_weak_scaling:smoke", f"--workdir={tmp_path}/run"]) == 0
+    assert not verify(tmp_path / "run")[1]
+    manifest = records.storage.read_json(tmp_path / "run" / "manifest.json")
+    assert {(row["program"], row["chips"]) for row in manifest["programs"]} == {
+        (name, chips) for name in ("sft-update", "rlvr-rollout", "rlvr-update") for chips in (4, 16)}
+    assert all(target["met"] for target in manifest["targets"]) and len(manifest["targets"]) == 9
