@@ -60,11 +60,16 @@ def finished(tmp_path_factory) -> Path:
     with open(shared / "finished.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / "reads.txt").exists():
-            with pytest.MonkeyPatch.context() as patch:
-                seen = record_reads(patch)
-                assert run.main(arguments(path)) == 0
-            (shared / "reads.txt").write_text("\n".join(sorted(seen)))
+            (shared / "reads.txt").write_text("\n".join(sorted(keys_read(arguments(path)))))
     return path
+
+
+def keys_read(given: list[str]) -> set[str]:
+    """The config keys that the command uses; it has to end well."""
+    with pytest.MonkeyPatch.context() as patch:
+        seen = record_reads(patch)
+        assert run.main(given) == 0
+    return set(seen)
 
 
 def record_reads(patch: pytest.MonkeyPatch) -> set[str]:

@@ -1,4 +1,4 @@
-"""Weak scaling: exponents of planted quantities, what is refused before compiling, and, with the TPU compiler, the smoke form."""
+"""Weak scaling: exponents of planted quantities, what is refused before compiling, and, slow, the smoke form."""
 
 import pytest
 

@@ -14,7 +14,7 @@ from experiments.harness import config as configs
 from jaxpost import records
 from jaxpost.records.verify import verify
 
-from .conftest import record_reads
+from .conftest import keys_read
 
 TINY = ("--config.train.steps=6", "--config.train.examples=16", "--config.train.batch=4", "--config.probe.examples=8",
         "--config.probe.microbatch=4", "--config.probe.grid_points=2", "--config.clusters.width=8", "--config.addition.width=8",
@@ -29,10 +29,7 @@ def arguments(workdir, *more):
 def finished(tmp_path_factory):
     """(directory, keys read) of an undisturbed run."""
     path = tmp_path_factory.mktemp("labels") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        seen = record_reads(patch)
-        assert run.main(arguments(path)) == 0
-    return path, set(seen)
+    return path, keys_read(arguments(path))
 
 
 def test_a_run_gives_a_verified_bundle_with_rows_nulls_and_claims(finished):

@@ -18,7 +18,7 @@ from jaxpost import models, records, tasks, training
 from jaxpost.probes import trends
 from jaxpost.records.verify import verify
 
-from .conftest import record_reads
+from .conftest import keys_read
 
 TINY = {"seeds.first": "200", "train.steps": "12", "train.steps_per_call": "6", "model.width": "8", "arm.moe.model.ff": "4",
         "measure.grid_points": "3", "measure.even_points": "6", "measure.problems": "8", "probe.routing.draws": "1",
@@ -44,10 +44,7 @@ def tiny(**more):
 def finished(tmp_path_factory):
     """(directory, keys read) of an undisturbed run."""
     path = tmp_path_factory.mktemp("pathways") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        seen = record_reads(patch)
-        assert run.main(arguments(path)) == 0
-    return path, set(seen)
+    return path, keys_read(arguments(path))
 
 
 def test_a_run_gives_a_verified_bundle_with_routing_trends_and_claims(finished):

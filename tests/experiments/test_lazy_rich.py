@@ -15,7 +15,7 @@ from experiments.lazy_rich import models, problems
 from jaxpost import records
 from jaxpost.records.verify import verify
 
-from .conftest import record_reads
+from .conftest import keys_read
 
 TINY = ("--config.polynomial.steps=6", "--config.polynomial.grid_points=2", "--config.polynomial.width=6",
         "--config.polynomial.inputs=3", "--config.polynomial.train=8", "--config.polynomial.test=8", "--config.modular.steps=6",
@@ -32,10 +32,7 @@ def arguments(workdir, *more):
 def finished(tmp_path_factory):
     """(directory, keys read) of an undisturbed run."""
     path = tmp_path_factory.mktemp("lazy") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        seen = record_reads(patch)
-        assert run.main(arguments(path)) == 0
-    return path, set(seen)
+    return path, keys_read(arguments(path))
 
 
 def small(name):

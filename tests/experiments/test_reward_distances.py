@@ -11,7 +11,7 @@ from jaxpost import records
 from jaxpost.probes import rewards
 from jaxpost.records.verify import verify
 
-from .conftest import record_reads
+from .conftest import keys_read
 
 TINY = ("--config.process.states=4", "--config.process.actions=2", "--config.pairs=12", "--config.permutations=40",
         "--config.seeds.count=2")
@@ -25,10 +25,7 @@ def arguments(workdir, *more):
 def finished(tmp_path_factory):
     """(directory, keys read) of an undisturbed run."""
     path = tmp_path_factory.mktemp("rewards") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        seen = record_reads(patch)
-        assert run.main(arguments(path)) == 0
-    return path, set(seen)
+    return path, keys_read(arguments(path))
 
 
 def test_a_run_gives_a_verified_bundle_with_nulls_floors_and_claims(finished):

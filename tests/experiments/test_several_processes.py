@@ -13,22 +13,23 @@ import pytest
 from experiments import launch, run, tiny_hf
 from jaxpost import records
 from jaxpost.records.verify import verify
+from tests import quick_compilation
 
 from .conftest import ROOT
 
 pytestmark = pytest.mark.slow
 SUBJECT = ROOT / "experiments" / "faults" / "subject.py"
 QUOTIENTS = ("weight.spectral_kappa", "weight.spectral_shift_over_update")  # of small numbers: they show rounding enlarged
+ENVIRONMENT = os.environ | {"XLA_FLAGS": " ".join(quick_compilation.FLAGS), "PYTHONPATH": str(ROOT)}  # a device each
 TEXT = Path(__file__).resolve().parent / "tiny_text.py"
 
 
 def start(count: int, directory: Path, *more: str, config: Path = SUBJECT) -> list[subprocess.Popen]:
     """So many processes of one run, a device each."""
     address = f"localhost:{launch.free_port()}"
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     return [subprocess.Popen([sys.executable, "-m", "experiments.run", f"--config={config}", f"--workdir={directory}",
                               f"--config.distributed={address},{count},{index}", *more],
-                             cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                             cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for index in range(count)]
 
 
@@ -52,9 +53,8 @@ def worst(one: Path, other: Path, arm: str) -> float:
 def alone(tmp_path_factory) -> Path:
     """The undisturbed run of one process (read only)."""
     path = tmp_path_factory.mktemp("alone") / "run"
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-m", "experiments.run", f"--config={SUBJECT}", f"--workdir={path}"], cwd=ROOT, check=True,
-                   env=environment)
+                   env=ENVIRONMENT)
     return path
 
 
