@@ -1,4 +1,4 @@
-"""The figure of weak scaling: `python docs/figures/draw_weak_scaling.py DIR`, DIR a finished run of config bench_weak_scaling."""
+"""The figure of weak scaling: `python docs/figures/draw_weak_scaling.py DIR`, DIR a run of bench_weak_scaling."""
 
 import sys
 from pathlib import Path

@@ -19,8 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 REGIONS = ("both", "left", "right", "doubly_off")
-_FACTORS = ((0, 0), (0, 1), (1, 0), (2, 2))  # which of UU', I, I - UU' on rows, and on columns
+_ON_ROWS, _ON_COLUMNS = np.array([0, 0, 1, 2]), np.array([0, 1, 0, 2])  # which of UU', I, I - UU' a region has there
 
 
 def shares(blocks: Iterable[tuple[slice, Any, Any]], u_MxR: Any, v_NxR: Any, ks: tuple[int, ...], xp: Any,
@@ -46,18 +48,13 @@ def shares(blocks: Iterable[tuple[slice, Any, Any]], u_MxR: Any, v_NxR: Any, ks:
     forms, square_sum, excess_sum, cols_N = sums[0], sums[1].sum(), sums[2].sum(), sums[3]
     rows_M = xp.concatenate(rows)
     total = rows_M.sum()
-    mean, variance = [], []
-    for k, (left, right), (first, second, fourth, cross) in zip(ks, sides, forms):
-        row_norm = _norms(u_MxR[:, :k], left, rows_M, xp, matmul)
-        col_norm = _norms(v_NxR[:, :k], right, cols_N, xp, matmul)
-        for i, j in _FACTORS:
-            share = first[i, j] / total
-            form = row_norm[i] * col_norm[j] / total**2 - 2 * share * second[i, j] + share**2 * square_sum
-            kurtosis = fourth[i, j] - 2 * share * cross[i, j] + share**2 * excess_sum
-            mean.append(share)
-            variance.append(xp.maximum(2 * form + kurtosis, 0.0) / total**2)
-    shape = len(ks), len(REGIONS)
-    return xp.stack(mean).reshape(shape).T, xp.stack(variance).reshape(shape).T
+    row_norm = xp.stack([_norms(u_MxR[:, :k], left, rows_M, xp, matmul)[_ON_ROWS] for k, (left, _) in zip(ks, sides)], 1)
+    col_norm = xp.stack([_norms(v_NxR[:, :k], right, cols_N, xp, matmul)[_ON_COLUMNS] for k, (_, right) in zip(ks, sides)], 1)
+    first, second, fourth, cross = forms[:, :, _ON_ROWS, _ON_COLUMNS].transpose(1, 2, 0)
+    share = first / total
+    form = row_norm * col_norm / total**2 - 2 * share * second + share**2 * square_sum
+    kurtosis = fourth - 2 * share * cross + share**2 * excess_sum
+    return share, xp.maximum(2 * form + kurtosis, 0.0) / total**2
 
 
 def _diagonals(vectors: Any, xp: Any) -> Any:

@@ -127,7 +127,7 @@ def density_at_size(counts_C: jax.Array, sigma_L: jax.Array) -> tuple[jax.Array,
     def total(x_LxC):
         return linalg.matmul(x_LxC, n_C[:, None])[:, 0]
 
-    here, up, down = (of_laws(sigma_L * scale) for scale in (1.0, step, 1 / step))
+    here, up, down = jax.vmap(lambda scale: of_laws(sigma_L * scale))(jnp.asarray([1.0, step, 1 / step]))
     p, a, v = here[:, 0], here[:, 1], here[:, 2]
     slope = (total(up[:, 0]) - total(down[:, 0])) / jnp.maximum(total(up[:, 1]) * step - total(down[:, 1]) / step, 1e-30)
     b = slope[:, None]

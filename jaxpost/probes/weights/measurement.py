@@ -213,8 +213,7 @@ def expected_counts(panel: Panel, tensor: Mapping[str, jax.Array]) -> dict[str, 
     variance = linalg.matmul(p_PxC * (1 - p_PxC), counts_CxM)
     place = np.asarray([PREDICTIONS.index(f"sized_{law}") for law in visibility.LAWS])
     variance = variance.at[place, 0].set(jnp.where(moved, sized_variance_L, 0.0))
-    within = jnp.asarray([[visibility.rounded_within(law, fitted[i], tol) for tol in panel.abs_tols]
-                          for i, law in enumerate(visibility.LAWS)])
+    within = jnp.stack([visibility.rounded_within(law, fitted[i], panel.abs_tols) for i, law in enumerate(visibility.LAWS)])
     within = jnp.where(moved, within, 1.0)
     return {
         "rounded_within": linalg.matmul(within, counts_CxM[:, 0]),

@@ -14,7 +14,7 @@ Legend: C = 1,536 classes, E exponents.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -219,18 +219,18 @@ def bisect(below: Callable[[jax.Array], jax.Array], n: int) -> jax.Array:
     return jnp.exp(0.5 * (ends[0] + ends[1]))
 
 
-def rounded_within(law: str, sigma: jax.Array, tol: float) -> jax.Array:
-    """P(an update rounded to bf16 on its entry is at most `tol` in magnitude) by class: f32[C].
+def rounded_within(law: str, sigma: jax.Array, tols: Sequence[float]) -> jax.Array:
+    """P(an update rounded to bf16 on its entry is at most a tolerance in magnitude) by tolerance and class: f32[tolerances, C].
 
     It is r whole ULPs u, and r <= tol / u where the update itself is below (2 floor(tol / u) + 1) u / 2. Neglects that ULPs
     change where the update crosses a power of two.
     """
-    within = 1.0
+    within, tol = 1.0, np.asarray(tols, np.float32)[:, None]
     for h_C in class_half_ulps():
         fine = tol / 2**10 > h_C  # rounding moves the boundary by less than a thousandth
         with np.errstate(over="ignore"):
-            steps_C = np.floor(np.where(fine, np.float32(1), np.float32(tol) / (2 * h_C)))
-        within -= law_survival(law, np.where(fine, np.float32(tol), (2 * steps_C + 1) * h_C) / sigma)
+            steps = np.floor(np.where(fine, np.float32(1), tol / (2 * h_C)))
+        within -= law_survival(law, np.where(fine, tol, (2 * steps + 1) * h_C) / sigma)
     return within
 
 

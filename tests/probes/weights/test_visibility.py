@@ -184,7 +184,7 @@ def test_a_rounded_update_shows_the_norm_and_the_sizes_that_it_is_said_to_show(s
             found = jax.jit(blind_moments.calibrate_norm)(counts, jnp.float32(np.mean(seen**2)))
             np.testing.assert_allclose(found, size, rtol=2e-2)
         for tol in (1e-8, 1e-5, 1e-4, 1e-3):
-            within = vis.expected_density(counts, vis.rounded_within(law, jnp.float32(size), tol))
+            within = vis.expected_density(counts, vis.rounded_within(law, jnp.float32(size), (tol,))[0])
             np.testing.assert_allclose(within, np.mean(np.abs(seen) <= tol), atol=6e-3)  # powers of two are neglected
 
 
