@@ -7,8 +7,8 @@ Procedural data need no file: a name, options, a split and a range of indices ar
 tools: TFDS reads it with or without this package, in array_record, and neither writing nor reading imports TensorFlow. Every
 record has `index`, `prompt` and `answer` (tokens, padded) and `prompt_text` and `answer_text`, so that the set is also a source
 of `text_data.read` ("tfds:NAME:SPLIT"). The metadata has family, options, seed, sizes and the digest of each split, which for
-seed 0 is that of `tasks.digest`. Reading takes the digest of the tokens again; `compared` draws the problems once more. What is equal everywhere is the content,
-not the bytes of a file, in which TFDS orders the fields of a record differently from process to process.
+seed 0 is that of `tasks.digest`. Reading takes the digest of the tokens again; `compared` draws the problems once more. What is
+equal everywhere is the content, not the bytes of a file: TFDS orders the fields of records differently in every process.
 
 Shapes: N problems, P prompt and T answer tokens.
 """

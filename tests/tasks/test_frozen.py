@@ -105,7 +105,7 @@ def test_sets_are_the_same_in_processes_with_other_hash_seeds(tmp_path):
     found = []
     for seed in ("1", "2"):
         out = tmp_path / seed
-        run = subprocess.run([sys.executable, "-m", "jaxpost.tasks", "freeze", "battleship", "--split", "id=64", "--out", str(out)],
-                             check=True, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True)
+        arguments = [sys.executable, "-m", "jaxpost.tasks", "freeze", "battleship", "--split", "id=64", "--out", str(out)]
+        run = subprocess.run(arguments, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True)
         found.append((run.stdout.replace(str(out), ""), *(path.read_text() for path in out.rglob("metadata.json"))))
     assert found[0] == found[1] and len(found[0]) == 2
