@@ -37,6 +37,7 @@ NAME, VERSION = "battleship", 1
 PAPER, VERIFIER = "after ChildPlay (see the module)", "counting fleets: any likeliest cell"
 SIDE, S = 5, 25
 LONGEST_FLEET = 4  # ships
+FLEET, OTHER_FLEET = (3, 2, 2), (4, 2)
 
 
 class Problem(NamedTuple):
@@ -66,7 +67,7 @@ def _ship(row: int, column: int, down: int, right: int, length: int) -> tuple[in
     return tuple(sum(1 << (SIDE * r + c) for r, c in part if 0 <= r < SIDE and 0 <= c < SIDE) for part in (cells, around))
 
 
-def make(fleet=(3, 2, 2), other_fleet=(4, 2), shots=10, style="answer", room=0):
+def make(fleet=FLEET, other_fleet=OTHER_FLEET, shots=10, style="answer", room=0):
     """Battleship.
 
     Args:
@@ -125,7 +126,7 @@ def make(fleet=(3, 2, 2), other_fleet=(4, 2), shots=10, style="answer", room=0):
 
 def loop(task_options: dict | None = None, turns: int = 16) -> environment.Environment:
     """The closed loop of `make(**task_options)`, of at most `turns` shots."""
-    options = {"fleet": (3, 2, 2), "other_fleet": (4, 2)} | (task_options or {})
+    options = {"fleet": FLEET, "other_fleet": OTHER_FLEET} | (task_options or {})
     make(**options)  # refuses what is out of range
     rules = Fleets(options["fleet"], options["other_fleet"])
 

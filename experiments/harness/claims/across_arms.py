@@ -39,7 +39,8 @@ def permuted(result: dict, claim: Mapping, table: pa.Table, last: Mapping[str, i
     kept = [run in counted for run in runs]
     test = stats.permuted_ranks(x_RxA[kept], y_RxA[kept], claim["direction"])
     drawn = f"all {test.draws:,}" if test.exact else f"{test.draws:,} random"
-    result = result | {"p": test.p, "note": f"p = {test.p:.2g} of {drawn} permutations of the arms; {result['note']}"}
+    note = f"p = {test.p:.2g} of {drawn} permutations of the arms; {result['note']}"
+    result = result | {"p": test.p, "note": note, "ci_lo": max(result["ci_lo"], -1.0), "ci_hi": min(result["ci_hi"], 1.0)}
     if result["verdict"] == "supported" and test.p > LEVEL:
         result |= {"verdict": "inconclusive", "note": f"so few arms are ordered so by chance: {result['note']}"}
     return result
