@@ -47,7 +47,7 @@ CLAIMS = (
     _follows("signal", "Curricula with a larger mean gradient learn faster.", "gradient.mean_norm2", primary=False),
     _follows("effective-rows-end", "Curricula with more effective rows end higher.", "policy.effective_rows",
              against={**_LEARNING, "at": "final"}, primary=False),
-    _follows("smoke", "The same over the arms of the smoke form.", "policy.effective_rows", SMOKE, primary=False),
+    _follows("smoke", "So they do among the arms of the smoke form.", "policy.effective_rows", SMOKE, primary=False),
 )
 
 
