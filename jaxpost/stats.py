@@ -3,11 +3,13 @@
 Host side, float64 numpy and scipy. Replicates lie on the last axis; leading axes are independent statistics. One
 replicate has a mean and no interval: the ends are NaN, which row writers store as absent.
 
-Legend: S seeds, B bases, T points of a trajectory.
+Legend: S seeds, B bases, A arms, T points of a trajectory.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -217,6 +219,66 @@ def log_interp(x_grid, x_T, y_T) -> np.ndarray:
         share = (log_grid[hit] - log_x[start]) / width if width else 0.0
         out[hit] = y[start] + share * (y[t] - y[start])
     return out
+
+
+def rank_correlations(x_SxA, y_SxA) -> np.ndarray:
+    """Spearman's correlation of x and y over the last axis, ties with their average rank: f64[S]; NaN where a side is constant
+    or a value is missing.
+    """
+    u_SxA, v_SxA = _unit_ranks(x_SxA), _unit_ranks(y_SxA)
+    return (u_SxA * v_SxA).sum(-1)
+
+
+def _unit_ranks(x_SxA) -> np.ndarray:
+    """Centred ranks of length one; NaN where all are equal or one is missing."""
+    x_SxA = np.asarray(x_SxA, np.float64)
+    away_SxA = scipy.stats.rankdata(x_SxA, axis=-1) - (x_SxA.shape[-1] + 1) / 2
+    away_SxA[~np.isfinite(x_SxA).all(-1)] = 0.0
+    norm_Sx1 = np.linalg.norm(away_SxA, axis=-1, keepdims=True)
+    return np.divide(away_SxA, norm_Sx1, out=np.full_like(away_SxA, np.nan), where=norm_Sx1 > 0)
+
+
+class Permuted(NamedTuple):
+    """A statistic and its p-value under permutations: all of them, or `draws` random ones."""
+
+    value: float
+    p: float
+    draws: int
+    exact: bool
+
+
+def permuted_ranks(x_SxA, y_SxA, direction: str, draws: int = 9999, seed: int = 0) -> Permuted:
+    """Is the rank correlation of x and y over A arms, averaged over seeds, larger than that of arms without their names?
+
+      T = mean_s rho_s(x_s, y_s);   H0: the arms of y may be exchanged, in all seeds alike
+      p = #{T(permutation) >= T} / A!   of all A! permutations where they are at most `draws`, else
+      p = (1 + #{T* >= T}) / (1 + draws)
+
+    One permutation serves all seeds, so what an arm shares between seeds (they are replicates of the same arms) stays
+    together, and A, not A times S, is the sample.
+
+    Args: x_SxA, y_SxA float[S, A], each row with a rank correlation. direction: "greater", or "less" (<= in place of >=).
+    Raises: ValueError for another direction, unequal shapes, or a row without a rank correlation.
+    """
+    if direction not in DIRECTIONS[:2]:
+        raise ValueError(f"permuted_ranks: unknown direction {direction!r}; expected greater or less")
+    if np.ndim(x_SxA) != 2 or np.shape(x_SxA) != np.shape(y_SxA):
+        raise ValueError(f"permuted_ranks: expected [seeds, arms] twice; found shapes {np.shape(x_SxA)} and {np.shape(y_SxA)}")
+    u_SxA, v_SxA = _unit_ranks(x_SxA), _unit_ranks(y_SxA)
+    product_AxA = u_SxA.T @ v_SxA / len(u_SxA)  # T of a permutation is the sum over arms a of product[a, permutation(a)]
+    if not np.isfinite(product_AxA).all():
+        raise ValueError("permuted_ranks: a seed has no rank correlation, as a side is constant or a value is missing")
+    arms = len(product_AxA)
+    exact = math.factorial(arms) <= draws
+    if exact:
+        order_MxA = np.asarray(list(itertools.permutations(range(arms))))
+    else:
+        order_MxA = np.random.default_rng(seed).permuted(np.tile(np.arange(arms), (draws, 1)), axis=1)
+    sign = 1.0 if direction == "greater" else -1.0
+    value = float(np.trace(product_AxA))
+    beyond = int(np.sum(sign * product_AxA[np.arange(arms), order_MxA].sum(-1) >= sign * value - 1e-12))
+    p = beyond / len(order_MxA) if exact else (1 + beyond) / (1 + draws)
+    return Permuted(value, p, len(order_MxA), exact)
 
 
 def _check_direction(direction: str) -> None:

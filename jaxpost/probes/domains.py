@@ -35,7 +35,7 @@ RULES = (  # the first pattern that fits
     ("policy.ood_gap", COSINE), ("policy.teacher_forced_accuracy", SHARE), ("lifelong.*", COSINE),
     ("policy.interrupted_success", SHARE), ("policy.interrupted_share", SHARE),
     ("policy.ead*", POSITIVE), ("policy.*entropy*", POSITIVE), ("policy.kl_*", POSITIVE), ("policy.text_*", POSITIVE),
-    ("policy.loss_tokens", POSITIVE),
+    ("policy.loss_tokens", POSITIVE), ("policy.effective_rows", POSITIVE),
     ("fit.accuracy", SHARE), ("fit.loss", POSITIVE), ("event.*", SHARE), ("interpolation.success", SHARE),
     ("interpolation.false_false_true", SHARE), ("interpolation.barrier_at", SHARE), ("interpolation.loss", POSITIVE),
     ("interpolation.balanced_*", POSITIVE), ("forgetting.permutation_p", SHARE), ("forgetting.left_out_error", POSITIVE),

@@ -14,8 +14,10 @@ from jaxpost.tasks import (
     arc,
     arithmetic,
     backdoors,
+    battleship,
     biographies,
     chains,
+    connect_four,
     countdown,
     facts,
     few_shot,
@@ -46,6 +48,7 @@ from jaxpost.tasks.base import (
     Task,
     difficulties,
     digest,
+    digest_of,
     distinct,
     ends,
     evaluated,
@@ -62,7 +65,7 @@ from jaxpost.tasks.base import (
 
 _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmetic, spatial, biographies, gameable, slabs,
             machine, satisfiability, permutations, grid, facts, sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe,
-            omega, variations, backdoors, teachers)
+            connect_four, battleship, omega, variations, backdoors, teachers)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
 
 __all__ = [
@@ -71,6 +74,7 @@ __all__ = [
     "Task",
     "difficulties",
     "digest",
+    "digest_of",
     "distinct",
     "ends",
     "evaluated",

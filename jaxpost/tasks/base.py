@@ -197,9 +197,15 @@ def digest(task, split, count):
     Only integer arithmetic lies between key and tokens, so the digest is the same on every back end.
     """
     batch = examples(task, split, np.arange(count, dtype=np.uint32))
-    head = f"{task.name}/{task.version}/{split}/{count}/{task.prompt_len}/{task.completion_len}\n"
+    return digest_of(task, split, batch.prompt_NxP, batch.answer_NxT)
+
+
+def digest_of(task, split, prompt_NxP, answer_NxT, first=0):
+    """`digest` of prompts and answers that are at hand; `first` is the index of the first of them."""
+    start = f"/{first}" if first else ""
+    head = f"{task.name}/{task.version}/{split}/{len(prompt_NxP)}/{task.prompt_len}/{task.completion_len}{start}\n"
     sha = hashlib.sha256(head.encode())
-    for tokens in (batch.prompt_NxP, batch.answer_NxT):
+    for tokens in (prompt_NxP, answer_NxT):
         sha.update(np.asarray(tokens).astype("<i4").tobytes())
     return sha.hexdigest()
 

@@ -13,6 +13,9 @@ and options, `c.task = ConfigDict({"name": "countdown", "style": "backtrack(2)"}
 "style=backtrack(2)"` prints problems of every split. Training problems come from one half of all possible problems and
 evaluation problems from the other, by a hash of their content, so that no evaluation problem is in training.
 
+For other tools than this package, `python -m jaxpost.tasks freeze countdown --split id=512 --out sets` writes problems as a
+TFDS data set with digests, without TensorFlow, and `python -m jaxpost.tasks frozen DIRECTORY` reads and checks one.
+
 Styles are how an oracle writes before its answer: `cot`, `backtrack(k)` with k wrong steps that are undone, and the controls
 `filler(k)`, `shuffled(k)` and `wrong(k)`, which have exactly its length. A model of families beyond the first four needs a
 vocabulary of `tasks.get(...).vocab_size` tokens (`model.vocab`).

@@ -4,10 +4,11 @@ Prompt `x:x.o.x...o?` (who moves, then nine cells row by row), answer the cell, 
 the position (a win, else a draw) under perfect play is right; values come from a full search. Positions are those that can
 arise, in which the game goes on and at least one move is wrong; the oracle names the first right cell. After "Show, Don't Tell:
 Evaluating Large Language Models Beyond Textual Understanding with ChildPlay", whose opponent plays at random; differs from it
-in: single positions as well, a perfect opponent, and the other games are absent (connect four, battleship, shapes).
+in: single positions as well, and a perfect opponent. Its other games are `connect_four` and `battleship`; shapes are absent.
 
 `loop(options)` is the closed loop from such a position: one move a turn, then the opponent answers with the first of the moves
-that are best for it. A game ends with reward 1 for a win, 0.5 for a draw, 0 for a loss; a move that is none loses.
+that are best for it, or a random one. A game ends with reward 1 for a win, 0.5 for a draw, 0 for a loss; a move that is none
+loses.
 
 Splits: train, id (half of the positions each), ood/marks (id with the players called `a` and `b` in place of `x` and `o`).
 Content is the position up to turning and mirroring, so that none is in both. `tasks.table` lists them.
@@ -21,15 +22,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.tasks import base, environment, traces, vocab
+from jaxpost.tasks import base, environment, games, traces, vocab
 
 NAME, VERSION = "tictactoe", 1
 PAPER, VERIFIER = "after ChildPlay (see the module)", "game value: any best move"
 LINES = np.asarray([(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6)])
-_SQUARE = np.arange(9).reshape(3, 3)
-SYMMETRIES = np.stack([np.rot90(s, k).reshape(-1) for s in (_SQUARE, _SQUARE.T) for k in range(4)])
+SYMMETRIES = games.symmetries(3)
 POWERS = 3 ** np.arange(9)
-MARKS = ("xo", "ab")
 
 
 class Problem(NamedTuple):
@@ -37,13 +36,6 @@ class Problem(NamedTuple):
 
     cell_9: Any  # i32
     other: Any  # i32[]
-
-
-class State(NamedTuple):
-    """A game: the board as it stands and who the policy is."""
-
-    problem: Problem
-    turn: Any  # i32[]
 
 
 @functools.cache
@@ -89,7 +81,8 @@ def make(style="answer", room=0):
         return Problem(jnp.asarray(ordered_Nx9)[place], jnp.asarray(knobs["other"], jnp.int32))
 
     def verify(made, tokens_A):
-        return (right(made.cell_9)[_move(tokens_A)] & (_move(tokens_A) >= 0)).astype(jnp.float32)
+        move = games.named(tokens_A, 9)
+        return (right(made.cell_9)[move] & (move >= 0)).astype(jnp.float32)
 
     def table(split):
         knobs = task.splits[split]
@@ -98,8 +91,7 @@ def make(style="answer", room=0):
 
     @functools.cache
     def guess(split):
-        right_Nx9, legal_Nx9 = _right(table(split).cell_9, values())
-        return float(max((right_Nx9.sum(axis=1) / legal_Nx9.sum(axis=1)).mean(), right_Nx9.mean(axis=0).max()))
+        return games.guess(*_right(table(split).cell_9, values()))
 
     def content(made):
         form_8x9 = made.cell_9[jnp.asarray(SYMMETRIES)]
@@ -114,32 +106,22 @@ def make(style="answer", room=0):
     return task
 
 
-def loop(task_options: dict | None = None, turns: int = 5) -> environment.Environment:
-    """The closed loop of `make(**task_options)` against the perfect opponent, of at most `turns` moves of the policy's."""
+def loop(task_options: dict | None = None, turns: int = 5, opponent: str = "best") -> environment.Environment:
+    """The closed loop of `make(**task_options)`, of at most `turns` moves of the policy's, against a perfect opponent ("best")
+    or one whose moves are random ("random"). Raises: ValueError for another opponent.
+    """
+    rules = games.Rules(lambda made: made.cell_9 == 0, _play, lambda made: _won(made.cell_9), lambda made: right(made.cell_9))
+    return games.loop(NAME, turns, rules, lambda tokens_A: games.named(tokens_A, 9), games.opponent(opponent, rules), prompt)
 
-    def step(state, tokens_A):
-        board_9 = state.problem.cell_9
-        mover = 1 + jnp.sum(board_9 > 0) % 2
-        move = _move(tokens_A)
-        legal = (move >= 0) & (board_9[move] == 0)
-        mine_9 = jnp.where((jnp.arange(9) == move) & legal, mover, board_9)
-        won, full = _won(mine_9), jnp.all(mine_9 > 0)
-        reply = jnp.argmax(right(mine_9))
-        plays = legal & ~won & ~full
-        both_9 = jnp.where((jnp.arange(9) == reply) & plays, 3 - mover, mine_9)
-        lost = ~legal | (plays & _won(both_9))
-        drawn = legal & ~won & ~lost & jnp.all(both_9 > 0)
-        state = State(state.problem._replace(cell_9=both_9), state.turn + 1)
-        reward = jnp.where(won & legal, 1.0, jnp.where(drawn, 0.5, 0.0))
-        return state, prompt(state.problem), reward, won | lost | drawn | (state.turn >= turns)
 
-    return environment.Environment(NAME, turns, lambda problem: State(problem, jnp.int32(0)),
-                                   lambda state: prompt(state.problem), step)
+def _play(made, move):
+    mover = 1 + jnp.sum(made.cell_9 > 0) % 2
+    return made._replace(cell_9=jnp.where((jnp.arange(9) == move) & (made.cell_9 == 0), mover, made.cell_9))
 
 
 def prompt(made):
     """Tokens of a position, i32[13]."""
-    mark_2x3 = jnp.asarray([[vocab.TOKEN[mark] for mark in "." + names] for names in MARKS])
+    mark_2x3 = games.mark_tokens()
     mover = 1 + jnp.sum(made.cell_9 > 0) % 2
     return traces.joined(vocab.BOS, mark_2x3[made.other, mover], ":", mark_2x3[made.other][made.cell_9], "?")
 
@@ -163,12 +145,6 @@ def _right(cell_Nx9, value):
 def _won(cell_9):
     line_8x3 = cell_9[jnp.asarray(LINES)]
     return jnp.any((line_8x3[:, 0] > 0) & jnp.all(line_8x3 == line_8x3[:, :1], axis=1))
-
-
-def _move(tokens_A):
-    """The cell that an answer names, -1 for none."""
-    cell = tokens_A[0] - vocab.DIGIT
-    return jnp.where((cell >= 0) & (cell < 9) & (tokens_A[1] == vocab.EOS), cell, -1)
 
 
 def _canonical(cell_Nx9):

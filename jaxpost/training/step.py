@@ -275,8 +275,18 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
     probed |= inline.measure(grads, updates, state.params, params)
     metrics = {"loss": (total, count), "loss_tokens": batch.mask_NxT.sum(), **aux,
                **{name: (value, jnp.ones_like(value)) for name, value in probed.items()}}
+    if batch.advantage_NxT is not None:
+        metrics["effective_rows"] = effective_rows(batch)
     seen = ever_changed.mark(state.probe_state, state.params, params)
     return state._replace(params=params, opt_state=opt_state, probe_state=seen, trainable=trainable), metrics
+
+
+def effective_rows(batch: Batch) -> jax.Array:
+    """How many sampled rows of an update have a token in the loss whose advantage is not 0; the others have no gradient of it.
+
+    Source: arXiv:2509.25849 (the share of such rows is its effective-gradient ratio).
+    """
+    return jnp.any((batch.sampled_NxT > 0) & (batch.advantage_NxT != 0), axis=1).sum(dtype=jnp.float32)
 
 
 def advantage_covariance(logp_NxT: jax.Array, rows: Batch, mean: jax.Array | float) -> tuple[jax.Array, jax.Array]:

@@ -46,8 +46,8 @@ def history(params_S):
     tensors = len(gradient_sums.inventory(jax.tree.map(lambda x: x[0], params_S)))
     steps = np.ones((len(SEEDS), 3))
     sums = steps[..., None] * (1 + np.arange(tensors))
-    return {"loss_tokens": steps, "advantage_covariance": 0.1 * np.arange(6.0).reshape(2, 3), "chunk_s1_T": 3 * sums,
-            "chunk_s2_T": 2 * sums, "chunks": 2 * steps, "chunk_rows": 4 * steps}
+    return {"loss_tokens": steps, "effective_rows": steps, "advantage_covariance": 0.1 * np.arange(6.0).reshape(2, 3),
+            "chunk_s1_T": 3 * sums, "chunk_s2_T": 2 * sums, "chunks": 2 * steps, "chunk_rows": 4 * steps}
 
 
 @pytest.mark.parametrize("name", CHOSEN)

@@ -99,6 +99,7 @@ def test_a_claim_that_cannot_be_judged_is_refused(change, expected):
     "sft_then_ppo", "continual_forgetting", "weight_interpolation", "rlvr_curvature", "hints", "replay", "sft_then_rl",
     "gaming", "phrasing", "causal_axioms", "simplicity_bias", "diversity", "continual", "sampling_entropy", "length_budget",
     "grokked_circuits", "soup_reference", "update_parts", "update_spectra", "spurious_features", "interrupt", "rewriting",
+    "board_games",
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("backtracking_dose", "another_rule", "atomic_composite"))])
 def test_a_claim_of_a_paper_is_one_file_of_eighty_lines(name):
     assert len((ROOT / "configs" / f"{name}.py").read_text().splitlines()) <= 80
@@ -106,6 +107,13 @@ def test_a_claim_of_a_paper_is_one_file_of_eighty_lines(name):
         setup = setup_of(configs.load(f"{name}:{argument}", {}), configs.module(name).CLAIMS)
         assert [c["id"] for c in setup.claims] == [c["id"] for c in configs.module(name).CLAIMS]
         assert all(isinstance(arm.spec.model, models.TransformerConfig) for arm in setup.arms)
+
+
+@pytest.mark.parametrize(("argument", "judged"), [pytest.param("default", 6, marks=pytest.mark.slow), ("smoke", 1)])
+def test_an_order_of_arms_is_judged_where_all_its_arms_run(argument, judged):
+    setup = setup_of(configs.load(f"why_curricula:{argument}", {}), configs.module("why_curricula").CLAIMS)
+    assert len((ROOT / "configs" / "why_curricula.py").read_text().splitlines()) <= 80
+    assert len(setup.claims) == judged and all(set(claim["arms"]) <= {arm.name for arm in setup.arms} for claim in setup.claims)
 
 
 def test_the_study_of_the_documentation_is_one():

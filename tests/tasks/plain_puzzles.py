@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 
-from tests.tasks import plain, plain_transfer
+from tests.tasks import plain, plain_games, plain_transfer
 from tests.tasks.plain import EOS, text
 
 
@@ -211,4 +211,5 @@ def tictactoe(options, split, prompt, answer):
     return -game_value(after, {"x": "o", "o": "x"}[mover]) == game_value(board, mover)
 
 
-VERIFIERS = {f.__name__: f for f in (sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe)} | plain_transfer.VERIFIERS
+VERIFIERS = ({f.__name__: f for f in (sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe)} | plain_games.VERIFIERS
+             | plain_transfer.VERIFIERS)

@@ -1,4 +1,4 @@
-"""The covariance of log-probability and advantage: numpy float64, parts that add up, demonstrations, and its rows."""
+"""What a step says of its advantages: their covariance with log-probabilities in numpy float64, and how many rows have one."""
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,12 @@ def by_hand(run, state):
     ("grpo", 4), *(pytest.param(*x, marks=pytest.mark.slow) for x in (("grpo", 1), ("reinforce_pp_baseline", 2)))])
 def test_it_is_the_population_covariance_of_what_the_loss_used(make, objective, microbatches):
     run = make(objective, microbatches=microbatches)
-    total, count = run.step(run.member, run.state, run.params)[1]["advantage_covariance"]
+    metrics = run.step(run.member, run.state, run.params)[1]
+    total, count = metrics["advantage_covariance"]
     assert float(total / count) == pytest.approx(by_hand(run, run.state), rel=2e-5, abs=2e-7)
+    rows, _, _ = run.batch(run.member, run.state, run.params)
+    differ_B = np.ptp(np.asarray(rows.reward_N).reshape(-1, run.spec.group), axis=1) > 0
+    assert float(metrics["effective_rows"]) == run.spec.group * differ_B.sum() > 0
 
 
 def rows_of(logp, advantage, mask, shown=None):
@@ -58,6 +62,17 @@ def test_padding_and_parts_change_nothing_and_demonstrations_do_not_count():
     assert value(logp, rows_of(logp, advantage, mask, shown)) == pytest.approx(
         np.cov(logp[kept], advantage[kept], bias=True)[0, 1], abs=2e-6)
     assert value(logp, rows_of(logp, np.full((8, 5), 0.5), mask)) == 0.0
+
+
+def test_rows_without_an_advantage_a_counted_token_or_a_sample_are_not_effective():
+    advantage = np.asarray([[1, 1, 0], [0, 0, 0], [2, 0, 0], [np.nan, 3, 0], [1, 1, 1], [-1, -1, -1]])
+    mask = np.asarray([[1, 1, 1], [1, 1, 1], [0, 1, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1]])
+    shown = np.asarray([[0], [0], [0], [0], [1], [0]]) * np.ones((6, 3))
+    assert float(step_module.effective_rows(rows_of(None, advantage, mask, shown))) == 3  # the first, fourth and last
+    found = policy.EffectiveRows().finalize({"effective_rows": np.asarray([[1.0, 3.0], [4.0, 4.0]])}, {}, arm="a", step=3,
+                                            seeds=[1, 2], conditional_on="d")
+    assert found["value"] == [2.0, 4.0] and set(found["metric"]) == {"policy.effective_rows"} and found["seed"] == [1, 2]
+    assert policy.EffectiveRows().finalize({}, {}, arm="a", step=3, seeds=[1], conditional_on="d") == {"metric": []}
 
 
 def rows(history):

@@ -88,6 +88,7 @@ def test_inline_probes_change_no_bit_in_50_steps(make, monkeypatch, users_emitte
     monkeypatch.setattr(step_module.inline, "measure", lambda *a: {})
     monkeypatch.setattr(step_module.inline, "chunk_sums", lambda *a: {})
     monkeypatch.setattr(step_module, "advantage_covariance", lambda *a: (jnp.zeros(()), jnp.ones(())))
+    monkeypatch.setattr(step_module, "effective_rows", lambda batch: jnp.zeros(()))
     monkeypatch.setattr(step_module.ever_changed, "mark", lambda state, before, after: state)
     without = final()
     chex.assert_trees_all_equal(with_probes, without)

@@ -10,7 +10,7 @@ A claim is a mapping. It names a statistic, where along the run it is read, what
                              method, window)
     after                    {metric, split, level}: events are looked for from where that curve reached the level
     kind                     value, difference, ratio, excess_over_null, order (`against`), slope (`over`, `over_scale`),
-                             signed_sum (`terms`)
+                             signed_sum (`terms`), rank_correlation (over the arms, with the statistic `against`)
     arms                     whose statistics are compared
     direction, threshold     greater or less than the threshold, or equivalent: inside the margin around 0
     equivalence_margin       what is practically nothing

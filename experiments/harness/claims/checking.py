@@ -1,10 +1,11 @@
 """Refusals: a claim that could not be judged is one line before any compute."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.harness.claims import statistics
+from experiments.harness.claims import across_arms, statistics
 from experiments.harness.claims.curves import SELECTORS
 from experiments.harness.claims.terms import KINDS, scale
 from experiments.harness.errors import UserError
@@ -56,9 +57,9 @@ def check(claims: Sequence[Mapping], splits: Sequence[str] | None = None) -> Non
                  "over_scale": ("linear", "log")}
         if splits is not None:
             valid |= {"split": splits, "matched_on": splits}
-        for field, known in valid.items():
-            if field in claim and claim[field] not in known:
-                raise UserError(f"claim {claim['id']!r}: {field}={claim[field]!r}{nearest(claim[field], known)}")
+        for stated, (field, known) in itertools.product((claim, claim.get("against") or {}), valid.items()):
+            if field in stated and stated[field] not in known:
+                raise UserError(f"claim {claim['id']!r}: {field}={stated[field]!r}{nearest(stated[field], known)}")
         _check_arms(claim)
         _check_place(claim)
         if claim["kind"] == "signed_sum":
@@ -78,7 +79,9 @@ def _check_place(claim: Mapping) -> None:
     name, kind, at = claim["id"], claim["kind"], claim["at"]
     if kind == "order" and at not in statistics.EVENTS:
         raise UserError(f"claim {name!r}: an order compares events; at={at!r} is none, choose {' or '.join(statistics.EVENTS)}")
-    if (kind == "order" or at == "trend") and "metric" not in claim.get("against", {}):
+    if kind == "rank_correlation":
+        _check_ranks(claim)
+    if (kind in ("order", "rank_correlation") or at == "trend") and "metric" not in claim.get("against", {}):
         raise UserError(f"claim {name!r}: kind={kind!r} at {at!r} compares with another curve; state against={{'metric': ...}}")
     if at == "reaches" and "level" not in claim:
         raise UserError(f"claim {name!r}: at='reaches' needs the level that is reached")
@@ -87,6 +90,15 @@ def _check_place(claim: Mapping) -> None:
     if kind == "slope" and len(set(claim.get("positions", ()))) < 2:
         raise UserError(f"claim {name!r}: a slope needs over=, a field of the arms that takes at least two values; found "
                         f"{claim.get('over')!r} with {claim.get('positions', ())}")
+
+
+def _check_ranks(claim: Mapping) -> None:
+    for at in (claim["at"], claim.get("against", {}).get("at", "final")):
+        if at not in across_arms.PLACES:
+            raise UserError(f"claim {claim['id']!r}: at={at!r}; a rank correlation over arms is read at "
+                            f"{', '.join(across_arms.PLACES)}")
+    if claim["direction"] == "equivalent":
+        raise UserError(f"claim {claim['id']!r}: direction='equivalent'; a rank correlation over arms is greater or less")
 
 
 def _check_terms(claim: Mapping) -> None:
@@ -106,7 +118,9 @@ def check_strength(claims: Sequence[Mapping]) -> None:
                           claim["equivalence_margin"])
         except ValueError as error:
             raise UserError(f"claim {claim['id']!r}: {error}") from error
-        if claim.get("kind") == "value" and "at" in claim and scale(claim) == "fisher" and not -1 < claim["threshold"] < 1:
+        correlates = claim.get("kind") == "rank_correlation" or (
+            claim.get("kind") == "value" and "at" in claim and scale(claim) == "fisher")
+        if correlates and not -1 < claim["threshold"] < 1:
             raise UserError(f"claim {claim['id']!r}: threshold={claim['threshold']} of a correlation; it lies between -1 and 1")
     if (primary := sum(claim["primary"] for claim in claims)) > MOST_PRIMARY:
         raise UserError(f"{primary} primary claims; at most {MOST_PRIMARY}, mark the rest primary=False")

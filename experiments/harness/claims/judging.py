@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from experiments.harness.claims import statistics
+from experiments.harness.claims import across_arms, statistics
 from experiments.harness.claims.curves import AmbiguousError, Run
 from experiments.harness.claims.gates import FEWEST, Gate, mean_interval, stacked
 from experiments.harness.claims.terms import contrast, scale, terms
@@ -40,6 +40,8 @@ def corrected(results: list[dict]) -> list[dict]:
 
 def statistic(claim: Mapping, table: pa.Table, last: Mapping[str, int]) -> dict[Run, float]:
     """{run: the claim's statistic}, of every run that has a value in each term; NaN where an event did not happen."""
+    if claim["kind"] == "rank_correlation":
+        return across_arms.correlations(claim, table, last)
     found = [(weight, statistics.of(term, table, last)) for weight, term in terms(claim)]
     paired = set(found[0][1]).intersection(*(side for _, side in found))
     return {run: sum(weight * side[run] for weight, side in found) for run in sorted(paired, key=str)}
@@ -70,6 +72,8 @@ def _judge(claim: Mapping, table: pa.Table, last: Mapping[str, int], gate: Calla
         interval, threshold = stats.Interval(*(np.tanh(end) for end in interval)), float(trends.fisher(threshold))
     result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
                "p": float(stats.t_pvalue(unit, threshold, claim["direction"], claim["equivalence_margin"]))}
+    if claim["kind"] == "rank_correlation":
+        return across_arms.permuted(_gated(result, interval, gates), claim, table, last, counted)
     return _gated(result, interval, gates)
 
 

@@ -14,9 +14,22 @@ KINDS = {
     "excess_over_null": (1, 2, "the statistic minus its null, of one arm, or the difference of two"),
     "order": (1, 1, "ln(step of the event in `against` / step of the claim's own event): positive if the own comes first"),
     "slope": (2, 64, "the least-squares slope of the statistic over a field of the arms (`over`)"),
+    "rank_correlation": (4, 64, "Spearman's correlation, over the arms, of the statistic with that of `against`"),
     "signed_sum": (1, 64, "the sum of the claim's `terms`, each with its weight"),
 }
 _PICK = ("metric", "column", "params", *SELECTORS)  # fields of a term that pick one curve
+
+
+def sides(claim: Mapping) -> tuple[list[dict], list[dict]]:
+    """(what the statistic of each arm needs, what that of `against` needs) of a rank correlation."""
+    whole = {**claim, "scale": "plain", "excess": excess(claim)}
+    other = _against(claim, whole) | {"excess": False}
+    return tuple([side | {"arm": arm} for arm in claim["arms"]] for side in (whole, other))
+
+
+def _against(claim: Mapping, whole: Mapping) -> dict:
+    """What the statistic in `against` needs: the claim's fields but for those that pick a curve, and its own."""
+    return {name: x for name, x in whole.items() if name not in _PICK} | dict(claim["against"])
 
 
 def terms(claim: Mapping) -> list[tuple[float, dict]]:
@@ -30,8 +43,7 @@ def terms(claim: Mapping) -> list[tuple[float, dict]]:
         whole["params"] = {**whole.get("params", {}), "at": claim["at"], "among": among(claim), **on}
     kind, arms = claim["kind"], claim["arms"]
     if kind == "order":
-        other = {name: x for name, x in whole.items() if name not in _PICK} | dict(claim["against"])
-        return [(1, other | {"arm": arms[0]}), (-1, whole | {"arm": arms[0]})]
+        return [(1, _against(claim, whole) | {"arm": arms[0]}), (-1, whole | {"arm": arms[0]})]
     if kind == "signed_sum":
         return [(weight, _merged(whole, term)) for weight, term in claim["terms"]]
     weights = slope_weights(claim["positions"]) if kind == "slope" else (1, -1)
@@ -84,6 +96,10 @@ def contrast(claim: Mapping) -> str:
     null = " minus its null" if excess(claim) else ""
     if claim["kind"] == "order":
         return f"ln({_event(claim, claim['against'])} / {_event(claim, claim)}), {claim['arms'][0]}"
+    if claim["kind"] == "rank_correlation":
+        against = {"at": claim["at"], **claim["against"]}
+        return (f"rank correlation over {len(claim['arms'])} arms of {_named(claim)}{null}, {_where(claim)}, with "
+                f"{_named(against)}, {_where(against)}")
     if claim["kind"] == "signed_sum":
         parts = [f"{'+' if weight > 0 else '-'}{'' if abs(weight) == 1 else f' {abs(weight):g}'} "
                  f"({', '.join([term['arm'], *map(str, term.get('params', {}).values())])})" for weight, term in claim["terms"]]

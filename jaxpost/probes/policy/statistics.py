@@ -212,5 +212,6 @@ catalog.add(
             "policy.advantage_covariance": (
                 "the step raises what is likely already: entropy falls",
                 "below 0: what is unlikely"),
+            "policy.effective_rows": ("most rollouts have an advantage", "most groups agree, or little is left in the loss"),
         }),
 )

@@ -1,0 +1,165 @@
+"""Frozen evaluation sets: problems of a family, written once as a TFDS data set and read with their digests checked.
+
+    python -m jaxpost.tasks freeze countdown numbers=4 --split id=512 --split ood/target=512 --seed 1 --out sets
+    python -m jaxpost.tasks frozen sets/frozen/countdown-1f0c5a9e/1.0.0
+
+Procedural data need no file: a name, options, a split and a range of indices are the set. A file is for those who have other
+tools: TFDS reads it with or without this package, in array_record, and neither writing nor reading imports TensorFlow. Every
+record has `index`, `prompt` and `answer` (tokens, padded) and `prompt_text` and `answer_text`, so that the set is also a source
+of `text_data.read` ("tfds:NAME:SPLIT"). The metadata has family, options, seed, sizes and the digest of each split, which for
+seed 0 is that of `tasks.digest`. Reading takes the digest of the tokens again; `compared` draws the problems once more. What is
+equal everywhere is the content, not the bytes of a file: TFDS orders the fields of records differently in every process.
+
+Shapes: N problems, P prompt and T answer tokens.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from jaxpost import tasks
+from jaxpost.tasks import vocab
+
+SEED_STRIDE = 2**20  # indices of a seed: a set of seed s begins at index s * SEED_STRIDE of its split
+SEEDS = 2**32 // SEED_STRIDE
+
+
+class Set(NamedTuple):
+    """Problems as they were read."""
+
+    prompt_NxP: np.ndarray  # int32
+    answer_NxT: np.ndarray  # int32
+    digest: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Recipe(tfds.core.BuilderConfig):
+    """What a set is made of."""
+
+    family: str
+    options: dict
+    sizes: dict  # split -> problems
+    seed: int
+
+    @functools.cached_property
+    def sets(self) -> dict[str, Set]:
+        """{split: its problems}, drawn."""
+        task, first = tasks.get(self.family, **self.options), self.seed * SEED_STRIDE
+        found = {}
+        for split, count in self.sizes.items():
+            batch = tasks.examples(task, split, np.arange(first, first + count).astype(np.uint32))
+            prompt_NxP, answer_NxT = np.asarray(batch.prompt_NxP), np.asarray(batch.answer_NxT)
+            found[split] = Set(prompt_NxP, answer_NxT, tasks.digest_of(task, split, prompt_NxP, answer_NxT, first))
+        return found
+
+
+class Frozen(tfds.core.GeneratorBasedBuilder):
+    """The TFDS builder of a recipe."""
+
+    code_path = epath.Path(__file__)  # the search of TFDS for it needs importlib_resources, which TFDS does not install
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        recipe: Recipe = self.builder_config
+        first = next(iter(recipe.sets.values()))
+        tokens = {name: tfds.features.Tensor(shape=x.shape[1:], dtype=np.int32)
+                  for name, x in (("prompt", first.prompt_NxP), ("answer", first.answer_NxT))}
+        texts = {f"{name}_text": tfds.features.Text() for name in tokens}
+        return tfds.core.DatasetInfo(
+            builder=self, description=f"Problems of jaxpost's task family {recipe.family}.", disable_shuffling=True,
+            features=tfds.features.FeaturesDict({"index": tfds.features.Scalar(np.int64), **tokens, **texts}),
+            metadata=tfds.core.MetadataDict({
+                "family": recipe.family, "options": recipe.options, "sizes": recipe.sizes, "seed": recipe.seed,
+                "digests": {split: drawn.digest for split, drawn in recipe.sets.items()}}))
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {_name(split): self._generate_examples(drawn) for split, drawn in self.builder_config.sets.items()}
+
+    def _generate_examples(self, drawn: Set):
+        recipe: Recipe = self.builder_config
+        task = tasks.get(recipe.family, **recipe.options)
+        for i, (prompt_P, answer_T) in enumerate(zip(drawn.prompt_NxP, drawn.answer_NxT)):
+            yield i, {"index": recipe.seed * SEED_STRIDE + i, "prompt": prompt_P, "answer": answer_T,
+                      "prompt_text": tasks.to_text(task, prompt_P, (vocab.PAD, vocab.BOS)),
+                      "answer_text": tasks.to_text(task, answer_T, (vocab.PAD, vocab.EOS))}
+
+
+def freeze(directory: str, family: str, sizes: Mapping[str, int], seed: int = 0, **options) -> Path:
+    """Write problems of a family's splits.
+
+    Args:
+      directory: the set is DIRECTORY/frozen/FAMILY-HASH/VERSION, by options, sizes and seed; one that is there is kept.
+      sizes: split -> number of problems, at most SEED_STRIDE.
+      seed: which problems; 0: those of the lowest indices, which runs evaluate on.
+
+    Returns: the directory of the set.
+    Raises:
+      ValueError: an unknown family, option or split, or a size or seed out of range.
+    """
+    task = tasks.get(family, **options)
+    for split, count in sizes.items():
+        tasks.knobs(task, split)
+        if not isinstance(count, int) or not 1 <= count <= SEED_STRIDE:
+            raise ValueError(f"split {split!r}: {count!r} problems; expected 1 to {SEED_STRIDE:,}")
+    if not sizes or not 0 <= seed < SEEDS:
+        raise ValueError(f"sizes={dict(sizes)}, seed={seed}: expected at least one split, and a seed from 0 to {SEEDS - 1:,}")
+    made = {"family": family, "options": options, "sizes": dict(sizes), "seed": seed}
+    name = f"{family}-{hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:8]}"
+    recipe = Recipe(name=name, version=tfds.core.Version(f"{task.version}.0.0"), **made)
+    builder = Frozen(data_dir=directory, config=recipe, file_format="array_record")
+    tfds.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as spare, contextlib.redirect_stdout(io.StringIO()):  # it announces downloads
+        builder.download_and_prepare(download_dir=spare)
+    return Path(builder.data_path)
+
+
+def read(directory: str) -> tuple[Recipe, dict[str, Set]]:
+    """A set that `freeze` wrote: (its recipe, {split: problems}).
+
+    Raises:
+      ValueError: no such set there, or tokens of another digest than the metadata have.
+    """
+    try:
+        builder = tfds.builder_from_directory(directory)
+        about = builder.info.metadata
+        recipe = Recipe(name=builder.info.config_name, version=builder.version, **{
+            field: about[field] for field in ("family", "options", "sizes", "seed")})
+        records = {split: _records(builder.as_data_source(split=_name(split))) for split in recipe.sizes}
+    except Exception as error:  # it raises many types for what is absent or damaged
+        raise ValueError(f"{directory}: no whole set of frozen problems ({(str(error).strip().splitlines() or [''])[0]}); "
+                         "expected a directory DIR/frozen/FAMILY-HASH/VERSION") from error
+    task, found = tasks.get(recipe.family, **recipe.options), {}
+    for split, (prompt_NxP, answer_NxT) in records.items():
+        digest = tasks.digest_of(task, split, prompt_NxP, answer_NxT, recipe.seed * SEED_STRIDE)
+        if digest != about["digests"][split]:
+            raise ValueError(f"{directory}, split {split!r}: the tokens have digest {digest[:12]}, the metadata "
+                             f"{about['digests'][split][:12]}")
+        found[split] = Set(prompt_NxP, answer_NxT, digest)
+    return recipe, found
+
+
+def _records(source) -> tuple[np.ndarray, np.ndarray]:
+    rows = [source[i] for i in range(len(source))]
+    return np.stack([row["prompt"] for row in rows]), np.stack([row["answer"] for row in rows])
+
+
+def compared(directory: str) -> tuple[dict[str, Set], tuple[str, ...]]:
+    """(a set as read, splits whose problems are not those that the family draws today). Raises: ValueError as `read`."""
+    recipe, found = read(directory)
+    return found, tuple(split for split, drawn in recipe.sets.items() if drawn.digest != found[split].digest)
+
+
+def _name(split: str) -> str:
+    """The name of a split in TFDS, which has no strokes."""
+    return split.replace("/", "_")
