@@ -558,6 +558,10 @@ WORLDS_AND_ROLES = [
           "tests/models/test_residual.py"),
     Fault("dropped option", "jaxpost/probes/circuits/swaps.py", "(token_N == other_N) * differ_N", "token_N == other_N",
           "tests/probes/circuits/test_probe.py"),
+    Fault("off by one", "jaxpost/probes/circuits/induction.py", "return first + half + len(self.between), first + 1",
+          "return first + half + len(self.between), first", "tests/probes/circuits/test_induction.py"),
+    Fault("dropped option", "jaxpost/probes/circuits/induction_probe.py", "best_SxM = drawn_SxMxPx2[..., 0].argmax(-1)",
+          "best_SxM = drawn_SxMxPx2[..., 1].argmax(-1)", "tests/probes/circuits/test_induction.py"),
     Fault("off by one", "jaxpost/probes/circuits/lens.py", "return 1.0 / (1.0 + above_JxN.astype(jnp.float32))",
           "return 1.0 / jnp.maximum(1.0, above_JxN.astype(jnp.float32))", "tests/probes/circuits/test_probe.py"),
 ]

@@ -112,6 +112,16 @@ CIRCUIT = circuits.Circuit(residual, lambda params, state_JxNxD: state_JxNxD @ p
     circuits.Inputs(_PAIRS, _PAIRS.sum(axis=1)[None] % P, np.stack([(_PAIRS[:, 0] + 1) % P, _PAIRS[:, 1]], axis=1)[None])),))
 
 
+def scores(params: dict, tokens_NxT: jax.Array) -> jax.Array:
+    """One head that attends to earlier tokens like its own."""
+    x_NxTxD = params["embed"][tokens_NxT]
+    seen_TxT = jnp.tril(jnp.ones((tokens_NxT.shape[1],) * 2, bool))
+    return jnp.where(seen_TxT[None], x_NxTxD @ x_NxTxD.swapaxes(1, 2), -1e30)[None, :, None]
+
+
+HEADS = circuits.Heads(scores, tuple(range(V)), D)
+
+
 @dataclass(frozen=True)
 class Suite:
     """Fixed problems: agreement of the greedy tokens with the base's."""
@@ -154,4 +164,4 @@ class Suite:
 
 
 SUBJECT = catalog.Subject(loss=loss, predict=predict, solved=solved, targets=TARGETS, route=route, top=2, suite=Suite(),
-                          guesses=(("id", 0.0),), tables=TABLES, addition=ADDITION, circuit=CIRCUIT)
+                          guesses=(("id", 0.0),), tables=TABLES, addition=ADDITION, circuit=CIRCUIT, heads=HEADS)

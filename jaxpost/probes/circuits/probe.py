@@ -2,8 +2,6 @@
 
 Price, in forward passes over a split's prompts: the lens one, whose states it reads; tracing C (1 + J T (1 + draws)).
 
-Attention patterns are absent: the model does not hand out its attention, so that there is no induction score.
-
 Legend: S seeds, N prompts, T positions, D width, V vocabulary, J states, K targets, C kinds of replaced token, M null draws.
 """
 
