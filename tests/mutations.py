@@ -562,6 +562,10 @@ WORLDS_AND_ROLES = [
           "return first + half + len(self.between), first", "tests/probes/circuits/test_induction.py"),
     Fault("dropped option", "jaxpost/probes/circuits/induction_probe.py", "best_SxM = drawn_SxMxPx2[..., 0].argmax(-1)",
           "best_SxM = drawn_SxMxPx2[..., 1].argmax(-1)", "tests/probes/circuits/test_induction.py"),
+    Fault("wrong normaliser", "jaxpost/models/hf_adapter.py", '"lora_alpha": scale * rank', '"lora_alpha": scale',
+          "tests/models/test_hf_adapter.py"),
+    Fault("swapped arguments", "jaxpost/models/hf_adapter.py", 'zip(ends, "ab", strict=True)', 'zip(ends, "ba", strict=True)',
+          "tests/models/test_hf_adapter.py"),
     Fault("off by one", "jaxpost/probes/circuits/lens.py", "return 1.0 / (1.0 + above_JxN.astype(jnp.float32))",
           "return 1.0 / jnp.maximum(1.0, above_JxN.astype(jnp.float32))", "tests/probes/circuits/test_probe.py"),
 ]
