@@ -55,5 +55,5 @@ def get_config(argument: str = "default") -> ConfigDict:
         f"{name}-{word}": {"start": ("base", name), "edit": edit} for name in _TUNED for word, edit in _EDITS.items()})
     c.arms = tuple(c.arm)
     c.gate = ConfigDict({"kind": "success_moved", "first_only": True})
-    c.measure.probes = ("weight", "policy", "loss_tokens", "weight.rank_one", "weight.fixed_spectrum")
+    c.measure.probes = ("weight", "policy", "loss_tokens", "weight.rank_one", "weight.fixed_spectrum", "tails")
     return c

@@ -28,7 +28,7 @@ RULES = (  # the first pattern that fits
     ("weight.l1_*", POSITIVE), ("weight.spectral_*", POSITIVE), ("weight.stripes.cv", POSITIVE),
     ("weight.stripes.max_over_mean", COUNT), ("weight.stripes.stability", COSINE), ("weight.mp.ks", SHARE),
     ("weight.mp.soft_rank", POSITIVE), ("weight.mp.*", POSITIVE), ("weight.tail.ks", SHARE),
-    ("weight.tail.lognormal_p", SHARE), ("weight.tail.alpha", COUNT), ("weight.tail.alpha_se", POSITIVE),
+    ("weight.tail.*_p", SHARE), ("weight.tail.alpha", COUNT), ("weight.tail.alpha_se", POSITIVE),
     ("weight.tail.count", POSITIVE), ("weight.tail.xmin", POSITIVE), ("weight.drift.log_r2", "(-inf, 1]"),
     ("weight.drift.holdout_error", POSITIVE), ("policy.success", SHARE), ("policy.pass_at_k", SHARE),
     ("policy.all_at_k", SHARE), ("policy.auc", SHARE), ("policy.similarity_*", SHARE), ("policy.calibration_error", SHARE),
