@@ -569,6 +569,11 @@ WORLDS_AND_ROLES = [
           "tests/probes/updates/test_tails.py"),
     Fault("wrong axis", "jaxpost/probes/updates/tail_fits.py", "where * count < count - i", "where * count < i",
           "tests/probes/updates/test_tails.py"),
+    Fault("swapped arguments", "jaxpost/probes/policy/strategies.py",
+          "gap_SxN = divergence(h, generalising) - divergence(h, memorising)",
+          "gap_SxN = divergence(h, memorising) - divergence(h, generalising)", "tests/probes/policy/test_strategies.py"),
+    Fault("wrong null", "jaxpost/probes/policy/in_context.py", "np.roll(h, -max(1, N * d // (self.draws + 1)), axis=1)", "h",
+          "tests/probes/policy/test_strategies.py"),
     Fault("off by one", "jaxpost/probes/circuits/lens.py", "return 1.0 / (1.0 + above_JxN.astype(jnp.float32))",
           "return 1.0 / jnp.maximum(1.0, above_JxN.astype(jnp.float32))", "tests/probes/circuits/test_probe.py"),
 ]

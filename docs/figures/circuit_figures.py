@@ -61,7 +61,7 @@ def induction(ax):
     probe = Induction(Heads(score, tuple(range(32)), 1))
     state = probe.init(None, jax.random.key(0))
     found = [probe.measure({base.PARAMS: part}, state, None)[1] for part in share]
-    for h, (name, color) in enumerate((("looks its token up", FOUND), ("goes back by position", WRONG))):
-        ax.plot(share, [values["score"][0, h].mean() for values in found], "o-", color=color, label=name)
+    for h, (name, color, line) in enumerate((("looks its token up", FOUND, "o-"), ("goes back by position", WRONG, "x--"))):
+        ax.plot(share, [values["score"][0, h].mean() for values in found], line, color=color, label=name)
         ax.plot(share, [values["drawn"][:, 0, h].mean() for values in found], ":", color=color, label="its null")
     ax.set(xlabel="share of a head's attention", ylabel="induction score", ylim=(-0.05, 1.05))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost.probes import base, catalog, circuits, fourier, routing
-from jaxpost.probes.policy import fisher, interrupted, several_samples, table_fit
+from jaxpost.probes.policy import fisher, in_context, interrupted, several_samples, table_fit
 from jaxpost.probes.updates import ever_changed
 
 P = 13  # modulus of the toy's addition
@@ -157,6 +157,14 @@ class Suite:
         """Logits of the last token of fixed prompts, each of which is to be answered by 0 or 1."""
         tokens_NxT = jax.random.randint(jax.random.key(0), (ROWS, T), 0, V)
         return {"id": (_answers(params, tokens_NxT), tokens_NxT[:, 0] % 2)}
+
+    strategic = ("id",)
+
+    def strategies(self, params: dict) -> dict[str, in_context.Answers]:
+        """Two answers: one predictor is sure of the first, one of neither."""
+        logits_NxC = self.first_answers(params)["id"][0][:, :2]
+        sure_NxC, unsure_NxC = (jnp.broadcast_to(jnp.asarray(p), logits_NxC.shape) for p in ([0.9, 0.1], [0.5, 0.5]))
+        return {"id": in_context.Answers(jax.nn.log_softmax(logits_NxC), sure_NxC, unsure_NxC, jnp.zeros(len(logits_NxC)))}
 
     def vocabularies(self) -> dict[str, int]:
         """{split: number of words}."""

@@ -91,11 +91,16 @@ def make(colours=6, urns=8, length=24, answer="draw", style="answer", room=0):
     def content(made):
         return counts(made.ball_L, colours)
 
+    def strategies(made):
+        seen_C, token_C = content(made), vocab.LETTER + jnp.arange(colours)
+        return base.Strategies(token_C, memorising(seen_C, fixed(urns, colours)), generalising(seen_C))
+
     task = traces.make(
         name=NAME, version=VERSION, style=style, room=room, prompt_len=length + 2, answer_len=2,
         splits={"train": base.setting(base.TRAIN_FOLD, fresh=0), "id": base.setting(base.EVAL_FOLD, fresh=0),
                 "ood/fresh": base.setting(base.EVAL_FOLD, fresh=1)},
-        sample=sample, prompt=prompt, answer=best, verify=verify, guess=guess, content=content, difficulty=_entropy)
+        sample=sample, prompt=prompt, answer=best, verify=verify, guess=guess, content=content, difficulty=_entropy,
+        strategies=strategies)
     return task
 
 
