@@ -574,6 +574,8 @@ WORLDS_AND_ROLES = [
           "gap_SxN = divergence(h, memorising) - divergence(h, generalising)", "tests/probes/policy/test_strategies.py"),
     Fault("wrong null", "jaxpost/probes/policy/in_context.py", "np.roll(h, -max(1, N * d // (self.draws + 1)), axis=1)", "h",
           "tests/probes/policy/test_strategies.py"),
+    Fault("sign", "jaxpost/probes/policy/posterior_odds.py", "(bits[0]**beta - bits[1]**beta)",
+          "(bits[1]**beta - bits[0]**beta)", "tests/probes/policy/test_posterior_odds.py"),
     Fault("off by one", "jaxpost/probes/circuits/lens.py", "return 1.0 / (1.0 + above_JxN.astype(jnp.float32))",
           "return 1.0 / jnp.maximum(1.0, above_JxN.astype(jnp.float32))", "tests/probes/circuits/test_probe.py"),
 ]

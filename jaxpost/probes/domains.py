@@ -34,7 +34,7 @@ RULES = (  # the first pattern that fits
     ("policy.all_at_k", SHARE), ("policy.auc", SHARE), ("policy.similarity_*", SHARE), ("policy.calibration_error", SHARE),
     ("policy.ood_gap", COSINE), ("policy.teacher_forced_accuracy", SHARE), ("lifelong.*", COSINE),
     ("policy.interrupted_success", SHARE), ("policy.interrupted_share", SHARE), ("strategy.unexplained", POSITIVE),
-    ("strategy.*", SHARE),
+    ("strategy.odds.*", POSITIVE), ("strategy.*", SHARE),
     ("policy.ead*", POSITIVE), ("policy.*entropy*", POSITIVE), ("policy.kl_*", POSITIVE), ("policy.text_*", POSITIVE),
     ("policy.loss_tokens", POSITIVE),
     ("fit.accuracy", SHARE), ("fit.loss", POSITIVE), ("event.*", SHARE), ("interpolation.success", SHARE),

@@ -160,6 +160,10 @@ class Suite:
 
     strategic = ("id",)
 
+    def strategy_bits(self) -> tuple[float, float]:
+        """Made up."""
+        return 1000.0, 100.0
+
     def strategies(self, params: dict) -> dict[str, in_context.Answers]:
         """Two answers: one predictor is sure of the first, one of neither."""
         logits_NxC = self.first_answers(params)["id"][0][:, :2]

@@ -64,6 +64,7 @@ class Task:
     content: Callable[[Any], Any] | None = None  # problem -> i32[W], equal for problems that are the same but for their form
     difficulty: Callable[[Any], Any] | None = None  # problem -> f32[], see the family
     strategies: Callable[[Any], Any] | None = None  # problem -> Strategies, where two Bayes predictors could answer it
+    strategy_bits: Callable[[], tuple[float, float]] | None = None  # that describe the memorising and the generalising one
     words: Mapping[int, str] | None = None  # token id -> text, of a family with tokens of its own; None: those of `vocab`
 
     @property

@@ -80,6 +80,10 @@ class Suite:
         """Labels of the splits whose problems two Bayes predictors could answer."""
         return tuple(label for label, task, _ in self.splits if task.strategies is not None)
 
+    def strategy_bits(self) -> tuple[float, float]:
+        """What it takes to describe the memorising and the generalising predictor of the first of these splits."""
+        return next(task.strategy_bits() for _, task, _ in self.splits if task.strategies is not None)
+
     def strategies(self, params: dict) -> dict[str, in_context.Answers]:
         """Of these splits, what a policy and both predictors say of the first answer token, its other tokens left out."""
         found = {}
