@@ -20,6 +20,7 @@ import scipy.special
 STARTS = ((0.6, 0.2, 0.85), (0.65, 0.3, 0.01), (0.8, 0.12, 1.5))  # of (alpha, beta, gamma), those of the source's three tasks
 LEAST_STEPS = 6
 _BOUNDS = ((-12.0, 1.0), (-12.0, 1.0), (-12.0, 8.0))  # of the logarithms of (alpha, beta, gamma)
+_EQUAL = 1e-9  # nat: differences of distances below it are rounding
 _KEPT, _NEAR = 0.8, 0.2  # share of the steps that are fitted; distance to the mixtures, of its range, from which on they are
 
 
@@ -43,7 +44,7 @@ def log_odds(theta: np.ndarray, step_T: np.ndarray, bits: tuple[float, float], l
 def settled(unexplained_T: np.ndarray) -> int:
     """The first step at which a policy is near the mixtures: its distance below the least one plus a fifth of the range."""
     least, most = unexplained_T.min(), unexplained_T.max()
-    return int(np.argmax(unexplained_T <= least + _NEAR * (most - least)))
+    return int(np.argmax(unexplained_T <= least + max(_NEAR * (most - least), _EQUAL)))
 
 
 def fit(h_TxNxC: np.ndarray, memorising_NxC: np.ndarray, generalising_NxC: np.ndarray, step_T: np.ndarray,
