@@ -56,7 +56,7 @@ def test_rows_of_a_training_are_those_of_the_fit_and_short_ones_have_none():
     series = {int(step): {"id/logp_NxC": np.log(h)[None], "id/memorising_NxC": M[None], "id/generalising_NxC": G[None],
                           "id/rounding_N": np.zeros((1, N))} for step, h in zip(STEPS, policies(), strict=True)}
     losses = [float(-(M * np.log(p)).sum(1).mean()) for p in (M, G)]
-    wanted = posterior_odds.fit(policies(), M, G, STEPS, BITS, losses)
+    wanted = posterior_odds.fit(np.exp(np.log(policies())), M, G, STEPS, BITS, losses)
 
     def rows(series):
         found = probe.across(series, infos=None, arm="arm", seeds=[5], conditional_on=None, row_ids=records.row_ids)
@@ -64,7 +64,7 @@ def test_rows_of_a_training_are_those_of_the_fit_and_short_ones_have_none():
 
     found = rows(series)
     for name in ("alpha", "beta", "gamma", "held_out"):
-        assert found[name]["value"] == pytest.approx(getattr(wanted, name), rel=1e-3, abs=1e-8) and found[name]["step"] == 4000
+        assert found[name]["value"] == pytest.approx(getattr(wanted, name), rel=1e-9) and found[name]["step"] == 4000
     assert found["held_out"]["null_value"] == pytest.approx(wanted.constant, rel=1e-6)
     short = rows({step: arrays for step, arrays in series.items() if step < 50})
     assert {row["status"] for row in short.values()} == {"absent"}
