@@ -66,7 +66,7 @@ def test_rows_of_a_training_are_those_of_the_fit_and_short_ones_have_none():
     for name in ("alpha", "beta", "gamma", "held_out"):
         assert found[name]["value"] == pytest.approx(getattr(wanted, name), rel=1e-9) and found[name]["step"] == 4000
     assert found["held_out"]["null_value"] == pytest.approx(wanted.constant, rel=1e-6)
-    short = rows({step: arrays for step, arrays in series.items() if step < 50})
+    short = rows({step: arrays for step, arrays in series.items() if step < 20})
     assert {row["status"] for row in short.values()} == {"absent"}
     assert "fewer than 6 measured steps" in short["alpha"]["status_reason"]
 
