@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured in its default form (smoke 76 s)"
+RUN_TIME = "not measured in its default form (smoke 76 s without the tails of spectra)"
 _TUNED = {"grpo": "grpo", "sft": "cross_entropy"}
 _EDITS = {"rank-one": {"low_rank": {}}, "random-rank-one": {"low_rank": {"random": True}}, "reset": {"spectrum_reset": {}},
           "values": {"spectrum_only": {}}}
@@ -55,5 +55,5 @@ def get_config(argument: str = "default") -> ConfigDict:
         f"{name}-{word}": {"start": ("base", name), "edit": edit} for name in _TUNED for word, edit in _EDITS.items()})
     c.arms = tuple(c.arm)
     c.gate = ConfigDict({"kind": "success_moved", "first_only": True})
-    c.measure.probes = ("weight", "policy", "loss_tokens", "weight.rank_one", "weight.fixed_spectrum")
+    c.measure.probes = ("weight", "policy", "loss_tokens", "weight.rank_one", "weight.fixed_spectrum", "tails")
     return c

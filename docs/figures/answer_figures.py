@@ -5,6 +5,7 @@ from palette import BLIND, FOUND, INK, WRONG
 
 from jaxpost.probes.policy import calibration
 from jaxpost.probes.policy import lifelong as metrics
+from jaxpost.probes.policy import strategies as two_strategies
 
 
 def answers(ax):
@@ -29,3 +30,19 @@ def lifelong(ax):
     ax.plot(share, metrics.performance_maintenance(scores), "o-", color=FOUND, label="PM")
     ax.plot(share, metrics.backward_transfer(scores), "s--", color=WRONG, label="BT")
     ax.set(xlabel="share of an earlier task that a stage takes", ylabel="PM, BT")
+
+
+def strategies(ax):
+    """Both statistics of mixtures of two predictors, and of a policy that takes a growing share of a fixed answer."""
+    rng, share = np.random.default_rng(1), np.linspace(0, 1, 11)
+    memorising, generalising = (rng.dirichlet(np.full(6, a), (1, 200)) for a in (1.0, 4.0))
+    fixed, nothing = np.full(6, 1 / 6), np.zeros((1, 200))
+    mixed = [w * memorising + (1 - w) * generalising for w in share]
+    distance = [two_strategies.relative_distance(h, memorising, generalising, nothing).interval.value for h in mixed]
+    weight = [two_strategies.weight(h, memorising, generalising, nothing)[0].interval.value for h in mixed]
+    left = [two_strategies.weight(w * fixed + (1 - w) * memorising, memorising, generalising, nothing)[1].interval.value
+            for w in share]
+    ax.plot(share, weight, "o-", color=FOUND, label="weight of mixtures")
+    ax.plot(share, distance, "s-", color=INK, label="relative distance of mixtures")
+    ax.plot(share, left, "--", color=WRONG, label="unexplained, of memorising and chance (nat)")
+    ax.set(xlabel="share of the memorising predictor, or of chance", ylabel="weight, distance, nat")

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from palette import BLIND, FOUND
+from palette import BLIND, FOUND, WRONG
 
+from jaxpost.probes import base
+from jaxpost.probes.circuits import Heads, Induction, swaps
 from jaxpost.probes.circuits import lens as logit_lens
-from jaxpost.probes.circuits import swaps
 
 N, V, D = 256, 64, 32
 
@@ -44,3 +45,23 @@ def tracing(ax):
     ax.plot(share, carried, "o-", color=FOUND, label="other prompt's state")
     ax.plot(share, noise, color=BLIND, label="noise of the same size")
     ax.set(xlabel="share of the token that the state carries", ylabel="answers transferred", ylim=(-0.05, 1.05))
+
+
+def induction(ax):
+    share, T = np.linspace(0.05, 0.95, 10), 16
+    seen_TxT, back_TxT = np.tril(np.ones((T, T))), np.eye(T, k=-(T // 2 - 1))
+
+    def score(part, tokens_NxT):  # a head looks its token up, or goes back by position, in a share of its attention
+        followed_NxTxT = jnp.pad(tokens_NxT[:, :, None] == tokens_NxT[:, None, :-1], ((0, 0), (0, 0), (1, 0)))
+        wanted = jnp.stack(jnp.broadcast_arrays(followed_NxTxT, jnp.asarray(back_TxT)), axis=1) * seen_TxT
+        others = seen_TxT.sum(1)[:, None] - wanted.sum(-1, keepdims=True)
+        even = jnp.where(wanted > 0, jnp.log(part / wanted.sum(-1, keepdims=True)), jnp.log((1 - part) / others))
+        return jnp.where(seen_TxT > 0, even, -1e30)[None]
+
+    probe = Induction(Heads(score, tuple(range(32)), 1))
+    state = probe.init(None, jax.random.key(0))
+    found = [probe.measure({base.PARAMS: part}, state, None)[1] for part in share]
+    for h, (name, color, line) in enumerate((("looks its token up", FOUND, "o-"), ("goes back by position", WRONG, "x--"))):
+        ax.plot(share, [values["score"][0, h].mean() for values in found], line, color=color, label=name)
+        ax.plot(share, [values["drawn"][:, 0, h].mean() for values in found], ":", color=color, label="its null")
+    ax.set(xlabel="share of a head's attention", ylabel="induction score", ylim=(-0.05, 1.05))

@@ -18,8 +18,8 @@ from PIL import Image
 
 matplotlib.use("Agg")
 import routing_figures  # noqa: E402
-from answer_figures import answers, lifelong  # noqa: E402, F401
-from circuit_figures import lens, tracing  # noqa: E402, F401
+from answer_figures import answers, lifelong, strategies  # noqa: E402, F401
+from circuit_figures import induction, lens, tracing  # noqa: E402, F401
 from fourier_figures import fit, fourier  # noqa: E402, F401
 from matplotlib import pyplot as plt  # noqa: E402
 from palette import BLIND, FOUND, INK, WRONG  # noqa: E402

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
+from experiments.harness import attention
 from experiments.harness import config as configs
 from experiments.harness.arms import Arm
 from experiments.harness.errors import UserError
@@ -108,16 +109,19 @@ def on_demonstrations(model: models.TransformerConfig, pad: int = 0, **parts) ->
                            targets=TARGETS, **parts)
 
 
-def subject(suite: training.Suite) -> catalog.Subject:
-    """What an experiment on a transformer lets probes measure: its demonstrations' loss, its fixed problems."""
+def subject(suite: training.Suite, names: Sequence[str] = ()) -> catalog.Subject:
+    """What an experiment on a transformer lets the named probes measure: its demonstrations' loss, its fixed problems, and
+    the attention of its heads.
+    """
     guesses = tuple((label, task.guess(split)) for label, task, split in suite.splits)
-    return on_demonstrations(suite.model, suite=suite, guesses=guesses)
+    heads = attention.heads(suite.model, suite.splits[0][1]) if "induction" in names else None
+    return on_demonstrations(suite.model, suite=suite, guesses=guesses, heads=heads)
 
 
 def build_on_suite(names: Sequence[str], suite: training.Suite, steps: Sequence[int],
            settings: Mapping[str, Mapping] | None = None) -> tuple[probes.Probe, ...]:
     """The probes of a config on a suite's problems; see `build`."""
-    return build(names, subject(suite), suite.model, steps, settings)
+    return build(names, subject(suite, names), suite.model, steps, settings)
 
 
 def build(names: Sequence[str], measured: catalog.Subject, model: models.TransformerConfig, steps: Sequence[int],

@@ -101,7 +101,7 @@ class Setup(Checked):
             given, batch = tables.subject(arm.spec.model, task, names, problems), tables.training_rows(task, problems)
         else:
             suite = training.Suite(arm.spec.model, self._evaluated(arm), config.measure.problems, "id")
-            given, batch = probing.subject(suite), probing.demonstration_batch(task, config.measure.problems)
+            given, batch = probing.subject(suite, names), probing.demonstration_batch(task, config.measure.problems)
         found = probing.build(names, given, arm.spec.model, self.steps(arm), probing.settings_of(config))
         for probe in found:
             if probe.needs & {probes.WEIGHTS0, probes.PARAMS0}:

@@ -19,6 +19,7 @@ from experiments.post_train_hf import packed
 from jaxpost import models, processes, tasks, training
 from jaxpost.checkpoint import Checkpoints
 from jaxpost.models import hf
+from jaxpost.models.hf_adapter import save_adapter
 from jaxpost.probes import policy
 from jaxpost.records import Bundle, select
 from jaxpost.tasks import text, text_data
@@ -61,6 +62,11 @@ class Run:
     def fresh(self) -> Path:
         """Where the next best is written, before it takes the place of the last one."""
         return self.best.with_name(f"{self.best.name}.new")
+
+
+def adapter_of(export: Path) -> Path:
+    """Where the adapters of a LoRA arm are, beside the policy that they make of the base."""
+    return export.with_name(f"{export.name}-adapter")
 
 
 class TextMeasurement(Measurement):
@@ -131,8 +137,8 @@ def carry_out(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: B
     """
     if not processes.agreed(run.export.is_dir):
         state = _trained(run, setup, base, measure, bundle, session)
-        _save(run.export, setup, state)
-    processes.agreed(lambda: shutil.rmtree(run.fresh, ignore_errors=True), follower.ERRORS)
+        _save(run, run.export, setup, state)
+    _remove(run.fresh)
     processes.agreed(lambda: _empty(run.block.directory), follower.ERRORS)  # the directory itself says that the seed was run
 
 
@@ -191,8 +197,20 @@ def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> 
     return state
 
 
-def _save(path: Path, setup, state: training.TrainState) -> None:
-    hf.save(path, setup.model, state.params, like=setup.config.model.directory, dtype=setup.config.export.dtype)
+def _save(run: Run, path: Path, setup, state: training.TrainState) -> None:
+    """The policy, after its adapters: where it is, they are."""
+    base, dtype = setup.config.model.directory, setup.config.export.dtype
+    _remove(path)
+    if run.arm.trainable and run.arm.trainable.name == "lora":
+        found = state.trainable
+        save_adapter(adapter_of(path), setup.model, found.factors, float(found.scale), base=base, dtype=dtype)
+    hf.save(path, setup.model, state.params, like=base, dtype=dtype)
+
+
+def _remove(path: Path) -> None:
+    """Take an unfinished export away, with its adapters."""
+    for place in (path, adapter_of(path)):
+        processes.agreed(lambda place=place: shutil.rmtree(place, ignore_errors=True), follower.ERRORS)
 
 
 def _keep_best(run: Run, setup, state: training.TrainState, bundle: Bundle) -> None:
@@ -202,15 +220,16 @@ def _keep_best(run: Run, setup, state: training.TrainState, bundle: Bundle) -> N
     success = dict(zip(rows["step"].to_pylist(), rows["value"].to_pylist()))
     step = int(state.step)
     if success[step] > max((value for at, value in success.items() if at < step), default=-1.0):
-        processes.agreed(lambda: shutil.rmtree(run.fresh, ignore_errors=True), follower.ERRORS)
-        _save(run.fresh, setup, state)
+        _save(run, run.fresh, setup, state)
         processes.agreed(lambda: _replace(run.best, run.fresh), follower.ERRORS)
         bundle.event(run.arm.name, step, seed=run.seed, best_success=success[step])
 
 
 def _replace(path: Path, fresh: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    fresh.rename(path)
+    for old, new in ((path, fresh), (adapter_of(path), adapter_of(fresh))):
+        if new.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+            new.rename(old)
 
 
 def stepper(run: Run, setup, base: Loaded):

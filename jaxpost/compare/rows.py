@@ -79,8 +79,11 @@ def probe_rows(probe: probes.Probe, pairs: Sequence[Pair], measured: Mapping[str
 
 
 def tail_rows(pairs: Sequence[Pair], measured: Mapping[str, Mapping], label: str, constant: Mapping) -> dict:
-    """Rows of `tails.SpectrumTails` from the spectra that were read; its null is drawn by `spectra.gaussian`."""
-    probe, values, state = tails.SpectrumTails(), {}, {}
+    """Rows of `tails.SpectrumTails` from the spectra that were read; its null is drawn by `spectra.gaussian`.
+
+    Without the bootstrap, which of large matrices would take longer than all else.
+    """
+    probe, values, state = tails.SpectrumTails(bootstrap=0), {}, {}
     for pair in pairs:
         kept = _tree(measured[pair.name], f"{label}/kept")
         values[pair.name] = {"spectrum": np.stack([kept["tuned"], kept["spectrum"]])[None], "n_nonfinite": np.zeros(1)}

@@ -22,7 +22,7 @@ from jaxpost.formats.directory import read_object
 from jaxpost.formats.safetensors import FormatError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(?:\.default)?(?:\.weight)?")
 _UNREAD = {"use_dora": "DoRA rescales the columns of the merged matrix", "use_qalora": "QA-LoRA pools its inputs"}
 
@@ -109,7 +109,7 @@ def open_adapter(path: str | Path, base: object) -> LoraSource:
             found = pairs.setdefault(match["module"], {"embedding": bool(match["kind"])})
             found[match["side"]] = name
         else:
-            plain = name.removeprefix(_PREFIX).replace(".modules_to_save", "").replace(".base_layer", "")
+            plain = name.removeprefix(PREFIX).replace(".modules_to_save", "").replace(".base_layer", "")
             target = _named(path, base, plain)
             if tuple(entry.shape) != tuple(base.tensors[target].shape):
                 raise FormatError(f"{path}: {name!r} has shape {entry.shape}, the base's {target!r} "
@@ -131,7 +131,7 @@ def _update(path: Path, base: object, about: Mapping, stored: Mapping, module: s
     """(name of the matrix in the base, its update). Raises: FormatError."""
     if not {"A", "B"} <= set(found):
         raise FormatError(f"{path}: {module!r} has only lora_{'A' if 'A' in found else 'B'}")
-    module = module.removeprefix(_PREFIX)
+    module = module.removeprefix(PREFIX)
     target = _named(path, base, f"{module}.weight")
     transposed = found["embedding"] or bool(about.get("fan_in_fan_out"))
     a, b = (tuple(stored[found[side]].shape) for side in "AB")

@@ -6,9 +6,7 @@ saving writes one tensor at a time. Families: those of `hf_config`.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,19 +14,20 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxpost import formats, sharding
 from jaxpost.formats import FormatError, names, safetensors
-from jaxpost.models import declare
+from jaxpost.models import declare, hf_files
 from jaxpost.models.declare import TransformerConfig
 from jaxpost.models.hf_config import config_of, describe
+from jaxpost.models.hf_files import Pending, pending
 
-_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
 _FLOATS = ("BF16", "F16", "F32", "F64")
 SHARD_BYTES = 5 * 10**9
+_OUTER = {ours: theirs.removesuffix(".weight") for theirs, (ours, _) in names.OUTER.items()}
+_PLAIN = {ours: theirs for theirs, ours in names.NORMS.items()} | {"router": "mlp.gate"}
+_PROJECTED = {ours: theirs for theirs, ours in names.PROJECTIONS.items()}
 
 
 def load(path: str | Path, *, mesh: jax.sharding.Mesh | None = None, dtype: str | None = "float32"
@@ -139,22 +138,6 @@ def _reader(stored: list[names.Part], source, shape: tuple[int, ...], lead: int,
     return read
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pending:
-    """An array that is made when it is written."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    make: Callable[[], np.ndarray]
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return self.make()
-
-
 def save(path: str | Path, config: TransformerConfig, params: Mapping, *, like: str | Path | None = None,
          dtype: str | None = None, shard_bytes: int = SHARD_BYTES) -> None:
     """Write a directory that transformers loads. On several hosts every process calls it and the first one writes.
@@ -173,11 +156,7 @@ def save(path: str | Path, config: TransformerConfig, params: Mapping, *, like: 
         parameters that are not those of `config`, a dtype that is not known, or a value head, which has no place there.
     """
     path = Path(path)
-    first = jax.process_index() == 0
-    if first and path.exists() and any(path.iterdir()):
-        raise FormatError(f"{path}: is not empty; nothing is overwritten")
-    if dtype is not None and dtype not in _DTYPES:
-        raise FormatError(f"dtype {dtype!r} is not known; choose one of {', '.join(_DTYPES)}")
+    hf_files.require_new(path, dtype)
     declared = {*declare.outer_parameters(config), "layers"}
     if odd := sorted((set(params) ^ declared) - {"value"}):
         what = "not among the parameters" if odd[0] in declared else "no parameter of the architecture"
@@ -186,28 +165,11 @@ def save(path: str | Path, config: TransformerConfig, params: Mapping, *, like: 
         raise FormatError("a value head has no place in the format: save the parameters without 'value'")
     about = describe(config, like, dtype or str(jax.tree.leaves(dict(params))[0].dtype))
     shards = _shards(dict(_stored_tensors(config, params, dtype)), shard_bytes)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    if first:
-        temporary.mkdir(parents=True)
-    try:
+    with hf_files.whole(path) as temporary:
         for file, tensors in shards.items():
-            _write(temporary / file, tensors, first)
-        if first:
+            hf_files.write(temporary / file, tensors)
+        if jax.process_index() == 0:
             _finish(temporary, shards, about, like)
-            if path.exists():
-                path.rmdir()
-            temporary.rename(path)
-    finally:
-        if first:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write(file: Path, tensors: Mapping[str, _Pending], first: bool) -> None:
-    if first:
-        safetensors.write(file, tensors, {"format": "pt"})
-    else:
-        for tensor in tensors.values():  # gathering is collective: every process takes part
-            np.asarray(tensor)
 
 
 def _finish(place: Path, shards: Mapping[str, Mapping], about: dict, like: str | Path | None) -> None:
@@ -223,46 +185,37 @@ def _finish(place: Path, shards: Mapping[str, Mapping], about: dict, like: str |
             shutil.copyfile(file, place / file.name)
 
 
-def _stored_tensors(config: TransformerConfig, params: Mapping, dtype: str | None) -> Iterator[tuple[str, _Pending]]:
+def _stored_tensors(config: TransformerConfig, params: Mapping, dtype: str | None) -> Iterator[tuple[str, Pending]]:
     """Tensors by their Hugging Face names, in layer order, made when they are written."""
     for theirs, (ours, transpose) in names.OUTER.items():
         if ours in params:
-            yield theirs, _pending(params[ours], (), transpose, dtype)
-    norms = {ours: f"{theirs}.weight" for theirs, ours in names.NORMS.items()} | {"router": "mlp.gate.weight"}
-    projections = {ours: ("mlp" if ours in ("gate", "up", "down") else "self_attn", theirs)
-                   for theirs, ours in names.PROJECTIONS.items()}
+            yield theirs, pending(params[ours], (), transpose, dtype)
     for layer in range(config.layers):
         for ours, x in sorted(params["layers"].items()):
-            if ours in norms:
-                yield f"model.layers.{layer}.{norms[ours]}", _pending(x, (layer,), ours == "router", dtype)
-                continue
-            owner, module = projections[ours.removesuffix("_bias")]
-            leaf = f"{module}.{'bias' if ours.endswith('_bias') else 'weight'}"
+            module = module_of(ours.removesuffix("_bias")).format(layer)
+            leaf = "bias" if ours.endswith("_bias") else "weight"
             if ours in ("gate", "up", "down") and config.experts:
                 for e in range(config.experts):
-                    yield f"model.layers.{layer}.mlp.experts.{e}.{leaf}", _pending(x, (layer, e), True, dtype)
+                    yield f"{module.replace('.mlp.', f'.mlp.experts.{e}.')}.{leaf}", pending(x, (layer, e), True, dtype)
             else:
-                yield f"model.layers.{layer}.{owner}.{leaf}", _pending(x, (layer,), ours in projections, dtype)
+                yield f"{module}.{leaf}", pending(x, (layer,), x.ndim == 3, dtype)
 
 
-def _pending(x: jax.Array, index: tuple[int, ...], transpose: bool, dtype: str | None) -> _Pending:
-    """x[index], made when it is written."""
-    shape = x.shape[len(index):]
-    kept = np.dtype(x.dtype) if dtype is None else _DTYPES[dtype]
+def module_of(kind: str) -> str:
+    """The module whose weight a parameter is; `{}` stands for the layer.
 
-    def make():
-        part = x[index] if index else x
-        if isinstance(part, jax.Array) and not part.is_fully_addressable:
-            part = multihost_utils.process_allgather(part, tiled=True)
-        found = np.asarray(part).astype(kept)
-        return found.T if transpose else found
-
-    return _Pending(shape[::-1] if transpose else shape, kept, make)
+    >>> module_of("q"), module_of("router"), module_of("head")
+    ('model.layers.{}.self_attn.q_proj', 'model.layers.{}.mlp.gate', 'lm_head')
+    """
+    if kind in _OUTER:
+        return _OUTER[kind]
+    owner = "" if kind in _PLAIN else "mlp." if kind in ("gate", "up", "down") else "self_attn."
+    return f"model.layers.{{}}.{owner}{(_PLAIN | _PROJECTED)[kind]}"
 
 
-def _shards(tensors: Mapping[str, _Pending], limit: int) -> dict[str, dict[str, _Pending]]:
+def _shards(tensors: Mapping[str, Pending], limit: int) -> dict[str, dict[str, Pending]]:
     """Tensors in order, cut into files of at most `limit` bytes (one tensor may be larger)."""
-    groups: list[dict[str, _Pending]] = [{}]
+    groups: list[dict[str, Pending]] = [{}]
     for name, tensor in tensors.items():
         if groups[-1] and sum(x.nbytes for x in groups[-1].values()) + tensor.nbytes > limit:
             groups.append({})

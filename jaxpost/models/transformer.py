@@ -105,7 +105,10 @@ class Block(nnx.Module):
         return found
 
     def attention(self, x_BxTxD, valid_BxS, kv, start, reader: Reader = PLAIN):
-        """Grouped-query attention; `kv` holds earlier keys and values, written to at `start`, or is None."""
+        """Grouped-query attention: (output, keys and values, scores [B, K, G, T, S] before the softmax).
+
+        `kv` holds earlier keys and values, written to at `start`, or is None.
+        """
         c = self.config
         (B, T, D), K, E = x_BxTxD.shape, c.kv_heads, c.head_dim
         q, k, v = self._heads(reader, self._norm(reader, "attention_norm", x_BxTxD))
@@ -120,13 +123,14 @@ class Block(nnx.Module):
         score = jnp.einsum("btkge,bkse->bkgts", q, k, preferred_element_type=_wide(q.dtype)) * E**-0.5
         causal_TxS = position_T[:, None] >= jnp.arange(S)[None, :]
         keep = causal_TxS[None, :, :] & _seen(valid_BxS)
-        weight = jax.nn.softmax(jnp.where(keep[:, None, None], score, _MASKED), axis=-1).astype(v.dtype)
+        score = jnp.where(keep[:, None, None], score, _MASKED)
+        weight = jax.nn.softmax(score, axis=-1).astype(v.dtype)
         if kv is None:
             y = jnp.einsum("bkgts,bkse->btkge", weight, v)
         else:  # in the order above the product has its operands exchanged on CPU, and a decoding step takes 1.3 times as long
             y = jnp.einsum("bkgts,bkse->bkgte", weight, v).transpose(0, 3, 1, 2, 4)
         (y,) = self._linear(reader, y.reshape(B * T, -1), "o")
-        return y.reshape(B, T, D), kv
+        return y.reshape(B, T, D), kv, score
 
     def _swiglu(self, reader: Reader, h_NxD: jax.Array, prefix: str = "") -> jax.Array:
         gate, up = self._linear(reader, h_NxD, f"{prefix}gate", f"{prefix}up")
@@ -141,13 +145,15 @@ class Block(nnx.Module):
         y, router = moe.mixture(c, h_NxD, reader.experts(weights), counts_N)
         return y + self._swiglu(reader, h_NxD, "shared_") if c.shared_ff else y, router
 
-    def __call__(self, x_BxTxD, valid_BxS, kv=None, start=0, reader: Reader = PLAIN, counts_BxT=None):
+    def __call__(self, x_BxTxD, valid_BxS, kv=None, start=0, reader: Reader = PLAIN, counts_BxT=None, scores: bool = False):
+        """(states, keys and values, taps): what the router did, and with `scores` those of "attention" [B, H, T, S]."""
         B, T, D = x_BxTxD.shape
-        y, kv = self.attention(x_BxTxD, valid_BxS, kv, start, reader)
+        y, kv, score = self.attention(x_BxTxD, valid_BxS, kv, start, reader)
         x = x_BxTxD + y
         h = self._norm(reader, "mlp_norm", x).reshape(B * T, D)
         y, router = self._feed_forward(reader, h, None if counts_BxT is None else counts_BxT.reshape(B * T))
-        return x + y.reshape(B, T, D), kv, {kind: found.reshape(B, T, -1) for kind, found in router.items()}
+        taps = {kind: found.reshape(B, T, -1) for kind, found in router.items()}
+        return x + y.reshape(B, T, D), kv, taps | ({"attention": score.reshape(B, -1, *score.shape[3:])} if scores else {})
 
 
 @functools.cache

@@ -41,6 +41,7 @@ class Subject:
     tables: tuple[table_fit.Table, ...] | None = None  # every problem of the splits of a task that lists them
     addition: fourier.Addition | None = None  # every a + b of modular addition, and how a policy answers it
     circuit: circuits.Circuit | None = None  # how the residual stream is read and changed, and what is asked of it
+    heads: circuits.Heads | None = None  # how attention is read, and the sequences that its induction heads are asked with
     suite: Any = None  # fixed problems: measure(params, base, key) -> dict of scalars
     guesses: tuple[tuple[str, float], ...] | None = None  # (label, baseline) of the suite's splits
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost.probes import base, catalog, circuits, fourier, routing
-from jaxpost.probes.policy import fisher, interrupted, several_samples, table_fit
+from jaxpost.probes.policy import fisher, in_context, interrupted, several_samples, table_fit
 from jaxpost.probes.updates import ever_changed
 
 P = 13  # modulus of the toy's addition
@@ -112,6 +112,16 @@ CIRCUIT = circuits.Circuit(residual, lambda params, state_JxNxD: state_JxNxD @ p
     circuits.Inputs(_PAIRS, _PAIRS.sum(axis=1)[None] % P, np.stack([(_PAIRS[:, 0] + 1) % P, _PAIRS[:, 1]], axis=1)[None])),))
 
 
+def scores(params: dict, tokens_NxT: jax.Array) -> jax.Array:
+    """One head that attends to earlier tokens like its own."""
+    x_NxTxD = params["embed"][tokens_NxT]
+    seen_TxT = jnp.tril(jnp.ones((tokens_NxT.shape[1],) * 2, bool))
+    return jnp.where(seen_TxT[None], x_NxTxD @ x_NxTxD.swapaxes(1, 2), -1e30)[None, :, None]
+
+
+HEADS = circuits.Heads(scores, tuple(range(V)), D)
+
+
 @dataclass(frozen=True)
 class Suite:
     """Fixed problems: agreement of the greedy tokens with the base's."""
@@ -148,10 +158,22 @@ class Suite:
         tokens_NxT = jax.random.randint(jax.random.key(0), (ROWS, T), 0, V)
         return {"id": (_answers(params, tokens_NxT), tokens_NxT[:, 0] % 2)}
 
+    strategic = ("id",)
+
+    def strategy_bits(self) -> tuple[float, float]:
+        """Made up."""
+        return 1000.0, 100.0
+
+    def strategies(self, params: dict) -> dict[str, in_context.Answers]:
+        """Two answers: one predictor is sure of the first, one of neither."""
+        logits_NxC = self.first_answers(params)["id"][0][:, :2]
+        sure_NxC, unsure_NxC = (jnp.broadcast_to(jnp.asarray(p), logits_NxC.shape) for p in ([0.9, 0.1], [0.5, 0.5]))
+        return {"id": in_context.Answers(jax.nn.log_softmax(logits_NxC), sure_NxC, unsure_NxC, jnp.zeros(len(logits_NxC)))}
+
     def vocabularies(self) -> dict[str, int]:
         """{split: number of words}."""
         return {"id": V}
 
 
 SUBJECT = catalog.Subject(loss=loss, predict=predict, solved=solved, targets=TARGETS, route=route, top=2, suite=Suite(),
-                          guesses=(("id", 0.0),), tables=TABLES, addition=ADDITION, circuit=CIRCUIT)
+                          guesses=(("id", 0.0),), tables=TABLES, addition=ADDITION, circuit=CIRCUIT, heads=HEADS)

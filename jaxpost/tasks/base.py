@@ -63,12 +63,22 @@ class Task:
     styles: tuple[str, ...] = ("answer",)  # kinds of `traces` that the family's oracle can write in
     content: Callable[[Any], Any] | None = None  # problem -> i32[W], equal for problems that are the same but for their form
     difficulty: Callable[[Any], Any] | None = None  # problem -> f32[], see the family
+    strategies: Callable[[Any], Any] | None = None  # problem -> Strategies, where two Bayes predictors could answer it
+    strategy_bits: Callable[[], tuple[float, float]] | None = None  # that describe the memorising and the generalising one
     words: Mapping[int, str] | None = None  # token id -> text, of a family with tokens of its own; None: those of `vocab`
 
     @property
     def ends(self) -> int | tuple[int, ...]:
         """What ends a policy's answer: `eos`, or a tuple of it and the others."""
         return (self.eos, *self.other_ends) if self.other_ends else self.eos
+
+
+class Strategies(NamedTuple):
+    """What a learner would answer that has memorised the training set's sources, and one that infers any source in context."""
+
+    token_C: Any  # i32, the answers; no other can come
+    memorising_C: Any  # f32, their chances given the problem's context
+    generalising_C: Any
 
 
 class Examples(NamedTuple):

@@ -19,11 +19,16 @@ a predictor needs. Difficulty: the urn's entropy in bits. Guess baseline: the co
 "likeliest" a random colour.
 """
 
+import bz2
 import functools
+import inspect
+import lzma
+import zlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpost.tasks import base, traces, vocab
 
@@ -91,11 +96,16 @@ def make(colours=6, urns=8, length=24, answer="draw", style="answer", room=0):
     def content(made):
         return counts(made.ball_L, colours)
 
+    def strategies(made):
+        seen_C, token_C = content(made), vocab.LETTER + jnp.arange(colours)
+        return base.Strategies(token_C, memorising(seen_C, fixed(urns, colours)), generalising(seen_C))
+
     task = traces.make(
         name=NAME, version=VERSION, style=style, room=room, prompt_len=length + 2, answer_len=2,
         splits={"train": base.setting(base.TRAIN_FOLD, fresh=0), "id": base.setting(base.EVAL_FOLD, fresh=0),
                 "ood/fresh": base.setting(base.EVAL_FOLD, fresh=1)},
-        sample=sample, prompt=prompt, answer=best, verify=verify, guess=guess, content=content, difficulty=_entropy)
+        sample=sample, prompt=prompt, answer=best, verify=verify, guess=guess, content=content, difficulty=_entropy,
+        strategies=strategies, strategy_bits=lambda: description_bits(urns, colours))
     return task
 
 
@@ -132,6 +142,18 @@ def memorising(count_C, weight_DxC):
 def generalising(count_C):
     """Distribution of the next ball if urns are uniform on the simplex, f32[C]: (counts + 1) / (n + C)."""
     return (count_C + 1) / (jnp.sum(count_C) + count_C.shape[0])
+
+
+@functools.cache
+def description_bits(urns, colours):
+    """(memorising, generalising): bits of the shortest of three compressed forms of a predictor's source and what it stores."""
+    def bits(function, stored=b""):
+        text = inspect.getsource(function).encode()
+        return 8.0 * sum(min(len(pack(part)) for pack in (zlib.compress, bz2.compress, lzma.compress))
+                         for part in (text, stored) if part)
+
+    table = np.asarray(fixed(urns, colours), "<u4").tobytes()
+    return bits(memorising, table), bits(generalising)
 
 
 def relative_distance(p_C, memorising_C, generalising_C):

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxpost import models, tasks
 from jaxpost.objectives import kl
-from jaxpost.probes.policy import interrupted, several_samples
+from jaxpost.probes.circuits import lens
+from jaxpost.probes.policy import in_context, interrupted, several_samples
 from jaxpost.tasks import Task
 from jaxpost.training import interrupting
 
@@ -73,6 +74,27 @@ class Suite:
             logits_Nx1xV = models.token_logits(self.model, params, shown.prompt_NxP, shown.answer_NxT[:, :1], task.pad)
             out[label] = logits_Nx1xV[:, 0], shown.answer_NxT[:, 0]
         return out
+
+    @property
+    def strategic(self) -> tuple[str, ...]:
+        """Labels of the splits whose problems two Bayes predictors could answer."""
+        return tuple(label for label, task, _ in self.splits if task.strategies is not None)
+
+    def strategy_bits(self) -> tuple[float, float]:
+        """What it takes to describe the memorising and the generalising predictor of the first of these splits."""
+        return next(task.strategy_bits() for _, task, _ in self.splits if task.strategies is not None)
+
+    def strategies(self, params: dict) -> dict[str, in_context.Answers]:
+        """Of these splits, what a policy and both predictors say of the first answer token, its other tokens left out."""
+        found = {}
+        for label, task, split in (part for part in self.splits if part[0] in self.strategic):
+            shown = tasks.examples(task, split, jnp.arange(self.problems))
+            known = jax.vmap(task.strategies)(shown.problem)
+            logits_NxV = models.token_logits(self.model, params, shown.prompt_NxP, shown.answer_NxT[:, :1], task.pad)[:, 0]
+            logits_NxC = jnp.take_along_axis(logits_NxV, known.token_C, axis=1)
+            found[label] = in_context.Answers(jax.nn.log_softmax(logits_NxC), known.memorising_C, known.generalising_C,
+                                              lens.tolerance(logits_NxC, self.model.width))
+        return found
 
     def vocabularies(self) -> dict[str, int]:
         """{label: number of words of the split's task}."""

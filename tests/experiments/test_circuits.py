@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.harness import circuits, tables
+from experiments.harness import attention, circuits, tables
 from experiments.harness.errors import UserError
 from jaxpost import models, tasks
 
@@ -42,3 +42,12 @@ def test_another_task_has_no_circuit():
     model = models.TransformerConfig(vocab=64, width=8, layers=1, heads=1, kv_heads=1, head_dim=8, ff=8)
     with pytest.raises(UserError, match="task.name='modular': circuits are of 'facts'"):
         circuits.circuit(model, tasks.get("modular", modulus=7), 4)
+
+
+def test_induction_is_asked_with_the_symbols_of_a_task_and_its_marks():
+    model = models.TransformerConfig(vocab=256, width=8, layers=2, heads=2, kv_heads=1, head_dim=8, ff=8)
+    found = attention.heads(model, tasks.get("rasp", problem="copy_unique"))
+    assert (found.before, found.between) == ((tasks.vocab.BOS,), (tasks.vocab.TOKEN["="],)) and found.terms == 24
+    assert min(found.tokens) == tasks.vocab.ID and len(found.tokens) == len(set(found.tokens)) == 64
+    plain = attention.heads(model, tasks.get("addition", digits=2))
+    assert plain.before == plain.between == () and tasks.vocab.BOS not in plain.tokens

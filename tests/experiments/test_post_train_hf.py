@@ -14,6 +14,7 @@ from experiments.harness import config as configs
 from experiments.post_train_hf import experiment as post_train_hf
 from experiments.post_train_hf import runs as hf_runs
 from jaxpost import formats, models, records, tasks
+from jaxpost.formats import lora, open_checkpoint
 from jaxpost.models import hf
 from jaxpost.records import completions, storage
 from jaxpost.records.verify import verify
@@ -284,22 +285,34 @@ def test_on_a_mesh_with_gradient_probes_it_runs_too(place, tmp_path):
 
 
 def test_a_verifier_of_ones_own_a_schedule_and_the_best_measured_step(place, tmp_path, capsys):
-    """The best directory holds the step whose success no earlier step reached; a verifier that fails ends in a line."""
+    """The best directory holds the step whose success no earlier step reached; a verifier that fails ends in a line.
+
+    Of a LoRA arm both have their adapters beside them, which on the base are the same policy.
+    """
     mine = tmp_path / "mine.py"
     mine.write_text("def reward(prompt, answer, target):\n    return sum(map(ord, answer)) % 7 / 6\n")
     more = (f"--config.data.verifier={mine}", "--config.export.best=True", "--config.measure.every=1", "--config.train.steps=2",
-            "--config.train.schedule=cosine", "--config.train.top_k=5", "--config.arms=('rlvr-lr1',)")
+            "--config.train.schedule=cosine", "--config.train.top_k=5", "--config.arms=('rlvr-lora',)")
     path = tmp_path / "run"
     assert run.main(arguments(place, path, *more)) == 0
     assert storage.read_json(path / "inputs.json")["verifier"].startswith("mine.py:")
-    success = {row["step"]: row["value"] for row in rows(path, arm="rlvr-lr1", metric="policy.success", role="seed",
+    success = {row["step"]: row["value"] for row in rows(path, arm="rlvr-lora", metric="policy.success", role="seed",
                                                          params=None).to_pylist()}
     assert set(success) == {1, 2}
     kept = [event for event in records.read_events(path / "events.jsonl") if "best_success" in event]
     assert [event["best_success"] for event in kept] == [success[event["step"]] for event in kept]
     assert kept[-1]["best_success"] == max(success.values()) and kept[0]["step"] == 1
-    last, best = (hf.load(path / "policies" / f"rlvr-lr1-seed-100{end}")[1] for end in ("", "-best"))
+    last, best = (hf.load(path / "policies" / f"rlvr-lora-seed-100{end}")[1] for end in ("", "-best"))
     assert all(map(np.array_equal, jax.tree.leaves(last), jax.tree.leaves(best))) == (kept[-1]["step"] == 2)
+    assert len(list((path / "policies").iterdir())) == 4
+    base = open_checkpoint(place / "model")
+    for end in ("", "-best"):
+        merged = open_checkpoint(path / "policies" / f"rlvr-lora-seed-100{end}")
+        adapted = lora.open_adapter(path / "policies" / f"rlvr-lora-seed-100{end}-adapter", base)
+        for name in adapted.updates:
+            exact = merged.read(name)
+            assert np.abs(adapted.read(name) - exact).max() <= 20 * 2.0**-24 * np.abs(exact).max()
+            assert not np.array_equal(exact, np.asarray(base.read(name), np.float32))
     mine.write_text("def reward(prompt, answer, target):\n    return 7\n")
     assert run.main(arguments(place, tmp_path / "other", *more)) == 2
     assert "returned 7, expected a number from 0 to 1" in capsys.readouterr().err

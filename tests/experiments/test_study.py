@@ -16,6 +16,11 @@ from jaxpost.records.verify import verify
 from .conftest import ROOT
 
 TINY = Path(__file__).resolve().parent / "tiny_stages.py"
+LARGER = ("grokking_modular", "grokking_pathways")  # whose claims fill more than the lines of a study
+SECONDS = ("another_rule", "atomic_composite", "backtracking_dose", "board_games", "causal_axioms", "curriculum_race",
+           "grokked_circuits", "in_context_strategies", "length_generalisation", "phrasing", "step_by_step")  # of their problems
+STUDIES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SECONDS)) for name in configs.names()
+           if name not in LARGER and configs.load(name, {}).experiment == "study"]
 
 
 @pytest.fixture(scope="module")
@@ -95,25 +100,20 @@ def test_a_claim_that_cannot_be_judged_is_refused(change, expected):
         Setup(configs.load(str(TINY), {}), [claim | change])
 
 
-@pytest.mark.parametrize("name", [
-    "sft_then_ppo", "continual_forgetting", "weight_interpolation", "rlvr_curvature", "hints", "replay", "sft_then_rl",
-    "gaming", "phrasing", "causal_axioms", "simplicity_bias", "diversity", "continual", "sampling_entropy", "length_budget",
-    "grokked_circuits", "soup_reference", "update_parts", "update_spectra", "spurious_features", "interrupt", "rewriting",
-    "board_games",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("backtracking_dose", "another_rule", "atomic_composite"))])
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_claim_of_a_paper_is_one_file_of_eighty_lines(name):
     assert len((ROOT / "configs" / f"{name}.py").read_text().splitlines()) <= 80
-    for argument in ("default", "smoke"):
-        setup = setup_of(configs.load(f"{name}:{argument}", {}), configs.module(name).CLAIMS)
-        assert [c["id"] for c in setup.claims] == [c["id"] for c in configs.module(name).CLAIMS]
-        assert all(isinstance(arm.spec.model, models.TransformerConfig) for arm in setup.arms)
+    setup = setup_of(configs.load(name, {}), configs.module(name).CLAIMS)
+    assert [c["id"] for c in setup.claims] == [c["id"] for c in configs.module(name).CLAIMS]
+    assert all(isinstance(arm.spec.model, models.TransformerConfig) for arm in setup.arms)
 
 
-@pytest.mark.parametrize(("argument", "judged"), [pytest.param("default", 6, marks=pytest.mark.slow), ("smoke", 1)])
-def test_an_order_of_arms_is_judged_where_all_its_arms_run(argument, judged):
-    setup = setup_of(configs.load(f"why_curricula:{argument}", {}), configs.module("why_curricula").CLAIMS)
-    assert len((ROOT / "configs" / "why_curricula.py").read_text().splitlines()) <= 80
-    assert len(setup.claims) == judged and all(set(claim["arms"]) <= {arm.name for arm in setup.arms} for claim in setup.claims)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_smoke_form_judges_what_its_arms_allow(name):
+    setup = setup_of(configs.load(f"{name}:smoke", {}), configs.module(name).CLAIMS)
+    arms = {arm.name for arm in setup.arms}
+    assert setup.claims and all(set(claim.get("arms", ())) <= arms for claim in setup.claims)
 
 
 def test_the_study_of_the_documentation_is_one():

@@ -15,18 +15,24 @@ def rotated(x_TxHxE, theta):
     return np.concatenate([z.real, z.imag], axis=-1)
 
 
-def block(config, w, x_TxD):
+def attention(config, w, x_TxD):
+    """(pattern H x T x T, values T x K x E)."""
     T, E = len(x_TxD), config.head_dim
     h = norm(x_TxD, w["attention_norm"], config.norm_eps)
     q, k, v = ((h @ w[name]).reshape(T, -1, E) for name in "qkv")
     q, k = rotated(q, config.rope_theta), rotated(k, config.rope_theta)
     out = []
     for head in range(config.heads):
-        group = head // (config.heads // config.kv_heads)
-        score = q[:, head] @ k[:, group].T / np.sqrt(E)
+        score = q[:, head] @ k[:, head // (config.heads // config.kv_heads)].T / np.sqrt(E)
         score[np.triu_indices(T, 1)] = -np.inf
         weight = np.exp(score - score.max(-1, keepdims=True))
-        out.append(weight / weight.sum(-1, keepdims=True) @ v[:, group])
+        out.append(weight / weight.sum(-1, keepdims=True))
+    return np.stack(out), v
+
+
+def block(config, w, x_TxD):
+    pattern_HxTxT, v = attention(config, w, x_TxD)
+    out = [pattern @ v[:, head // (config.heads // config.kv_heads)] for head, pattern in enumerate(pattern_HxTxT)]
     x_TxD = x_TxD + np.concatenate(out, axis=-1) @ w["o"]
     h = norm(x_TxD, w["mlp_norm"], config.norm_eps)
     gate = h @ w["gate"]
@@ -43,12 +49,22 @@ def run(config, params, tokens_T, swap=None):
     states, x = [], params["embed"][tokens_T]
     for j in range(config.layers + 1):
         if j:
-            x = block(config, {name: w[j - 1] for name, w in params["layers"].items()}, x)
+            x = block(config, layer(params, j - 1), x)
         if swap is not None and swap[0] == j:
             x = x.copy()
             x[swap[1]] = swap[2]
         states.append(x)
     return np.stack(states), lens(config, params, x)
+
+
+def layer(params, i):
+    return {name: w[i] for name, w in params["layers"].items()}
+
+
+def patterns(config, params, tokens_T):
+    """Attention patterns L x H x T x T."""
+    states = run(config, params, tokens_T)[0]
+    return np.stack([attention(config, layer(params, i), states[i])[0] for i in range(config.layers)])
 
 
 def wide(params):

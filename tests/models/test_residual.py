@@ -51,3 +51,16 @@ def test_an_edit_is_read_by_later_layers_and_later_positions_only(params):
     np.testing.assert_allclose(found.state_JxBxTxD[1, :, 2], plain.state_JxBxTxD[1, :, 2] + 1.0, rtol=1e-6)
     np.testing.assert_array_equal(found.logits_BxTxV[:, :2], plain.logits_BxTxV[:, :2])
     assert (np.abs(found.logits_BxTxV - plain.logits_BxTxV)[:, 2:].max(axis=(0, 2)) > 1e-2).all()
+
+
+def test_attention_patterns_are_those_of_float64_and_change_nothing_bitwise(params):
+    found, wide = streamed(params, scores=True), float64.wide(params)
+    pattern_LxBxHxTxT = jax.nn.softmax(found.score_LxBxHxTxT, axis=-1)
+    for n, tokens in enumerate(TOKENS):
+        np.testing.assert_allclose(pattern_LxBxHxTxT[:, n], float64.patterns(MODEL, wide, tokens), atol=2e-6)
+    plain = streamed(params)
+    assert plain.score_LxBxHxTxT is None
+    with_taps, without = (jax.jit(lambda p, scores=scores: streamed(p, scores=scores))(params) for scores in (True, False))
+    for one, other in ((found, plain), (with_taps, without)):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])

@@ -48,14 +48,17 @@ def ranks(logits_JxNxV: jax.Array, token_N: jax.Array, width: int, draws: int) -
     further_M = jnp.maximum(1, N * jnp.arange(1, draws + 1) // (draws + 1))
     others_MxN = token_N[(jnp.arange(N)[None] + further_M[:, None]) % N]
 
-    def reciprocal(token_N, margin=0.0):
-        """1 / (1 + number of tokens whose logit is above the token's own by more than the margin)."""
+    def reciprocal(asked):
+        """1 / (1 + number of tokens whose logit is above the token's own by more than so many margins)."""
+        token_N, margins = asked
         own_JxN = logits_JxNxV[:, jnp.arange(N), token_N]
-        bound_JxN = own_JxN + margin
+        bound_JxN = own_JxN + margins * margin_JxN
         above_JxN = (logits_JxNxV > bound_JxN[..., None]).sum(axis=-1) - (own_JxN > bound_JxN)
         return 1.0 / (1.0 + above_JxN.astype(jnp.float32))
 
-    value_JxN = reciprocal(token_N)
-    error_JxN = jnp.maximum(value_JxN - reciprocal(token_N, -margin_JxN), reciprocal(token_N, margin_JxN) - value_JxN)
-    others_MxJ = jax.lax.map(lambda token_N: reciprocal(token_N).mean(axis=1), others_MxN)
-    return Ranks(value_JxN, error_JxN.mean(axis=1), others_MxJ)
+    # One pass over the logits after another: fused into one they took ten times as long on CPU.
+    own_3xN, margins = jnp.broadcast_to(token_N, (3, N)), jnp.asarray([0.0, -1.0, 1.0, *[0.0] * draws], jnp.float32)
+    found = jax.lax.map(reciprocal, (jnp.concatenate([own_3xN, others_MxN]), margins))
+    value_JxN, low_JxN, high_JxN = found[:3]
+    error_JxN = jnp.maximum(value_JxN - low_JxN, high_JxN - value_JxN)
+    return Ranks(value_JxN, error_JxN.mean(axis=1), found[3:].mean(axis=-1))

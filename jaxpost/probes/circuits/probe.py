@@ -1,8 +1,9 @@
 """The probe of circuits: logit lens and causal tracing of a policy's residual stream (`circuits`).
 
-Price, in forward passes over a split's prompts: the lens one, whose states it reads; tracing C (1 + J T (1 + draws)).
-
-Attention patterns are absent: the model does not hand out its attention, so that there is no induction score.
+Price, in forward passes over a split's prompts: the lens one, whose states it reads, and the head's products of J states at
+every position that has a target; tracing C (1 + J T (1 + draws)). Measured on CPU the lens takes 1.15 to 1.2 passes with a
+vocabulary of 33 (width 64 and 128, 2 and 3 layers); the head's products exceed that where J V is not small beside 12 L D T: 2.0
+with V = 1,024, and 4.7 with V = 4,096 (width 256, 6 layers), where they alone are one more pass.
 
 Legend: S seeds, N prompts, T positions, D width, V vocabulary, J states, K targets, C kinds of replaced token, M null draws.
 """

@@ -19,6 +19,7 @@ from jaxpost import linalg
 
 MIN_VALUES = 50  # eigenvalues below which nothing is fitted
 MIN_TAIL = 10  # eigenvalues that a tail must keep
+_BLOCK = 2**15  # numbers that the fit of a tail holds at once: what fits a cache
 TRACY_WIDOM_95 = 0.9793  # 95 % quantile of the Tracy-Widom law of real matrices
 
 
@@ -32,6 +33,7 @@ class Tail(NamedTuple):
     ks: float
     lognormal_ratio: float  # normalised log likelihood ratio; > 0 favours the power law
     lognormal_p: float  # two-sided: small where the ratio's sign can be trusted
+    goodness_p: float  # share of synthetic data sets that fit no better: small where the tail is no power law
 
 
 class Bulk(NamedTuple):
@@ -44,11 +46,11 @@ class Bulk(NamedTuple):
     ks: float  # between the eigenvalues up to the edge and the law
 
 
-def power_law(values: np.ndarray) -> Tail:
+def power_law(values: np.ndarray, bootstrap: int = 0) -> Tail:
     """Clauset, Shalizi and Newman's fit: alpha = 1 + n / sum log(x_i / xmin), xmin the value with the smallest KS distance.
 
     Every eigenvalue that leaves MIN_TAIL in the tail is tried as xmin. Ratio and p against a lognormal law truncated at
-    the same xmin: Vuong's test.
+    the same xmin: Vuong's test. Goodness of fit: `goodness` over `bootstrap` synthetic data sets, NaN for none.
     Args: values: eigenvalues > 0, any order. Returns: Tail, NaN for fewer than MIN_VALUES values.
     Source: arXiv:0706.1062; differs from WeightWatcher in trying every value (no cut at 1e-5).
     """
@@ -57,21 +59,54 @@ def power_law(values: np.ndarray) -> Tail:
     if len(x) < MIN_VALUES or x[-1] <= x[-MIN_TAIL]:
         return Tail(*[np.nan] * len(Tail._fields))
     log = np.log(x)
-    counts = np.arange(len(x), 0, -1)
-    excess = np.cumsum(log[::-1])[::-1] - counts * log
-    candidates = np.flatnonzero((counts >= MIN_TAIL) & (excess > 0) & np.r_[True, np.diff(x) > 0])
-    distances = [_distance(log[i:] - log[i], counts[i] / excess[i]) for i in candidates]
-    i = candidates[int(np.argmin(distances))]
-    n, slope = counts[i], counts[i] / excess[i]
+    i, slope, ks = _tail_of(log)
+    n = len(x) - i
     ratio, p = _against_lognormal(log[i:] - log[i], slope)
-    return Tail(1 + slope, slope / np.sqrt(n), x[i], float(n), float(np.min(distances)), ratio, p)
+    fits = goodness(log, i, slope, ks, bootstrap) if bootstrap else np.nan
+    return Tail(1 + slope, slope / np.sqrt(n), x[i], float(n), ks, ratio, p, fits)
 
 
-def _distance(y_n: np.ndarray, slope: float) -> float:
-    """KS distance between sorted logarithms above xmin and the exponential law of that slope."""
-    n = len(y_n)
-    law = -np.expm1(-slope * y_n)
-    return max(np.max(np.arange(1, n + 1) / n - law), np.max(law - np.arange(n) / n))
+def goodness(log_Q: np.ndarray, i: int, slope: float, ks: float, draws: int) -> float:
+    """p value of a fit: the share of `draws` synthetic data sets whose own fit has a KS distance of at least `ks`.
+
+    Each of Q values of a set is drawn from the fitted law with probability n / Q and otherwise from the values below xmin;
+    xmin and alpha are fitted anew. Because xmin is free, p is a little large for true power laws (mean 0.51 and 0.58 in 200
+    samples of 100 and 300 values) and often large for other laws, of which a short tail fits: below 0.1 in 6 of 12 exponential
+    samples of 300 and 4 of 12 lognormal ones of 800. The draws are the same for every spectrum. Monte Carlo error:
+    `goodness_error`.
+    Args: log_Q: sorted logarithms; i: index of xmin. Source: arXiv:0706.1062, section 4.1 (semiparametric bootstrap).
+    """
+    rng, count, above = np.random.default_rng(0), len(log_Q), 0
+    for _ in range(draws):
+        where, depth, below = rng.random(count), rng.standard_exponential(count), rng.random(count)
+        of_body = log_Q[np.minimum((below * i).astype(int), max(i - 1, 0))]
+        made = np.sort(np.where(where * count < count - i, log_Q[i] + depth / slope, of_body))
+        above += _tail_of(made)[2] >= ks
+    return above / draws
+
+
+def goodness_error(p: float, draws: int) -> float:
+    """Monte Carlo standard error of a share p of `draws`, at (p draws + 1) / (draws + 2) so that it is not 0 at the ends."""
+    kept = (p * draws + 1) / (draws + 2)
+    return float(np.sqrt(kept * (1 - kept) / max(draws, 1)))
+
+
+def _tail_of(log_Q: np.ndarray) -> tuple[int, float, float]:
+    """(index of xmin, alpha - 1, KS distance) of the best tail of sorted logarithms; a block of candidates at a time."""
+    Q = len(log_Q)
+    count_Q, rank_Q = np.arange(Q, 0, -1), np.arange(Q)
+    excess_Q = np.cumsum(log_Q[::-1])[::-1] - count_Q * log_Q
+    kept = np.flatnonzero((count_Q >= MIN_TAIL) & (excess_Q > 0) & np.r_[True, np.diff(log_Q) > 0])
+    distances, at_once = [], max(1, _BLOCK // Q)
+    for start in range(0, len(kept), at_once):
+        i_Cx1 = kept[start:start + at_once, None]
+        n_Cx1 = count_Q[i_Cx1]
+        law = -np.expm1(-(n_Cx1 / excess_Q[i_Cx1]) * np.maximum(log_Q - log_Q[i_Cx1], 0.0))
+        over, under = (rank_Q + 1 - i_Cx1) / n_Cx1 - law, law - (rank_Q - i_Cx1) / n_Cx1
+        distances.append(np.where(rank_Q >= i_Cx1, np.maximum(over, under), 0.0).max(axis=1))
+    found = np.concatenate(distances)
+    i = int(kept[np.argmin(found)])
+    return i, float(count_Q[i] / excess_Q[i]), float(found.min())
 
 
 def _against_lognormal(y_n: np.ndarray, slope: float) -> tuple[float, float]:
@@ -145,11 +180,12 @@ def _law(shorter: int, longer: int) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(nodes, 0.0), law / law[-1]
 
 
-def errors(tail: Tail, bulk: Bulk, values: np.ndarray) -> tuple[Tail, Bulk]:
+def errors(tail: Tail, bulk: Bulk, values: np.ndarray, bootstrap: int) -> tuple[Tail, Bulk]:
     """Numerical errors of both fits when every singular value is off by ALONE * VALUE_ERROR times the largest.
 
-    At the same xmin, because the choice of xmin jumps; by how much is not known. Not propagated: the lognormal ratio.
-    Args: values: the eigenvalues of both fits.
+    At the same xmin, because the choice of xmin jumps; by how much is not known. Not propagated: the lognormal ratio, and to
+    the goodness of fit, whose error is that of its Monte Carlo draws.
+    Args: values: the eigenvalues of both fits; bootstrap: synthetic data sets of the goodness of fit.
     """
     relative = linalg.ALONE * linalg.VALUE_ERROR
     off = 2 * relative * np.sqrt(np.max(values))  # of lambda, relative: off / sqrt(lambda)
@@ -158,7 +194,7 @@ def errors(tail: Tail, bulk: Bulk, values: np.ndarray) -> tuple[Tail, Bulk]:
     slope = tail.alpha - 1
     alpha = 2 * slope**2 * at_xmin
     fit = Tail(alpha, alpha / np.sqrt(tail.count), at_xmin * tail.xmin, 0.0, alpha / (np.e * slope) + slope * at_xmin,
-               np.nan, np.nan)
+               np.nan, np.nan, goodness_error(tail.goodness_p, bootstrap))
     law = Bulk(0.5 * at_middle * bulk.sigma, at_middle * bulk.edge, 0.0,
                (at_middle + 2 * relative) * bulk.soft_rank, 4 * at_middle)
     return fit, law

@@ -16,7 +16,7 @@ from jaxpost.probes.updates import tail_fits, tails
 KEY = jax.random.key(3)
 INFOS = (TensorInfo("l0/q", "q", 0, (80, 60)), TensorInfo("l1/q", "q", 1, (80, 60)), TensorInfo("l0/down", "down", 0, (60, 80)),
          TensorInfo("embed", "embed", None, (40, 12)))
-PROBE = tails.SpectrumTails(draws=2)
+PROBE = tails.SpectrumTails(draws=2, bootstrap=20)
 
 
 def power_sample(alpha, n, seed=0):
@@ -28,7 +28,7 @@ def plain_power_law(x):
     x = np.sort(x)
     best = None
     for i in range(len(x) - tail_fits.MIN_TAIL + 1):
-        tail = x[i:]
+        tail = x[x >= x[i]]
         alpha = 1 + len(tail) / np.sum(np.log(tail / tail[0]))
         distance = scipy.stats.kstest(tail, lambda v, a=alpha, m=tail[0]: 1 - (v / m) ** (1 - a)).statistic
         if best is None or distance < best[3]:
@@ -49,6 +49,37 @@ def test_the_fit_against_a_plain_implementation():
               np.linalg.svd(np.random.default_rng(3).normal(size=(90, 70)), compute_uv=False) ** 2):
         found = tail_fits.power_law(x)
         np.testing.assert_allclose((found.alpha, found.xmin, found.count, found.ks), plain_power_law(x), rtol=1e-9)
+
+
+def test_the_goodness_of_fit_against_a_plain_bootstrap():
+    """The same random numbers, used in loops from the definition; and its Monte Carlo error is that of repeated bootstraps."""
+    x, draws = np.sort(np.random.default_rng(2).lognormal(size=70)), 30
+    alpha, xmin, n, ks = plain_power_law(x)
+    body, rng, above = [v for v in x if v < xmin], np.random.default_rng(0), 0
+    for _ in range(draws):
+        where, depth, below = rng.random(70), rng.standard_exponential(70), rng.random(70)
+        made = [xmin * np.exp(e / (alpha - 1)) if w < n / 70 else body[int(u * len(body))]
+                for w, e, u in zip(where, depth, below, strict=True)]
+        above += plain_power_law(np.asarray(made))[3] >= ks
+    found = tail_fits.power_law(x, bootstrap=draws)
+    assert found.goodness_p == above / draws and 0.1 < found.goodness_p < 0.9
+    assert found[:-1] == tail_fits.power_law(x)[:-1] and np.isnan(tail_fits.power_law(x).goodness_p)
+    share = np.random.default_rng(1).binomial(draws, 0.3, 20000) / draws
+    np.testing.assert_allclose(tail_fits.goodness_error(0.3, draws), share.std(), rtol=0.03)
+    assert 0 < tail_fits.goodness_error(0.0, draws) == tail_fits.goodness_error(1.0, draws) < 1 / np.sqrt(draws)
+
+
+@pytest.mark.slow
+def test_p_is_uniform_for_power_laws_and_smaller_for_exponential_and_lognormal_draws():
+    def read(make, count, sets):
+        return np.asarray([tail_fits.power_law(make(np.random.default_rng(k), count), 99).goodness_p for k in range(sets)])
+
+    true = read(lambda rng, n: (1 - rng.random(n)) ** (-1 / 1.5), 100, 200)
+    assert scipy.stats.kstest(true, "uniform").pvalue > 0.01 and 0.04 < (true <= 0.1).mean() < 0.14
+    exponential = read(lambda rng, n: 15 + rng.exponential(8, n), 300, 24)
+    lognormal = read(lambda rng, n: (x := rng.lognormal(0.3, 2, 40 * n))[x > 15][:n], 800, 24)
+    for other in (exponential, lognormal):  # the laws of the source's section 4.2
+        assert scipy.stats.mannwhitneyu(other, true, alternative="less").pvalue < 0.01 and (other < 0.1).mean() > 0.25
 
 
 def test_the_truncated_lognormal_is_its_maximum_likelihood():
@@ -104,7 +135,7 @@ def test_a_matrix_of_deficient_rank_has_no_bulk(rank):
 
 def test_scale_changes_only_what_has_a_unit():
     s = np.linalg.svd(np.random.default_rng(6).standard_t(3, size=(90, 70)), compute_uv=False)
-    one, other = tails.fits(s, (90, 70))[0], tails.fits(1e-4 * s, (70, 90))[0]
+    one, other = tails.fits(s, (90, 70), 20)[0], tails.fits(1e-4 * s, (70, 90), 20)[0]
     power = np.asarray([{"tail.xmin": 2, "mp.edge": 2, "mp.sigma": 1}.get(name, 0) for name in tails._FIELDS])
     np.testing.assert_allclose(other, one * 1e-4**power, rtol=2e-3)
 
@@ -116,7 +147,7 @@ def test_numerical_errors_hold_at_the_fitted_xmin():
     exact, error = tails.fits(s, (120, 100))
     moved, _ = tails.fits(off, (120, 100))
     finite = np.isfinite(error)
-    assert list(np.asarray(tails._FIELDS)[~finite]) == ["tail.lognormal_ratio", "tail.lognormal_p"]
+    assert list(np.asarray(tails._FIELDS)[~finite]) == ["tail.lognormal_ratio", "tail.lognormal_p", "tail.goodness_p"]
     assert (np.abs(moved - exact)[finite] <= error[finite] + 1e-12).all()
     assert (error[finite] <= 0.01 * np.abs(exact[finite]) + 1e-3).all()
 
@@ -153,7 +184,7 @@ def test_rows_nulls_and_statuses():
     assert isinstance(PROBE, base.Probe) and {r["metric"] for r in rows} == set(PROBE.metrics)
     tensor = {"granularity": "tensor", "tensor": "l0/q"}
     dw = np.asarray(w1["l0/q"], np.float64) - np.asarray(w0["l0/q"])
-    expected = tails.fits(np.linalg.svd(dw, compute_uv=False), dw.shape)[0]
+    expected = tails.fits(np.linalg.svd(dw, compute_uv=False), dw.shape, PROBE.bootstrap)[0]
     for name, value in zip(tails._FIELDS, expected, strict=True):
         row = one(rows, f"weight.{name}", params="of=update", **tensor)
         if not name.startswith("tail.lognormal"):
@@ -188,5 +219,8 @@ def test_matrices_one_by_one_read_what_they_read_together():
     assert PROBE.cost(context(shapes, shapes)).factorisations > 1e6
     assert 0 < PROBE.cost_of_init(context(shapes, shapes)).factorisations < PROBE.cost(context(shapes, shapes)).factorisations
     assert {key: x.shape for key, x in PROBE.arrays(values).items()}["spectrum/embed"] == (1, 2, 12)
+    bare = tails.SpectrumTails(draws=2, bootstrap=0)
+    assert set(PROBE.metrics) - set(bare.metrics) == {"weight.tail.goodness_p"}
+    assert bare.cost(context(shapes, shapes)).streamed < PROBE.cost(context(shapes, shapes)).streamed
     with pytest.raises(ValueError, match="sidecar or offline"):
         tails.SpectrumTails(lane="inline")
