@@ -177,6 +177,10 @@ _TABLE = (  # arXiv number, year, title, authors
     ("2506.13284", 2025,
      "AceReason-Nemotron 1.1: Advancing Math and Code Reasoning through SFT and RL Synergy",
      "Liu, Zihan and Yang, Zhuolin and Chen, Yang and Lee, Chankyu and Shoeybi, Mohammad and Catanzaro, Bryan and Ping, Wei"),
+    ("2506.17859", 2025,
+     "In-Context Learning Strategies Emerge Rationally",
+     "Wurgaft, Daniel and Lubana, Ekdeep Singh and Park, Core Francisco and Tanaka, Hidenori and Reddy, Gautam and Goodman, "
+     "Noah D."),
     ("2506.18880", 2025,
      "OMEGA: Can LLMs Reason Outside the Box in Math? Evaluating Exploratory, Compositional, and Transformative Generalization",
      "Sun, Yiyou and others"),
