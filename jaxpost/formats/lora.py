@@ -3,7 +3,8 @@
     s = lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora; W [out, in], B [out, r], A [r, in]
 Merged matrices are float32 and unrounded: the float32 view shows the low-rank update as trained, the bf16 view what merging
 into bf16 would store. What the adapter does not touch is the base's own bytes. Source: Hu et al., arXiv:2106.09685; file names
-and fields are those of PEFT (*recalled*; `adapter_config.json`, `adapter_model.safetensors`).
+and fields are those of PEFT (`adapter_config.json`, `adapter_model.safetensors`; *recalled*, and as `models.hf_adapter` writes
+them loaded by PEFT 0.21.2).
 """
 
 from __future__ import annotations
