@@ -18,7 +18,7 @@ from .conftest import ROOT
 TINY = Path(__file__).resolve().parent / "tiny_stages.py"
 LARGER = ("grokking_modular", "grokking_pathways")  # whose claims fill more than the lines of a study
 SECONDS = ("another_rule", "atomic_composite", "backtracking_dose", "board_games", "causal_axioms", "curriculum_race",
-           "grokked_circuits", "in_context_strategies", "length_generalisation", "phrasing", "step_by_step")  # take their problems
+           "grokked_circuits", "in_context_strategies", "length_generalisation", "phrasing", "step_by_step")  # to prepare
 STUDIES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SECONDS)) for name in configs.names()
            if name not in LARGER and configs.load(name, {}).experiment == "study"]
 
