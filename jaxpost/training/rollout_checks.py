@@ -62,6 +62,10 @@ def _reward(source):
     if "terms" in source.spec.objective.needs and not source.reward:
         raise ValueError(f"objective {name!r} normalises the terms of a reward, and reward is empty; give it two or more, "
                          "e.g. (Reward('correct'), Reward('finished', 0.5))")
+    if (wanted := source.spec.objective.reward_terms) not in (None, found := len(source.reward)):
+        raise ValueError(f"objective {name!r} weighs {wanted} terms of a reward, and reward has {found}: "
+                         f"{', '.join(term.kind for term in source.reward)}; give it {wanted}, or change the objective's "
+                         "settings")
     if source.reward and source.needs_greedy:
         raise ValueError(f"objective {name!r} compares with the greedy answer's score, which composed rewards do not have; "
                          "leave reward empty")
