@@ -63,6 +63,7 @@ class Task:
     styles: tuple[str, ...] = ("answer",)  # kinds of `traces` that the family's oracle can write in
     content: Callable[[Any], Any] | None = None  # problem -> i32[W], equal for problems that are the same but for their form
     difficulty: Callable[[Any], Any] | None = None  # problem -> f32[], see the family
+    episodes: Any = None  # tasks.episodes.Episodes, where an answer is an episode of a closed loop
     words: Mapping[int, str] | None = None  # token id -> text, of a family with tokens of its own; None: those of `vocab`
 
     @property
