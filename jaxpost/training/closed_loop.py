@@ -41,26 +41,35 @@ def play(model: models.TransformerConfig, params: dict, task: Task, problems_N, 
          temperature: float | jax.Array = 1.0, early_stop: bool = False) -> models.Completions:
     """One episode of each problem, in one context; a turn is a call of the sampler on all that came before.
 
-    Observations are forced tokens. Args: task: a closed loop, `tasks.closed`; early_stop: as in models.sample.
+    Observations are forced tokens. Every turn reads as wide a context, left-padded, so that one program serves all of them: its
+    size does not grow with U, and sampling reads about twice the tokens that the turns have before them.
+
+    Args: task: a closed loop, `tasks.closed`; early_stop: as in models.sample.
     """
     action, environment = task.episodes.action, task.episodes.environment
-    state_N, done_N = jax.vmap(environment.reset)(problems_N), jnp.zeros(prompt_NxP.shape[0], bool)
-    slots, seen_NxP = [], None
-    for u in range(environment.turns):
-        if u:
-            live_Nx1 = (~done_N)[:, None]
-            shown = jnp.where(live_Nx1, seen_NxP, task.pad).astype(jnp.int32)
-            there = (live_Nx1 & (jnp.cumsum(shown != task.pad, axis=1) > 0)).astype(jnp.float32)
-            slots.append(models.Completions(shown, jnp.zeros(shown.shape, jnp.float32), there, there))
-        context = jnp.concatenate([prompt_NxP, *(slot.tokens_NxT for slot in slots)], axis=1)
-        made = models.sample(model, params, context, jax.random.fold_in(key, u), length=action.completion_len,
+    N, P = prompt_NxP.shape
+    W = P + (environment.turns - 1) * (action.completion_len + P)
+
+    def turn(carry, u):
+        state_N, done_N, context_NxW = carry
+        made = models.sample(model, params, context_NxW, jax.random.fold_in(key, u), length=action.completion_len,
                              temperature=temperature, eos=task.ends, pad=task.pad, early_stop=early_stop)
         live_Nx1 = (~done_N)[:, None]
-        slots.append(models.Completions(jnp.where(live_Nx1, made.tokens_NxT, task.pad), made.logp_NxT * live_Nx1,
-                                        made.mask_NxT * live_Nx1, jnp.zeros(made.mask_NxT.shape, jnp.float32)))
+        acted = models.Completions(jnp.where(live_Nx1, made.tokens_NxT, task.pad), made.logp_NxT * live_Nx1,
+                                   made.mask_NxT * live_Nx1, jnp.zeros(made.mask_NxT.shape, jnp.float32))
         new_N, seen_NxP, _, ended_N = jax.vmap(environment.step)(state_N, made.tokens_NxT)
         state_N, done_N = jax.tree.map(_kept(done_N), new_N, state_N), done_N | ended_N
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *slots)
+        live_Nx1 = (~done_N)[:, None]
+        shown_NxP = jnp.where(live_Nx1, seen_NxP, task.pad).astype(jnp.int32)
+        there_NxP = (live_Nx1 & (jnp.cumsum(shown_NxP != task.pad, axis=1) > 0)).astype(jnp.float32)
+        shown = models.Completions(shown_NxP, jnp.zeros(shown_NxP.shape, jnp.float32), there_NxP, there_NxP)
+        context_NxW = jnp.concatenate([context_NxW, acted.tokens_NxT, shown_NxP], axis=1)[:, -W:]
+        return (state_N, done_N, context_NxW), jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), acted, shown)
+
+    start = (jax.vmap(environment.reset)(problems_N), jnp.zeros(N, bool),
+             jnp.concatenate([jnp.full((N, W - P), task.pad, prompt_NxP.dtype), prompt_NxP], axis=1))
+    slots_UxNxS = jax.lax.scan(turn, start, jnp.arange(environment.turns))[1]
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(N, -1)[:, :task.episodes.length], slots_UxNxS)
 
 
 def _kept(done_N):

@@ -99,7 +99,7 @@ def test_a_claim_that_cannot_be_judged_is_refused(change, expected):
     "sft_then_ppo", "continual_forgetting", "weight_interpolation", "rlvr_curvature", "hints", "replay", "sft_then_rl",
     "gaming", "phrasing", "causal_axioms", "simplicity_bias", "diversity", "continual", "sampling_entropy", "length_budget",
     "grokked_circuits", "soup_reference", "update_parts", "update_spectra", "spurious_features", "interrupt", "rewriting",
-    "credit_of_turns", "curry_dpo",
+    "credit_of_turns", "curry_dpo", "added_skills",
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("backtracking_dose", "another_rule", "atomic_composite"))])
 def test_a_claim_of_a_paper_is_one_file_of_eighty_lines(name):
     assert len((ROOT / "configs" / f"{name}.py").read_text().splitlines()) <= 80
