@@ -41,6 +41,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c = defaults.sized(argument)
     c.title, c.question = "Skills added up", __doc__.splitlines()[0]
     c.tasks = ConfigDict({"copying": {"name": "rasp", "problem": "copy_repeats", "length": (2, 4), "ood_length": (5, 5)}})
+    c.pretrain.success_low = 0.2  # of sums
     c.train.learning_rate = 1e-3
     c.tune = ConfigDict({"rank": 8 if argument == "default" else 4, "lora_alpha": 16.0})
     c.arm = ConfigDict({

@@ -137,6 +137,9 @@ class Rollouts(Sampling):
 
     def _with_turns(self, batch: Batch, turns_NxU: jax.Array | None, order_BxG: jax.Array) -> Batch:
         """The batch with the actions of its episodes and their rewards, in the order of the rows' rewards."""
+        if turns_NxU is None and self.task.episodes is not None:
+            raise ValueError(f"objective {self.spec.objective.name!r} needs the rewards of an episode's turns, which the fused "
+                             "loop makes and rows verified elsewhere do not have; train with Rollouts.batch")
         if turns_NxU is None:
             return batch._replace(turn_NxT=jnp.zeros(batch.mask_NxT.shape, jnp.int32), turn_reward_NxU=batch.reward_N[:, None])
         grouped = turns_NxU.reshape(*order_BxG.shape, -1)
