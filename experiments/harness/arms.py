@@ -202,13 +202,13 @@ def variant(config, name: str, settings: Sequence[tuple]) -> Task:
 
 
 def make_task(section) -> Task:
-    """The task of a config section {name, options...}.
+    """The task of a config section {name, options...}; with `turns`, its closed loop of at most so many actions.
 
     Raises:
       UserError: unknown family or option, or a value out of range.
     """
     options = {k: v for k, v in section.items() if k != "name"}
     try:
-        return tasks.get(section.name, **options)
+        return (tasks.closed if "turns" in options else tasks.get)(section.name, **options)
     except ValueError as error:
         raise UserError(str(error)) from error

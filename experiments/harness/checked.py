@@ -9,6 +9,7 @@ from experiments.harness import arms as arm_table
 from experiments.harness import checks, power, probing, stages, trends
 from experiments.harness import claims as claim_rules
 from experiments.harness.arms import Arm
+from experiments.harness.errors import UserError
 from jaxpost import probes
 from jaxpost.tasks import Task
 
@@ -31,6 +32,9 @@ class Checked:
         self.tasks: dict[str, Task] = {name: arm_table.make_task(section)
                                        for name, section in arm_table.task_sections(config).items()}
         self.task = self.tasks["task"]
+        if closed := [name for name in ("task", "second") if name in self.tasks and self.tasks[name].episodes]:
+            raise UserError(f"{closed[0]}.turns={config[closed[0]].turns}: a closed loop has no demonstrations, from which a "
+                            "base learns; make it one of the section tasks, and name it as an arm's task")
 
     def state(self, claims: Sequence[dict], splits: Sequence[str], measured: Sequence[probes.Probe],
               compared: Sequence[str] = ()) -> None:

@@ -93,7 +93,9 @@ def demonstration_route(model: models.TransformerConfig, pad: int = 0) -> routin
 
 
 def demonstration_batch(task: Task, rows: int):
-    """A probe batch: the demonstrations of the first problems of split `id`."""
+    """A probe batch: the demonstrations of the first problems of split `id`. Raises: UserError: a closed loop has none."""
+    if task.episodes is not None:
+        raise UserError(f"task {task.name!r} is a closed loop, which has no demonstrations; leave out probes that need some")
     return training.demonstrations(task, "id", jnp.arange(rows))
 
 

@@ -1,4 +1,4 @@
-"""What a stage says of its rollouts beside the objective: forced tokens, replay, a second pass, a composed reward."""
+"""What a stage says of its samples beside the objective: forced tokens, replay, a second pass, a composed reward, pairs."""
 
 import dataclasses
 import types
@@ -11,6 +11,7 @@ from jaxpost import training
 from jaxpost.lookup import nearest
 from jaxpost.objectives import rewards
 from jaxpost.training.forcing import Interrupt, Prefix
+from jaxpost.training.preferences import Ranked
 from jaxpost.training.reformulating import Reformulation
 from jaxpost.training.replay import Buffered
 from jaxpost.training.rewriting import Rewriting
@@ -28,6 +29,8 @@ def changed(name: str, stage: Stage, source):
     Raises:
       UserError: nothing is sampled, a rule, setting or term that is not known, or one that the rollouts refuse.
     """
+    if stage.pairs:
+        source = _ranked(name, stage, source)
     given = [field for field in FIELDS if getattr(stage, field)]
     if not given:
         return source
@@ -41,6 +44,16 @@ def changed(name: str, stage: Stage, source):
                  "second": _second(name, stage, source)}
         return dataclasses.replace(source, curriculum=curriculum, **parts)
     except (ValueError, TypeError) as error:
+        raise UserError(f"arm {name!r}: {error}") from error
+
+
+def _ranked(name: str, stage: Stage, source) -> training.Preferences:
+    if not isinstance(source, training.Preferences):
+        raise UserError(f"arm {name!r}: pairs={dict(stage.pairs)} with objective {stage.objective!r}, which trains on no "
+                        "preferences; leave pairs out")
+    try:
+        return dataclasses.replace(source, ranked=_with(name, "pairs", Ranked(), stage.pairs, None))
+    except ValueError as error:
         raise UserError(f"arm {name!r}: {error}") from error
 
 

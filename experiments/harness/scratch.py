@@ -96,17 +96,17 @@ class Setup(Checked):
     def _measured(self, arm: Arm) -> Measured:
         """The probes that the arm names, or all of `measure.probes`. Raises: UserError: as `probing.build`."""
         config, names, task = self.config, arm.probes or self.config.measure.probes, arm.task
+        problems = config.measure.problems
         if isinstance(arm.source, training.WholeTable):
-            problems = config.measure.problems
-            given, batch = tables.subject(arm.spec.model, task, names, problems), tables.training_rows(task, problems)
+            given, rows = tables.subject(arm.spec.model, task, names, problems), tables.training_rows
         else:
-            suite = training.Suite(arm.spec.model, self._evaluated(arm), config.measure.problems, "id")
-            given, batch = probing.subject(suite, names), probing.demonstration_batch(task, config.measure.problems)
+            suite = training.Suite(arm.spec.model, self._evaluated(arm), problems, "id")
+            given, rows = probing.subject(suite, names), probing.demonstration_batch
         found = probing.build(names, given, arm.spec.model, self.steps(arm), probing.settings_of(config))
         for probe in found:
             if probe.needs & {probes.WEIGHTS0, probes.PARAMS0}:
                 raise UserError(f"probe {probe.id!r} compares with a base, and a study from scratch has none; leave it out")
-        batch = batch if probes.PROBE_BATCH in probes.merge_needs(found) else None
+        batch = rows(task, problems) if probes.PROBE_BATCH in probes.merge_needs(found) else None
         probing.require_batch(found, batch, arm.spec.model)
         return Measured(found, batch)
 

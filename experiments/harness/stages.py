@@ -44,6 +44,7 @@ class Stage:
     family: str = ""  # that the objective must be of, so that an override cannot make the arm's name a lie; empty: any
     settings: tuple = ()  # ((part, value), ...) that differ from the recipe's
     forcing: tuple = ()  # ((rule, settings),), prefix or interrupt: tokens that are not drawn; empty: as the objective needs
+    pairs: tuple = ()  # ((setting, value), ...) of preferences.Ranked: which of several samples a pair takes; empty: one sample
     replay: tuple = ()  # ((setting, value), ...) of earlier groups that are trained on again; empty: as the objective needs
     second_pass: tuple = ()  # ((setting, value), ...) of drawing failed groups again with hints; empty: as the objective needs
     reward: tuple = ()  # ((term, weight or {weight, length, ...}), ...); empty: the verifier's score
@@ -238,7 +239,7 @@ def _stage(name: str, table: dict, config) -> Stage:
             values[field], keys[field] = config.train[field], f"train.{field}"
     if len(values["start"]) > 1:
         values["steps"] = values["steps"] if "steps" in table else 0
-    for field in ("settings", "reward", *ROLLOUTS, "optimizer_settings", "task_settings", "model", "edit"):
+    for field in ("settings", "reward", "pairs", *ROLLOUTS, "optimizer_settings", "task_settings", "model", "edit"):
         given = values.get(field, {})
         if field in ROLLOUTS and field in values and not (hasattr(given, "items") and given):
             raise UserError(f"arm {name!r}: {field}={given!r}: expected {{setting: value}} with what differs; leave it out "

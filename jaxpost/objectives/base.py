@@ -46,6 +46,7 @@ class Batch(NamedTuple):
     outside_N: jax.Array | None = None  # a constant of the row from elsewhere, see the objective that needs it
     term_NxK: jax.Array | None = None  # values of the terms of a composed reward; NaN: this row has no such term
     term_weight_NxK: jax.Array | None = None  # and their weights at this step
+    term_advantage_NxK: jax.Array | None = None  # filled by prepare: of each term alone
     token_weight_NxT: jax.Array | None = None  # from the data, or of the roles: selective masks, planning tokens
     prompt_mask_NxQ: jax.Array | None = None  # 1 on the prompt's tokens but its first, Q = P - 1 of them
     role_NxT: jax.Array | None = None  # int32, what each token is for (jaxpost.roles); None: all are the answer
@@ -215,6 +216,11 @@ class Objective:
     def needs_reference(self) -> bool:
         """Whether a run needs the parameters of a reference policy."""
         return bool(self.needs & {"reference", "reference_logits"})
+
+    @property
+    def reward_terms(self) -> int | None:
+        """How many terms the reward must be composed of; None: as many as it has."""
+        return None
 
     @property
     def couples_update(self) -> bool:

@@ -188,14 +188,18 @@ class TermNormalised(PolicyGradient):
         """As `PolicyGradient.centred_formula`."""
         return "sum_k w_k (r_k - mean_group(r_k)) / (std_group(r_k, ddof) + eps) of the reward's terms r_k, weights w_k"
 
-    def centred(self, batch: Batch, score_BxG: jax.Array) -> jax.Array:
-        """advantage_BxG."""
+    def apart(self, batch: Batch, score_BxG: jax.Array) -> jax.Array:
+        """advantage_BxGxK of the terms, each with its weight; 0 where a row has no such term or no reward."""
         gone = jnp.isnan(score_BxG)[..., None]
         term_BxGxK = jnp.where(gone, jnp.nan, batch.term_NxK.reshape(*score_BxG.shape, -1))
         z = jax.vmap(lambda r: advantages.advantage(r, baseline="mean", scale="group", ddof=self.ddof, eps=self.eps,
                                                     lone=self.lone_reward), in_axes=2, out_axes=2)(term_BxGxK)
         weight = batch.term_weight_NxK.reshape(term_BxGxK.shape)
-        return jnp.where(jnp.isnan(term_BxGxK) | jnp.isnan(weight), 0.0, weight * z).sum(axis=2)
+        return jnp.where(jnp.isnan(term_BxGxK) | jnp.isnan(weight), 0.0, weight * z)
+
+    def centred(self, batch: Batch, score_BxG: jax.Array) -> jax.Array:
+        """advantage_BxG."""
+        return self.apart(batch, score_BxG).sum(axis=2)
 
 
 _RATIO = {"ratio": "token", "clip_low": 0.2, "clip_high": 0.2}

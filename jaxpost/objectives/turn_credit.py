@@ -24,12 +24,25 @@ def returns(reward_NxU: jax.Array, gamma: float) -> jax.Array:
     return jax.lax.scan(back, jnp.zeros_like(reward_NxU[:, 0]), reward_NxU.T, reverse=True)[1].T
 
 
+def at_random_turns(reward_NxU: jax.Array, live_NxU: jax.Array, seed_N: jax.Array) -> jax.Array:
+    """The rewards of each row in a random order of its live turns; all orders are equally likely."""
+    def one(reward_U, live_U, seed):
+        word_U = jax.random.uniform(jax.random.key(seed), live_U.shape)
+        drawn_U = jnp.argsort(jnp.where(live_U, word_U, 2.0))  # live turns first, in a random order
+        place_U = jnp.argsort(~live_U, stable=True)  # live turns first, in their own
+        return jnp.zeros_like(reward_U).at[place_U].set(jnp.where(live_U, reward_U, 0.0)[drawn_U])
+
+    return jax.vmap(one)(reward_NxU, live_NxU, seed_N)
+
+
 @dataclasses.dataclass(frozen=True)
 class TurnCredit(PolicyGradient):
     """A policy gradient whose unit of credit is the turn.
 
       R_u = r_u + turn_discount R_(u+1)     r_u the reward of turn u; what a score has beyond their sum is in the last turn
       A_u = (R_u - mean) / (std + eps)     over all turns of the group's rows (compared="group"), or over its rows at turn u
+
+    With `shuffled`, a control, a row's rewards fall to its turns at random: their sum is kept, their place is not.
 
     With a reward at the end alone, R_u = turn_discount^(last - u) R: early turns of the shorter of two successes have more.
     With ratio="sequence" the ratio is exp(mean over the turn's tokens of l - o), and aggregation="sequence" takes the mean over
@@ -43,6 +56,7 @@ class TurnCredit(PolicyGradient):
     turn_discount: float = 0.995
     compared: str = "group"  # COMPARED
     multiple: int = 1
+    shuffled: bool = False  # control: rewards at random turns of their row
     baseline: str = "mean"
 
     def __post_init__(self):
@@ -52,11 +66,18 @@ class TurnCredit(PolicyGradient):
         self.require(self.multiple >= 1, f"multiple={self.multiple} must be at least 1 (1: no turn is left out)")
         self.require(0 <= self.turn_discount <= 1, f"turn_discount={self.turn_discount} must lie in [0, 1], e.g. 0.995")
         self.unread("where turns are compared", "rejected", "informative_only")
+        if self.ratio == "sequence":
+            self.unread("with a ratio of a turn (choose ratio='token')", "log_ratio_clamp")
+
+    @property
+    def counts_rows(self) -> bool:
+        """As `Objective.counts_rows`: a mean over turns has none without a token."""
+        return self.aggregation != "sequence" and super().counts_rows
 
     @property
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
-        return super().needs | {"turns"}
+        return super().needs | {"turns"} | ({"seed"} if self.shuffled else set())
 
     @property
     def refuses_replay(self) -> str:
@@ -68,7 +89,8 @@ class TurnCredit(PolicyGradient):
         over = {"group": "all turns of the group's rows", "turn": "the group's rows at turn u"}[self.compared]
         centre = {"mean": "R_u - mean", "none": "R_u"}[self.baseline]
         scaled = f"({centre}) / (std + eps)" if self.scale == "group" else centre
-        return [f"A = {scaled} of the token's turn u, over {over}", "R_u = r_u + turn_discount R_(u+1)"]
+        moved = ["r_u of the row's turns in a random order"] if self.shuffled else []
+        return [f"A = {scaled} of the token's turn u, over {over}", "R_u = r_u + turn_discount R_(u+1)", *moved]
 
     def compare(self, batch: Batch, score_N: jax.Array, group: int) -> Batch:
         """As `PolicyGradient.compare`, turn by turn."""
@@ -78,7 +100,9 @@ class TurnCredit(PolicyGradient):
         last_N = U - 1 - jnp.argmax(live_NxU[:, ::-1], axis=1)
         reward_NxU = jnp.where(live_NxU, batch.turn_reward_NxU, 0.0)
         rest_N = score_N - reward_NxU.sum(axis=1)
-        return_NxU = returns(reward_NxU + rest_N[:, None] * (jnp.arange(U)[None] == last_N[:, None]), self.turn_discount)
+        reward_NxU = reward_NxU + rest_N[:, None] * (jnp.arange(U)[None] == last_N[:, None])
+        reward_NxU = at_random_turns(reward_NxU, live_NxU, batch.seed_N) if self.shuffled else reward_NxU
+        return_NxU = returns(reward_NxU, self.turn_discount)
         known_BxGxU = jnp.where(live_NxU, return_NxU, jnp.nan).reshape(-1, group, U)
         compared = {"group": known_BxGxU.reshape(-1, group * U),
                     "turn": known_BxGxU.swapaxes(1, 2).reshape(-1, group)}[self.compared]

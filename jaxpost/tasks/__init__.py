@@ -19,6 +19,7 @@ from jaxpost.tasks import (
     chains,
     connect_four,
     countdown,
+    episodes,
     facts,
     few_shot,
     gameable,
@@ -67,11 +68,14 @@ _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmet
             machine, satisfiability, permutations, grid, facts, sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe,
             connect_four, battleship, omega, variations, backdoors, teachers)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
+LOOPS = {module.NAME: module.loop for module in (grid, tictactoe)}  # families with an environment of their problems
 
 __all__ = [
     "FAMILIES",
+    "LOOPS",
     "Examples",
     "Task",
+    "closed",
     "difficulties",
     "digest",
     "digest_of",
@@ -107,18 +111,41 @@ def get(name, **options):
         ValueError: an unknown family or option (the message names the nearest valid one), or a value out of range.
     """
     make = lookup.find("task", name, FAMILIES)
+    return _build(make, _settings(name, make, options))
+
+
+def closed(name, turns, **options):
+    """The closed loop of family `name` at `options`: a task whose answers are episodes of at most `turns` actions.
+
+    Its prompt is the first observation, its reward the sum of the episode's; it has no demonstrations.
+
+    Raises:
+        ValueError: a family without an environment, unknown options, or actions that the environment does not take.
+    """
+    loop = lookup.find("closed loop of task", name, LOOPS)
+    if not isinstance(turns, int) or turns < 1:
+        raise ValueError(f"closed loop of task {name!r}: turns={turns!r} must be a whole number of at least 1")
+    return episodes.closed(get(name, **options), _loop(loop, turns, _settings(name, FAMILIES[name], options)))
+
+
+def _settings(name, make, options):
+    """((option, value), ...) of all options of a family. Raises: ValueError: an unknown one."""
     defaults = {option: p.default for option, p in inspect.signature(make).parameters.items()}
     for option in options:
         if option not in defaults:
             raise ValueError(f"task {name!r}: option {option!r} is not known{lookup.nearest(option, defaults)}")
     settings = {option: options.get(option, default) for option, default in defaults.items()}
-    frozen = {option: tuple(value) if isinstance(value, list) else value for option, value in settings.items()}
-    return _build(make, tuple(frozen.items()))
+    return tuple((option, tuple(value) if isinstance(value, list) else value) for option, value in settings.items())
 
 
 @functools.cache
 def _build(make, options):
     return make(**dict(options))
+
+
+@functools.cache
+def _loop(loop, turns, options):
+    return loop(dict(options), turns)
 
 
 register(mixture.NAME, mixture.family(get))

@@ -65,6 +65,7 @@ class Task:
     difficulty: Callable[[Any], Any] | None = None  # problem -> f32[], see the family
     strategies: Callable[[Any], Any] | None = None  # problem -> Strategies, where two Bayes predictors could answer it
     strategy_bits: Callable[[], tuple[float, float]] | None = None  # that describe the memorising and the generalising one
+    episodes: Any = None  # tasks.episodes.Episodes, where an answer is an episode of a closed loop
     words: Mapping[int, str] | None = None  # token id -> text, of a family with tokens of its own; None: those of `vocab`
 
     @property

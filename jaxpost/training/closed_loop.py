@@ -3,10 +3,6 @@
 Shapes: N problems, P observation and A action tokens, U turns, T = U A + (U - 1) P tokens of an episode in one row.
 """
 
-import dataclasses
-import functools
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
@@ -32,109 +28,50 @@ def episodes(model: models.TransformerConfig, params: dict, task: Task, environm
     return closed_loop(environment, tasks.problems(task, split, jnp.arange(problems)), act, key)
 
 
-@dataclasses.dataclass(frozen=True)
-class Episodes:
-    """Episodes of several turns as rows of a rollout: actions are drawn, observations are forced, all of it in one context.
+def answers(model: models.TransformerConfig, params: dict, task: Task, problems_N, prompt_NxP: jax.Array, key: jax.Array,
+            temperature: float | jax.Array = 1.0, **more) -> models.Completions:
+    """One sample of each problem: an answer, or an episode of a task that is a closed loop; `more` as in models.sample."""
+    if task.episodes is not None:
+        return play(model, params, task, problems_N, prompt_NxP, key, temperature, **more)
+    return models.sample(model, params, prompt_NxP, key, length=task.completion_len, temperature=temperature, eos=task.ends,
+                         pad=task.pad, **more)
 
-    A row's completion holds the slots action 0, observation 1, action 1, ...; an action that is shorter than its slot is
-    padded behind its end token, and so are the slots behind the end of the episode. Observations have the role "observation"
-    and are out of the loss; the row's reward is the sum of the episode's, and objectives that need turns have their rewards
-    apart. Pass it as `Rollouts.forcing`, with `Rollouts.task` its `task`.
+
+def play(model: models.TransformerConfig, params: dict, task: Task, problems_N, prompt_NxP: jax.Array, key: jax.Array,
+         temperature: float | jax.Array = 1.0, early_stop: bool = False) -> models.Completions:
+    """One episode of each problem, in one context; a turn is a call of the sampler on all that came before.
+
+    Observations are forced tokens. Every turn reads as wide a context, left-padded, so that one program serves all of them: its
+    size does not grow with U, and sampling reads about twice the tokens that the turns have before them.
+
+    Args: task: a closed loop, `tasks.closed`; early_stop: as in models.sample.
     """
+    action, environment = task.episodes.action, task.episodes.environment
+    N, P = prompt_NxP.shape
+    W = P + (environment.turns - 1) * (action.completion_len + P)
 
-    action: Task  # the same problems in an open loop, answered by one action
-    environment: Environment
-    role: ClassVar[str] = "observation"
-    demonstrates: ClassVar[bool] = False
+    def turn(carry, u):
+        state_N, done_N, context_NxW = carry
+        made = models.sample(model, params, context_NxW, jax.random.fold_in(key, u), length=action.completion_len,
+                             temperature=temperature, eos=task.ends, pad=task.pad, early_stop=early_stop)
+        live_Nx1 = (~done_N)[:, None]
+        acted = models.Completions(jnp.where(live_Nx1, made.tokens_NxT, task.pad), made.logp_NxT * live_Nx1,
+                                   made.mask_NxT * live_Nx1, jnp.zeros(made.mask_NxT.shape, jnp.float32))
+        new_N, seen_NxP, _, ended_N = jax.vmap(environment.step)(state_N, made.tokens_NxT)
+        state_N, done_N = jax.tree.map(_kept(done_N), new_N, state_N), done_N | ended_N
+        live_Nx1 = (~done_N)[:, None]
+        shown_NxP = jnp.where(live_Nx1, seen_NxP, task.pad).astype(jnp.int32)
+        there_NxP = (live_Nx1 & (jnp.cumsum(shown_NxP != task.pad, axis=1) > 0)).astype(jnp.float32)
+        shown = models.Completions(shown_NxP, jnp.zeros(shown_NxP.shape, jnp.float32), there_NxP, there_NxP)
+        context_NxW = jnp.concatenate([context_NxW, acted.tokens_NxT, shown_NxP], axis=1)[:, -W:]
+        return (state_N, done_N, context_NxW), jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), acted, shown)
 
-    @property
-    def length(self) -> int:
-        """T."""
-        turns = self.environment.turns
-        return turns * self.action.completion_len + (turns - 1) * self.action.prompt_len
-
-    @property
-    def task(self) -> Task:
-        """The closed loop as a task whose answers are whole episodes; the same object for equal ones."""
-        return _episode_task(self)
-
-    def check(self, task: Task, sampled: int) -> None:
-        """Refuse another task than that of the episodes, or observations of another width. Raises: ValueError."""
-        del sampled
-        problem = jax.eval_shape(lambda: self.action.sample(jax.random.key(0), self.action.splits["train"]))
-        try:
-            seen = jax.eval_shape(lambda p: self.environment.observe(self.environment.reset(p)), problem).shape
-        except (TypeError, ValueError):
-            seen = "of other problems"
-        if seen != (self.action.prompt_len,):
-            raise ValueError(f"observations of {self.environment.name!r} have shape {seen}, and prompts of task "
-                             f"{self.action.name!r} {self.action.prompt_len} tokens; let both be of the same options")
-        if task is not self.task:
-            raise ValueError(f"episodes of {self.environment.name!r} in rollouts of task {task.name!r}; pass the task of the "
-                             "episodes, Episodes.task")
-
-    def actions(self, tokens_T: jax.Array) -> jax.Array:
-        """action_UxA of a row's completion."""
-        A, P = self.action.completion_len, self.action.prompt_len
-        return jnp.stack([tokens_T[u * (A + P):u * (A + P) + A] for u in range(self.environment.turns)])
-
-    def play(self, model: models.TransformerConfig, params: dict, problems_N, prompt_NxP: jax.Array, key: jax.Array,
-             temperature: float | jax.Array, early_stop: bool = False) -> models.Completions:
-        """One episode of each problem; a turn is a call of the sampler on all that came before."""
-        A, task = self.action.completion_len, self.action
-        state_N, done_N = jax.vmap(self.environment.reset)(problems_N), jnp.zeros(prompt_NxP.shape[0], bool)
-        slots, seen_NxP = [], None
-        for u in range(self.environment.turns):
-            if u:
-                live_Nx1 = (~done_N)[:, None]
-                shown = jnp.where(live_Nx1, seen_NxP, task.pad).astype(jnp.int32)
-                there = (live_Nx1 & (jnp.cumsum(shown != task.pad, axis=1) > 0)).astype(jnp.float32)
-                slots.append(models.Completions(shown, jnp.zeros(shown.shape, jnp.float32), there, there))
-            context = jnp.concatenate([prompt_NxP, *(slot.tokens_NxT for slot in slots)], axis=1)
-            made = models.sample(model, params, context, jax.random.fold_in(key, u), length=A, temperature=temperature,
-                                 eos=task.ends, pad=task.pad, early_stop=early_stop)
-            live_Nx1 = (~done_N)[:, None]
-            slots.append(models.Completions(jnp.where(live_Nx1, made.tokens_NxT, task.pad), made.logp_NxT * live_Nx1,
-                                            made.mask_NxT * live_Nx1, jnp.zeros(made.mask_NxT.shape, jnp.float32)))
-            new_N, seen_NxP, _, ended_N = jax.vmap(self.environment.step)(state_N, made.tokens_NxT)
-            state_N, done_N = jax.tree.map(_kept(done_N), new_N, state_N), done_N | ended_N
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *slots)
-
-    @property
-    def turn_T(self) -> jax.Array:
-        """int32, the action that each token of a completion belongs to; -1 on observations."""
-        A, P = self.action.completion_len, self.action.prompt_len
-        place_T = jnp.arange(self.length)
-        return jnp.where(place_T % (A + P) < A, place_T // (A + P), -1)
-
-    def reward(self, problem, tokens_T: jax.Array) -> jax.Array:
-        """Sum of the rewards until the end."""
-        return self.rewards(problem, tokens_T).sum()
-
-    def rewards(self, problem, tokens_T: jax.Array) -> jax.Array:
-        """reward_U of the actions in a row's completion, 0 behind the end: the environment is played again."""
-        def turn(carry, action_A):
-            state, done = carry
-            new, _, reward, ended = self.environment.step(state, action_A)
-            kept = jax.tree.map(lambda a, b: jnp.where(done, b, a), new, state)
-            return (kept, done | ended), jnp.where(done, 0.0, reward)
-
-        start = (self.environment.reset(problem), jnp.zeros((), bool))
-        return jax.lax.scan(turn, start, self.actions(tokens_T))[1]
+    start = (jax.vmap(environment.reset)(problems_N), jnp.zeros(N, bool),
+             jnp.concatenate([jnp.full((N, W - P), task.pad, prompt_NxP.dtype), prompt_NxP], axis=1))
+    slots_UxNxS = jax.lax.scan(turn, start, jnp.arange(environment.turns))[1]
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(N, -1)[:, :task.episodes.length], slots_UxNxS)
 
 
 def _kept(done_N):
     """(new, old) -> the old where the episode has ended."""
     return lambda new, old: jnp.where(done_N.reshape(-1, *(1,) * (new.ndim - 1)), old, new)
-
-
-@functools.cache
-def _episode_task(episodes: Episodes) -> Task:
-    task, environment = episodes.action, episodes.environment
-
-    def oracle(problem, key):
-        raise ValueError(f"the closed loop {environment.name!r} has no demonstrations; take an objective without them")
-
-    return dataclasses.replace(task, name=f"{task.name}/closed", completion_len=episodes.length, verify=episodes.reward,
-                               prompt=lambda problem: environment.observe(environment.reset(problem)), oracle=oracle,
-                               role=None, roles=("answer", "observation"), styles=("answer",))

@@ -14,7 +14,7 @@ from jaxpost.objectives import kl
 from jaxpost.probes.circuits import lens
 from jaxpost.probes.policy import in_context, interrupted, several_samples
 from jaxpost.tasks import Task
-from jaxpost.training import interrupting
+from jaxpost.training import closed_loop, interrupting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +128,10 @@ class Suite:
         """{label: (score_N, prompt_NxP, completions)} of one sample a problem."""
         found = {}
         for task, rows, problems_N, prompt_NxP in self._asked([s[0] for s in self.splits if only in (None, s[0])]):
-            made = models.sample(self.model, params, prompt_NxP, key, length=task.completion_len, eos=task.ends,
-                                 pad=task.pad)
+            made = closed_loop.answers(self.model, params, task, problems_N, prompt_NxP, key)
             score_N = jax.vmap(task.verify)(problems_N, made.tokens_NxT)
+            if made.forced_NxT is not None:  # statistics are of what the policy has drawn
+                made = made._replace(mask_NxT=made.mask_NxT * (1 - made.forced_NxT))
             for label, part in rows.items():
                 found[label] = score_N[part], prompt_NxP[part], jax.tree.map(lambda x, part=part: x[part], made)
         return found

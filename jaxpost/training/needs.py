@@ -125,6 +125,9 @@ def require(source: str, spec: StepSpec, *tasks: Task) -> None:
         raise ValueError(f"objective {objective.name!r} needs {NEEDS[need]}, and {source} does not give it "
                          f"({', '.join(givers) or 'no source'} does); a batch of your own data can carry it, through "
                          "training.train_step")
+    if closed := [task.name for task in tasks if task.episodes is not None and source != "Rollouts"]:
+        raise ValueError(f"objective {objective.name!r} trains on demonstrations, and task {closed[0]!r} is a closed loop, "
+                         "which has none; take an objective that samples alone, e.g. 'grpo'")
     if "token_weight" in objective.needs:
         _require_roles(objective, tasks)
     if spec.reference_refresh and not _reads_reference(objective):

@@ -17,11 +17,36 @@ from jaxpost.training.step import StepSpec, given, token_logp
 
 
 @dataclasses.dataclass(frozen=True)
+class Ranked:
+    """Which of several samples is the other answer of a pair: they are ranked from the easiest pair to the hardest.
+
+    A pair is the easier the larger the gap between its ratings is (here: the sample's reward is low), and of equal ratings the
+    larger the gap between the log-probabilities that the sampler gave them is (here: the sample's is low). A right sample comes
+    last. Curry-DPO (arXiv:2403.07230) trains a stage on each rank, easy ones first.
+    """
+
+    responses: int = 3  # samples a prompt
+    rank: int | None = None  # 0: the easiest pair; None: each pair draws its own
+
+    def __post_init__(self):
+        if self.responses < 1 or not (self.rank is None or 0 <= self.rank < self.responses):
+            raise ValueError(f"rank={self.rank} of {self.responses} responses; expected 0 to {max(self.responses - 1, 0)}, or "
+                             "None: any")
+
+    def chosen(self, reward_KxR: jax.Array, logp_KxR: jax.Array, key: jax.Array) -> jax.Array:
+        """int32[K], which sample of each prompt; logp of whole samples."""
+        order_KxR = jnp.lexsort((logp_KxR, reward_KxR), axis=-1)
+        rank_K = jax.random.randint(key, reward_KxR.shape[:1], 0, self.responses) if self.rank is None else jnp.full(
+            reward_KxR.shape[:1], self.rank)
+        return jnp.take_along_axis(order_KxR, rank_K[:, None], axis=1)[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
 class Preferences:
     """K pairs a step on fresh training problems; preferred is the oracle's answer, the other a sample of the reference policy.
 
-    Where the sample is right itself there is nothing to prefer: the pair has mask 0 and counts nowhere, or is a tie for an
-    objective that knows ties. Objectives without
+    With `ranked`, several samples are drawn a prompt and the pair's is one of them. Where the sample is right itself there is
+    nothing to prefer: the pair has mask 0 and counts nowhere, or is a tie for an objective that knows ties. Objectives without
     reference log-probabilities (SimPO, ORPO) still take their samples from the reference policy: the data then do not depend
     on the objective. For objectives on unpaired rows (those that need "label") the rows are the same, with
 
@@ -37,6 +62,7 @@ class Preferences:
     pairs: int  # K
     spec: StepSpec  # its temperature is the sampler's
     curriculum: curricula.Curriculum = curricula.Uniform()
+    ranked: Ranked | None = None  # several samples a prompt, of which one is taken by its rank; None: one sample
 
     def __post_init__(self):
         needs.require("Preferences", self.spec, self.task)
@@ -56,7 +82,7 @@ class Preferences:
     @property
     def sampled(self) -> int:
         """Rows that are sampled a step."""
-        return self.pairs
+        return self.pairs * (self.ranked.responses if self.ranked else 1)
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -80,14 +106,27 @@ class Preferences:
                                                         curricula.Context(state.step))
         shown = tasks.examples(self.task, "train", *needs.planned_problems(self.task, plan))
         shown = sharding.constrain(shown, ())  # as in rl.rollout: no vote in redraw loops
-        made = models.sample(self.spec.model, reference, sharding.constrain(shown.prompt_NxP, ("batch",)),
-                             stream(member.seed, "rollout", state.step), length=self.task.completion_len,
-                             temperature=self.spec.temperature, eos=self.task.ends, pad=self.task.pad, **self.spec.truncation)
-        reward_K = jax.vmap(self.task.verify)(shown.problem, made.tokens_NxT)
+        made, reward_K = self._other(reference, shown, member, state)
         batch = self._filled(self.rows_of(shown, made, reward_K), member, state, reference)
         count = jnp.asarray(self.pairs, jnp.float32)
         metrics = {"reference_reward": (reward_K.sum(), count), "informative": ((reward_K != 1).sum(dtype=jnp.float32), count)}
         return batch, metrics, curriculum_state  # the policy's own success is not seen here
+
+    def _other(self, reference, shown, member, state) -> tuple[models.Completions, jax.Array]:
+        """(the other answer of each pair, its reward)."""
+        problems, prompt_NxP = shown.problem, shown.prompt_NxP
+        if self.ranked is not None:
+            R = self.ranked.responses
+            problems, prompt_NxP = jax.tree.map(lambda x: jnp.repeat(x, R, axis=0), (problems, prompt_NxP))
+        made = models.sample(self.spec.model, reference, sharding.constrain(prompt_NxP, ("batch",)),
+                             stream(member.seed, "rollout", state.step), length=self.task.completion_len,
+                             temperature=self.spec.temperature, eos=self.task.ends, pad=self.task.pad, **self.spec.truncation)
+        reward_N = jax.vmap(self.task.verify)(problems, made.tokens_NxT)
+        if self.ranked is None:
+            return made, reward_N
+        which_K = self.ranked.chosen(reward_N.reshape(-1, R), made.logp_NxT.sum(axis=1).reshape(-1, R),
+                                     stream(member.seed, "rank", state.step))
+        return jax.tree.map(lambda x: x[jnp.arange(self.pairs) * R + which_K], (made, reward_N))
 
     def rows_of(self, shown: tasks.Examples, made: models.Completions, reward_K: jax.Array) -> Batch:
         """Answers and samples interleaved; a pair whose sample is right (reward 1) has mask 0."""

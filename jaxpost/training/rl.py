@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jaxpost import curricula, models, sharding, tasks
 from jaxpost.objectives import Batch, rewards
 from jaxpost.training import needs, planning, rollout_checks
-from jaxpost.training.closed_loop import Episodes
 from jaxpost.training.forcing import role_codes
 from jaxpost.training.reformulating import Reformulation
 from jaxpost.training.replay import Buffered, Replay, joined, stored
@@ -52,8 +51,9 @@ class Rollouts(Sampling):
     behind the solution (`training.reformulating`), or rewritten problems (`training.rewriting`), with metrics of their own.
 
     With `forcing`, tokens of the sampled rows are given instead of drawn: the beginning of a demonstration, a hint, an
-    interruption (`training.forcing`), or what an environment answers to each action (`closed_loop.Episodes`). Log-probabilities
-    of the first three are the policy's own.
+    interruption (`training.forcing`). Their log-probabilities are the policy's own. Of a task that is a closed loop
+    (`tasks.closed`) so is what the environment answers to each action: observations are out of the loss, the reward is the sum
+    of the episode's, and objectives that need turns have their rewards apart.
 
     A curriculum plans the problems and may leave rows out or scale their advantages (`curricula.Weights`). It sees sampled
     rows, not demonstrated ones. A row that is left out is masked and has no reward; over-sampling fills up its group's place
@@ -137,15 +137,20 @@ class Rollouts(Sampling):
 
     def _with_turns(self, batch: Batch, turns_NxU: jax.Array | None, order_BxG: jax.Array) -> Batch:
         """The batch with the actions of its episodes and their rewards, in the order of the rows' rewards."""
+        if turns_NxU is None and self.task.episodes is not None:
+            raise ValueError(f"objective {self.spec.objective.name!r} needs the rewards of an episode's turns, which the fused "
+                             "loop makes and rows verified elsewhere do not have; train with Rollouts.batch")
         if turns_NxU is None:
             return batch._replace(turn_NxT=jnp.zeros(batch.mask_NxT.shape, jnp.int32), turn_reward_NxU=batch.reward_N[:, None])
         grouped = turns_NxU.reshape(*order_BxG.shape, -1)
         ordered = jnp.take_along_axis(grouped, order_BxG[..., None], axis=1).reshape(turns_NxU.shape)
-        return batch._replace(turn_NxT=jnp.broadcast_to(self.forcing.turn_T, batch.mask_NxT.shape), turn_reward_NxU=ordered)
+        turn_NxT = jnp.broadcast_to(self.task.episodes.turn_T, batch.mask_NxT.shape)
+        return batch._replace(turn_NxT=turn_NxT, turn_reward_NxU=ordered)
 
     def _forced(self, batch: Batch, forced_NxT: jax.Array) -> Batch:
         """The batch with forced tokens demonstrated, or masked as context; their roles say which they are."""
-        role = "hint" if self.forcing is None else self.forcing.role
+        other = "hint" if self.task.episodes is None else "observation"
+        role = other if self.forcing is None else self.forcing.role
         batch = batch._replace(role_NxT=role_codes(batch.role_NxT, forced_NxT, role))
         if self.forces_demonstrations:
             return batch._replace(demonstration_NxT=forced_NxT)
@@ -168,8 +173,8 @@ class Rollouts(Sampling):
         if self.second is not None:
             return self._second_pass(member, state, reference, problems_N, prompt_NxP, made, planned, reward_N)
         outside_B = self.verify(*self.greedy(state.params, problems_N, prompt_NxP)) if self.needs_greedy else None
-        turns = isinstance(self.forcing, Episodes) and "turns" in self.spec.objective.needs
-        turns_NxU = jax.vmap(self.forcing.rewards)(problems_N, made.tokens_NxT) if turns else None
+        turns = self.task.episodes is not None and "turns" in self.spec.objective.needs
+        turns_NxU = jax.vmap(self.task.episodes.rewards)(problems_N, made.tokens_NxT) if turns else None
         return self.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B, turns_NxU=turns_NxU)
 
     def _second_pass(self, member, state, reference, problems_N, prompt_NxP, made, planned, first_N):

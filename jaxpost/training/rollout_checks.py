@@ -5,7 +5,6 @@ from jaxpost.objectives.group_credit import PassAtK
 from jaxpost.objectives.policy_gradient import PolicyGradient
 from jaxpost.objectives.prefix import PrefixTuned
 from jaxpost.training import needs
-from jaxpost.training.closed_loop import Episodes
 from jaxpost.training.forcing import Prefix
 from jaxpost.training.reformulating import Reformulation
 from jaxpost.training.rewriting import Rewriting
@@ -25,6 +24,7 @@ def require(source) -> None:
         raise ValueError(f"pad={spec.pad} of the step is not that of task {source.task.name!r}; set it to {source.task.pad}")
     _reward(source)
     _forcing(source)
+    _episodes(source)
     _truncation(source)
     _replay(source)
     _second(source)
@@ -62,6 +62,10 @@ def _reward(source):
     if "terms" in source.spec.objective.needs and not source.reward:
         raise ValueError(f"objective {name!r} normalises the terms of a reward, and reward is empty; give it two or more, "
                          "e.g. (Reward('correct'), Reward('finished', 0.5))")
+    if (wanted := source.spec.objective.reward_terms) not in (None, found := len(source.reward)):
+        raise ValueError(f"objective {name!r} weighs {wanted} terms of a reward, and reward has {found}: "
+                         f"{', '.join(term.kind for term in source.reward)}; give it {wanted}, or change the objective's "
+                         "settings")
     if source.reward and source.needs_greedy:
         raise ValueError(f"objective {name!r} compares with the greedy answer's score, which composed rewards do not have; "
                          "leave reward empty")
@@ -80,15 +84,24 @@ def _forcing(source):
     if isinstance(objective, PrefixTuned) and (rule.rows or group) >= group:
         raise ValueError(f"objective {objective.name!r} compares with rows without a prefix, and all of a group of {group} "
                          "begin with one; set rows of the Prefix, e.g. to 1, in groups of at least 2")
-    if isinstance(rule, Episodes) and (source.demonstrations or source.needs_greedy or "truncated" in objective.needs):
+
+
+def _episodes(source):
+    objective = source.spec.objective
+    if source.task.episodes is None:
+        return
+    if source.demonstrations or source.needs_greedy or "truncated" in objective.needs:
         raise ValueError(f"episodes with objective {objective.name!r}, which needs demonstrations, a greedy answer or which "
                          "rows were cut; a closed loop has none of them")
+    if (source.forcing, source.second) != (None, None):
+        raise ValueError(f"task {source.task.name!r} is a closed loop, whose observations are all that is forced, and which is "
+                         "played once; set forcing and second to None")
 
 
 def _truncation(source):
     spec = source.spec
-    others = {"forced tokens": source.forcing, "a second pass": source.second, "replay": source.replay,
-              "demonstrated rows": source.demonstrations or None}
+    others = {"forced tokens": source.forcing, "episodes": source.task.episodes, "a second pass": source.second,
+              "replay": source.replay, "demonstrated rows": source.demonstrations or None}
     if spec.truncates and (found := [what for what, rule in others.items() if rule is not None]):
         raise ValueError(f"top_k={spec.top_k}, top_p={spec.top_p} with {found[0]}: ratios are then taken to the policy before "
                          "the update, which did not make those tokens; set top_k=0 and top_p=1")
@@ -166,7 +179,7 @@ def stored_shapes(source) -> tuple:
               "behaviour_NxT": (T, "float32"), "reward_N": (None, "float32"), "absent_N": (None, "float32")}
     if isinstance(source.spec.objective, PolicyGradient):  # the others have no advantages that a weight would multiply
         fields["weight_N"] = (None, "float32")
-    if source.task.role is not None or source.forcing is not None:
+    if source.task.role is not None or source.forcing is not None or source.task.episodes is not None:
         fields["role_NxT"] = (T, "int32")
     if source.spec.model.experts:
         fields["real_NxT"] = (T, "float32")

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from jaxpost import curricula, models, sharding, tasks
 from jaxpost.tasks import Task
-from jaxpost.training import needs, planning
-from jaxpost.training.closed_loop import Episodes
+from jaxpost.training import closed_loop, needs, planning
 from jaxpost.training.forcing import Interrupt, Prefix
 from jaxpost.training.state import stream
 from jaxpost.training.step import StepSpec
@@ -32,7 +31,7 @@ class Sampling:
     curriculum: curricula.Curriculum = curricula.Uniform()
     demonstrations: int | None = None  # G - S; None: 1 if the objective needs demonstrations, else 0
     oversample: int = 1  # prompts are drawn so many times over
-    forcing: Prefix | Interrupt | Episodes | None = None  # tokens of the sampled rows that are not drawn
+    forcing: Prefix | Interrupt | None = None  # tokens of the sampled rows that are not drawn
 
     @property
     def needs_demonstrations(self) -> bool:
@@ -75,9 +74,9 @@ class Sampling:
         """
         prompt_NxP = sharding.constrain(jax.vmap(self.task.prompt)(problems_N), ("batch",))
         key, forced_NxT = stream(seed, "rollout", step), None
-        if isinstance(self.forcing, Episodes):
-            return prompt_NxP, self.forcing.play(self.spec.model, params, problems_N, prompt_NxP, key, self.spec.temperature,
-                                                 early_stop)
+        if self.task.episodes is not None:
+            return prompt_NxP, closed_loop.play(self.spec.model, params, self.task, problems_N, prompt_NxP, key,
+                                                self.spec.temperature, early_stop)
         if self.forcing is not None:
             more = {} if hint_share is None else {"share": hint_share}
             forced_NxT = self.forcing.tokens(self.task, self._groups(problems_N)[0], stream(seed, "forcing", step), step,

@@ -27,6 +27,7 @@ TRIED = {"aggregation": aggregation.MODES, "aggregation_empty": aggregation.EMPT
          "lone_reward": advantages.LONE, "rejected": advantages.REJECTED, "guard_logp": selection.GUARD_LOGPS}
 ROOM = {"d3s": {"keep_rows": 0.9, "keep_tokens": 0.9},  # otherwise hardly a token is left to show a difference
         "amft": {"meta_rate": 10.0},  # reaches both ends of its range
+        "gradient_weighted_rewards": {"gradient_clip": 2.0},  # two terms of one norm have one influence
         "pass_at_k": {"pass_k": 2},  # of fewer than the group
         "spear": {"guard_share": 0.1, "guard_low": 0.01, "imitation_steps": 500},
         "adaptive_entropy": {"entropy_target": 5.0}}  # which the entropies given are below

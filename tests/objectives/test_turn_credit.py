@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpost import objectives
+from jaxpost.objectives import turn_credit
 from tests.objectives import given
 
 
@@ -102,3 +103,22 @@ def test_one_turn_is_grpo_and_an_early_success_is_worth_more():
                             turn_NxT=turns, turn_reward_NxU=jnp.asarray([[0, 0, 1.0], [1, 0, 0], [0] * 3, [0] * 3]))
     A = np.asarray(objectives.get("eapo", turn_discount=0.5).prepare(late, 4).advantage_NxT)
     assert A[1, 0] > A[0, 1] > A[0, 0] > A[2, 0] and A[1, 0] == pytest.approx(A[0, 3])
+
+
+def test_shuffled_rewards_keep_their_sum_and_fall_to_live_turns_evenly():
+    """Every order of a row's live turns by counting; the advantages are those of the moved rewards."""
+    live = jnp.asarray([[True, False, True, True]] * 6000)
+    reward = jnp.tile(jnp.asarray([[1.0, 9.0, 2.0, 4.0]]), (6000, 1))
+    moved = np.asarray(turn_credit.at_random_turns(reward, live, jnp.arange(6000, dtype=jnp.uint32)))
+    orders, counts = np.unique(moved, axis=0, return_counts=True)
+    assert {tuple(order) for order in orders} == {(a, 0.0, b, c) for a, b, c in itertools.permutations((1.0, 2.0, 4.0))}
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(6000 * 5 / 36)
+    objective = given.recipe("turn_grpo", shuffled=True)
+    _, batch = given.needed(objective, *given.rows(4))
+    there = (batch.turn_NxT[..., None] == jnp.arange(4)[None, None]) & (batch.mask_NxT > 0)[..., None]
+    rest = batch.reward_N - jnp.where(there.any(1), batch.turn_reward_NxU, 0.0).sum(1)
+    last = 3 - jnp.argmax(there.any(1)[:, ::-1], axis=1)
+    whole = jnp.where(there.any(1), batch.turn_reward_NxU, 0.0) + rest[:, None] * (jnp.arange(4)[None] == last[:, None])
+    by_hand = batch._replace(turn_reward_NxU=turn_credit.at_random_turns(whole, there.any(1), batch.seed_N))
+    plain = given.prepared(given.recipe("turn_grpo"), by_hand)
+    np.testing.assert_allclose(given.prepared(objective, batch).advantage_NxT, plain.advantage_NxT, atol=1e-12)

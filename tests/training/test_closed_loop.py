@@ -43,21 +43,21 @@ def test_a_policy_acts_on_what_it_sees():
 @pytest.fixture(scope="module")
 def played():
     """Episodes of three turns in a lake by a random policy, in one row each."""
-    episodes = closed_loop.Episodes(tasks.get("grid", **LAKE), grid.loop(LAKE, turns=3))
-    task = episodes.task
+    task = tasks.closed("grid", turns=3, **LAKE)
     model = models.TransformerConfig(vocab=task.vocab_size, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, ff=16)
     params = models.init(model, jax.random.key(0))
     useful = jnp.zeros(task.vocab_size).at[jnp.asarray([*range(vocab.ID, vocab.ID + 4), vocab.EOS])].set(20.0)
     params = params | {"head": params["head"] * useful[None]}  # names and ends, mostly
     problems = tasks.problems(task, "id", jnp.arange(16))
     prompt = jax.vmap(task.prompt)(problems)
-    made = jax.jit(lambda p, k: episodes.play(model, p, problems, prompt, k, 1.0))(params, jax.random.key(3))
-    return episodes, model, params, problems, prompt, made
+    made = jax.jit(lambda p, k: closed_loop.play(model, p, task, problems, prompt, k, 1.0))(params, jax.random.key(3))
+    return task, model, params, problems, prompt, made
 
 
 def test_an_episode_is_actions_and_the_observations_that_follow_them(played):
     """Turn by turn with the environment in a Python loop; an ended episode is padding."""
-    episodes, _, _, problems, _, made = played
+    task, _, _, problems, _, made = played
+    episodes = task.episodes
     A, P, env = episodes.action.completion_len, episodes.action.prompt_len, episodes.environment
     assert made.tokens_NxT.shape == (16, episodes.length) == (16, 3 * A + 2 * P)
     ended, rewards = 0, []
@@ -80,7 +80,7 @@ def test_an_episode_is_actions_and_the_observations_that_follow_them(played):
                 np.testing.assert_array_equal(forced[shown], (tokens[shown] != 0) if not done else 0)
         ended += done
         rewards.append(total)
-    np.testing.assert_allclose(jax.vmap(episodes.task.verify)(problems, made.tokens_NxT), rewards)
+    np.testing.assert_allclose(jax.vmap(task.verify)(problems, made.tokens_NxT), rewards)
 
 
 def test_what_was_drawn_has_the_trainer_s_log_probabilities(played):
@@ -103,9 +103,10 @@ def closed_loop_rewards(episodes, problem, tokens_T):
 
 
 def test_episodes_train(played):
-    episodes, model, params, *_ = played
+    task, model, params, *_ = played
+    episodes = task.episodes
     spec = training.StepSpec(model, objectives.get("grpo"), (("name", "adamw"),), group=4)
-    source = training.Rollouts(episodes.task, 2, spec, forcing=episodes)
+    source = training.source(task, spec, 2)
     member, state = training.Member(jnp.uint32(1), training.Scalars(1e-3)), training.create(spec, params, {})
     batch, _, _ = jax.jit(lambda s: source.batch(member, s, None))(state)
     shown = np.asarray(batch.role_NxT) == roles.OBSERVATION
@@ -113,11 +114,10 @@ def test_episodes_train(played):
     batch = batch._replace(reward_N=jnp.arange(8) % 2 * 1.0)
     after, metrics = jax.jit(lambda s, b: training.train_step(spec, s, b, member.scalars))(state, batch)
     assert np.isfinite(float(metrics["loss"][0])) and np.any(np.asarray(after.params["head"]) != np.asarray(params["head"]))
-    with pytest.raises(ValueError, match="pass the task of the episodes, Episodes.task"):
-        training.Rollouts(episodes.action, 2, spec, forcing=episodes)
-    wide = closed_loop.Episodes(episodes.action, grid.loop(LAKE | {"size": 4}, turns=3))
     with pytest.raises(ValueError, match="observations of 'grid/lake' have shape .* let both be of the same options"):
-        training.Rollouts(wide.task, 2, spec, forcing=wide)
+        tasks.episodes.closed(episodes.action, grid.loop(LAKE | {"size": 4}, turns=3))
+    with pytest.raises(ValueError, match="observations are all that is forced"):
+        training.Rollouts(task, 2, spec, forcing=training.forcing.Prefix(role="hint"))
     per_turn = dataclasses.replace(source, spec=dataclasses.replace(spec, objective=objectives.get("eapo")))
     batch, _, _ = jax.jit(lambda s: per_turn.batch(member, s, None))(state)
     problems, _, made, _ = per_turn.rollout(state.params, member.seed, state.step, {})
@@ -128,4 +128,27 @@ def test_episodes_train(played):
     for name in ("luffy", "dapo", "remax"):
         other = dataclasses.replace(spec, objective=objectives.get(name))
         with pytest.raises(ValueError, match="a closed loop has none of them"):
-            training.Rollouts(episodes.task, 2, other, forcing=episodes)
+            training.Rollouts(task, 2, other)
+    with pytest.raises(ValueError, match="a closed loop, which has none; take an objective that samples alone"):
+        training.source(task, dataclasses.replace(spec, objective=objectives.get("dpo")), 2)
+
+
+def test_a_closed_loop_is_one_object_with_a_guess_and_is_measured_in_its_own_tokens(played):
+    task, model, params, *_ = played
+    assert task is tasks.closed("grid", turns=3, **LAKE) is not tasks.closed("grid", turns=2, **LAKE)
+    longer = [tasks.closed("grid", turns=turns, **LAKE).guess("id") for turns in (1, 3)]
+    assert longer[0] == pytest.approx(np.mean(np.asarray(distances()) == 1) / 4, abs=0.05) and longer[0] < longer[1] < 1
+    suite = training.Suite(model, (("episodes", task, "id"),), 16, "episodes")
+    _, _, made = suite._drawn(params, jax.random.key(3))["episodes"]
+    shown = np.asarray(task.episodes.turn_T) < 0
+    assert not np.asarray(made.mask_NxT)[:, shown].any() and np.asarray(made.mask_NxT)[:, ~shown].any()
+    with pytest.raises(ValueError, match="closed loop of task 'addition' is not known"):
+        tasks.closed("addition", turns=3)
+    with pytest.raises(ValueError, match="turns=0 must be a whole number of at least 1"):
+        tasks.closed("grid", turns=0, **LAKE)
+
+
+def distances():
+    """Moves of a shortest plan of the first problems of the evaluation split."""
+    rules = grid.Rules("lake", LAKE["size"] + 1)
+    return jax.jit(jax.vmap(rules.distance))(tasks.problems(tasks.get("grid", **LAKE), "id", jnp.arange(1024)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpost import tasks, training
+from jaxpost.training import preferences
 from tests import compiled
 
 
@@ -80,3 +81,34 @@ def test_a_chunk_of_pairs_counts_pairs(feed, other):
     metrics = jax.jit(lambda s: training.one_step(run.source, run.spec, run.member, s, reference)[1])(run.state)
     rows = jax.eval_shape(lambda s: run.batch(run.member, s, reference)[0], run.state).mask_NxT.shape[0]
     assert float(metrics["chunk_rows"][0]) == rows / 2 / 2
+
+
+def test_a_ranked_pair_takes_the_sample_of_its_rank(feed, other):
+    """Ranks by sorting in Python; the samples themselves are those of one call of the sampler on repeated prompts."""
+    run = feed("dpo", prompts=8, temperature=0.8)
+    reference, R = other(run), 3
+    index = jax.random.bits(training.stream(run.member.seed, f"data/{run.task.name}", 0), (16,), "uint32")
+    shown = tasks.examples(run.task, "train", index)
+    made = compiled.sample(run.model, reference, np.repeat(shown.prompt_NxP, R, axis=0),
+                           training.stream(run.member.seed, "rollout", 0), length=4, temperature=0.8, eos=tasks.vocab.EOS)
+    tokens, logp = np.asarray(made.tokens_NxT).reshape(16, R, -1), np.asarray(made.logp_NxT).sum(1).reshape(16, R)
+    right = tokens[:, :, 0] % 2 == 1  # the NOISY verifier
+    order = [sorted(range(R), key=lambda r, k=k: (right[k, r], logp[k, r])) for k in range(16)]
+    assert len({tuple(x) for x in order}) > 3
+    of_rank = {}
+    for rank in (0, 2):
+        source = dataclasses.replace(run.source, ranked=preferences.Ranked(R, rank))
+        batch, metrics, _ = jax.jit(lambda s, source=source: source.batch(run.member, s, reference))(run.state)
+        of_rank[rank] = np.asarray(batch.completion_NxT)[1::2]
+        np.testing.assert_array_equal(of_rank[rank], [tokens[k, order[k][rank]] for k in range(16)])
+        assert float(metrics["reference_reward"][0]) == sum(right[k, order[k][rank]] for k in range(16))
+    assert source.sampled == 48 and (of_rank[0] != of_rank[2]).any()
+    with pytest.raises(ValueError, match="rank=3 of 3 responses; expected 0 to 2, or None"):
+        preferences.Ranked(3, 3)
+
+
+def test_a_rank_that_is_not_said_is_drawn_evenly():
+    any_rank = preferences.Ranked(3)
+    which = any_rank.chosen(jnp.zeros((3000, 3)), jnp.tile(jnp.asarray([[-1.0, -3.0, -2.0]]), (3000, 1)), jax.random.key(0))
+    counts = np.bincount(np.asarray(which), minlength=3)
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(3000 * 2 / 9)

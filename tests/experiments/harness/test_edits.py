@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
 
-from experiments.harness import edits
+from experiments.harness import edits, one_arm
 from experiments.harness.errors import UserError
 from experiments.harness.stages import Stage
 
@@ -88,7 +89,26 @@ def test_a_mixture_is_the_straight_line():
             np.testing.assert_allclose(x, (1 - share) * w0.astype(float) + share * w1.astype(float), rtol=0, atol=2e-7)
 
 
+def test_added_skills_are_one_adapter_of_their_ranks_and_halves_of_two_are_the_average():
+    """Two LoRA arms of ranks 1 and 2 in float64: W0 + sum of c_i s A_i B_i, whatever was not trained is the base's."""
+    rng, (base, _) = np.random.default_rng(1), ends()
+    skills, products = [], []
+    for rank in (1, 2):
+        product = rng.normal(size=(2, 4, rank)) @ rng.normal(size=(2, rank, 6)) * 0.1
+        products.append(product)
+        layers = base["layers"] | {"q": (base["layers"]["q"] + product).astype(np.float32)}
+        skills.append(base | {"layers": layers})
+    found = edits.Edit("add", (("shares", (1.0, -0.5)),))([base, *skills], 0)
+    update = found["layers"]["q"] - base["layers"]["q"].astype(np.float64)
+    np.testing.assert_allclose(update, products[0] - 0.5 * products[1], atol=1e-6)
+    assert [np.linalg.matrix_rank(x, tol=1e-5) for x in update] == [3, 3]
+    assert same({**found, "layers": {**found["layers"], "q": 0}}, {**base, "layers": {**base["layers"], "q": 0}})
+    halves = edits.Edit("add", (("shares", (0.5, 0.5)),))([base, *skills], 0)
+    chex.assert_trees_all_close(halves, one_arm.mean(skills, 0), atol=3e-7)
+
+
 @pytest.mark.parametrize(("edit", "expected"), [
+    ({"add": {"shares": (1.0, 1.0)}}, r"shares=\(1.0, 1.0\) of 1 ends beside the base; give one each"),
     ({"restor": {}}, "did you mean 'restore'"), ({"restore": {"kind": ("q",)}}, "did you mean 'kinds'"),
     ({"restore": {"kinds": ("qq",)}}, "did you mean 'q'"), ({"mix": {"share": 2.0}}, r"outside \[0, 1\]"),
     ({"low_rank": {"k": 9}}, "the largest possible is 4"), ({"restore": {}}, "kinds"), ({"mix": 3}, "of one rule"),
@@ -98,5 +118,8 @@ def test_what_cannot_be_made_is_one_line(edit, expected):
     with pytest.raises(UserError, match=expected) as error:
         edits.make("a", stage, lambda: ends()[0])
     assert "\n" not in str(error.value) and edits.make("a", dataclasses.replace(stage, edit=()), None) is None
+    with pytest.raises(UserError, match="two places to start from and not trained; found start=.*, 'c'"):
+        three = dataclasses.replace(stage, start=("base", "sft", "c"), edit=(("mix", {"share": 0.5}),))
+        edits.make("a", three, lambda: ends()[0])
     with pytest.raises(UserError, match="not trained"):
         edits.make("a", dataclasses.replace(stage, edit=(("spectrum_only", {}),), steps=3), lambda: ends()[0])

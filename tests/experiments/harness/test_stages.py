@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from experiments.harness import arms, defaults, stages, work
 from experiments.harness.errors import UserError
 from jaxpost import curricula, models, tasks
+from jaxpost.training.preferences import Ranked
 
 MODEL = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=1, heads=1, kv_heads=1, head_dim=16, ff=16)
 TASKS = {"task": tasks.get("addition", digits=1)}
@@ -164,7 +165,33 @@ def test_rollouts_are_forced_replayed_and_drawn_again_as_the_table_says():
     assert made["kept"].curriculum.rule == curricula.for_run({"difficulty_filter": {}}, {"pool": 8})
 
 
+def test_pairs_are_ranked_and_the_reference_is_where_the_stage_starts():
+    ranked = {"objective": "dpo", "pairs": {"responses": 3, "rank": 1}}
+    made = {arm.name: arm for arm in arms.build(config({
+        "first": ranked, "next": {**ranked, "start": "first", "reference": "start"}, "plain": {"objective": "dpo"}},
+        ("next", "plain")), MODEL, TASKS)}
+    assert made["first"].source.ranked == Ranked(3, 1) and made["plain"].source.ranked is None
+    assert made["next"].reference == ("first",) and made["next"].spec.reference_refresh > 0
+
+
+def test_a_task_with_turns_is_a_closed_loop_that_an_arm_samples_in():
+    lake = {"name": "grid", "world": "lake", "answer": "next", "size": 3}
+    loop = arms.make_task(ConfigDict({**lake, "turns": 2}))
+    assert loop.episodes.environment.turns == 2 and loop is arms.make_task(ConfigDict({**lake, "turns": 2}))
+    for turns, message in ((0, "turns=0 must be a whole number"), ("2", "turns='2' must be a whole number")):
+        with pytest.raises(UserError, match=message):
+            arms.make_task(ConfigDict({**lake, "turns": turns}))
+    with pytest.raises(UserError, match="closed loop of task 'addition' is not known"):
+        arms.make_task(ConfigDict({"name": "addition", "turns": 2}))
+    for objective, message in (("cross_entropy", "a closed loop, which has none"), ("dpo", "a closed loop, which has none")):
+        with pytest.raises(UserError, match=message):
+            arms.build(config({"one": {"objective": objective}}, ("one",)), MODEL, {**TASKS, "task": loop})
+
+
 @pytest.mark.parametrize("table, message", [
+    ({"objective": "grpo", "pairs": {"rank": 1}}, "trains on no preferences; leave pairs out"),
+    ({"objective": "dpo", "pairs": {"rank": 3}}, "rank=3 of 3 responses"),
+    ({"objective": "dpo", "pairs": {"ranks": 1}}, "pairs has no setting 'ranks'; did you mean 'rank'"),
     ({"objective": "cross_entropy", "replay": {"capacity": 9}}, "samples no answers; leave replay out"),
     ({"objective": "grpo", "replay": {"capcity": 9}}, "replay has no setting 'capcity'; did you mean 'capacity'"),
     ({"objective": "grpo", "forcing": {"prefx": {}}}, "of one rule; did you mean 'prefix'"),
