@@ -231,7 +231,7 @@ def apply(config: TransformerConfig, params: dict, tokens_BxT: jax.Array, *, val
     if cache is None:  # many tokens: move weights to the rows; cached decoding has few, so there rows move to weights
         def body(x, layer):
             x, _, router = block(sharding.constrain(x, ("batch",)), layer)
-            return x, router
+            return sharding.constrain(x, ("batch",)), router  # or rows are split by width, and the widest are copied everywhere
 
         x, router = jax.lax.scan(_again(config.remat, body), x, layers)
         new = None
