@@ -58,8 +58,8 @@ def test_the_random_control_restores_as_many_entries_spread_over_all_linear_matr
 
 
 def frames_error(w, carried):
-    """First-order bound of sum_i carried_i u_i v_i' where u and v are singular vectors of w in float32: one vector of each frame
-    turns by at most 2^-24 ||w|| over the gap to the other singular values and to 0."""
+    """First-order bound of sum_i carried_i u_i v_i' with the singular vectors of w in float32: a vector of each frame turns by
+    at most 2^-24 ||w|| over the gap to the other singular values and to 0."""
     s = np.linalg.svd(w, compute_uv=False)
     gaps = [np.abs(np.append(np.delete(s, i), 0.0) - s[i]).min() for i in range(len(carried))]
     return 2 * 2.0**-24 * s[0] * np.sum(carried / np.asarray(gaps))
