@@ -22,7 +22,7 @@ Learning rate: the default of rlvr_sparsity's pilot, not tuned here.
 
 from ml_collections import ConfigDict
 
-from configs import curriculum_race
+from experiments.harness import config as configs
 from experiments.harness import defaults
 
 RUN_TIME = "not measured (smoke 5 CPU minutes)"
@@ -53,7 +53,7 @@ CLAIMS = (
 
 def get_config(argument: str = "default") -> ConfigDict:
     """The config; `argument` is default or smoke."""
-    c, small = curriculum_race.get_config(argument), argument == "smoke"
+    c, small = configs.module("curriculum_race").get_config(argument), argument == "smoke"
     c.title, c.question = "Why curricula differ", __doc__.splitlines()[0]
     c.papers = (*c.papers, "1812.06162", "2008.01217")
     c.arms = SMOKE if small else ARMS
