@@ -17,20 +17,27 @@ def test_an_exponent_is_fitted_where_parameters_are_in_as_many_parts():
     assert found["p, memory"].note == "chips: GiB a chip: 4: 4, 16: 1, 64: 1, 256: 1"
 
 
-@pytest.mark.tpu
+def chips(name):
+    """As many as a slice has; libtpu is left to one file of tests, since one process at a time may load it."""
+    if name == "v5e-5":
+        raise ValueError("topology 'v5e-5' is not known to libtpu")
+    return [None] * int(name.partition("-")[2])
+
+
 @pytest.mark.parametrize(("override", "expected"), [
     ("prompts=0", "prompts=0: must be at least 1"),
     ("slices=('v5e-4',)", "an exponent needs two sizes of at least fsdp=4 chips"),
     ("slices=('v5e-4','v5e-5')", "topology 'v5e-5' is not known to libtpu")])
-def test_a_mistake_is_one_line_before_anything_is_compiled(capsys, tmp_path, override, expected):
+def test_a_mistake_is_one_line_before_anything_is_compiled(monkeypatch, capsys, tmp_path, override, expected):
+    monkeypatch.setattr(bench_weak_scaling.aot, "devices", chips)
     assert run.main(["--config=bench_weak_scaling:smoke", f"--workdir={tmp_path}/run", f"--config.{override}"]) == 2
-    err = capsys.readouterr().err.splitlines()
-    assert expected in err[-1] and not (tmp_path / "run" / "manifest.json").exists()
+    err = capsys.readouterr().err
+    assert expected in err and err.count("\n") == 1 and not (tmp_path / "run" / "manifest.json").exists()
 
 
-@pytest.mark.tpu
 @pytest.mark.slow
 def test_the_smoke_form_keeps_what_every_program_takes(tmp_path):
+    pytest.importorskip("libtpu")
     assert run.main(["--config=bench_weak_scaling:smoke", f"--workdir={tmp_path}/run"]) == 0
     assert not verify(tmp_path / "run")[1]
     manifest = records.storage.read_json(tmp_path / "run" / "manifest.json")
