@@ -22,6 +22,7 @@ NAMED = ("ood",)  # sections of files by name, to which a command may add: --con
 # Cannot change a row: the config hash leaves them out.
 EXCLUDED = ("title", "question", "papers", "pilot", "wandb", "tensorboard", "checkpoint", "seeds.count", "measure.budget",
             "measure.completions", "memory.report")
+PLACE = ("mesh",)  # says where a run is carried out: a run that goes on elsewhere is the same run
 
 
 def names() -> list[str]:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.harness import ensemble, follower
-from experiments.harness.config import EXCLUDED
+from experiments.harness.config import EXCLUDED, PLACE
 from experiments.harness.session import Session, StopSignals
 from jaxpost import processes, records
 from jaxpost.records.headlines.studies import claim_lines
@@ -46,12 +46,12 @@ def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals
     """
     text = config.to_dict()
     devices = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "count": jax.device_count(),
-               "processes": jax.process_count()}
+               "processes": jax.process_count(), "mesh": text.get("mesh", {})}
 
     def claim() -> records.Bundle | follower.Follower:
         return follower.opened(workdir, lambda: records.Bundle.open(
-            workdir, text, records.config_hash(text, EXCLUDED), stated.claims, config_exclude=EXCLUDED, title=stated.title,
-            question=stated.question, devices=devices))
+            workdir, text, records.config_hash(text, EXCLUDED), stated.claims, config_exclude=EXCLUDED, config_place=PLACE,
+            title=stated.title, question=stated.question, devices=devices))
 
     bundle = claim()
     done = bundle.manifest["n_seeds"] if bundle.state == "finished" else 0

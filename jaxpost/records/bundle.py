@@ -54,6 +54,15 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def _as_begun(path: Path, stated: dict, place: Sequence[str]) -> dict:
+    """What is stated, with the sections `place` of the config as the run in the directory began with them."""
+    if not place or not (path / "manifest.json").exists():
+        return stated
+    began = storage.read_manifest(path / "manifest.json")["config"]
+    config = stated["config"] | {key: began[key] for key in place if key in began}
+    return stated | {"config": config, "config_hash": provenance.config_hash(config, stated["config_exclude"])}
+
+
 class Bundle:
     """A measurement bundle being written. Open it with `Bundle.open`; leave it with `close` or as a context manager.
 
@@ -75,6 +84,7 @@ class Bundle:
         claims: Sequence[Mapping],
         *,
         config_exclude: Sequence[str] = (),
+        config_place: Sequence[str] = (),
         title: str = "",
         question: str = "",
         devices: Mapping | None = None,
@@ -90,6 +100,8 @@ class Bundle:
             config_hash: `provenance.config_hash(config, config_exclude)`.
             claims: the claims as stated before the run (JSON mappings with an "id").
             config_exclude: dotted paths that cannot change a result.
+            config_place: sections that say where a run is carried out. A run that goes on elsewhere keeps those that it began
+                with in its config and hash; where it was is in the sessions (`devices`).
             title, question: what the report opens with.
             devices: platform, kind and counts as JAX sees them (`provenance.environment`).
             code_directory: a directory of the clone to record; default: this package's.
@@ -112,6 +124,7 @@ class Bundle:
             "claims": storage.plain(list(claims)),
             "claims_hash": provenance.claims_hash(claims),
         }
+        stated = _as_begun(path, stated, config_place)
         found = cls._found(path, stated)
         if found and found["status"] == "complete":
             return cls(path, "finished", found)

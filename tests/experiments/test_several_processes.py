@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import launch, run, tiny_hf
+from experiments import launch, tiny_hf
 from jaxpost import records
 from jaxpost.records.verify import verify
 
@@ -49,13 +49,17 @@ def worst(one: Path, other: Path, arm: str) -> float:
     return max(abs(x - y) / max(1.0, abs(x)) for x, y in pairs)
 
 
+def in_one(directory: Path, *more: str, config: Path = SUBJECT) -> Path:
+    """The run of a directory, begun or gone on with in one process, compiled as those of `start`."""
+    subprocess.run([sys.executable, "-m", "experiments.run", f"--config={config}", f"--workdir={directory}", *more], cwd=ROOT,
+                   check=True, env=ENVIRONMENT)
+    return directory
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
     """The undisturbed run of one process (read only)."""
-    path = tmp_path_factory.mktemp("alone") / "run"
-    subprocess.run([sys.executable, "-m", "experiments.run", f"--config={SUBJECT}", f"--workdir={path}"], cwd=ROOT, check=True,
-                   env=ENVIRONMENT)
-    return path
+    return in_one(tmp_path_factory.mktemp("alone") / "run")
 
 
 @pytest.mark.parametrize(("count", "mesh"), [(2, "ensemble:2"), (4, "ensemble:2,data:2")])
@@ -76,7 +80,7 @@ def test_a_run_of_two_stopped_by_sigterm_goes_on_in_one_process(alone, tmp_path)
     running[1].send_signal(signal.SIGTERM)  # to one of them: both save and end
     codes, _, err = ends(running)
     assert codes == [75, 75] and all("is saved at step" in text for text in err), err
-    assert run.main([f"--config={SUBJECT}", f"--workdir={path}"]) == 0
+    in_one(path)
     assert not verify(path)[1] and worst(alone, path, "sft") < 2e-6
 
 
@@ -87,7 +91,7 @@ def test_post_training_of_a_directory_runs_in_two_processes(tmp_path):
             f"--config.data.evaluate={tmp_path / 'evaluate.jsonl'}")
     codes, _, err = ends(start(2, tmp_path / "two", "--config.mesh=fsdp:2", *more, config=TEXT))
     assert codes == [0, 0], err
-    assert run.main([f"--config={TEXT}", f"--workdir={tmp_path / 'one'}", *more]) == 0
+    in_one(tmp_path / "one", *more, config=TEXT)
     assert not verify(tmp_path / "two")[1]
     assert worst(tmp_path / "one", tmp_path / "two", "sft-lr1") < 1e-2
     assert len(list((tmp_path / "two" / "policies").iterdir())) == 2

@@ -72,6 +72,19 @@ def test_fields_that_change_no_result_do_not_change_the_config(tmp_path, run):
         records.Bundle.open(tmp_path / "c", run.CONFIG, "0" * 64, [])
 
 
+def test_a_run_that_goes_on_in_another_place_keeps_the_config_that_it_began_with(tmp_path, run):
+    """What else differs is refused all the same, and a new directory has the place that is given."""
+    began, now = (run.CONFIG | {"mesh": {"data": size}} for size in (1, 2))
+    with run.open_bundle(tmp_path / "b", config=began, config_place=("mesh",)) as bundle:
+        digest = bundle.manifest["config_hash"]
+    with run.open_bundle(tmp_path / "b", config=now, config_place=("mesh",)) as again:
+        assert (again.state, again.manifest["config"], again.manifest["config_hash"]) == ("resumed", began, digest)
+    with pytest.raises(records.BundleError, match="differing: seeds"):
+        run.open_bundle(tmp_path / "b", config=now | {"seeds": 6}, config_place=("mesh",))
+    with run.open_bundle(tmp_path / "c", config=now, config_place=("mesh",)) as other:
+        assert other.manifest["config"] == now and other.manifest["config_hash"] != digest
+
+
 def test_a_changed_claim_is_refused_on_opening_and_at_the_end(tmp_path, run):
     bundle = run.open_bundle(tmp_path / "b")
     bundle.write_rows("a-1", columns())
