@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -13,7 +12,6 @@ from experiments.harness import config as configs
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.session import StopSignals
-from jaxpost import aot
 
 TITLE = "Weak scaling over the chips of a slice"
 QUESTION = "With the rows of a chip kept, do its operations, memory and collectives stay as they are while chips are added?"
@@ -27,11 +25,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     """Compile the steps for every slice, print the exponents, write the bundle. Raises: UserError, BundleError."""
     benchmark.refuse_claims(config, claims)
     benchmark.require_least(config, prompts=1, fsdp=1)
-    jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, there is no TPU to start
-    try:
-        devices = {name: aot.devices(name) for name in config.slices}
-    except (ImportError, ValueError) as error:
-        raise UserError(str(error)) from error
+    devices = {name: program_report.chips(name) for name in config.slices}
     if len({len(chips) for chips in devices.values() if len(chips) >= config.fsdp}) < 2:
         raise UserError(f"slices={tuple(config.slices)}: an exponent needs two sizes of at least fsdp={config.fsdp} chips; "
                         "smaller slices share parameters in fewer parts, and are shown but not fitted")

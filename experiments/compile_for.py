@@ -9,25 +9,19 @@ at 0.5B parameters; the exit code is 2 if one of them would not fit in the memor
 
 import importlib
 
-import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.harness import program_report
 from experiments.harness.errors import UserError
-from jaxpost import aot
 
 
 def run(config: ConfigDict, topology: str) -> None:
     """Print a table of every program of the config. Raises: UserError: a mistake in it, or what does not fit."""
-    jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, there is no TPU to start
     experiment = importlib.import_module(f"experiments.{config.experiment}")
     if not hasattr(experiment, "setup_of"):
         raise UserError(f"experiment {config.experiment!r} does not list its programs; 'study' and 'post_train_hf' do")
-    try:
-        devices = aot.devices(topology)
-    except (ImportError, ValueError) as error:
-        raise UserError(str(error)) from error
+    devices = program_report.chips(topology)
     usable = program_report.usable_memory(devices[0])
     setup = experiment.setup_of(config, (), devices)
     console = program_report.wide(Console())

@@ -7,6 +7,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from experiments.harness.errors import UserError
 from experiments.harness.programs import Program, Unseen
 from experiments.harness.session import Session
 from jaxpost import aot, hlo
@@ -34,6 +35,15 @@ def row(program: Program | Unseen, usable: int | None) -> dict:
         return found | {"total_bytes": error.used + beside, "fits": False, "why": str(error)}
     total = beside + sum(found[f"{part}_bytes"] for part in ("argument", "temporary", "output", "code"))
     return found | {"total_bytes": total, "fits": usable is None or total <= usable}
+
+
+def chips(topology: str) -> list:
+    """The abstract chips of a TPU slice that is not there. Raises: UserError: as `aot.devices`."""
+    jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile, there is no TPU to start
+    try:
+        return aot.devices(topology)
+    except (ImportError, ValueError) as error:
+        raise UserError(str(error)) from error
 
 
 def usable_memory(device) -> int | None:

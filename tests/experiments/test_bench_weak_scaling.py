@@ -3,7 +3,7 @@
 import pytest
 
 from experiments import bench_weak_scaling, run
-from jaxpost import records
+from jaxpost import aot, records
 from jaxpost.records.verify import verify
 
 
@@ -29,7 +29,7 @@ def chips(name):
     ("slices=('v5e-4',)", "an exponent needs two sizes of at least fsdp=4 chips"),
     ("slices=('v5e-4','v5e-5')", "topology 'v5e-5' is not known to libtpu")])
 def test_a_mistake_is_one_line_before_anything_is_compiled(monkeypatch, capsys, tmp_path, override, expected):
-    monkeypatch.setattr(bench_weak_scaling.aot, "devices", chips)
+    monkeypatch.setattr(aot, "devices", chips)
     assert run.main(["--config=bench_weak_scaling:smoke", f"--workdir={tmp_path}/run", f"--config.{override}"]) == 2
     err = capsys.readouterr().err
     assert expected in err and err.count("\n") == 1 and not (tmp_path / "run" / "manifest.json").exists()

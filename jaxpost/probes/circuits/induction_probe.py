@@ -69,7 +69,7 @@ class Induction:
     def cost(self, ctx: base.Context) -> base.Cost:
         """Counted from the program itself."""
         state = jax.eval_shape(lambda: self.init(ctx, jax.random.key(0)))
-        return price.traced(lambda params, state: self._measured(params, state), ctx[base.PARAMS], state)
+        return price.traced(self._measured, ctx[base.PARAMS], state)
 
     def init(self, ctx: base.Context, key: jax.Array) -> dict:
         """{"tokens_DxNxT": i32[1 + M, N, T]}: the sequences, and after them those of each null draw."""

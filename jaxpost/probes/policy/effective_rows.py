@@ -1,14 +1,10 @@
 """How many rollouts of a step had something to say: rows of the loss whose advantage is not zero."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.base import Metric, register
-from jaxpost.probes.policy.statistics import OfHistory, finalize
+from jaxpost.probes.policy.statistics import MeanOfHistory
 
 _ROWS = Metric("policy.effective_rows", "sampled rows of a step with a token in the loss whose advantage is not 0, mean over "
                "the steps since the last measurement", "row", "arXiv:2509.25849", "none: compare with the rows that a step "
@@ -17,7 +13,7 @@ register(_ROWS)
 
 
 @dataclass(frozen=True)
-class EffectiveRows(OfHistory):
+class EffectiveRows(MeanOfHistory):
     """Effective rows of the steps since the last measurement, from the history at no cost.
 
     Of GRPO these are the rows of groups in which answers differ in their reward, as far as filters, budgets and subsets leave
@@ -31,15 +27,6 @@ class EffectiveRows(OfHistory):
     definition: str = "arXiv:2509.25849, a count in place of the share of the sampled rows"
     metrics: tuple[str, ...] = (_ROWS.id,)
     needs: frozenset[base.Need] = frozenset({base.HISTORY})
-
-    def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
-                 conditional_on: str, **meta: Any) -> dict[str, list]:
-        """Rows of the mean over the steps; `values["effective_rows"]` is [S, steps]."""
-        del state, meta
-        if "effective_rows" not in values:
-            return {"metric": []}
-        found = {"effective_rows": values["effective_rows"].mean(axis=1)}
-        return finalize(found, arm=arm, step=step, seeds=seeds, conditional_on=conditional_on, guesses={})
 
 
 catalog.add(

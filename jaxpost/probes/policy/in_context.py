@@ -106,7 +106,6 @@ class InContext(of_suite.OfSuite):
                                  num_err=one.error[:, None], dtype="fp32")
         return table.columns(row_ids)
 
-
     def arrays(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`<label>/<field>` as measured: what the law of posterior odds is fitted to."""
         return {name: np.asarray(x) for name, x in values.items()}

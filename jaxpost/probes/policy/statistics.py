@@ -135,8 +135,21 @@ class OfHistory:
         return state, ctx[base.HISTORY]
 
 
+class MeanOfHistory(OfHistory):
+    """A probe whose rows are the mean, over the steps since the last measurement, of what they report under the probe's id."""
+
+    def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
+                 conditional_on: str, **meta: Any) -> dict[str, list]:
+        """Rows of the mean; `values[id]` is [S, steps]. None where the steps do not report it."""
+        del state, meta
+        if self.id not in values:
+            return {"metric": []}
+        found = {self.id: values[self.id].mean(axis=1)}
+        return finalize(found, arm=arm, step=step, seeds=seeds, conditional_on=conditional_on, guesses={})
+
+
 @dataclass(frozen=True)
-class LossTokens(OfHistory):
+class LossTokens(MeanOfHistory):
     """How much work an arm's loss did: read from the history that every train step reports, at no cost."""
 
     schedule: schedules.Schedule = schedules.LogSpaced(per_decade=4)
@@ -146,13 +159,6 @@ class LossTokens(OfHistory):
     definition: str = "sum of the loss mask of a step"
     metrics: tuple[str, ...] = tuple(metric.id for metric in _WORK)
     needs: frozenset[base.Need] = frozenset({base.HISTORY})
-
-    def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
-                 conditional_on: str, **meta: Any) -> dict[str, list]:
-        """Rows of the mean over the steps; `values["loss_tokens"]` is [S, steps]."""
-        found = {"loss_tokens": values["loss_tokens"].mean(axis=1)}
-        return finalize(found, arm=arm, step=step, seeds=seeds, conditional_on=conditional_on, guesses={})
-
 
 @dataclass(frozen=True)
 class AdvantageCovariance(OfHistory):

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from jaxpost.probes import base, catalog, price, schedules
+from jaxpost.probes import base, catalog, schedules
 from jaxpost.probes.base import Metric, register
-from jaxpost.probes.policy import example_rows
+from jaxpost.probes.policy import example_rows, of_suite
 from jaxpost.stats import Interval
 
 AUC = Metric(
@@ -59,7 +59,7 @@ def auc(margin_N: np.ndarray, positive_N: np.ndarray) -> tuple[float, float, flo
 
 
 @dataclass(frozen=True)
-class AnswerAUC:
+class AnswerAUC(of_suite.OfSuite):
     """AUC of the margin between two answers on fixed problems.
 
     `suite.first_answers(params)` gives {label: (logits_NxV before the first answer token, that token of the oracle i32[N])}
@@ -80,19 +80,9 @@ class AnswerAUC:
         if not hasattr(self.suite, "first_answers"):
             raise ValueError(f"probe 'auc' needs a suite with first_answers(params); {type(self.suite).__name__} has none")
 
-    def cost(self, ctx: base.Context) -> base.Cost:
-        """Counted from the program itself: the problems are the suite's."""
-        return price.traced(self._measured, ctx[base.PARAMS])
-
-    def init(self, ctx: base.Context, key: jax.Array) -> dict:
-        """No state."""
-        return {}
-
-    def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
-        """(state, values): of every label margins, which answer is right, whether there are two, and the largest logit."""
-        return state, self._measured(ctx[base.PARAMS])
-
-    def _measured(self, params: Any) -> dict[str, jax.Array]:
+    def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
+        """Of every label margins, which answer is right, whether there are two, and the largest logit."""
+        del key
         out = {}
         for label, (logits_NxV, answer_N) in self.suite.first_answers(params).items():
             first, second = answer_N.min(), answer_N.max()
@@ -108,8 +98,8 @@ class AnswerAUC:
         """A row of every split and seed."""
         del state, meta
         table = example_rows.policy_table(arm=arm, step=step, seeds=seeds, conditional_on=conditional_on)
-        for label in dict.fromkeys(name.rsplit("/", 1)[0] for name in values):
-            margin_SxN, positive_SxN, two_S, size_S = (np.asarray(values[f"{label}/{name}"]) for name in _PARTS)
+        for label, parts in of_suite.by_label(values).items():
+            margin_SxN, positive_SxN, two_S, size_S = (parts[name] for name in _PARTS)
             value, error, blind, rounding = np.asarray(
                 [_row(*one) for one in zip(margin_SxN, positive_SxN, two_S, size_S, strict=True)]).T
             case = np.select([two_S == 0, ~np.isfinite(value)], [1, 2], 0)
