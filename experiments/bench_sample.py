@@ -39,10 +39,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
             with torch.inference_mode():
                 return model.generate(**inputs, max_new_tokens=config.tokens, pad_token_id=0, **options)
 
-        sample = jax.jit(lambda key: models.sample(c, params, jnp.asarray(prompt), key, length=config.tokens,
-                                                   eos=benchmark.NEVER))
+        sample = jax.jit(lambda params, key: models.sample(c, params, jnp.asarray(prompt), key, length=config.tokens,
+                                                           eos=benchmark.NEVER))
         agree(c, params, prompt, theirs(do_sample=False)[:, config.prompt:].numpy())
-        ours_s, theirs_s = benchmark.by_turns(lambda: sample(jax.random.key(2)), lambda: theirs(do_sample=True, top_k=0),
+        ours_s, theirs_s = benchmark.by_turns(lambda: sample(params, jax.random.key(2)), lambda: theirs(do_sample=True, top_k=0),
                                               config.turns)
         work, rate = benchmark.operations(c, config.rows, config.prompt, config.tokens), benchmark.matmul_rate(torch)
         for side, wall_s in (("sample", ours_s), ("generate", theirs_s)):

@@ -56,6 +56,7 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
     if forced_NxT is not None and forced_NxT.shape != (N, length):
         raise ValueError(f"forced_NxT has shape {forced_NxT.shape}, and {N} rows of {length} tokens are sampled; pass "
                          f"[{N}, {length}]")
+    params = transformer.by_layer(params, config)
     # The token drawn last is not read again: the cache has no place for it.
     valid = jnp.concatenate([_real(prompt_NxP, pad), jnp.ones((N, length - 1), bool)], axis=1)
 
