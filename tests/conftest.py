@@ -19,6 +19,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+drop_context = quick_compilation.share_context()
 MAPS = Path("/proc/self/maps")  # compiled programs hold memory maps; Linux kills a process with more than 65,530 of them
 MOST_MAPS = 20_000
 
@@ -27,6 +28,7 @@ MOST_MAPS = 20_000
 def few_programs():
     """After a file, drop what is compiled if it holds many memory maps; the compilation cache on disk has it again."""
     yield
+    drop_context()
     if MAPS.exists() and MAPS.read_text().count("\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
