@@ -12,14 +12,17 @@ Arms:      LMS-5 (linear and 5 slabs), MS-(5,7) (both complex, 5 slabs the simpl
            in a tenth of all problems, so that the complex ones are the better ones).
 Healthy:   every arm is nearly always right on fresh problems (noisy: at least 0.9, which the simple feature alone reaches).
 Differs from the paper in: a transformer over levels instead of a fully connected network over real numbers.
-Came out:  not run yet in its default form.
+Came out:  (3 seeds) every arm solves all fresh problems. Solved with the complex features replaced, less solved with the simple
+           one replaced: LMS-5 +0.387 [+0.139, +0.635] inconclusive (the simple feature, AUC 1.00 against 0.80); MS-(5,7)
+           -0.127 [-0.913, +0.659] inconclusive (one seed of three uses 7 slabs alone, two use both); noisy LMS-7 -0.479 in
+           every seed, contradicted: where the linear feature errs in a tenth, all seeds use the complex ones alone.
 """
 
 from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured in its default form (smoke 2 min)"
+RUN_TIME = "6 min on two CPU cores beside other work (smoke 2 min)"
 
 RANDOM = ("ood/simple_random", "ood/complex_random")
 

@@ -42,8 +42,8 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         sample = jax.jit(lambda params, key: models.sample(c, params, jnp.asarray(prompt), key, length=config.tokens,
                                                            eos=benchmark.NEVER))
         agree(c, params, prompt, theirs(do_sample=False)[:, config.prompt:].numpy())
-        ours_s, theirs_s = benchmark.by_turns(lambda: sample(params, jax.random.key(2)), lambda: theirs(do_sample=True, top_k=0),
-                                              config.turns)
+        ours_s, theirs_s = benchmark.by_turns(lambda: sample(params, jax.random.key(2)),
+                                              lambda: theirs(do_sample=True, top_k=0), config.turns)
         work, rate = benchmark.operations(c, config.rows, config.prompt, config.tokens), benchmark.matmul_rate(torch)
         for side, wall_s in (("sample", ours_s), ("generate", theirs_s)):
             bundle.cost(f"bench.{side}", wall_s=np.median(wall_s), flops=work)

@@ -160,6 +160,23 @@ def test_arms_keep_their_colours_and_families_differ():
     assert len({(style["color"], style["marker"]) for style in many}) == len({(s["color"], s["linestyle"]) for s in many}) == 15
 
 
+def test_curves_of_what_was_sampled_stand_in_for_success(tmp_path, run):
+    bundle = run.open_bundle(tmp_path / "b", claims=[])
+    for step in (0, 10):
+        columns = run.measurement("rlvr-lr1", step)
+        keep = [i for i, metric in enumerate(columns["metric"]) if metric == "policy.success"]
+        kept = {name: [values[i] for i in keep] for name, values in columns.items()}
+        bundle.write_rows(f"rlvr-lr1-{step}", kept | {"metric": ["policy.pass_at_k"] * len(keep), "k": [1] * len(keep)})
+    run.finish(bundle, claims=[])
+    source = read_json(tmp_path / "b/figures/learning_curves.src.json")
+    table = records.read_measurements(tmp_path / "b")
+    shown = table.filter(pa.array([row_id in set(source["row_ids"]) for row_id in table["row_id"].to_pylist()]))
+    assert source["caption"].startswith("Pass@1") and set(shown["metric"].to_pylist()) == {"policy.pass_at_k"}
+    assert set(shown["split"].to_pylist()) == set(filter(None, table["split"].to_pylist()))
+    assert set(shown["step"].to_pylist()) == {0, 10}
+    assert main_table(table).header == ["arm", "pass@1, trained task"]
+
+
 def test_what_was_not_measured_is_absent_with_a_reason(tmp_path, run):
     bundle = run.open_bundle(tmp_path / "b", claims=[])
     columns = run.measurement("rlvr-lr1", 10, n_seeds=1)

@@ -8,20 +8,23 @@ from jaxpost.records.drawing.style import MUTED, arm_styles, legend_below, panel
 from jaxpost.records.rows import select
 
 MOST_SPLITS = 6
+# What says that a problem is solved, and its name on an axis; the first that a bundle has is drawn.
+SOLVED = (("policy.success", {}, "success"), ("policy.pass_at_k", {"k": 1}, "pass@1"))
 
 
-def _splits(table: pa.Table) -> list[str]:
-    """Splits with success estimates: id first, then ood, then second."""
-    found = select(table, metric="policy.success", role="estimate")["split"].unique().to_pylist()
+def _splits(table: pa.Table, metric: str, wanted: dict) -> list[str]:
+    """Splits with estimates of a metric: id first, then ood, then second."""
+    found = select(table, metric=metric, role="estimate", **wanted)["split"].unique().to_pylist()
     return sorted(filter(None, found), key=lambda split: (split != "id", split == "second", split))
 
 
 def learning_curves(table: pa.Table, arrays: dict) -> Drawn:
-    """Success against optimizer step, one panel a split."""
-    splits = _splits(table)
-    if not splits:
-        raise Missing("no estimates of policy.success")
-    found = [(split, measured(table, "policy.success", split=split)) for split in splits[:MOST_SPLITS]]
+    """Success, or where it was not measured pass@1, against optimizer step, one panel a split."""
+    by_metric = [(*of_metric, splits) for of_metric in SOLVED if (splits := _splits(table, *of_metric[:2]))]
+    if not by_metric:
+        raise Missing(f"no estimates of {' or '.join(metric for metric, _, _ in SOLVED)}")
+    metric, wanted, label, splits = by_metric[0]
+    found = [(split, measured(table, metric, split=split, **wanted)) for split in splits[:MOST_SPLITS]]
     styles = arm_styles([arm for _, rows in found for arm in rows["arm"].to_pylist()])
     figure, axes = panels(len(found), 3, 2.4, sharey=True, sharex=True)
     for axis, (split, rows) in zip(axes, found, strict=True):
@@ -35,7 +38,7 @@ def learning_curves(table: pa.Table, arrays: dict) -> Drawn:
         if axis.xaxis.get_tick_params()["labelbottom"]:
             axis.set_xlabel("optimizer step")
         if axis.yaxis.get_tick_params()["labelleft"]:
-            axis.set_ylabel("success (share of prompts)")
+            axis.set_ylabel(f"{label} (share of prompts)")
     legend_below(figure, styles)
     kinds = sorted({kind for _, rows in found for kind in rows["null_kind"].to_pylist() if kind})
     guess = f" Dashed: {', '.join(kinds)}." if kinds else ""
@@ -43,8 +46,8 @@ def learning_curves(table: pa.Table, arrays: dict) -> Drawn:
     rows = [rows for _, rows in found]
     return Drawn(
         figure,
-        f"Success on the trained task (id), out of distribution (ood) and on the second task "
-        f"({replicates(*rows)}).{guess}{left_out}",
+        f"{label[0].upper()}{label[1:]} on the trained task (id), out of distribution (ood) and on the second task, "
+        f"where measured ({replicates(*rows)}).{guess}{left_out}",
         rows,
     )
 

@@ -29,6 +29,8 @@ _SIGNS = {"greater": "> ", "less": "< "}
 STATISTICS = (
     ("success, trained task", "policy.success", {"split": "id"}),
     ("success, second task", "policy.success", {"split": "second"}),
+    ("pass@1, trained task", "policy.pass_at_k", {"split": "id", "k": 1}),
+    ("area under the curve, trained task", "policy.auc", {"split": "id"}),
     ("forward KL", "policy.kl_forward", {}),
     ("update norm", "weight.update_norm", {}),
     ("update sparsity", "weight.sparsity.bf16", {}),
