@@ -21,7 +21,7 @@ from jaxpost.records.rows import select
 from jaxpost.records.storage import read_json
 from jaxpost.records.tabulating.cells import format_number
 from jaxpost.records.tabulating.latex import tex_escape, tex_number, tex_table
-from jaxpost.records.tabulating.tables import main_table
+from jaxpost.records.tabulating.tables import main_table, splits_table
 from jaxpost.records.tabulating.variants import variant
 from jaxpost.records.verify import verify
 
@@ -175,6 +175,11 @@ def test_curves_of_what_was_sampled_stand_in_for_success(tmp_path, run):
     assert set(shown["split"].to_pylist()) == set(filter(None, table["split"].to_pylist()))
     assert set(shown["step"].to_pylist()) == {0, 10}
     assert main_table(table).header == ["arm", "pass@1, trained task"]
+    splits = splits_table(table)
+    assert splits.header == ["arm", "id", "ood/carry", "ood/digits", "second"] and splits.caption.startswith("Pass@1")
+    last = select(table, role="estimate", step=10)
+    wanted = dict(zip(*(last[name].to_pylist() for name in ("split", "row_id")), strict=True))
+    assert [cell.row_ids for cell in splits.body[0][1:]] == [(wanted[split],) for split in splits.header[1:]]
 
 
 def test_what_was_not_measured_is_absent_with_a_reason(tmp_path, run):

@@ -2,29 +2,21 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jaxpost.records.drawing.curves import Drawn, Missing, by_arm, line, measured, replicates, variant_suffix
 from jaxpost.records.drawing.style import MUTED, arm_styles, legend_below, panels
-from jaxpost.records.rows import select
+from jaxpost.records.tabulating.variants import SOLVED, solved_by_split
 
 MOST_SPLITS = 6
-# What says that a problem is solved, and its name on an axis; the first that a bundle has is drawn.
-SOLVED = (("policy.success", {}, "success"), ("policy.pass_at_k", {"k": 1}, "pass@1"))
-
-
-def _splits(table: pa.Table, metric: str, wanted: dict) -> list[str]:
-    """Splits with estimates of a metric: id first, then ood, then second."""
-    found = select(table, metric=metric, role="estimate", **wanted)["split"].unique().to_pylist()
-    return sorted(filter(None, found), key=lambda split: (split != "id", split == "second", split))
 
 
 def learning_curves(table: pa.Table, arrays: dict) -> Drawn:
     """Success, or where it was not measured pass@1, against optimizer step, one panel a split."""
-    by_metric = [(*of_metric, splits) for of_metric in SOLVED if (splits := _splits(table, *of_metric[:2]))]
-    if not by_metric:
+    label, by_split = solved_by_split(table.filter(pc.is_valid(table["value"])))
+    if not by_split:
         raise Missing(f"no estimates of {' or '.join(metric for metric, _, _ in SOLVED)}")
-    metric, wanted, label, splits = by_metric[0]
-    found = [(split, measured(table, metric, split=split, **wanted)) for split in splits[:MOST_SPLITS]]
+    splits, found = list(by_split), list(by_split.items())[:MOST_SPLITS]
     styles = arm_styles([arm for _, rows in found for arm in rows["arm"].to_pylist()])
     figure, axes = panels(len(found), 3, 2.4, sharey=True, sharex=True)
     for axis, (split, rows) in zip(axes, found, strict=True):

@@ -18,6 +18,7 @@ from jaxpost.records.tabulating.variants import (
     claim_numbers,
     last_steps,
     of_pairs,
+    solved_by_split,
     summarised,
     variant,
     variant_label,
@@ -81,6 +82,23 @@ def main_table(table: pa.Table) -> Table:
     for arm in arm_order([arm for _, rows in found for arm in rows]):
         cells = [_estimate_cell(rows[arm]) if arm in rows else Cell() for _, rows in found]
         result.body.append([Cell(arm), *cells])
+    return result
+
+
+def splits_table(table: pa.Table) -> Table:
+    """Arms x splits: the share of problems solved at the last step, as in `main_table`; empty where there is one split."""
+    name, by_split = solved_by_split(table)
+    found = {split: {row["arm"]: row for row in last_steps(rows).to_pylist()} for split, rows in by_split.items()}
+    result = Table(
+        "splits",
+        f"{name[0].upper()}{name[1:]} (share of prompts) by split at the last measured step: the trained task (id), what "
+        "lies out of its distribution (ood), and other tasks; mean, 95% interval, then the share that guessing reaches.",
+        ["arm", *found],
+        [""] * (1 + len(found)),
+    )
+    if len(found) > 1:
+        for arm in arm_order([arm for rows in found.values() for arm in rows]):
+            result.body.append([Cell(arm), *(_estimate_cell(rows[arm]) if arm in rows else Cell() for rows in found.values())])
     return result
 
 
@@ -195,7 +213,7 @@ def build_tables(table: pa.Table, manifest: Mapping) -> list[Table]:
     built = [claims_table(table, claims), changes_table(table, claims)]
     if of_pairs(table):
         built += [headline_table(table, manifest.get("coverage")), standing_table(table), pair_table(table)]
-    return [one for one in (*built, main_table(table)) if one.body]
+    return [one for one in (*built, main_table(table), splits_table(table)) if one.body]
 
 
 def write_tables(folder: Path, table: pa.Table, manifest: Mapping) -> list[Table]:

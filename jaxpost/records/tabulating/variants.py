@@ -15,6 +15,10 @@ PREFERRED = {
 }
 
 
+# What says that a problem is solved: metric, what must hold, its name; the first that a bundle has is shown.
+SOLVED = (("policy.success", {}, "success"), ("policy.pass_at_k", {"k": 1}, "pass@1"))
+
+
 def arm_order(arms: Sequence[str]) -> list[str]:
     """The base first, then RL, SFT and the controls, each by name."""
     families = ("base", "rlvr-lr", "rlvr", "raft", "sft-lr", "sft")
@@ -67,6 +71,16 @@ def variant(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
         return rows
     best = min(variants, key=lambda row: (_preference(row), row["split"] or ""))
     return select(rows, **{name: best[name] for name in names})
+
+
+def solved_by_split(table: pa.Table) -> tuple[str, dict[str, pa.Table]]:
+    """(name, split -> rows over arms and steps) of the first metric of SOLVED that was measured: id first, second last."""
+    for metric, wanted, name in SOLVED:
+        splits = select(table, metric=metric, role="estimate", **wanted)["split"].unique().to_pylist()
+        order = sorted(filter(None, splits), key=lambda split: (split != "id", split == "second", split))
+        if found := {split: rows for split in order if len(rows := variant(table, metric, split=split, **wanted))}:
+            return name, found
+    return SOLVED[0][2], {}
 
 
 def variant_label(row: Mapping, with_dtype: bool = True) -> str:
