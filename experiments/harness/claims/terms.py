@@ -101,12 +101,19 @@ def contrast(claim: Mapping) -> str:
         return (f"rank correlation over {len(claim['arms'])} arms of {_named(claim)}{null}, {_where(claim)}, with "
                 f"{_named(against)}, {_where(against)}")
     if claim["kind"] == "signed_sum":
-        parts = [f"{'+' if weight > 0 else '-'}{'' if abs(weight) == 1 else f' {abs(weight):g}'} "
-                 f"({', '.join([term['arm'], *map(str, term.get('params', {}).values())])})" for weight, term in claim["terms"]]
-        return f"{claim['metric']}{null}: {' '.join(parts)}, {_where(claim)}"
+        parts = [f"{'+' if weight > 0 else '-'}{'' if abs(weight) == 1 else f' {abs(weight):g}'} ({_of_term(term)})"
+                 for weight, term in claim["terms"]]
+        return f"{_named(claim)}{null}: {' '.join(parts)}, {_where(claim)}"
     arms = f"slope over {claim['over']}" if claim["kind"] == "slope" else (
         f"ln({' / '.join(claim['arms'])})" if claim["kind"] == "ratio" else " - ".join(claim["arms"]))
     return f"{_named(claim)}, {arms}{null}, {_where(claim)}"
+
+
+def _of_term(term: Mapping) -> str:
+    """What one term of a sum has of its own: its arm first, then what picks its statistic."""
+    own = [name for name in term if name not in ("arm", "params", "column")]
+    null = ["the null"] if term.get("column") == "null_value" else []
+    return ", ".join(map(str, [term["arm"], *(term[name] for name in own), *term.get("params", {}).values(), *null]))
 
 
 def _named(of: Mapping) -> str:

@@ -54,6 +54,15 @@ def test_statistics_in_closed_form(fields, value):
     assert judged(table(RISING), **fields)["estimate"] == pytest.approx(value, abs=2e-6)
 
 
+def test_a_sum_says_what_tells_its_terms_apart():
+    sides = ((1, {"arm": "a", "split": "ood/x"}), (-2, {"arm": "a", "split": "ood/y", "params": {"mask": "low"}}),
+             (1, {"arm": "b", "column": "null_value"}))
+    claim = defaults.claim("c", "a claim", "policy.success", ("a", "b"), kind="signed_sum", threshold=0.1, terms=sides,
+                           split="id")
+    assert claims.contrast(claim) == ("policy.success (split=id): + (a, ood/x) - 2 (a, ood/y, low) + (b, the null), "
+                                      "at the last step")
+
+
 def test_an_excess_is_taken_along_the_whole_curve_of_the_null():
     flat = {arm: np.full(len(STEPS), 0.25) for arm in RISING}
     result = judged(table(RISING, flat), kind="excess_over_null", arms=("a",), at="area")
