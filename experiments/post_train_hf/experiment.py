@@ -35,6 +35,7 @@ from jaxpost.formats import FormatError
 from jaxpost.lookup import nearest
 from jaxpost.models import hf
 from jaxpost.models.declare import EXPERT_PRODUCTS
+from jaxpost.models.hf_adapter import inexpressible
 from jaxpost.probes import policy
 from jaxpost.probes.policy import general_text
 from jaxpost.records import storage
@@ -190,6 +191,8 @@ def _train(setup: Setup, base: hf_runs.Loaded, bundle: records.Bundle, session: 
     for arm in setup.arms:
         if count := setup.packed.get(arm.name):
             session.say(f"{arm.name}: {arm.source.rows} demonstrations a step in {count} packed rows")
+        if arm.trainable and arm.trainable.name == "lora" and (why := inexpressible(setup.model, arm.trainable.modules)):
+            session.say(f"{arm.name}: {why}; its policy is exported merged alone")
     measure = hf_runs.TextMeasurement(base, setup, bundle, session.telemetry)
     write_base_rows(bundle, "", measure, setup.seeds)
     if partial := trainable.budget_rows(setup.arms, base.params, base.digest, setup.seeds[0]):

@@ -19,7 +19,7 @@ from experiments.post_train_hf import packed
 from jaxpost import models, processes, tasks, training
 from jaxpost.checkpoint import Checkpoints
 from jaxpost.models import hf
-from jaxpost.models.hf_adapter import save_adapter
+from jaxpost.models.hf_adapter import inexpressible, save_adapter
 from jaxpost.probes import policy
 from jaxpost.records import Bundle, select
 from jaxpost.tasks import text, text_data
@@ -198,10 +198,10 @@ def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> 
 
 
 def _save(run: Run, path: Path, setup, state: training.TrainState) -> None:
-    """The policy, after its adapters: where it is, they are."""
-    base, dtype = setup.config.model.directory, setup.config.export.dtype
+    """The policy, after its adapters: where it is, they are, unless they are `inexpressible`."""
+    base, dtype, tuned = setup.config.model.directory, setup.config.export.dtype, run.arm.trainable
     _remove(path)
-    if run.arm.trainable and run.arm.trainable.name == "lora":
+    if tuned and tuned.name == "lora" and not inexpressible(setup.model, tuned.modules):
         found = state.trainable
         save_adapter(adapter_of(path), setup.model, found.factors, float(found.scale), base=base, dtype=dtype)
     hf.save(path, setup.model, state.params, like=base, dtype=dtype)

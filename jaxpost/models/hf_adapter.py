@@ -9,7 +9,7 @@ merged them into the weights of our own merged export up to 3e-8 (float32).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -32,14 +32,12 @@ def save_adapter(path: str | Path, config: TransformerConfig, factors: Mapping[s
       dtype: float32, bfloat16 or float16.
 
     Raises:
-      FormatError: the directory is not empty, a dtype that is not known, or the embedding of a model with a tied head: PEFT
-        adapts one of the two uses of that matrix alone.
+      FormatError: the directory is not empty, a dtype that is not known, or factors that are `inexpressible`.
     """
     path = Path(path)
     hf_files.require_new(path, dtype)
-    if config.tied and "embed" in factors:
-        raise FormatError("an adapter of 'embed' is of the embedding and of the head that is tied to it, and PEFT adapts one "
-                          "of them; export the merged model")
+    if why := inexpressible(config, factors):
+        raise FormatError(f"{why}; export the merged model")
     rank = int(next(iter(factors.values()))["a"].shape[-1])
     about = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": rank,
              "lora_alpha": scale * rank, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "use_rslora": False,
@@ -48,6 +46,13 @@ def save_adapter(path: str | Path, config: TransformerConfig, factors: Mapping[s
         hf_files.write(temporary / lora.WEIGHTS, dict(_tensors(factors, dtype)))
         if jax.process_index() == 0:
             (temporary / lora.CONFIG).write_text(json.dumps(about, indent=2))
+
+
+def inexpressible(config: TransformerConfig, kinds: Collection[str]) -> str:
+    """Why PEFT has no form for adapters of these kinds of matrices; empty where it has one."""
+    if config.tied and "embed" in kinds:
+        return "an adapter of 'embed' is of the embedding and of the head that is tied to it, and PEFT adapts one of them"
+    return ""
 
 
 def _tensors(factors: Mapping[str, Mapping[str, jax.Array]], dtype: str) -> Iterator[tuple[str, Pending]]:

@@ -214,6 +214,8 @@ def train_step(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars
         turns = jnp.arange(spec.updates) % spec.minibatches
         state, each = jax.lax.scan(lambda s, i: one(s, jax.tree.map(lambda x: x[i], parts)), state, turns)
         metrics = jax.tree.map(lambda x: x.sum(axis=0), each)
+    if batch.advantage_NxT is not None:
+        metrics["effective_rows"] = effective_rows(batch)  # here, since every epoch has all rows again
     return state._replace(step=state.step + 1, objective_state=objective.observe(state.objective_state, batch)), metrics
 
 
@@ -275,18 +277,22 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
     probed |= inline.measure(grads, updates, state.params, params)
     metrics = {"loss": (total, count), "loss_tokens": batch.mask_NxT.sum(), **aux,
                **{name: (value, jnp.ones_like(value)) for name, value in probed.items()}}
-    if batch.advantage_NxT is not None:
-        metrics["effective_rows"] = effective_rows(batch)
     seen = ever_changed.mark(state.probe_state, state.params, params)
     return state._replace(params=params, opt_state=opt_state, probe_state=seen, trainable=trainable), metrics
 
 
 def effective_rows(batch: Batch) -> jax.Array:
-    """How many sampled rows of an update have a token in the loss whose advantage is not 0; the others have no gradient of it.
+    """How many sampled rows of a step have a token in the loss whose advantage is not 0; the others have no gradient of it.
+
+    Of several reward terms, which are weighed anew at every update, a row has one where one term has.
 
     Source: arXiv:2509.25849 (the share of such rows is its effective-gradient ratio).
     """
-    return jnp.any((batch.sampled_NxT > 0) & (batch.advantage_NxT != 0), axis=1).sum(dtype=jnp.float32)
+    has = batch.advantage_NxT != 0
+    if batch.term_advantage_NxK is not None:
+        of_terms_N = jnp.any(batch.term_advantage_NxK != 0, axis=1)
+        has = (of_terms_N if batch.weight_N is None else of_terms_N & (batch.weight_N != 0))[:, None]
+    return jnp.any((batch.sampled_NxT > 0) & has, axis=1).sum(dtype=jnp.float32)
 
 
 def advantage_covariance(logp_NxT: jax.Array, rows: Batch, mean: jax.Array | float) -> tuple[jax.Array, jax.Array]:

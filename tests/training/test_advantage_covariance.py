@@ -69,6 +69,10 @@ def test_rows_without_an_advantage_a_counted_token_or_a_sample_are_not_effective
     mask = np.asarray([[1, 1, 1], [1, 1, 1], [0, 1, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1]])
     shown = np.asarray([[0], [0], [0], [0], [1], [0]]) * np.ones((6, 3))
     assert float(step_module.effective_rows(rows_of(None, advantage, mask, shown))) == 3  # the first, fourth and last
+    of_terms = rows_of(None, 0 * advantage, mask)._replace(
+        term_advantage_NxK=jnp.asarray([[1.0, -1.0], [0, 0], [0, 2], [0, 0], [0, 0], [0, 0]]))
+    assert float(step_module.effective_rows(of_terms)) == 2
+    assert float(step_module.effective_rows(of_terms._replace(weight_N=jnp.asarray([0.0, 1, 1, 1, 1, 1])))) == 1
     found = policy.EffectiveRows().finalize({"effective_rows": np.asarray([[1.0, 3.0], [4.0, 4.0]])}, {}, arm="a", step=3,
                                             seeds=[1, 2], conditional_on="d")
     assert found["value"] == [2.0, 4.0] and set(found["metric"]) == {"policy.effective_rows"} and found["seed"] == [1, 2]

@@ -37,6 +37,8 @@ def test_updates_take_their_rows_in_order_and_every_epoch_all_again(feed, in_flo
         assert int(got.step) == 1 and int(jax.tree.leaves(got.opt_state)[0]) == minibatches * epochs
         np.testing.assert_allclose(float(metrics["loss"][0]), sum(losses), rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(float(metrics["loss_tokens"]), epochs * float(batch.mask_NxT.sum()))
+        once = float((prepared.advantage_NxT != 0).any(axis=1).sum())  # not once an epoch
+        assert float(metrics["effective_rows"]) == once > 0
 
 
 def test_the_ratio_leaves_one_after_the_first_update(feed):

@@ -114,7 +114,8 @@ class InContext(of_suite.OfSuite):
                conditional_on: str | None, row_ids: Callable) -> dict[str, np.ndarray]:
         """The law of `posterior_odds` over an arm's steps, one fit a seed; losses are those on the first split, of training."""
         steps = [step for step in sorted(series) if step > 0]
-        by_step = [[Answers(**fields) for fields in of_suite.by_label(series[step]).values()] for step in steps]
+        splits = [of_suite.by_label(series[step]) for step in steps]
+        by_step = [[Answers(**found[label]) for label in self.suite.strategic] for found in splits]  # in the suite's order
         laws = [self._law(steps, [[Answers(*(np.asarray(x[s], np.float64) for x in found)) for found in splits]
                                   for splits in by_step]) for s in range(len(seeds))]
         table = example_rows.policy_table(arm=arm, step=max(series), seeds=seeds, conditional_on=conditional_on)

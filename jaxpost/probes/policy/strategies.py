@@ -51,7 +51,8 @@ def weight(h: np.ndarray, memorising: np.ndarray, generalising: np.ndarray, roun
            ) -> tuple[Found, Found]:
     """(weight of the memorising predictor in the nearest mixture of both, KL(h | that mixture)) of a policy.
 
-    The objective is convex in w: its slope is halved into. Interval of the weight: delete-one values by one Newton step.
+    The objective is convex in w: its slope is halved into. Interval of the weight: delete-one values by one Newton step of what
+    the other prompts say.
     Args: as in `relative_distance`.
     """
     step = memorising - generalising
@@ -66,9 +67,11 @@ def weight(h: np.ndarray, memorising: np.ndarray, generalising: np.ndarray, roun
         low_S, high_S = np.where(up, middle_S, low_S), np.where(up, high_S, middle_S)
     w_S = np.where(np.isfinite(h).all(axis=(1, 2)), (low_S + high_S) / 2, np.nan)
     mixed = generalising + w_S[:, None, None] * step
-    curvature_S = (h * step**2 / mixed**2).sum(axis=(1, 2))
+    curvature_SxN = (h * step**2 / mixed**2).sum(-1)
+    curvature_S, slope = curvature_SxN.sum(-1), slope_SxN(w_S)
     moved_S = (2 * rounding_SxN * (h * np.abs(step) / mixed).sum(-1)).sum(-1) / curvature_S
-    without_SxN = np.clip(w_S[:, None] - slope_SxN(w_S) / curvature_S[:, None], 0, 1)
+    left_SxN = slope.sum(-1, keepdims=True) - slope  # of the others: not 0 in sum where the weight is at an end
+    without_SxN = np.clip(w_S[:, None] + left_SxN / (curvature_S[:, None] - curvature_SxN), 0, 1)
     kl_SxN = (h * np.log(h / mixed)).sum(-1)
     off_S = (2 * rounding_SxN * (h * (np.abs(np.log(h / mixed)) + 1)).sum(-1)).mean(-1)
     return (Found(example_rows.delete_one(w_S, without_SxN), moved_S),

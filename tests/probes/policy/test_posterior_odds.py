@@ -71,6 +71,24 @@ def test_rows_of_a_training_are_those_of_the_fit_and_short_ones_have_none():
     assert "fewer than 6 measured steps" in short["alpha"]["status_reason"]
 
 
+def test_losses_are_those_on_the_first_split_of_the_suite():
+    class Suite(toy.Suite):
+        strategic = ("id", "another")  # the first of them is not the first by name
+
+        def strategy_bits(self):
+            return BITS
+
+    half, none = {"another": slice(N // 2, N), "id": slice(N // 2)}, np.zeros(N)  # in the order that a compiled program gives
+    series = {int(step): {f"{label}/{name}": x[None, rows] for label, rows in half.items() for name, x in (
+        ("logp_NxC", np.log(h)), ("memorising_NxC", M), ("generalising_NxC", G), ("rounding_N", none))}
+        for step, h in zip(STEPS, policies(), strict=True)}
+    found = in_context.InContext(Suite()).across(series, infos=None, arm="arm", seeds=[5], conditional_on=None,
+                                                 row_ids=records.row_ids)
+    losses = [float(-(M[:N // 2] * np.log(p[:N // 2])).sum(1).mean()) for p in (M, G)]
+    wanted = posterior_odds.fit(np.exp(np.log(policies())), M, G, STEPS, BITS, losses)
+    assert records.measurement_table(found).to_pylist()[0]["value"] == pytest.approx(wanted.alpha, rel=1e-9)
+
+
 def test_more_urns_take_more_bits_to_describe():
     few, many = (tasks.urns.description_bits(count, 6) for count in (4, 64))
     assert few[1] == many[1] < few[0] < many[0]
