@@ -1,5 +1,6 @@
 """Weak scaling, as the compiler says it: rows a chip are kept, chips are added, and no chip may get more to do or to move."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from experiments.harness import config as configs
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.session import StopSignals
+from experiments.post_train_hf.stand_in import SHAPES
+from jaxpost.lookup import nearest
 
 TITLE = "Weak scaling over the chips of a slice"
 QUESTION = "With the rows of a chip kept, do its operations, memory and collectives stay as they are while chips are added?"
@@ -24,8 +27,15 @@ UNITS = {"flops": (1e12, "TFLOP"), "peak_bytes": (2**30, "GiB"), "bytes": (2**30
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Compile the steps for every slice, print the exponents, write the bundle. Raises: UserError, BundleError."""
     benchmark.refuse_claims(config, claims)
-    benchmark.require_least(config, prompts=1, fsdp=1)
+    benchmark.require_least(config, prompts=1, fsdp=1, group=2, prompt_tokens=1, answer_tokens=1)
+    if config.directory not in SHAPES and not (Path(config.directory) / "config.json").is_file():
+        raise UserError(f"directory={config.directory!r} is neither a directory with a config.json nor a shipped shape"
+                        f"{nearest(config.directory, SHAPES)}")
     devices = {name: program_report.chips(name) for name in config.slices}
+    for slice_name, chips in devices.items():
+        if len(chips) % min(config.fsdp, len(chips)):
+            raise UserError(f"fsdp={config.fsdp} does not divide the {len(chips)} chips of {slice_name}; take "
+                            f"{math.gcd(*map(len, devices.values()))} or a divisor of it")
     if len({len(chips) for chips in devices.values() if len(chips) >= config.fsdp}) < 2:
         raise UserError(f"slices={tuple(config.slices)}: an exponent needs two sizes of at least fsdp={config.fsdp} chips; "
                         "smaller slices share parameters in fewer parts, and are shown but not fitted")

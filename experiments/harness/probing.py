@@ -26,6 +26,7 @@ from jaxpost.probes.updates import ever_changed
 from jaxpost.records import contents
 from jaxpost.tasks import Task
 
+CHUNKS = "gradient_chunks"
 TARGETS = ("completion_NxT", "mask_NxT")  # the label of a demonstration
 
 
@@ -225,6 +226,14 @@ def of_arm(arm: str, named: Sequence[str], found: Sequence[probes.Probe], always
         if name not in have:
             raise UserError(f"arm {arm!r}: probe {name!r} is none of measure.probes{nearest(name, have)}")
     return (*always, *named) if named else ()
+
+
+def require_chunks(arms: Sequence[Arm], found: Sequence[probes.Probe]) -> None:
+    """Refuse a probe of a step's microbatches where a trained arm has one of them. Raises: UserError."""
+    one = [arm.name for arm in arms if arm.spec.microbatches == 1 and (not arm.probes or CHUNKS in arm.probes)]
+    if one and CHUNKS in {probe.id for probe in found}:
+        raise UserError(f"measure.probes has {CHUNKS!r}, which compares the microbatches of a step, and "
+                        f"{', '.join(map(repr, one))} has one: set train.microbatches to 2 or more, or leave the probe out")
 
 
 def require_batch(found: Sequence[probes.Probe], batch, model: models.TransformerConfig) -> None:

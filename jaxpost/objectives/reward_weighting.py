@@ -4,6 +4,7 @@ Shapes: B prompts, G samples a prompt, N = B*G rows, T tokens, K terms of a rewa
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +154,8 @@ class HypervolumeWeighted(PolicyGradient):
         super().__post_init__()
         K = len(self.reference_point)
         self.choose(baseline=advantages.BASELINES)
-        self.require(K > 1, f"reference_point={self.reference_point} must have a number for each of two or more terms")
+        self.require(K > 1 and all(map(math.isfinite, self.reference_point)),
+                     f"reference_point={self.reference_point} must have a finite number for each of two or more terms")
         most = int(CELLS ** (1 / K) + 1e-9)
         self.require(isinstance(self.capacity, int) and 1 <= self.capacity <= most,
                      f"capacity={self.capacity} with {K} terms must be a whole number from 1 to {most}")

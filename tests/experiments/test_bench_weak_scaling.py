@@ -25,7 +25,9 @@ def chips(name):
 
 
 @pytest.mark.parametrize(("override", "expected"), [
-    ("prompts=0", "prompts=0: must be at least 1"),
+    ("prompts=0", "prompts=0: must be at least 1"), ("group=1", "error: group=1: must be at least 2"),
+    ("directory=Qwen2.5-0.6B", "directory='Qwen2.5-0.6B' is neither a directory with a config.json nor a shipped shape"),
+    ("fsdp=3", "fsdp=3 does not divide the 4 chips of v5e-4; take 4 or a divisor of it"),
     ("slices=('v5e-4',)", "an exponent needs two sizes of at least fsdp=4 chips"),
     ("slices=('v5e-4','v5e-5')", "topology 'v5e-5' is not known to libtpu")])
 def test_a_mistake_is_one_line_before_anything_is_compiled(monkeypatch, capsys, tmp_path, override, expected):

@@ -88,6 +88,11 @@ def test_what_cannot_run_is_one_line(override, expected, tmp_path, capsys):
     assert expected in err and err.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+def test_a_probe_of_microbatches_needs_two():
+    with pytest.raises(run.UserError, match=r"measure\.probes has 'gradient_chunks', .* has one: set train\.microbatches to 2"):
+        Setup(configs.load("why_curricula", {"train.microbatches": "1"}), ())
+
+
 @pytest.mark.parametrize(("change", "expected"), [
     ({"arms": ("ppo", "stil")}, "claim 'keeps-more': arm 'stil' is not known; did you mean 'still'?"),
     ({"matched_on": "latter"}, "matched_on='latter'; did you mean 'later'?"),
