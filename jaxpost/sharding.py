@@ -6,7 +6,9 @@ rules place them; on one device every placement is the trivial one and the same 
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,11 +136,14 @@ def on_mesh(mesh: Mesh | None):
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
-@contextlib.contextmanager
-def constants():
-    """Context in which arrays are computed now, whatever is being traced: constants of a program, free of any mesh."""
-    with jax.ensure_compile_time_eval(), jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-        yield
+def constants(compute: Callable[[], Any]):
+    """What a function computes, as numpy arrays, now, whatever is being traced: constants of a program.
+
+    On a thread of its own, since the mesh that arrays are computed on is a thread's: the chips of one that a program is
+    compiled for may not be there.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return jax.tree.map(np.asarray, thread.submit(compute).result())
 
 
 def constrain(tree, axes: Sequence[str | None]):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -135,16 +136,18 @@ def test_a_vocabulary_in_parts_is_split_and_gathered_once(devices):
 
 
 def test_the_command(capsys, tmp_path):
-    """An arm of a text run, its sampler and its evaluation, without weights; mistakes are one line."""
+    """An arm of a text run, its sampler, its evaluation and the weight probe, without weights; mistakes are one line."""
     shape = json.loads((stand_in.DIRECTORY / "Qwen2.5-0.5B" / "config.json").read_text())
     shape |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 2048}
     (tmp_path / "config.json").write_text(json.dumps(shape))
     small = ["--config=post_train_hf:smoke", f"--config.model.directory={tmp_path}", "--config.arms=('sft-lr1',)",
-             "--config.measure.probes=('loss_tokens',)", "--config.measure.rows=16", "--config.train.microbatches=1",
-             "--config.memory.logprob_chunk=512"]
+             "--config.measure.probes=('weight','loss_tokens')", "--config.measure.spectra=none", "--config.measure.rows=16",
+             "--config.train.microbatches=1", "--config.memory.logprob_chunk=512"]
     assert command.main([*small, "--config.mesh=fsdp:-1", "--compile_for=v5e-16"]) == 0
     said = capsys.readouterr().out
-    assert "16 chips" in said and "sft-lr1: update" in said and "evaluation: samples" in said and "DOES NOT FIT" not in said
+    assert "16 chips" in said and "DOES NOT FIT" not in said
+    for name in ("sft-lr1: update", "evaluation: samples", "probe weight, references", "probe weight"):
+        assert re.search(rf"{name}: [\d.]+ GiB a chip", said), name
     assert command.main([*small, "--config.mesh=data:5", "--compile_for=v5e-16"]) == 2
     assert "the mesh takes 5 of the 16 chips" in capsys.readouterr().err
     assert command.main([*small, "--compile_for=v5e:3x9"]) == 2

@@ -99,24 +99,22 @@ def class_of(codes: jax.Array) -> jax.Array:
     return (codes >> 15).astype(jnp.int32) * 768 + ((codes >> 7) & 0xFF).astype(jnp.int32) * 3 + kind
 
 
-def representatives() -> jax.Array:
+def representatives() -> np.ndarray:
     """One bf16 code for each class, in class order: u16[C]."""
     c = np.arange(CLASSES)
-    return jnp.asarray((c // 768) << 15 | (c % 768 // 3) << 7 | (c % 3), jnp.uint16)  # mantissa 0, 1 or 2
+    return ((c // 768) << 15 | (c % 768 // 3) << 7 | (c % 3)).astype(np.uint16)  # mantissa 0, 1 or 2
 
 
 @functools.cache
 def class_half_ulps() -> tuple[np.ndarray, np.ndarray]:
     """`half_ulps` of the representatives, f32[C] twice: computed once, never by the compiler of every program."""
-    with sharding.constants():
-        return tuple(np.asarray(h) for h in half_ulps(representatives()))
+    return sharding.constants(lambda: half_ulps(jnp.asarray(representatives())))
 
 
 @functools.cache
 def class_boundary_exponents() -> tuple[np.ndarray, np.ndarray]:
     """`boundary_exponents` of the representatives, likewise."""
-    with sharding.constants():
-        return tuple(np.asarray(e) for e in boundary_exponents(representatives()))
+    return sharding.constants(lambda: boundary_exponents(jnp.asarray(representatives())))
 
 
 def class_counts(codes: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -150,8 +148,7 @@ def visibility_empirical(histogram: jax.Array, n: int, dtype: str = "bf16") -> j
     odd one. `n` entries made the histogram. dtype="fp32" asks whether float32 sees it, for w0 on the bf16 grid (its
     float32 mantissa is even). Rounding of w0 + d to float32 before the cast is neglected.
     """
-    with sharding.constants():
-        codes = np.asarray(representatives())
+    codes = representatives()
     outward, inward = class_boundary_exponents()
     odd = ((codes & 1) == 1) & (dtype == "bf16")
     drop = {"bf16": 0, "fp32": 16}[dtype]
