@@ -70,11 +70,23 @@ def load(reference: str, overrides: dict[str, str]) -> ConfigDict:
         raise UserError(f"config {name!r}: {_one_line(error)}{_where(error, loaded.__file__)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"config {name!r}: get_config returned {type(config).__name__}, expected an ml_collections.ConfigDict")
+    config = _unshared(config)
     _like_the_shipped(config, name)
     config.lock()
     for key, text in overrides.items():
         _override(config, key, text)
     return config
+
+
+def _unshared(config: ConfigDict) -> ConfigDict:
+    """A copy in which no two places hold one section: a dict that a config names several times is one object there, so that an
+    override of one arm would change others.
+    """
+    out = ConfigDict(type_safe=config.is_type_safe, convert_dict=config.convert_dict,
+                     allow_dotted_keys=config.allow_dotted_keys)
+    for key, value in config.items(preserve_field_references=True):
+        out[key] = _unshared(value) if isinstance(value, ConfigDict) else value
+    return out
 
 
 def _one_line(error: Exception) -> str:
