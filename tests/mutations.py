@@ -538,6 +538,8 @@ WORLDS_AND_ROLES = [
           "tests/test_stats.py::test_permuted_ranks_are_those_of_all_orders_and_random_ones_agree"),
     Fault("dropped check", "experiments/harness/claims/across_arms.py", "y_RxA, found).p) > LEVEL:", "y_RxA, found).p) > 1:",
           "tests/experiments/harness/test_across_arms.py::test_an_order_that_few_arms_have_by_chance_is_not_supported_by_replicates_of_it"),
+    Fault("dropped check", "experiments/harness/claims/checking.py", 'if arm in claim["arms"][:i]]', "if not arm]",
+          "tests/experiments/harness/test_across_arms.py::test_what_cannot_be_judged_is_refused"),
     Fault("swapped sign", "experiments/harness/claims/across_arms.py", '"contradicted": _OTHER[stated]}',
           '"contradicted": _OTHER[_OTHER[stated]]}',
           "tests/experiments/harness/test_across_arms.py::test_the_sign_counts_and_reversed_arms_contradict"),

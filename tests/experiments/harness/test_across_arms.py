@@ -93,6 +93,11 @@ def test_a_seed_whose_arms_all_tie_has_no_correlation_and_is_left_out():
     ({"against": {"split": "id"}}, "state against="),
     ({"against": {"metric": "policy.success", "split": "idd"}}, "split='idd'; did you mean 'id'"),
     ({"against": {"metric": "policy.success", "at": "matched_norm"}}, "at='matched_norm'; a rank correlation over arms is"),
+    ({"arms": ("a", "b", "c", "d", "a")}, "arms names 'a' twice"),
+    ({"against": {"metric": "policy.success", "att": "area"}}, "'att' of against is not known; did you mean 'at'"),
+    ({"against": {"metric": "policy.success", "arm": "a"}}, "against is of arm 'a', and kind 'rank_correlation' reads it in"),
+    ({"against": "policy.success"}, "against='policy.success' is str; expected"),
+    ({"against": None}, "against=None is NoneType"),
     ({"threshold": 1.0}, "lies between -1 and 1"),
     ({"direction": "equivalent", "threshold": 0.0, "equivalence_margin": 0.3}, "is greater or less"),
 ])
