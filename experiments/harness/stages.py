@@ -205,6 +205,15 @@ def _rules(name: str, given) -> tuple:
     return tuple((rule, dict(settings.items())) for rule, settings in rules)
 
 
+def _require_several(name: str, start: tuple, edit) -> None:
+    """Refuse a tuple of one start, which would silently train where an average or an edit was meant. Raises: UserError."""
+    if len(start) < 2:
+        what = f"the edit {', '.join(map(str, edit))}" if edit else "an average"
+        one = start[0] if start else BASE
+        raise UserError(f"arm {name!r}: start={start} names {len(start) or 'no'} place, and {what} is made of at least two and "
+                        f"takes no steps; an arm that trains from one place has start={one!r}")
+
+
 def _stage(name: str, table: dict, config) -> Stage:
     for field in table:
         if field not in _FIELDS:
@@ -214,6 +223,8 @@ def _stage(name: str, table: dict, config) -> Stage:
     for field in ("start", "reference", "probes"):
         named = values.get(field, _FIELDS[field])
         values[field] = (named,) if isinstance(named, str) else tuple(named)
+    if not isinstance(table.get("start", BASE), str):
+        _require_several(name, values["start"], table.get("edit"))
     if values["reference"] == (START,):
         values["reference"] = values["start"]
     for field in TRAIN_FIELDS:
