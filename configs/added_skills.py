@@ -8,7 +8,9 @@ Controls: each skill alone, which says what adding the other one costs.
 
 Command:   python -m experiments.run --config=added_skills          (5 seeds, 5 arms)
            python -m experiments.run --config=added_skills:smoke    (2 seeds, tiny)
-Healthy:   each adapter raises success on its own task by 0.05, or no claim is supported; at start, success on `copying` is 0.
+Gate:      the adapters for sums and for copying raise success by 0.05, each on its own task, or no claim is supported: every
+           one is about their sum. `in-turn` is a control that need not learn.
+Healthy:   at start, success on `copying` is 0.
 Differs from the paper in: SFT on two symbolic tasks instead of control; fixed shares instead of a learned gate, and no library
            of skills (*reconstructed*: the sum alone).
 Came out:  not run in its default form; the smoke form runs to its end (its arms learn nothing in eight steps).
@@ -52,5 +54,5 @@ def get_config(argument: str = "default") -> ConfigDict:
         "averaged": {"start": ("sums", "copying")},
     })
     c.arms = ("sums", "copying", "in-turn", "added", "averaged")
-    c.gate.first_only = True  # arms that are compared with need not learn
+    c.gate.first_only = True  # in-turn need not learn; a sum and an average need both of their adapters
     return c

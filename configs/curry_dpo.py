@@ -43,7 +43,7 @@ CLAIMS = (
 def _stages(name: str, ranks: tuple) -> dict:
     """Three stages, each from the end of the one before and with it as its reference."""
     starts = ("base", f"{name}-1", f"{name}-2")
-    return {f"{name}-{i}": {"objective": "dpo", "steps": "train.stage", "start": start, "reference": "start",
+    return {f"{name}-{i}": {"objective": "dpo", "steps": "train.steps/3", "start": start, "reference": "start",
                             "pairs": ANY if rank is None else {**ANY, "rank": rank}}
             for i, (start, rank) in enumerate(zip(starts, ranks, strict=True), 1)}
 
@@ -54,7 +54,6 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.title, c.question = "Ranked pairs in stages", __doc__.splitlines()[0]
     c.papers = ("2403.07230",)
     c.train.update({"learning_rate": 2e-5, "steps": 150 if argument == "default" else 9})
-    c.train.stage = c.train.steps // 3
     c.arm = ConfigDict({
         "dpo": {"objective": "dpo", "pairs": ANY},
         **_stages("curry", (0, 1, 2)), **_stages("hard", (2, 1, 0)), **_stages("mixed", (None, None, None)),

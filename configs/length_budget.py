@@ -44,7 +44,7 @@ CLAIMS = (
 )
 
 
-def _budget(first: float, factor: float, every: int) -> dict:
+def _budget(first: float, factor: float, every: str) -> dict:
     return {"like": "none", "reward": {"correct": 0.6, "triangular_length": {"weight": 0.3, "length": int(LAST)}},
             "curriculum": {"length_budget": {"first": first, "factor": factor, "every": every}}}
 
@@ -61,13 +61,13 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.second.update({"nodes": (2, 2), "ood_nodes": (3, 3)})  # answered without reasoning
     c.pretrain.update({"success_low": 0.55, "success_high": 0.8})  # an answer is one of two labels: a guess has 0.5
     c.train.update({"learning_rate": 1e-4, "steps": 120 if argument == "default" else 8})
-    quarter, shrink = c.train.steps // 4, (LAST / FIRST) ** (1 / 3)
+    shrink = (LAST / FIRST) ** (1 / 3)
     c.arm = ConfigDict({
         "none": {"objective": "grpo"},
-        "decaying": _budget(FIRST, shrink, quarter),
-        "fixed": _budget(LAST, 1.0, quarter),
-        "late-drop": _budget(FIRST, LAST / FIRST, 3 * quarter),
-        "reversed": _budget(LAST, 1 / shrink, quarter),
+        "decaying": _budget(FIRST, shrink, "train.steps/4"),
+        "fixed": _budget(LAST, 1.0, "train.steps/4"),
+        "late-drop": _budget(FIRST, LAST / FIRST, "train.steps*3/4"),
+        "reversed": _budget(LAST, 1 / shrink, "train.steps/4"),
     })
     c.arms = tuple(c.arm)
     c.gate = ConfigDict({"kind": "mean_reached", "metric": "policy.success", "split": "brief", "level": 0.5,

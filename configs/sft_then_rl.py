@@ -44,10 +44,10 @@ def get_config(argument: str = "default") -> ConfigDict:
     c, small = defaults.sized(argument), argument == "smoke"
     c.title, c.question = "SFT and RL, in turn or at once", __doc__.splitlines()[0]
     c.papers = ("2401.08967", "2504.11468")
-    c.train.learning_rate, c.train.half = 1e-4, c.train.steps // 2
+    c.train.learning_rate = 1e-4
     c.arm = ConfigDict({
-        "sft": {"objective": "cross_entropy", "steps": "train.half"},
-        "rl": {"objective": "grpo", "steps": "train.half"},
+        "sft": {"objective": "cross_entropy", "steps": "train.steps/2"},
+        "rl": {"objective": "grpo", "steps": "train.steps/2"},
         "sft-then-sft": {"like": "sft", "start": "sft", "independent": True},  # of the batches of the first half
         "rl-then-rl": {"like": "rl", "start": "rl", "independent": True},
         "sft-then-rl": {"like": "rl", "start": "sft", "independent": True},

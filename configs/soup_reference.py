@@ -43,16 +43,16 @@ def get_config(argument: str = "default") -> ConfigDict:
     c = defaults.sized(argument)
     c.title, c.question = "A soup as the reference policy", __doc__.splitlines()[0]
     c.papers = ("2411.01798",)
-    c.train.learning_rate, c.train.half = 1e-4, c.train.steps // 2
+    c.train.learning_rate = 1e-4
     held = {"kl_place": "reward", "kl_estimator": "k1", "kl_coef": 0.05}
     c.arm = ConfigDict({
-        "sft-a": {"objective": "cross_entropy", "steps": "train.half"},
+        "sft-a": {"objective": "cross_entropy", "steps": "train.steps/2"},
         "sft-b": {"like": "sft-a", "independent": True},
-        "own": {"objective": "grpo", "settings": held, "steps": "train.half", "start": "sft-a", "reference": "start"},
+        "own": {"objective": "grpo", "settings": held, "steps": "train.steps/2", "start": "sft-a", "reference": "start"},
         "soup": {"like": "own", "reference": ("sft-a", "sft-b")},
         "other": {"like": "own", "reference": "sft-b"},
         "from-soup": {"like": "own", "start": ("sft-a", "sft-b")},
-        "free": {"objective": "grpo", "steps": "train.half", "start": "sft-a"},
+        "free": {"objective": "grpo", "steps": "train.steps/2", "start": "sft-a"},
         "permuted": {"like": "own", "permute_rewards": True},
     })
     c.arms = ("own", "soup", "other", "from-soup", "free", "permuted")

@@ -82,9 +82,11 @@ class Setup(Checked):
 
     @property
     def ends(self) -> dict[str, claim_rules.End]:
-        """arm -> its last step, and the split of the task that it trains on."""
+        """arm -> its last step, the split of the task that it trains on, and the ends that it is made of where it is not."""
         label = {"task": "id"}
-        return {arm.name: claim_rules.End(arm.steps, label.get(task := self.stages[arm.name].task, task)) for arm in self.arms}
+        return {arm.name: claim_rules.End(arm.steps, label.get(task := self.stages[arm.name].task, task),
+                                          () if arm.steps else tuple(name for name in arm.start if name in self.stages))
+                for arm in self.arms}
 
     def measured(self, arm: Arm) -> tuple[int, ...]:
         """The steps at which an arm is measured; the last is its end."""

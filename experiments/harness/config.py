@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib.util
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ NAMED = ("ood",)  # sections of files by name, to which a command may add: --con
 # Cannot change a row: the config hash leaves them out.
 EXCLUDED = ("title", "question", "papers", "pilot", "wandb", "tensorboard", "checkpoint", "seeds.count", "measure.budget",
             "measure.completions", "memory.report")
+_REFERENCE = re.compile(r"[^\[*/]+(?:\[(?P<place>-?\d+)\])?(?:\*(?P<times>\d+))?(?:/(?P<parts>\d+))?")
 PLACE = ("mesh",)  # says where a run is carried out: a run that goes on elsewhere is the same run
 
 
@@ -70,11 +72,23 @@ def load(reference: str, overrides: dict[str, str]) -> ConfigDict:
         raise UserError(f"config {name!r}: {_one_line(error)}{_where(error, loaded.__file__)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"config {name!r}: get_config returned {type(config).__name__}, expected an ml_collections.ConfigDict")
+    config = _unshared(config)
     _like_the_shipped(config, name)
     config.lock()
     for key, text in overrides.items():
         _override(config, key, text)
     return config
+
+
+def _unshared(config: ConfigDict) -> ConfigDict:
+    """A copy in which no two places hold one section: a dict that a config names several times is one object there, so that an
+    override of one arm would change others.
+    """
+    out = ConfigDict(type_safe=config.is_type_safe, convert_dict=config.convert_dict,
+                     allow_dotted_keys=config.allow_dotted_keys)
+    for key, value in config.items(preserve_field_references=True):
+        out[key] = _unshared(value) if isinstance(value, ConfigDict) else value
+    return out
 
 
 def _one_line(error: Exception) -> str:
@@ -99,7 +113,7 @@ def _like_the_shipped(config: ConfigDict, name: str) -> None:
     wanted = leaves(defaults.study() if shipped == STUDY else module(shipped).get_config("default"))
     if shipped == STUDY and "pretrain" not in config:  # nothing starts from a base
         wanted = leaves(defaults.from_scratch())
-    named = {value for key, value in found.items() if key.startswith("arm.") and isinstance(value, str)}
+    named = {key_of(value) for key, value in found.items() if key.startswith("arm.")}
     if "arm" in config:  # what a study's arms may take from the section train
         named |= {f"train.{field}" for field in defaults.TRAIN_FIELDS}
     for key, value in found.items():
@@ -123,6 +137,52 @@ def leaves(config, prefix: str = "") -> dict:
     return out
 
 
+def key_of(value: object) -> str | None:
+    """The key of the config that a value names, as "train.steps", "train.steps/3" or "train.rates[1]"; None: it is a value.
+
+    >>> key_of("train.steps*3/4")
+    'train.steps'
+    """
+    return re.split(r"[\[*/]", value, maxsplit=1)[0] if isinstance(value, str) and "." in value else None
+
+
+def value_of(where: str, value, config: ConfigDict):
+    """A value, or that of the key of the config that it names: the key's own, an element or a share of it.
+
+    Raises:
+      UserError: a key that is not there, or an element or share that it does not have.
+    """
+    if (key := key_of(value)) is None:
+        return value
+    known = leaves(config)
+    if key not in known:
+        raise UserError(f"{where}={value!r} names no key of the config{nearest(key, known)}")
+    found = functools.reduce(lambda section, part: section[part], key.split("."), config)
+    parts = _REFERENCE.fullmatch(value)
+    if parts is None:
+        raise UserError(f"{where}={value!r}: expected {key}, an element ({key}[0]) or a share ({key}/2, {key}*2/3)")
+    try:
+        found = found if parts["place"] is None else found[int(parts["place"])]
+    except (IndexError, TypeError) as error:
+        raise UserError(f"{where}={value!r}: {key}={found!r} has no such element") from error
+    return found if parts["times"] is parts["parts"] is None else _share(
+        f"{where}={value!r}", re.split(r"[*/]", value)[0], found, int(parts["times"] or 1), int(parts["parts"] or 1))
+
+
+def _share(where: str, name: str, found, times: int, parts: int):
+    """found * times / parts, a whole number of a whole one. Raises: UserError: there is none."""
+    if isinstance(found, bool) or not isinstance(found, int | float) or not parts:
+        raise UserError(f"{where}: {name}={found!r} has no such share; a number has, of at least one part")
+    if isinstance(found, float):
+        return found * times / parts
+    if found * times % parts:
+        unit = parts // math.gcd(times, parts)
+        low = found // unit * unit
+        near = f"{low} or {low + unit}" if low > 0 else unit
+        raise UserError(f"{where}: {name}={found} gives no whole number; nearest valid: {name}={near}")
+    return found * times // parts
+
+
 def _override(config: ConfigDict, key: str, text: str) -> None:
     known = leaves(config)
     if key == "mesh" and "mesh" in config:
@@ -137,6 +197,8 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
     if key not in known:
         raise UserError(f"config key {key!r} is not known{nearest(key, known)}")
     old = known[key]
+    if key.startswith("arm.") and key_of(old) in known and key_of(text) not in known:  # takes what the key that it names takes
+        old = value_of(key, re.split(r"[*/]", old)[0], config)
     try:
         new = text if isinstance(old, str) else ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):

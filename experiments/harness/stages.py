@@ -8,14 +8,14 @@ chains share is trained once. In a config:
         "grpo": {"objective": "grpo"},                                   # what is not said is in the section train
         "grpo-lr{}": {"like": "grpo", "over": {"learning_rate": (1e-5, 1e-4)}},   # grpo-lr0 and grpo-lr1
         "sft": {"objective": "cross_entropy", "learning_rate": "train.learning_rate"},   # another key of the config
-        "sft-then-ppo": {"objective": "ppo", "start": "sft"},
+        "sft-then-ppo": {"objective": "ppo", "start": "sft", "steps": "train.steps/2"},  # a share of another key
         "soup": {"start": ("sft", "grpo-lr0")}})                         # the average, not trained further
     c.arms = ("sft", "sft-then-ppo")                                     # those that run, in this order
 """
 
 import dataclasses
-import functools
 import itertools
+import re
 from collections.abc import Mapping
 
 from experiments.harness import config as configs
@@ -155,8 +155,9 @@ def _grids(config) -> dict[str, dict]:
         if name.count("{}") != len(over):
             raise UserError(f"arm {name!r} is a grid over {', '.join(over)}; its name needs {len(over)} pairs of braces, "
                             f"found {name.count('{}')}")
-        axes = [[(f"{value}[{i}]" if isinstance(value, str) else x)
-                 for i, x in enumerate(_value(f"arm.{name}.over.{field}", value, config))] for field, value in over.items()]
+        found = {field: configs.value_of(f"arm.{name}.over.{field}", value, config) for field, value in over.items()}
+        axes = [[(f"{over[field]}[{i}]" if isinstance(over[field], str) else x) for i, x in enumerate(values)]
+                for field, values in found.items()]
         for place in itertools.product(*(range(len(axis)) for axis in axes)):
             tables[name.format(*place)] = table | {field: axis[i] for field, axis, i in zip(over, axes, place)}
     if taken := [name for name in tables if name in (BASE, SCRATCH, START) or "/" in name]:
@@ -177,29 +178,10 @@ def _inherited(name: str, tables: Mapping[str, dict], path: tuple[str, ...]) -> 
     return _inherited(like, tables, (*path, name)) | table
 
 
-def _key(value: object) -> str | None:
-    """The key of the config that a value names, as "train.learning_rate" or "train.learning_rates[1]"; None: it is a value."""
-    return value.partition("[")[0] if isinstance(value, str) and "." in value else None
-
-
-def _value(where: str, value, config):
-    """A value, or that of the key of the config that it names."""
-    if (key := _key(value)) is None:
-        return value
-    leaves = configs.leaves(config)
-    if key not in leaves:
-        raise UserError(f"{where}={value!r} names no key of the config{nearest(key, leaves)}")
-    found = functools.reduce(lambda section, part: section[part], key.split("."), config)
-    try:
-        return found if key == value else found[int(value[len(key) + 1:-1])]
-    except (ValueError, IndexError, TypeError) as error:
-        raise UserError(f"{where}={value!r}: {key}={found!r} has no such element") from error
-
-
 def _resolved(where: str, table, config) -> dict:
     """A table, and the tables in it, with the values of the keys that it names."""
     return {key: _resolved(f"{where}.{key}", value, config) if hasattr(value, "items") else
-            _value(f"{where}.{key}", value, config) for key, value in table.items()}
+            configs.value_of(f"{where}.{key}", value, config) for key, value in table.items()}
 
 
 def _rules(name: str, given) -> tuple:
@@ -223,15 +205,26 @@ def _rules(name: str, given) -> tuple:
     return tuple((rule, dict(settings.items())) for rule, settings in rules)
 
 
+def _require_several(name: str, start: tuple, edit) -> None:
+    """Refuse a tuple of one start, which would silently train where an average or an edit was meant. Raises: UserError."""
+    if len(start) < 2:
+        what = f"the edit {', '.join(map(str, edit))}" if edit else "an average"
+        one = start[0] if start else BASE
+        raise UserError(f"arm {name!r}: start={start} names {len(start) or 'no'} place, and {what} is made of at least two and "
+                        f"takes no steps; an arm that trains from one place has start={one!r}")
+
+
 def _stage(name: str, table: dict, config) -> Stage:
     for field in table:
         if field not in _FIELDS:
             raise UserError(f"arm {name!r}: field {field!r} is not known{nearest(field, (*_FIELDS, 'like', 'over'))}")
-    keys = {field: key for field, value in table.items() if (key := _key(value))}
-    values = {field: _value(f"arm.{name}.{field}", value, config) for field, value in table.items()}
+    keys = {field: re.sub(r"\[.*?\]", "", value) for field, value in table.items() if configs.key_of(value)}
+    values = {field: configs.value_of(f"arm.{name}.{field}", value, config) for field, value in table.items()}
     for field in ("start", "reference", "probes"):
         named = values.get(field, _FIELDS[field])
         values[field] = (named,) if isinstance(named, str) else tuple(named)
+    if not isinstance(table.get("start", BASE), str):
+        _require_several(name, values["start"], table.get("edit"))
     if values["reference"] == (START,):
         values["reference"] = values["start"]
     for field in TRAIN_FIELDS:
@@ -247,7 +240,9 @@ def _stage(name: str, table: dict, config) -> Stage:
         if field in ("optimizer_settings", "model", *ROLLOUTS) and hasattr(given, "items"):
             given = _resolved(f"arm.{name}.{field}", given, config)
         values[field] = tuple(sorted(given.items())) if hasattr(given, "items") else given
-    values["curriculum"] = _rules(name, values.get("curriculum", ()))
+    given = values.get("curriculum", ())
+    given = _resolved(f"arm.{name}.curriculum", given, config) if hasattr(given, "items") else given
+    values["curriculum"] = _rules(name, given)
     for field, value in values.items():
         default = _FIELDS[field]
         kind = float if field == "kl_coef" else type(default)

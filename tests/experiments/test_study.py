@@ -113,6 +113,17 @@ def test_a_claim_of_a_paper_is_one_file_of_eighty_lines(name):
     assert all(isinstance(arm.spec.model, models.TransformerConfig) for arm in setup.arms)
 
 
+def test_a_sum_of_added_skills_is_gated_on_its_adapters():
+    """Each has its own task's split, and every claim is about their sum."""
+    setup = Setup(configs.load("added_skills", {}), configs.module("added_skills").CLAIMS)
+    assert {name: end[1:] for name, end in setup.ends.items()} == {
+        "sums": ("id", ()), "copying": ("copying", ()), "in-turn": ("copying", ()), "added": ("id", ("sums", "copying")),
+        "averaged": ("id", ("sums", "copying"))}
+    assert len(setup.claims) == 4 and all("added" in claim["arms"] for claim in setup.claims)
+    with pytest.raises(run.UserError, match=r"arm 'averaged': start=\('sums',\) names 1 place, and an average is"):
+        Setup(configs.load("added_skills", {"arm.averaged.start": "('sums',)"}), ())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_smoke_form_judges_what_its_arms_allow(name):

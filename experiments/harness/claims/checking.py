@@ -18,9 +18,18 @@ FIELDS = ("id", "primary", "kind", "statement", "metric", "arms", "at", "directi
 _OPTIONAL = ("column", "params", "alpha", "matched_on", "scale", "excess", "terms", "against", "level", "after", "window",
              "reading", "method", "over", "over_scale", "positions", *SELECTORS)
 
+# What is read of the curves inside a claim and of the terms of a sum. An order and a correlation over arms read `against` in
+# the claim's own arms.
+_CURVE = ("metric", "params", *SELECTORS)
+_EVENT = (*_CURVE, "column", "at", "level", "after")
+_READ = {"after": ("arm", *_CURVE, "level"), "against": ("arm", *_CURVE),
+         "term": ("arm", *_EVENT, "scale", "excess", "against", "window", "reading", "method"),
+         ("order", "against"): _EVENT, ("rank_correlation", "against"): (*_CURVE, "column", "at", "after")}
+
 
 def fields(claims: Sequence[Mapping], metrics: Mapping = probes.METRICS) -> None:
-    """Refuse a claim that lacks a field, has one that is not known, or names a metric that is not one of `metrics`.
+    """Refuse a claim that lacks a field, has one that is not known, or names a metric that is not one of `metrics`; the same of
+    the curves `against` and `after`, and of the terms of a sum.
 
     Raises:
       UserError.
@@ -31,14 +40,39 @@ def fields(claims: Sequence[Mapping], metrics: Mapping = probes.METRICS) -> None
             raise UserError(f"claim {name!r} lacks {missing[0]!r}; a claim has {', '.join(FIELDS)}")
         if unknown := [field for field in claim if field not in (*FIELDS, *_OPTIONAL)]:
             raise UserError(f"claim {name!r}: field {unknown[0]!r} is not known{nearest(unknown[0], (*FIELDS, *_OPTIONAL))}")
+        if bad := [pair for pair in claim.get("terms") or () if not (isinstance(pair, tuple | list) and len(pair) == 2)]:
+            raise UserError(f"claim {name!r}: term {bad[0]!r} is no pair; expected (weight, {{'arm': ...}})")
+        for field, stated in _parts(claim):
+            _require_read(claim, field, stated)
         for metric in [claim["metric"], *(other["metric"] for other in _others(claim))]:
             if metric not in metrics:
                 raise UserError(f"claim {name!r}: metric {metric!r} is not known{nearest(metric, metrics)}")
 
 
+def _parts(stated: Mapping) -> list[tuple[str, Mapping]]:
+    """(against, after or term, what is stated there) of the curves and terms inside a claim, and inside these."""
+    found = [(field, stated[field]) for field in ("against", "after") if field in stated]
+    found += [("term", term) for _, term in stated.get("terms") or ()]
+    return found + [part for _, inner in found if isinstance(inner, Mapping) for part in _parts(inner)]
+
+
+def _require_read(claim: Mapping, field: str, stated: object) -> None:
+    """Refuse a curve or term that is no mapping, or of which something is not read. Raises: UserError."""
+    name, kind = claim.get("id"), claim["kind"]
+    if not isinstance(stated, Mapping):
+        raise UserError(f"claim {name!r}: {field}={stated!r} is {type(stated).__name__}; expected {{'metric': ...}}")
+    known = _READ.get((kind, field), _READ[field])
+    for key in stated:
+        if key == "arm" and key not in known:
+            raise UserError(f"claim {name!r}: {field} is of arm {stated[key]!r}, and kind {kind!r} reads it in the claim's own "
+                            "arms; leave 'arm' out")
+        if key not in known:
+            raise UserError(f"claim {name!r}: {key!r} of {field} is not known{nearest(key, known)}")
+
+
 def _others(claim: Mapping) -> list[Mapping]:
-    """Further curves that a claim names."""
-    return [other for other in (claim.get("against"), claim.get("after")) if other and "metric" in other]
+    """Further statistics that a claim names."""
+    return [stated for _, stated in _parts(claim) if "metric" in stated]
 
 
 def check(claims: Sequence[Mapping], splits: Sequence[str] | None = None) -> None:
@@ -57,7 +91,7 @@ def check(claims: Sequence[Mapping], splits: Sequence[str] | None = None) -> Non
                  "over_scale": ("linear", "log")}
         if splits is not None:
             valid |= {"split": splits, "matched_on": splits}
-        for stated, (field, known) in itertools.product((claim, claim.get("against") or {}), valid.items()):
+        for stated, (field, known) in itertools.product((claim, *(part for _, part in _parts(claim))), valid.items()):
             if field in stated and stated[field] not in known:
                 raise UserError(f"claim {claim['id']!r}: {field}={stated[field]!r}{nearest(stated[field], known)}")
         _check_arms(claim)
@@ -73,6 +107,8 @@ def _check_arms(claim: Mapping) -> None:
         number = str(fewest) if fewest == most else f"{fewest} to {most}" if most < 64 else f"at least {fewest}"
         raise UserError(f"claim {claim['id']!r}: kind {claim['kind']!r} ({words}) takes {number} arms, found "
                         f"{len(claim['arms'])}")
+    if twice := [arm for i, arm in enumerate(claim["arms"]) if arm in claim["arms"][:i]]:
+        raise UserError(f"claim {claim['id']!r}: arms names {twice[0]!r} twice; the arms of a claim are different ones")
 
 
 def _check_place(claim: Mapping) -> None:
@@ -85,8 +121,9 @@ def _check_place(claim: Mapping) -> None:
         raise UserError(f"claim {name!r}: kind={kind!r} at {at!r} compares with another curve; state against={{'metric': ...}}")
     if at == "reaches" and "level" not in claim:
         raise UserError(f"claim {name!r}: at='reaches' needs the level that is reached")
-    if claim.get("after") and not {"metric", "level"} <= set(claim["after"]):
-        raise UserError(f"claim {name!r}: after={dict(claim['after'])} needs a metric and the level that it reaches first")
+    for field, stated in _parts(claim):
+        if field == "after" and not {"metric", "level"} <= set(stated):
+            raise UserError(f"claim {name!r}: after={dict(stated)} needs a metric and the level that it reaches first")
     if kind == "slope" and len(set(claim.get("positions", ()))) < 2:
         raise UserError(f"claim {name!r}: a slope needs over=, a field of the arms that takes at least two values; found "
                         f"{claim.get('over')!r} with {claim.get('positions', ())}")

@@ -35,6 +35,7 @@ class End(NamedTuple):
 
     step: int
     split: str = "id"  # on which its success has to move
+    made_of: tuple[str, ...] = ()  # the ends that an arm which is not trained is an average or edit of: these had to learn
 
 
 def named(section: Mapping, ends: Mapping[str, End], metrics: Collection[str], splits: Collection[str]) -> Callable:
@@ -74,11 +75,10 @@ def unconditional() -> Callable:
 
 def success_moved(ends: Mapping[str, End], first_only: bool = False) -> Callable:
     """Success on the arm's split moved by at least LEARNED since step 0, with an interval that leaves out 0; with `first_only`
-    in the first arm of a claim alone: the others are controls that are not meant to learn.
+    in the first arm of a claim alone: the others are controls that are not meant to learn. An arm that is made of other ends
+    may be a control or not: each of those ends had to learn, on the split of its own task.
     """
-    def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
-        if first_only and arm != claim["arms"][0]:
-            return Gate(True, f"{arm}: a control")
+    def moved_of(table: pa.Table, arm: str) -> Gate:
         of = {"metric": _SUCCESS, "split": ends[arm].split}
         success = values(table, of | {"arm": arm}, ends[arm].step)
         start = values(table, of | {"arm": "base"}, 0)
@@ -90,7 +90,21 @@ def success_moved(ends: Mapping[str, End], first_only: bool = False) -> Callable
         text = f"{arm}: success moved by {interval.value:+.3f} {within}"
         return Gate(bool(abs(interval.value) >= LEARNED and not interval.lo <= 0 <= interval.hi), text)
 
+    def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
+        if trained := _trained(arm, ends):
+            found = [moved_of(table, part) for part in trained]
+            return Gate(all(g.passed for g in found), f"{arm} is made of {', '.join(g.note for g in found)}")
+        if first_only and arm != claim["arms"][0]:
+            return Gate(True, f"{arm}: a control")
+        return moved_of(table, arm)
+
     return gate
+
+
+def _trained(arm: str, ends: Mapping[str, End]) -> list[str]:
+    """The trained arms that an arm is made of, also through others that are not trained."""
+    found = [trained for part in ends[arm].made_of for trained in (_trained(part, ends) or [part])]
+    return list(dict.fromkeys(found))
 
 
 def mean_reached(metric: str, split: str, level: float, control_split: str = "", first_only: bool = False) -> Callable:

@@ -41,7 +41,7 @@ def corrected(results: list[dict]) -> list[dict]:
 def statistic(claim: Mapping, table: pa.Table, last: Mapping[str, int]) -> dict[Run, float]:
     """{run: the claim's statistic}, of every run that has a value in each term; NaN where an event did not happen."""
     if claim["kind"] == "rank_correlation":
-        return across_arms.correlations(claim, table, last)
+        return across_arms.correlations(across_arms.read(claim, table, last))
     found = [(weight, statistics.of(term, table, last)) for weight, term in terms(claim)]
     paired = set(found[0][1]).intersection(*(side for _, side in found))
     return {run: sum(weight * side[run] for weight, side in found) for run in sorted(paired, key=str)}
@@ -49,8 +49,10 @@ def statistic(claim: Mapping, table: pa.Table, last: Mapping[str, int]) -> dict[
 
 def _judge(claim: Mapping, table: pa.Table, last: Mapping[str, int], gate: Callable) -> dict:
     gates = [gate(table, claim, arm) for arm in claim["arms"]]
+    sample, ambiguous = None, ""
     try:
-        units, ambiguous = statistic(claim, table, last), ""
+        sample = across_arms.read(claim, table, last) if claim["kind"] == "rank_correlation" else None
+        units = across_arms.correlations(sample) if sample else statistic(claim, table, last)
     except AmbiguousError as error:
         units, ambiguous = {}, str(error)
     missing = [run for run, x in units.items() if not np.isfinite(x)]
@@ -72,9 +74,8 @@ def _judge(claim: Mapping, table: pa.Table, last: Mapping[str, int], gate: Calla
         interval, threshold = stats.Interval(*(np.tanh(end) for end in interval)), float(trends.fisher(threshold))
     result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
                "p": float(stats.t_pvalue(unit, threshold, claim["direction"], claim["equivalence_margin"]))}
-    if claim["kind"] == "rank_correlation":
-        return across_arms.permuted(_gated(result, interval, gates), claim, table, last, counted)
-    return _gated(result, interval, gates)
+    gated = _gated(result, interval, gates)
+    return across_arms.permuted(gated, sample, counted) if sample else gated
 
 
 def _gated(result: dict, interval: stats.Interval, gates: Sequence[Gate]) -> dict:

@@ -68,6 +68,17 @@ def test_an_order_that_few_arms_have_by_chance_is_not_supported_by_replicates_of
     assert result["verdict"] == "inconclusive" and result["note"].startswith("so few arms are ordered so by chance")
 
 
+@pytest.mark.parametrize(("direction", "sign"), [("greater", -1), ("less", 1)])
+def test_an_order_that_few_arms_have_by_chance_contradicts_nothing_either(direction, sign):
+    """The same four arms in the order opposite to what is claimed: p of the other direction is 4 of 24 as well."""
+    same, up = np.tile([1.0, 2.0, 4.0, 3.0], (SEEDS, 1)), np.tile([0.1, 0.2, 0.3, 0.4], (SEEDS, 1))
+    result = judged(table(same, sign * up, ARMS[:4]), arms=ARMS[:4], direction=direction,
+                    threshold=0.3 if direction == "greater" else -0.3)
+    assert result["estimate"] == pytest.approx(0.8 * sign) and result["p"] == pytest.approx(23 / 24)
+    assert result["verdict"] == "inconclusive" and result["note"].startswith("so few arms are ordered so by chance")
+    assert "p = 0.17" in result["note"]
+
+
 def test_a_seed_whose_arms_all_tie_has_no_correlation_and_is_left_out():
     tied = Y.copy()
     tied[1] = 0.2
@@ -82,6 +93,11 @@ def test_a_seed_whose_arms_all_tie_has_no_correlation_and_is_left_out():
     ({"against": {"split": "id"}}, "state against="),
     ({"against": {"metric": "policy.success", "split": "idd"}}, "split='idd'; did you mean 'id'"),
     ({"against": {"metric": "policy.success", "at": "matched_norm"}}, "at='matched_norm'; a rank correlation over arms is"),
+    ({"arms": ("a", "b", "c", "d", "a")}, "arms names 'a' twice"),
+    ({"against": {"metric": "policy.success", "att": "area"}}, "'att' of against is not known; did you mean 'at'"),
+    ({"against": {"metric": "policy.success", "arm": "a"}}, "against is of arm 'a', and kind 'rank_correlation' reads it in"),
+    ({"against": "policy.success"}, "against='policy.success' is str; expected"),
+    ({"against": None}, "against=None is NoneType"),
     ({"threshold": 1.0}, "lies between -1 and 1"),
     ({"direction": "equivalent", "threshold": 0.0, "equivalence_margin": 0.3}, "is greater or less"),
 ])

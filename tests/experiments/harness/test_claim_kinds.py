@@ -113,6 +113,19 @@ def test_weights_of_a_slope_give_the_least_squares_slope():
     ({"kind": "value", "arms": ("a",), "scale": "fisher", "threshold": 2.0}, "lies between -1 and 1"),
     ({"at": "half_change", "after": {"metric": "policy.success"}}, "needs a metric and the level"),
     ({"at": "trend", "against": {"metric": "policy.succes"}}, "did you mean 'policy.success'"),
+    ({"at": "trend", "against": "policy.success"}, "against='policy.success' is str; expected {'metric'"),
+    ({"at": "trend", "against": None}, "against=None is NoneType; expected"),
+    ({"at": "trend", "against": {"metric": "policy.success", "splt": "id"}}, "'splt' of against is not known; did you mean 's"),
+    ({"at": "half_change", "after": {"metric": "policy.success", "level": 0.5, "lvl": 1}}, "'lvl' of after is not known"),
+    ({"at": "half_change", "after": ["policy.success"]}, r"after=\['policy.success'\] is list"),
+    ({"kind": "order", "arms": ("a",), "at": "half_change", "against": {"metric": "policy.success", "arm": "b"}},
+     "against is of arm 'b', and kind 'order' reads it in the claim's own arms"),
+    ({"kind": "signed_sum", "terms": ((1, {"arm": "a", "splitt": "id"}),)}, "'splitt' of term is not known; did you mean 'spl"),
+    ({"kind": "signed_sum", "terms": ({"arm": "a"},)}, "is no pair"),
+    ({"kind": "signed_sum", "terms": ((1, {"arm": "a", "metric": "policy.succes"}),)}, "did you mean 'policy.success'"),
+    ({"kind": "signed_sum", "terms": ((1, {"arm": "a", "at": "finl"}),)}, "at='finl'; did you mean 'final'"),
+    ({"arms": ("a", "a")}, "arms names 'a' twice"),
+    ({"kind": "signed_sum", "arms": ("a", "b", "a"), "terms": ((1, {"arm": "a"}),)}, "arms names 'a' twice"),
 ])
 def test_what_could_not_be_judged_is_refused(fields, message):
     with pytest.raises(UserError, match=message):

@@ -59,6 +59,32 @@ def test_a_control_that_is_not_meant_to_learn_may_stay_flat():
     assert found["verdict"] == "supported"
 
 
+def rising(moved):
+    """Success of a base is 0.4 on every split; moved: (arm, split) -> by how much more an arm ends with at step 9."""
+    flat = [{"arm": "base", "split": split, "step": 0, "value": 0.4} for split in ("id", "copying")]
+    flat += [{"arm": arm, "split": split, "step": 9, "value": 0.4 + x} for (arm, split), x in moved.items()]
+    rows = [row | {"seed": seed, "value": row["value"] + NOISE[seed]} for row in flat for seed in range(5)]
+    return measurement_table({n: [row[n] for row in rows] for n in rows[0]} | {
+        "role": "seed", "metric": "policy.success", "granularity": "policy", "conditional_on": BASE})
+
+
+MADE = {"sums": claims.End(9), "copying": claims.End(9, "copying"), "added": claims.End(0, "id", ("sums", "copying")),
+        "halved": claims.End(0, "id", ("added",)), "control": claims.End(9)}
+
+
+@pytest.mark.parametrize("arm", ["added", "halved"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("sums", "copying", "passed"), [(0.1, 0.1, True), (0.1, 0.0, False), (0.0, 0.1, False)])
+def test_an_arm_that_is_made_of_others_needs_each_to_learn_its_own_task(arm, first, sums, copying, passed):
+    """Also where it is compared with and the controls need not learn; on the other task an adapter may do as it likes."""
+    rows = rising({("sums", "id"): sums + 1e-3, ("copying", "copying"): copying + 1e-3, ("sums", "copying"): 0.3,
+                   ("copying", "id"): -0.3, ("control", "id"): 1e-3})
+    claim = {"arms": (arm, "control") if first else ("sums", arm)}
+    found = claims.gates.success_moved(MADE, first_only=True)
+    assert found(rows, claim, arm).passed is passed and found(rows, {"arms": ("sums", "control")}, "control").passed
+    assert claims.gates.success_moved(MADE)(rows, claim, arm).passed is passed
+
+
 def test_one_run_has_no_interval_and_supports_nothing():
     (found,) = judged([CLAIM], table({"a": [0.9], "b": [0.5]}, {"a": [0.7], "b": [0.7]}))
     assert found["verdict"] == "inconclusive" and "moved by +0.300 (one run, no interval)" in found["note"]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from experiments import run
 from experiments.harness import config as configs
@@ -85,6 +86,28 @@ def test_list_names_every_config_with_question_and_run_time(capsys):
         assert name in shown
     assert "Do RL and SFT move weights differently" in shown and shown.count("run time: ") == len(configs.names())
     assert "not stated" not in shown
+
+
+def sections(config, prefix=""):
+    """(dotted key, object) of every section."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield f"{prefix}{key}", value
+            yield from sections(value, f"{prefix}{key}.")
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_no_two_places_of_a_config_hold_one_object(name):
+    loaded, owner = configs.load(name, {}), {}
+    for key, section in sections(loaded):
+        assert owner.setdefault(id(section), key) == key
+    assert loaded.to_dict() == configs.module(name).get_config("default").to_dict()
+
+
+def test_an_override_of_one_arm_leaves_the_others():
+    before = configs.leaves(configs.load("curry_dpo", {}))
+    after = configs.leaves(configs.load("curry_dpo", {"arm.dpo.pairs.responses": "5"}))
+    assert [key for key in before if before[key] != after[key]] == ["arm.dpo.pairs.responses"]
 
 
 def own_config(path, body, imports=""):

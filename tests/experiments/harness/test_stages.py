@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments.harness import arms, defaults, stages, work
+from experiments.harness import config as configs
 from experiments.harness.errors import UserError
 from jaxpost import curricula, models, tasks
 from jaxpost.training.preferences import Ranked
@@ -35,6 +36,45 @@ def test_a_table_inherits_expands_and_names_other_keys():
     assert (found["rl-0-1"].learning_rate, found["rl-0-1"].steps, found["rl"].learning_rate) == (1e-5, 150, 3e-4)
     assert dict(found["rl-0-1"].keys)["learning_rate"] == "train.learning_rates"
     assert "learning_rate" not in dict(found["own"].keys)  # its own table says it
+
+
+@pytest.mark.parametrize(("value", "steps"), [("train.steps/3", 50), ("train.steps*2/3", 100), ("train.steps*2", 300),
+                                              ("train.seen[1]/4", 5), ("train.seen[1]", 20)])
+def test_a_reference_may_be_a_share_of_a_key(value, steps):
+    c = config({"a": {"steps": value, "learning_rate": "train.learning_rate/2", "objective": "grpo",
+                      "curriculum": {"dump": {"window": value}}, "pool": 8}}, ("a",))
+    c.train.seen = (10, 20)
+    found = stages.stages(c)["a"]
+    assert (found.steps, found.learning_rate, found.curriculum) == (steps, 1.5e-4, (("dump", {"window": steps}),))
+
+
+SHARED = {  # config -> paths of arms whose steps add up to train.steps
+    "curry_dpo": [("dpo",), *([f"{name}-{i}" for i in (1, 2, 3)] for name in ("curry", "hard", "mixed"))],
+    "sft_then_rl": [("sft", "sft-then-sft"), ("rl", "rl-then-rl"), ("sft", "sft-then-rl"), ("chord_mu",)],
+    "soup_reference": [("sft-a", "own"), ("sft-b", "from-soup"), ("sft-a", "free")],
+    "sampling_entropy": [("long", "long"), ("short",) * 6, ("after-short",)],
+    "length_budget": [("none",), ("decaying",)],
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_stages_that_share_the_steps_keep_their_total(name):
+    for steps in (12, 300):
+        found = stages.stages(configs.load(name, {"train.steps": str(steps)}))
+        assert [sum(found[arm].steps for arm in path) for path in SHARED[name]] == [steps] * len(SHARED[name])
+        if name == "length_budget":
+            every = {arm: dict(found[arm].curriculum)["length_budget"]["every"] for arm in ("decaying", "late-drop")}
+            assert every == {"decaying": steps // 4, "late-drop": 3 * steps // 4}
+    with pytest.raises(UserError, match="gives no whole number; nearest valid: train.steps="):
+        stages.stages(configs.load(name, {"train.steps": "121"}))
+
+
+def test_a_number_takes_the_place_of_a_reference():
+    overrides = {"train.steps": "100", "arm.curry-1.steps": "7", "arm.curry-2.steps": "train.steps/4", "arms": "('curry-2',)"}
+    found = stages.stages(configs.load("curry_dpo", overrides))
+    assert (found["curry-1"].steps, found["curry-2"].steps) == (7, 25)
+    with pytest.raises(UserError, match="takes int"):
+        configs.load("curry_dpo", {"arm.curry-1.steps": "7.5"})
 
 
 def test_what_an_arm_starts_from_comes_first_and_once():
@@ -107,6 +147,17 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     ({"a": {"like": "c"}, "b": {}}, "arm 'a' is like 'c', which is not known"),
     ({"a": {"learningrate": 1.0}}, "field 'learningrate' is not known; did you mean 'learning_rate'?"),
     ({"a": {"learning_rate": "train.learning_rat"}}, "names no key of the config; did you mean 'train.learning_rate'?"),
+    ({"a": {"steps": "train.steps/4"}}, "train.steps=150 gives no whole number; nearest valid: train.steps=148 or 152"),
+    ({"a": {"steps": "train.steps*2/400"}}, "nearest valid: train.steps=200"),
+    ({"a": {"steps": "train.steps/0"}}, "train.steps=150 has no such share"),
+    ({"a": {"steps": "train.steps/x"}}, "expected train.steps, an element (train.steps[0]) or a share (train.steps/2, train.s"),
+    ({"a": {"learning_rate": "train.learning_rates/2"}}, "train.learning_rates=(1e-05, 0.0001) has no such share"),
+    ({"a": {"learning_rate": "train.learning_rates[2]/2"}}, "has no such element"),
+    ({"a": {"learning_rate": "train.learning_rat/2"}}, "names no key of the config; did you mean 'train.learning_rate'?"),
+    ({"a": {"start": ("b",)}, "b": {}}, "start=('b',) names 1 place, and an average is made of at least two and"),
+    ({"a": {"start": ()}}, "start=() names no place"),
+    ({"a": {"start": ("b",), "edit": {"mix": {"share": 0.5}}}, "b": {}}, "and the edit mix is made of at least two"),
+    ({"a": {"start": ("base", "b"), "steps": 3, "edit": {"mix": {"share": 0.5}}}, "b": {}}, "and steps=3"),
     ({"a": {"learning_rate": "fast"}}, "learning_rate='fast' takes float, found str"),
     ({"a": {"learning_rate": -1.0}}, "a learning rate must be greater than 0"),
     ({"a": {"permute_rewards": 1}}, "permute_rewards=1 takes bool, found int"),
