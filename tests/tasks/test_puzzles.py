@@ -32,7 +32,7 @@ GOLDEN = {  # first 12 digits of the digest of each split
     "urns": ["9ec750855201", "40ff5838c94d", "6edf7ba38811"],
     "few_shot": ["428bcfc2a350", "e2ec0aa4ed8d", "f370e239299f", "6f7ad4fdf123", "1304da4139e2"],
     "tictactoe": ["3b5ff964f580", "4f40029ba0e8", "3878b4123682"],
-    "connect_four": ["f02083e79bea", "c93c76cfd505", "58fb2f1ce030", "7d4631dcda59", "1ab5a130e1f4"],
+    "connect_four": ["8c13bc72697b", "b9f4b54c3118", "495942714703", "4226342b9377", "0a0531b06832"],
     "battleship": ["73ee43530a89", "54a8045fa791", "ac57ff5110c7", "a186a8e565c8", "1e6ac07e7be2"],
     "omega": ["6efdf12efec0", "c006be37fce9", "d65cd3185e29", "126dfe014661", "07287a035330"],
     "variations": ["b65635fbb759", "8791f4f5d9c0", "63a64fd93933", "89e8afaf441f"],
