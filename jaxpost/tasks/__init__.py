@@ -68,7 +68,7 @@ _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmet
             machine, satisfiability, permutations, grid, facts, sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe,
             connect_four, battleship, omega, variations, backdoors, teachers)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
-LOOPS = {module.NAME: module.loop for module in (grid, tictactoe)}  # families with an environment of their problems
+LOOPS = {module.NAME: module.loop for module in _MODULES if hasattr(module, "loop")}  # with an environment of their problems
 
 __all__ = [
     "FAMILIES",

@@ -177,6 +177,66 @@ def test_battleship_ends_when_all_is_sunk_and_a_second_shot_at_a_cell_loses():
     assert not np.asarray(lost.reward_N).any() and (np.asarray(lost.turns_N) == 1).all() and 3 < left_N.max() <= 7
 
 
+def closed(name, turns, options, count=24):
+    """(the closed loop, problems of split id as text, the problems)."""
+    batch = tasks.examples(tasks.get(name, **options), "id", np.arange(count, dtype=np.uint32))
+    return tasks.closed(name, turns, **options), texts(batch), batch.problem
+
+
+def rewards_of(task, problems, actions):
+    """Rewards of episodes with these actions, lists of texts; behind their last one it is named again."""
+    A, P = task.episodes.action.completion_len, task.episodes.action.prompt_len
+    row_NxT = np.full((len(actions), task.completion_len), vocab.PAD, np.int32)
+    for row_T, said in zip(row_NxT, actions):
+        for u in range(task.episodes.environment.turns):
+            row_T[u * (A + P):u * (A + P) + A] = [*vocab.encode(said[min(u, len(said) - 1)]), vocab.EOS]
+    return np.asarray(jax.jit(jax.vmap(task.verify))(problems, row_NxT))
+
+
+def game(text, turns):
+    """(columns of the first player, its reward) where both play the first of their best columns, in at most `turns`."""
+    mover, rows = plain_games.position("id", text)
+    said = []
+    for ply in range(2 * turns):
+        mark = mover if ply % 2 == 0 else {"x": "o", "o": "x"}[mover]
+        worth = plain_games.worth(rows, mark, None)
+        column = min(c for c, value in worth.items() if value == max(worth.values()))
+        said += [str(column)] if mark == mover else []
+        rows = plain_games.dropped(rows, column, mark)
+        if plain_games.four(plain_games.stones(rows, mark), 4):
+            return said, float(mark == mover)
+        if "." not in rows[0]:
+            return said, 0.5
+    return said, 0.0
+
+
+def test_episodes_of_best_columns_end_as_in_plain_python_in_the_closed_loop_of_connect_four():
+    task, shown, problems = closed("connect_four", 3, SMALL)
+    said, expected = zip(*(game(text, 3) for text in shown))
+    np.testing.assert_array_equal(rewards_of(task, problems, said), expected)
+    assert set(expected) == {0, 0.5, 1} and {len(columns) for columns in said} == {1, 2, 3}
+
+
+def salvo(text, ship, turns):
+    """(cells that are shot at, reward) where each shot is at the first of the likeliest cells, in at most `turns`."""
+    head, board = text.removesuffix("?").split(":")
+    cells, said = list(board), []
+    for _ in range(turns):
+        r, c = min(plain_games.likeliest(f"{head}:{''.join(cells)}?"))
+        said.append(f"{r}{c}")
+        cells[6 * r + c] = "x" if ship >> (5 * r + c) & 1 else "o"
+        if cells.count("x") == int(ship).bit_count():
+            return said, 1.0
+    return said, 0.0
+
+
+def test_episodes_of_shots_at_likeliest_cells_end_as_in_plain_python_in_the_closed_loop_of_battleship():
+    task, shown, problems = closed("battleship", 10, {})
+    said, expected = zip(*(salvo(text, int(ship), 10) for text, ship in zip(shown, np.asarray(problems.ship))))
+    np.testing.assert_array_equal(rewards_of(task, problems, said), expected)
+    assert set(expected) == {0, 1} and len({len(cells) for cells in said}) > 2
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: tasks.get("connect_four", rows=3), "rows=3, expected an integer from 4 to 7"),
     (lambda: tasks.get("connect_four", depth=5), "depth=5, expected 0"),
