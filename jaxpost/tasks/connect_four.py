@@ -60,7 +60,7 @@ def make(rows=7, columns=7, depth=3, style="answer", room=0):
     """
     for option, value in (("rows", rows), ("columns", columns)):
         base.require(isinstance(value, int) and 4 <= value <= 7, NAME, option, value, "an integer from 4 to 7")
-    base.require(depth in range(DEEPEST + 1), NAME, "depth", depth, f"0 (perfect play) to {DEEPEST}")
+    base.require(isinstance(depth, int) and 0 <= depth <= DEEPEST, NAME, "depth", depth, f"0 (perfect play) to {DEEPEST}")
     base.require(depth or rows == columns == 4, NAME, "depth", depth, "1 to 4 plies, or rows=4 and columns=4")
     R = max(rows, columns) + (depth > 0)
 
