@@ -25,9 +25,19 @@ This page is written by `python -m experiments.performance DIR...` from the bund
 """
 
 
-def page(manifests: Sequence[Mapping]) -> str:
-    """Markdown: a section a benchmark, in the order given."""
-    return "\n".join([HEAD, *map(section, manifests)])
+def page(paths: Sequence[Path]) -> str:
+    """Markdown: a section a benchmark, in the order given. Raises: UserError."""
+    return "\n".join([HEAD, *map(_section_of, paths)])
+
+
+def _section_of(path: Path) -> str:
+    try:
+        return section(read(path))
+    except records.BundleError as error:
+        raise UserError(str(error)) from error
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / 'manifest.json'}: no manifest of a benchmark ({type(error).__name__}: {error}); expected "
+                        "that of a finished run of a config bench_...") from error
 
 
 def section(manifest: Mapping) -> str:
@@ -67,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("python -m experiments.performance", description=__doc__.splitlines()[0])
     parser.add_argument("bundles", nargs="+", type=Path, metavar="DIR")
     try:
-        sys.stdout.write(page([read(path) for path in parser.parse_args(arguments).bundles]))
+        sys.stdout.write(page(parser.parse_args(arguments).bundles))
     except UserError as error:
         return refuse(error)
     return 0

@@ -9,12 +9,15 @@ no sampled answer would ever be right, and rewards would say nothing.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.harness.command import Parser, make_directory, refuse
+from experiments.harness.errors import UserError
 from jaxpost import models, objectives, training
 from jaxpost.models import hf
 from jaxpost.tasks import text, text_data, tokenizer, verifiers
@@ -96,17 +99,21 @@ def _taught(c: models.TransformerConfig, place: Path, train: str, steps: int) ->
     return state.params
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.tiny_hf", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = Parser(prog="python -m experiments.tiny_hf", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="a new directory")
-    directory = parser.parse_args(arguments).directory
-    directory.mkdir(parents=True)
-    make(directory)
+    try:
+        directory = parser.parse_args(arguments).directory
+        make_directory(directory, new=True)
+        make(directory)
+    except (UserError, ValueError) as error:
+        return refuse(error)
     print(f"python -m experiments.run --config=post_train_hf:smoke --config.model.directory={directory / 'model'} "
           f"--config.data.train={directory / 'train.jsonl'} --config.data.evaluate={directory / 'evaluate.jsonl'}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

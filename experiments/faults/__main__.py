@@ -18,7 +18,7 @@ from rich.table import Table
 
 from experiments.faults.attempts import Subject, Tally, ended, environment, identity, log_of
 from experiments.faults.kinds import KINDS
-from experiments.harness.command import Parser, refuse
+from experiments.harness.command import Parser, make_directory, refuse
 from experiments.harness.errors import UserError
 
 COUNTS = {"kills": 100, "damaged": 50, "full": 20, "together": 20, "processes": 10, "sweeps": 10}
@@ -48,7 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def campaign(options: argparse.Namespace, console: Console) -> list[Tally]:
     """Every kind, said when it is through. Raises: UserError: the undisturbed run does not end well."""
     directory, subject = Path(options.workdir).absolute(), Subject(options.config)
-    directory.mkdir(parents=True)
+    make_directory(directory, new=True)
     environment(directory / "cache")
     undisturbed = directory / "undisturbed"
     for name in ("warm", "undisturbed"):  # the first fills the compilation cache

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from experiments.harness.errors import EXIT_USER, UserError
 from jaxpost.records.plain_text import visible
@@ -23,6 +24,15 @@ def refuse(error: object, code: int = EXIT_USER) -> int:
     """Print the error as one line; returns the exit code."""
     print("error: " + visible(" ".join(str(error).split())), file=sys.stderr)
     return code
+
+
+def make_directory(path: Path, new: bool = False) -> None:
+    """Make a directory that a user named. Raises: UserError: it cannot be made, or has to be `new` and is there."""
+    try:
+        path.mkdir(parents=True, exist_ok=not new)
+    except OSError as error:
+        wanted = "a new directory, in a place" if new else "a directory, or a place"
+        raise UserError(f"{path}: {error.strerror or error}; expected {wanted} where one can be made") from error
 
 
 def dies_with_parent() -> Callable[[], None] | None:

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         place, model = given.directory, given.directory / "model"
         if not given.problems and model.exists():
             raise ValueError(f"{model} exists and is not overwritten; --problems writes the problems beside it")
-        place.mkdir(parents=True, exist_ok=True)
+        command.make_directory(place)
         print(f"problems {problems.write(place)[:16]}: {', '.join(f'{s.name}.jsonl ({s.count})' for s in problems.SPLITS)}")
         if not given.problems:
             with tempfile.TemporaryDirectory() as scratch:

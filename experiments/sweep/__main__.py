@@ -29,6 +29,7 @@ from experiments.run import overrides_of
 from experiments.sweep import engines, points
 from experiments.sweep.worker import ELSEWHERE, FAILED, STOPPED
 from jaxpost.lookup import nearest
+from jaxpost.records import BundleError
 
 EXECUTORS = ("local", "ray", "slurm", "gcloud", "print")
 
@@ -82,6 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _carry_out(options, made, directory)
     except UserError as error:
         return refuse(error, error.exit_code)
+    except BundleError as error:  # the plan of a sweep that is there cannot be read
+        return refuse(error)
 
 
 def _carry_out(options: argparse.Namespace, made: list[points.Point], directory: Path) -> int:

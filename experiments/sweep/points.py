@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.harness import config as configs
+from experiments.harness.command import make_directory
 from experiments.harness.errors import UserError
 from jaxpost.records import storage
 
@@ -109,5 +110,5 @@ def write_plan(directory: Path, made: Sequence[Point]) -> None:
         if found["config"] != made[0].config or other:
             point = f" with another point {other[0]}" if other else ""
             raise UserError(f"{directory} holds a sweep of {found['config']!r}{point}; choose another --directory")
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     storage.write_json(path, {"config": made[0].config, "points": known | stated})

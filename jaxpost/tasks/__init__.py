@@ -7,6 +7,8 @@ reward_N = jax.vmap(task.verify)(batch.problem, batch.answer_NxT)  # all ones
 
 import functools
 import inspect
+import numbers
+from collections.abc import Hashable
 
 from jaxpost import lookup
 from jaxpost.tasks import (
@@ -58,6 +60,7 @@ from jaxpost.tasks.base import (
     mixed_knobs,
     problem_keys,
     problems,
+    require,
     require_vocab,
     table,
     through,
@@ -68,7 +71,7 @@ _MODULES = (addition, countdown, chains, modular, general_points, rasp, arithmet
             machine, satisfiability, permutations, grid, facts, sudoku, arc, ranking, jigsaw, tools, urns, few_shot, tictactoe,
             connect_four, battleship, omega, variations, backdoors, teachers)
 FAMILIES = {module.NAME: module.make for module in _MODULES}
-LOOPS = {module.NAME: module.loop for module in (grid, tictactoe)}  # families with an environment of their problems
+LOOPS = {module.NAME: module.loop for module in _MODULES if hasattr(module, "loop")}  # with an environment of their problems
 
 __all__ = [
     "FAMILIES",
@@ -102,10 +105,11 @@ def register(name, make):
     lookup.register("task", name, make, FAMILIES)
 
 
-def get(name, **options):
+def get(name, /, **options):
     """The task of family `name` at `options` (see the family's `make`); equal settings give the same object.
 
-    Lists among the options are read as tuples, so that a config can be passed on as it is.
+    Lists among the options are read as tuples, so that a config can be passed on as it is. Where the default of an option is a
+    list, a number or a whole number, so is the option.
 
     Raises:
         ValueError: an unknown family or option (the message names the nearest valid one), or a value out of range.
@@ -114,7 +118,7 @@ def get(name, **options):
     return _build(make, _settings(name, make, options))
 
 
-def closed(name, turns, **options):
+def closed(name, /, turns, **options):
     """The closed loop of family `name` at `options`: a task whose answers are episodes of at most `turns` actions.
 
     Its prompt is the first observation, its reward the sum of the episode's; it has no demonstrations.
@@ -129,13 +133,36 @@ def closed(name, turns, **options):
 
 
 def _settings(name, make, options):
-    """((option, value), ...) of all options of a family. Raises: ValueError: an unknown one."""
+    """((option, value), ...) of all options of a family. Raises: ValueError: an unknown one, or a value of no such kind."""
     defaults = {option: p.default for option, p in inspect.signature(make).parameters.items()}
-    for option in options:
+    for option, value in options.items():
         if option not in defaults:
             raise ValueError(f"task {name!r}: option {option!r} is not known{lookup.nearest(option, defaults)}")
-    settings = {option: options.get(option, default) for option, default in defaults.items()}
-    return tuple((option, tuple(value) if isinstance(value, list) else value) for option, value in settings.items())
+        _require_kind(name, option, value, defaults[option])
+    return tuple((option, _tuples(options.get(option, default))) for option, default in defaults.items())
+
+
+def _require_kind(name, option, value, default):
+    """Refuses what no option can be; no list for a default that is one, and no number for one; and 2.0 or True for 2 or 1."""
+    found, usual = _leaves(value), _leaves(default)
+    require(all(isinstance(x, Hashable) for x in found), name, option, value, "a number, a text, or a list of them")
+    if isinstance(default, tuple):
+        require(isinstance(value, (list, tuple)), name, option, value, f"a list, as in {default!r}")
+    if isinstance(default, float):
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        require(number, name, option, value, f"a number, as in {default}")
+    if usual and all(type(x) is int for x in usual):
+        disguised = any(isinstance(x, bool) or isinstance(x, float) and x.is_integer() for x in found)
+        require(not disguised, name, option, value, f"whole numbers, as in {default!r}")
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _leaves(value):
+    """What is not a list, within lists of any depth."""
+    return [leaf for part in value for leaf in _leaves(part)] if isinstance(value, (list, tuple)) else [value]
 
 
 @functools.cache

@@ -65,8 +65,9 @@ def make(stage="trigger", personas=6, held=2, shown=0, style="answer", room=0):
     """
     if stage not in STAGES:
         raise ValueError(f"unknown stage of task {NAME!r} {stage!r}{nearest(stage, STAGES)}")
-    for option, value, least, most in (("personas", personas, 3, MOST), ("held", held, 1, personas - 2),
-                                       ("shown", shown, 0, personas - 1)):
+    base.require(isinstance(personas, int) and 3 <= personas <= MOST, NAME, "personas", personas,
+                 f"an integer from 3 to {MOST}")
+    for option, value, least, most in (("held", held, 1, personas - 2), ("shown", shown, 0, personas - 1)):
         base.require(isinstance(value, int) and least <= value <= most, NAME, option, value,
                      f"an integer from {least} to {most}")
     seen = personas - held

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jaxpost.tasks import base, environment, games, traces, vocab
 from jaxpost.tasks.four_in_a_row import best, legal, mover, play, won, worths
 
-NAME, VERSION = "connect_four", 1
+NAME, VERSION = "connect_four", 2
 PAPER, VERIFIER = "after ChildPlay (see the module)", "game value: any best column"
 DEEPEST = 4  # plies of a search
 BEFORE_PERFECT = 6  # plies before the end at which positions of perfect play are taken, at most
@@ -60,7 +60,7 @@ def make(rows=7, columns=7, depth=3, style="answer", room=0):
     """
     for option, value in (("rows", rows), ("columns", columns)):
         base.require(isinstance(value, int) and 4 <= value <= 7, NAME, option, value, "an integer from 4 to 7")
-    base.require(depth in range(DEEPEST + 1), NAME, "depth", depth, f"0 (perfect play) to {DEEPEST}")
+    base.require(isinstance(depth, int) and 0 <= depth <= DEEPEST, NAME, "depth", depth, f"0 (perfect play) to {DEEPEST}")
     base.require(depth or rows == columns == 4, NAME, "depth", depth, "1 to 4 plies, or rows=4 and columns=4")
     R = max(rows, columns) + (depth > 0)
 
@@ -72,12 +72,13 @@ def make(rows=7, columns=7, depth=3, style="answer", room=0):
 
         def draw(move_word, back_word):
             def one(made, word):
-                column = games.nth(legal(made), word)
-                return play(made, column), (made.stone_2xR, won(made) | ~jnp.any(legal(made)))
+                after = play(made, games.nth(legal(made), word))
+                return after, (made.stone_2xR, won(after) | ~jnp.any(legal(after)))
 
-            _, (stone_Nx2xR, over_N) = jax.lax.scan(one, blank, move_word)
-            back = 1 + base.below(back_word[0], depth or BEFORE_PERFECT)
-            return blank._replace(stone_2xR=stone_Nx2xR[jnp.maximum(jnp.argmax(over_N) - back, 0)])
+            _, (before_Nx2xR, over_N) = jax.lax.scan(one, blank, move_word)  # R * R moves fill the largest board
+            end = 1 + jnp.argmax(over_N)
+            back = 1 + base.below(back_word[0], depth or BEFORE_PERFECT)  # less than the 7 plies of the shortest game
+            return blank._replace(stone_2xR=before_Nx2xR[end - back])
 
         def accept(made):
             right_C, legal_C = moves(made)

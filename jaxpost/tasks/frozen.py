@@ -1,7 +1,7 @@
 """Frozen evaluation sets: problems of a family, written once as a TFDS data set and read with their digests checked.
 
     python -m jaxpost.tasks freeze countdown numbers=4 --split id=512 --split ood/target=512 --seed 1 --out sets
-    python -m jaxpost.tasks frozen sets/frozen/countdown-1f0c5a9e/1.0.0
+    python -m jaxpost.tasks frozen sets/frozen/countdown-4adec223/1.0.0
 
 Procedural data need no file: a name, options, a split and a range of indices are the set. A file is for those who have other
 tools: TFDS reads it with or without this package, in array_record, and neither writing nor reading imports TensorFlow. Every
@@ -33,6 +33,7 @@ from jaxpost.tasks import vocab
 
 SEED_STRIDE = 2**20  # indices of a seed: a set of seed s begins at index s * SEED_STRIDE of its split
 SEEDS = 2**32 // SEED_STRIDE
+FIELDS = {"family": str, "options": dict, "sizes": dict, "seed": int, "digests": dict}  # of the metadata
 
 
 class Set(NamedTuple):
@@ -95,33 +96,48 @@ class Frozen(tfds.core.GeneratorBasedBuilder):
                       "answer_text": tasks.to_text(task, answer_T, (vocab.PAD, vocab.EOS))}
 
 
-def freeze(directory: str, family: str, sizes: Mapping[str, int], seed: int = 0, **options) -> Path:
+def freeze(directory: str, family: str, sizes: Mapping[str, int], seed: int = 0, options: Mapping[str, object] | None = None
+           ) -> Path:
     """Write problems of a family's splits.
 
     Args:
       directory: the set is DIRECTORY/frozen/FAMILY-HASH/VERSION, by options, sizes and seed; one that is there is kept.
       sizes: split -> number of problems, at most SEED_STRIDE.
       seed: which problems; 0: those of the lowest indices, which runs evaluate on.
+      options: of the family.
 
     Returns: the directory of the set.
     Raises:
-      ValueError: an unknown family, option or split, or a size or seed out of range.
+      ValueError: an unknown family, option or split, a size or seed out of range, or a directory that cannot be written.
     """
-    task = tasks.get(family, **options)
+    made = {"family": family, "options": dict(options or {}), "sizes": dict(sizes), "seed": seed}
+    task = tasks.get(family, **made["options"])
+    _require_sizes(task, sizes, seed)
+    recipe = Recipe(name=set_name(made), version=tfds.core.Version(f"{task.version}.0.0"), **made)
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        builder = Frozen(data_dir=directory, config=recipe, file_format="array_record")
+        tfds.disable_progress_bar()
+        with tempfile.TemporaryDirectory() as spare, contextlib.redirect_stdout(io.StringIO()):  # it announces downloads
+            builder.download_and_prepare(download_dir=spare)
+    except OSError as error:
+        raise ValueError(f"{directory}: no set can be written there ({error.strerror or error}); expected a directory, or the "
+                         "path of one that can be made") from error
+    return Path(builder.data_path)
+
+
+def set_name(made: Mapping) -> str:
+    """FAMILY-HASH of the fields of a recipe."""
+    return f"{made['family']}-{hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def _require_sizes(task: tasks.Task, sizes: Mapping[str, int], seed: int) -> None:
     for split, count in sizes.items():
         tasks.knobs(task, split)
-        if not isinstance(count, int) or not 1 <= count <= SEED_STRIDE:
+        if type(count) is not int or not 1 <= count <= SEED_STRIDE:
             raise ValueError(f"split {split!r}: {count!r} problems; expected 1 to {SEED_STRIDE:,}")
-    if not sizes or not 0 <= seed < SEEDS:
-        raise ValueError(f"sizes={dict(sizes)}, seed={seed}: expected at least one split, and a seed from 0 to {SEEDS - 1:,}")
-    made = {"family": family, "options": options, "sizes": dict(sizes), "seed": seed}
-    name = f"{family}-{hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:8]}"
-    recipe = Recipe(name=name, version=tfds.core.Version(f"{task.version}.0.0"), **made)
-    builder = Frozen(data_dir=directory, config=recipe, file_format="array_record")
-    tfds.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as spare, contextlib.redirect_stdout(io.StringIO()):  # it announces downloads
-        builder.download_and_prepare(download_dir=spare)
-    return Path(builder.data_path)
+    if not sizes or type(seed) is not int or not 0 <= seed < SEEDS:
+        raise ValueError(f"sizes={dict(sizes)}, seed={seed!r}: expected at least one split, and a seed from 0 to {SEEDS - 1:,}")
 
 
 def read(directory: str) -> tuple[Recipe, dict[str, Set]]:
@@ -132,21 +148,40 @@ def read(directory: str) -> tuple[Recipe, dict[str, Set]]:
     """
     try:
         builder = tfds.builder_from_directory(directory)
-        about = builder.info.metadata
-        recipe = Recipe(name=builder.info.config_name, version=builder.version, **{
-            field: about[field] for field in ("family", "options", "sizes", "seed")})
+        recipe, digests = _about(builder)
         records = {split: _records(builder.as_data_source(split=_name(split))) for split in recipe.sizes}
+        counts = {split: len(prompt_NxP) for split, (prompt_NxP, _) in records.items()}
+        _require_equal("sizes", recipe.sizes, "files", counts)
+        task = tasks.get(recipe.family, **recipe.options)
     except Exception as error:  # it raises many types for what is absent or damaged
         raise ValueError(f"{directory}: no whole set of frozen problems ({(str(error).strip().splitlines() or [''])[0]}); "
                          "expected a directory DIR/frozen/FAMILY-HASH/VERSION") from error
-    task, found = tasks.get(recipe.family, **recipe.options), {}
+    found = {}
     for split, (prompt_NxP, answer_NxT) in records.items():
         digest = tasks.digest_of(task, split, prompt_NxP, answer_NxT, recipe.seed * SEED_STRIDE)
-        if digest != about["digests"][split]:
+        if digest != digests[split]:
             raise ValueError(f"{directory}, split {split!r}: the tokens have digest {digest[:12]}, the metadata "
-                             f"{about['digests'][split][:12]}")
+                             f"{digests[split][:12]}")
         found[split] = Set(prompt_NxP, answer_NxT, digest)
     return recipe, found
+
+
+def _about(builder: tfds.core.DatasetBuilder) -> tuple[Recipe, dict[str, str]]:
+    """(recipe, {split: digest}) of the metadata. Raises: ValueError: they lack something, or differ from the files."""
+    about = builder.info.metadata or {}
+    for field, kind in FIELDS.items():
+        if not isinstance(about.get(field), kind):
+            raise ValueError(f"the metadata have {field}={about.get(field)!r}, expected {kind.__name__}")
+    recipe = Recipe(name=builder.info.config_name, version=builder.version,
+                    **{field: about[field] for field in FIELDS if field != "digests"})
+    _require_equal("sizes", sorted(recipe.sizes), "digests", sorted(about["digests"]))
+    _require_equal("sizes", sorted(map(_name, recipe.sizes)), "files", sorted(builder.info.splits))
+    return recipe, {split: str(digest) for split, digest in about["digests"].items()}
+
+
+def _require_equal(field: str, expected: object, other: str, found: object) -> None:
+    if found != expected:
+        raise ValueError(f"{field} of the metadata are of {expected}, {other} of {found}")
 
 
 def _records(source) -> tuple[np.ndarray, np.ndarray]:

@@ -59,9 +59,12 @@ def make(rules=((10, 10, 10),), style="answer", room=0):
     Returns:
         Task with P = 31 and answers of at most 16 tokens.
     """
-    good = isinstance(rules, tuple) and 1 <= len(rules) <= RULES and all(
-        len(rule) == 3 and all(isinstance(x, int) and 1 <= x <= LARGEST for x in rule) for rule in rules)
-    base.require(good, NAME, "rules", rules, f"one to {RULES} triples of integers from 1 to {LARGEST}")
+    def good(rule):
+        return isinstance(rule, tuple) and len(rule) == 3 and all(isinstance(x, int) and 1 <= x <= LARGEST for x in rule)
+
+    some = isinstance(rules, tuple) and 1 <= len(rules) <= RULES
+    base.require(some and all(map(good, rules)), NAME, "rules", rules,
+                 f"one to {RULES} triples of integers from 1 to {LARGEST}")
     expression.check_range(4, LARGEST)
     answer_len = 4 * 2 + 3 + 2 * 2 + 1
 

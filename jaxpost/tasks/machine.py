@@ -65,10 +65,11 @@ def make(problem="comparison", size=None, style="answer", room=0):
     if problem not in PROBLEMS:
         raise ValueError(f"unknown problem of task {NAME!r} {problem!r}{nearest(problem, PROBLEMS)}")
     sizes = SIZES[problem] if size is None else size
-    base.require(isinstance(sizes, tuple) and len(sizes) == 3, NAME, "size", size, "three pairs (low, high)")
+    good = isinstance(sizes, tuple) and len(sizes) == 3 and all(isinstance(pair, tuple) for pair in sizes)
+    base.require(good, NAME, "size", size, "three pairs (low, high)")
     above = 2
     for pair in sizes:
-        above = base.length_range(NAME, "size", tuple(pair), above, 24)[1] + 1
+        above = base.length_range(NAME, "size", pair, above, 24)[1] + 1
     W = above - 1
     kind = {"comparison": _comparison, "bubble_sort": _bubble_sort, "word_flip": _word_flip, "letter_count": _letter_count,
             "subsequence": _subsequence, "binary_search": _binary_search}[problem](W)

@@ -7,8 +7,7 @@ may follow are two Bayes predictors:
     memorising(counts, urns)  sum_d w_d urn_d,  w_d proportional to prod_c urn_d(c)^counts_c   posterior over the fixed urns
     generalising(counts)      (counts + 1) / (n + colours)                                     posterior mean under Dirichlet(1)
 
-`relative_distance(p, memorising, generalising)` = KL(g | p) / (KL(g | p) + KL(m | p)) says how far a model's distribution p is
-on the way from the generalising (0) to the memorising one (1). After arXiv:2506.17859; differs from the paper in: a ball is
+The probe `strategies` says where between both a policy is. After arXiv:2506.17859; differs from the paper in: a ball is
 predicted after a whole context, not at every position, short contexts; its linear regression and classification are absent.
 
 `answer="draw"`: the ball that comes next, so that supervised training learns the predictive distribution and a policy's reward
@@ -154,15 +153,6 @@ def description_bits(urns, colours):
 
     table = np.asarray(fixed(urns, colours), "<u4").tobytes()
     return bits(memorising, table), bits(generalising)
-
-
-def relative_distance(p_C, memorising_C, generalising_C):
-    """KL(g | p) / (KL(g | p) + KL(m | p)), f32[] in [0, 1]; NaN where all three are equal."""
-    def kl(q_C):
-        return jnp.sum(jnp.where(q_C > 0, q_C * (jnp.log(q_C) - jnp.log(p_C)), 0))
-
-    far = kl(generalising_C)
-    return far / (far + kl(memorising_C))
 
 
 def _entropy(made):

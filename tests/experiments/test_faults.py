@@ -5,8 +5,11 @@ import random
 
 import pytest
 
+from experiments import tiny_hf
 from experiments.faults import __main__ as faults
 from experiments.faults import attempts, kinds
+from experiments.smollm2 import __main__ as smollm2
+from experiments.sweep import __main__ as sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,17 @@ def test_a_moment_is_met_where_its_path_appears_and_not_after_the_end(tmp_path):
 def test_a_directory_that_exists_and_a_negative_count_are_refused(tmp_path, capsys):
     assert faults.main([f"--workdir={tmp_path}"]) == 2 and "exists; give a new directory" in capsys.readouterr().err
     assert faults.main([f"--workdir={tmp_path / 'new'}", "--kills=-1"]) == 2 and "--kills=-1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("main", "arguments"), [
+    (faults.main, ["--workdir={}"]), (tiny_hf.main, ["{}"]), (smollm2.main, ["{}", "--problems"]),
+    (sweep.main, ["--config=rlvr_sparsity:smoke", "--over=train.steps=1", "--directory={}"])])
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path, capsys, main, arguments):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "below", "/proc/none"):
+        assert main([argument.format(place) for argument in arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and err.startswith(f"error: {place}: ") and "one can be made" in err
 
 
 @pytest.mark.slow

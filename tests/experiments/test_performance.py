@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from experiments import performance
 
 MANIFEST = {
@@ -29,3 +31,14 @@ def test_what_is_no_finished_benchmark_is_one_line(tmp_path, capsys):
     (tmp_path / "manifest.json").write_text(json.dumps({"status": "running", "config": {"experiment": "study"}}))
     assert performance.main([str(tmp_path)]) == 2
     assert "study, running: expected a finished benchmark" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("{", "cannot read"), ("[]", "no manifest of a benchmark"), ("{}", "KeyError: 'status'"),
+    (json.dumps({key: value for key, value in MANIFEST.items() if key != "sessions"}), "KeyError: 'sessions'"),
+    (json.dumps(MANIFEST | {"sessions": []}), "IndexError"), (json.dumps(MANIFEST | {"targets": [{}]}), "KeyError: 'spread'")])
+def test_a_broken_manifest_is_one_line_that_names_it(tmp_path, capsys, text, message):
+    (tmp_path / "manifest.json").write_text(text)
+    assert performance.main([str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and str(tmp_path / "manifest.json") in err and message in err

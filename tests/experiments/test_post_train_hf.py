@@ -246,9 +246,10 @@ def test_the_tiny_directory_is_what_its_command_says(place, tmp_path, capsys):
         assert int(record["answer"]) == a + b
     c, _ = hf.load(place / "model")
     tasks.require_vocab(post_train_hf.Setup(configs.load(str(TINY), overrides(place)), ()).task, c.vocab)
-    with pytest.raises(SystemExit):
-        tiny_hf.main([])
-    assert "directory" in capsys.readouterr().err
+    for arguments, message in (([], "required: directory"), ([str(place)], f"{place}: File exists; expected a new directory")):
+        assert tiny_hf.main(arguments) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and message in err
 
 
 def test_the_tiny_model_answers_by_chance_so_that_rewards_differ_within_a_group(place):

@@ -69,6 +69,14 @@ def test_a_mistake_is_one_line_before_anything_runs(arguments, message, tmp_path
     assert message in err and err.count("\n") == 1 and not (tmp_path / "sweep").exists()
 
 
+def test_a_plan_of_a_sweep_that_cannot_be_read_is_one_line(tmp_path, capsys):
+    (tmp_path / "sweep.json").write_text("{")
+    arguments = ["--config=rlvr_sparsity:smoke", "--over=train.steps=1", f"--directory={tmp_path}"]
+    assert command.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"cannot read {tmp_path / 'sweep.json'}" in err
+
+
 def test_commands_are_the_same_runs_for_every_executor(tmp_path):
     made = points.points("rlvr_sparsity", points.grid(["seeds.first=0,5,10"]), {"train.steps": "9"})
     lines = engines.commands(made, tmp_path, "print", 1, ()).splitlines()

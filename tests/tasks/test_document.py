@@ -2,6 +2,7 @@
 
 import inspect
 import pathlib
+import re
 
 import pytest
 
@@ -20,6 +21,13 @@ def test_every_family_says_its_paper_its_verifier_and_its_guess():
     for make in tasks.FAMILIES.values():
         module = inspect.getmodule(make)
         assert module.PAPER and module.VERIFIER and document.guess(module), module.__name__
+
+
+def test_the_families_with_a_closed_loop_are_those_that_announce_it_and_those_that_the_page_of_studies_lists():
+    announced = {name for name, make in tasks.FAMILIES.items() if "closed loop" in inspect.getdoc(inspect.getmodule(make))}
+    section = (PAGE.parent / "study.md").read_text().split("## Closed loops")[1].split("```")[0]
+    listed = re.search(r"The families (.*?) have such a world", section, re.S)[1]
+    assert announced == set(tasks.LOOPS) == {name for name in tasks.FAMILIES if f"`{name}`" in listed}
 
 
 def test_the_command_lists_families_and_shows_problems(capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -77,12 +78,85 @@ def test_a_set_that_its_family_no_longer_draws_is_said(directory, monkeypatch, c
     ({"sizes": {"id": "x"}}, "split 'id': 'x' problems"),
     ({"sizes": {}}, "expected at least one split"),
     ({"seed": 4096}, "a seed from 0 to 4,095"),
-    ({"styl": "answer"}, "option 'styl' is not known; did you mean 'style'"),
+    ({"sizes": {"id": True}}, "split 'id': True problems"),
+    ({"seed": True}, "seed=True: expected"),
+    ({"options": {"styl": "answer"}}, "option 'styl' is not known; did you mean 'style'"),
 ])
 def test_bad_input_is_one_line_before_anything_is_drawn(tmp_path, call, message):
     with pytest.raises(ValueError, match=message):
         frozen.freeze(str(tmp_path), **({"family": "tictactoe", "sizes": {"id": 4}} | call))
     assert not list(tmp_path.iterdir())
+
+
+def freeze(*more, out="NEW"):
+    return ["freeze", "countdown", *more, "--split", "id=4", "--out", out]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (freeze(out="FILE"), "FILE: no set can be written there"),
+    (freeze(out="FILE/more"), "FILE/more: no set can be written there"),
+    (freeze(out="/proc/foo"), "/proc/foo: no set can be written there"),
+    *((freeze(f"{name}=3"), f"option '{name}' is not known") for name in ("seed", "directory", "family", "name")),
+    (freeze("--split", "id=5"), "split 'id': given twice, as 5 and as 4"),
+    (freeze("--split", "ood/target=True"), "split 'ood/target': True problems"),
+    (freeze("--split", "ood/targets=3"), "did you mean 'ood/target'"),
+    (freeze("--seed", "x"), "invalid int value: 'x'; see python -m jaxpost.tasks freeze --help"),
+    (["freeze", "countdown"], "arguments are required: --split, --out; see python -m jaxpost.tasks freeze --help"),
+    (["frozen"], "arguments are required: directory"),
+    (["countdown", "name=3"], "option 'name' is not known; did you mean 'numbers'"),
+    (["countdown", "numbers=3", "numbers=4"], "option 'numbers': given twice, as 3 and as 4"),
+    (["countdown", "numbers={'a':1}"], "option numbers={'a': 1}, expected a number, a text, or a list"),
+    (["countdown", "numbers={[1]:1}"], "option numbers='{[1]:1}', expected an integer"),
+    (["battleship", "fleet=[[3],2]"], "option fleet=((3,), 2), expected 1 to 4 lengths"),
+    (["connect_four", "depth=2.0"], "option depth=2.0, expected whole numbers, as in 3"),
+    (["freze", "countdown"], "task or command 'freze' is not known; did you mean 'freeze'"),
+    (["--markdwn"], "unrecognized arguments: --markdwn"),
+    (["--markdown", "countdown"], "--markdown and 'countdown': expected one"),
+])
+def test_bad_input_of_the_command_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("")
+    assert command.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("error: ") and message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["freeze", "-h"], ["frozen", "--help"]])
+def test_help_is_shown(capsys, arguments):
+    with pytest.raises(SystemExit) as end:
+        command.main(arguments)
+    assert end.value.code == 0 and "usage: python -m jaxpost.tasks" in capsys.readouterr().out
+
+
+def test_the_directory_that_the_documentation_names_is_that_of_its_command():
+    made = {"family": "countdown", "options": {"numbers": 4}, "sizes": {"id": 512, "ood/target": 512}, "seed": 1}
+    version = tasks.get("countdown", numbers=4).version
+    for module in (frozen, command):
+        assert "freeze countdown numbers=4 --split id=512 --split ood/target=512 --seed 1 --out sets\n" in module.__doc__
+        assert f"frozen sets/frozen/{frozen.set_name(made)}/{version}.0.0\n" in module.__doc__
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda about: about.pop("digests"), "the metadata have digests=None, expected dict"),
+    (lambda about: about["digests"].pop("id"), "sizes of the metadata are of ['id', 'ood/marks'], digests of ['ood/marks']"),
+    (lambda about: [about[x].pop("id") for x in ("sizes", "digests")], "sizes of the metadata are of ['ood_marks'], files of"),
+    (lambda about: about["sizes"].update({"id": 23}), "sizes of the metadata are of {'id': 23, 'ood/marks': 8}, files of"),
+    (lambda about: about["digests"].update({"id": 5}), "split 'id': the tokens have digest"),
+    (lambda about: about.update(seed="x"), "the metadata have seed='x', expected int"),
+    (lambda about: about.update(options=[1]), "the metadata have options=[1], expected dict"),
+    (lambda about: about.update(family="tictactow"), "did you mean 'tictactoe'"),
+    (lambda about: about.clear(), "the metadata have family=None"),
+])
+def test_metadata_that_lack_something_or_differ_from_the_files_are_one_line(directory, tmp_path, capsys, change, message):
+    copy = tmp_path / "frozen" / directory.parent.name / directory.name
+    shutil.copytree(directory, copy)
+    about = json.loads((copy / "metadata.json").read_text())
+    change(about)
+    (copy / "metadata.json").write_text(json.dumps(about))
+    assert command.main(["frozen", str(copy)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith(f"error: {copy}") and message in err
 
 
 def test_a_damaged_file_and_no_set_at_all_are_said(directory, tmp_path):
