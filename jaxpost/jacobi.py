@@ -11,6 +11,8 @@ Legend: M rows, N <= M columns, H = ceil(N / 2) pairs a round.
 import jax
 import jax.numpy as jnp
 
+from jaxpost import sharding
+
 SWEEPS = 30  # at most; float32 needs 6 to 12
 
 
@@ -24,25 +26,25 @@ def svd(a_MxN: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         u, s, v = svd(a_MxN.T)
         return v, s, u
     M, N = a_MxN.shape
-    both = jnp.pad(jnp.concatenate([a_MxN, jnp.eye(N, dtype=a_MxN.dtype)]), ((0, 0), (0, N % 2)))  # A V above V
     tolerance = M**0.5 * jnp.finfo(a_MxN.dtype).eps
+    a_MxN = _by_rows(a_MxN)
+
+    def halves(x):
+        return tuple(map(_by_rows, jnp.split(jnp.pad(x, ((0, 0), (0, N % 2))), 2, axis=1)))
 
     def one_round(_, carry):
-        left, right, worst = carry
-        left, right, cosine = _rotated(left, right, M)
-        # The circle: the first column stays, the others move on by one place, down the left half and up the right one.
-        left, right = (jnp.concatenate([left[:, :1], right[:, :1], left[:, 1:-1]], axis=1)[:, :left.shape[1]],
-                       jnp.concatenate([right[:, 1:], left[:, -1:]], axis=1))
-        return left, right, jnp.maximum(worst, jnp.max(cosine))
+        image, v, worst = carry
+        tangent_H, cosine_H = _angles(*image)
+        image, v = (_moved_on(*_turned(*pair, tangent_H)) for pair in (image, v))
+        return image, v, jnp.maximum(worst, jnp.max(cosine_H))
 
     def sweep(carry):
-        count, left, right, _ = carry
-        return count + 1, *jax.lax.fori_loop(0, left.shape[1] * 2 - 1, one_round, (left, right, jnp.zeros((), left.dtype)))
+        count, image, v, _ = carry
+        return count + 1, *jax.lax.fori_loop(0, N + N % 2 - 1, one_round, (image, v, jnp.zeros((), a_MxN.dtype)))
 
-    half = both.shape[1] // 2
-    start = jnp.int32(0), both[:, :half], both[:, half:], jnp.asarray(jnp.inf, both.dtype)
-    _, left, right, _ = jax.lax.while_loop(lambda carry: (carry[0] < SWEEPS) & (carry[3] > tolerance), sweep, start)
-    return _refined(a_MxN, *jnp.split(jnp.concatenate([left, right], axis=1), [M]))
+    start = jnp.int32(0), halves(a_MxN), halves(jnp.eye(N, dtype=a_MxN.dtype)), jnp.asarray(jnp.inf, a_MxN.dtype)
+    _, image, v, _ = jax.lax.while_loop(lambda carry: (carry[0] < SWEEPS) & (carry[3] > tolerance), sweep, start)
+    return _refined(a_MxN, jnp.concatenate(image, axis=1), jnp.concatenate(v, axis=1))
 
 
 @jax.default_matmul_precision("highest")
@@ -62,14 +64,29 @@ def _refined(a_MxN: jax.Array, image_MxN: jax.Array, v_NxN: jax.Array) -> tuple[
     return u[:, order], s[order], v[:, order]
 
 
-def _rotated(left: jax.Array, right: jax.Array, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pairs of columns with the product of their first `rows` rows rotated to zero, and |cos| of the angles before."""
-    x, y = left[:rows], right[:rows]
+def _by_rows(x: jax.Array) -> jax.Array:
+    """Split over the chips by rows: a round then sends their sums, where matrices split by columns would change places."""
+    return sharding.constrain(x, ("matrix_rows",))
+
+
+def _angles(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of pairs of columns the tangent of the rotation that makes them orthogonal, and |cos| of the angle between them."""
     xx, yy, xy = jnp.sum(x * x, axis=0), jnp.sum(y * y, axis=0), jnp.sum(x * y, axis=0)
     size = jnp.sqrt(xx) * jnp.sqrt(yy)
     cosine = jnp.where(size > 0, jnp.abs(xy) / jnp.where(size > 0, size, 1.0), size)  # size: 0, or NaN
     zeta = (yy - xx) / (2 * jnp.where(xy == 0, 1.0, xy))
     tangent = jnp.where(zeta < 0, -1.0, 1.0) / (jnp.abs(zeta) + jnp.sqrt(1 + zeta * zeta))
-    tangent = jnp.where(xy == 0, 0.0, tangent)[None, :]
+    return jnp.where(xy == 0, 0.0, tangent), cosine
+
+
+def _turned(left: jax.Array, right: jax.Array, tangent_H: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Pairs of columns, rotated."""
+    tangent = tangent_H[None, :]
     c = 1 / jnp.sqrt(1 + tangent * tangent)
-    return c * (left - tangent * right), c * (right + tangent * left), cosine
+    return c * (left - tangent * right), c * (right + tangent * left)
+
+
+def _moved_on(left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The circle: the first column stays, the others move on by one place, down the left half and up the right one."""
+    return (jnp.concatenate([left[:, :1], right[:, :1], left[:, 1:-1]], axis=1)[:, :left.shape[1]],
+            jnp.concatenate([right[:, 1:], left[:, -1:]], axis=1))

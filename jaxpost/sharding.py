@@ -22,6 +22,7 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("member", ("ensemble",)),
     ("batch", ("data", "fsdp")),
     ("batch_by_data", ("data",)),  # rows on their way between arrays that fsdp splits and rows that it splits
+    ("matrix_rows", ("data", "fsdp")),  # of a matrix whose columns are rotated: chips send each other sums alone
     ("vocab", ("tensor",)),
     ("heads", ("tensor",)),
     ("kv_heads", ("tensor",)),
