@@ -75,7 +75,7 @@ class Setup(Checked):
         self.state(claims, [label for label, _, _ in self.suite.splits], self.probes, COMPARED)
         self.arms = [dataclasses.replace(arm, probes=probing.of_arm(arm.name, arm.probes, self.probes, COMPARED))
                      for arm in self.arms]
-        probing.require_chunks(trained, self.probes)
+        probing.require_chunks(trained, self.probes, claims)
         needs = probes.merge_needs(self.probes)
         self.batch = probing.demonstration_batch(self.task, config.measure.problems) if probes.PROBE_BATCH in needs else None
         probing.require_batch(self.probes, self.batch, self.model)

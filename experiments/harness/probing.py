@@ -228,12 +228,14 @@ def of_arm(arm: str, named: Sequence[str], found: Sequence[probes.Probe], always
     return (*always, *named) if named else ()
 
 
-def require_chunks(arms: Sequence[Arm], found: Sequence[probes.Probe]) -> None:
-    """Refuse a probe of a step's microbatches where a trained arm has one of them. Raises: UserError."""
-    one = [arm.name for arm in arms if arm.spec.microbatches == 1 and (not arm.probes or CHUNKS in arm.probes)]
-    if one and CHUNKS in {probe.id for probe in found}:
-        raise UserError(f"measure.probes has {CHUNKS!r}, which compares the microbatches of a step, and "
-                        f"{', '.join(map(repr, one))} has one: set train.microbatches to 2 or more, or leave the probe out")
+def require_chunks(arms: Sequence[Arm], found: Sequence[probes.Probe], claims: Sequence[Mapping]) -> None:
+    """Refuse a claim on what microbatches agree on, where a step of one of its arms has one of them. Raises: UserError."""
+    one = {arm.name for arm in arms if arm.spec.microbatches == 1}
+    for claim in claims:
+        givers = {probe.id for probe in found if claim["metric"] in probe.metrics}
+        if givers == {CHUNKS} and (named := sorted(one.intersection(claim["arms"]))):
+            raise UserError(f"claim {claim['id']!r} needs {claim['metric']!r}, which compares the microbatches of a step, and "
+                            f"{', '.join(map(repr, named))} has one: set train.microbatches to 2 or more")
 
 
 def require_batch(found: Sequence[probes.Probe], batch, model: models.TransformerConfig) -> None:

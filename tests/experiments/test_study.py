@@ -88,9 +88,10 @@ def test_what_cannot_run_is_one_line(override, expected, tmp_path, capsys):
     assert expected in err and err.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
-def test_a_probe_of_microbatches_needs_two():
-    with pytest.raises(run.UserError, match=r"measure\.probes has 'gradient_chunks', .* has one: set train\.microbatches to 2"):
-        Setup(configs.load("why_curricula", {"train.microbatches": "1"}), ())
+def test_a_claim_on_microbatches_needs_two():
+    claims = configs.module("why_curricula").CLAIMS
+    with pytest.raises(run.UserError, match=r"needs 'gradient\.\S+', which compares .* has one: set train\.microbatches to 2"):
+        Setup(configs.load("why_curricula", {"train.microbatches": "1"}), claims)
 
 
 @pytest.mark.parametrize(("change", "expected"), [

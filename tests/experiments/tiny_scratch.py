@@ -5,8 +5,8 @@ from ml_collections import ConfigDict
 from experiments.harness import defaults
 
 RUN_TIME = "seconds"
-CLAIMS = ({"id": "keeps", "primary": True, "kind": "difference", "statement": "The second arm keeps the first task.",
-           "metric": "policy.pass_at_k", "k": 1, "split": "task", "arms": ("second", "second"), "at": "final",
+CLAIMS = ({"id": "keeps", "primary": True, "kind": "value", "statement": "The second arm keeps the first task.",
+           "metric": "policy.pass_at_k", "k": 1, "split": "task", "arms": ("second",), "at": "final",
            "direction": "greater", "threshold": 0.1, "equivalence_margin": 0.1},)
 
 
