@@ -13,8 +13,7 @@ from experiments.harness import config as configs
 from experiments.harness.errors import UserError
 from experiments.harness.lifecycle import Stated, opened
 from experiments.harness.session import StopSignals
-from experiments.post_train_hf.stand_in import SHAPES
-from jaxpost.lookup import nearest
+from experiments.post_train_hf import stand_in
 
 TITLE = "Weak scaling over the chips of a slice"
 QUESTION = "With the rows of a chip kept, do its operations, memory and collectives stay as they are while chips are added?"
@@ -28,9 +27,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     """Compile the steps for every slice, print the exponents, write the bundle. Raises: UserError, BundleError."""
     benchmark.refuse_claims(config, claims)
     benchmark.require_least(config, prompts=1, fsdp=1, group=2, prompt_tokens=1, answer_tokens=1)
-    if config.directory not in SHAPES and not (Path(config.directory) / "config.json").is_file():
-        raise UserError(f"directory={config.directory!r} is neither a directory with a config.json nor a shipped shape"
-                        f"{nearest(config.directory, SHAPES)}")
+    stand_in.architecture("directory", config.directory)
     devices = {name: program_report.chips(name) for name in config.slices}
     for slice_name, chips in devices.items():
         if len(chips) % min(config.fsdp, len(chips)):

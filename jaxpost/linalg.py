@@ -12,6 +12,7 @@ Legend: M rows, N columns, Q = min(M, N), K wanted singular triplets, R = depth 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -64,9 +65,7 @@ def svd(a_MxN: jax.Array) -> SVD:
         u, s, vt = jnp.linalg.svd(a_MxN, full_matrices=False)
         return SVD(u, s, vt.T)
 
-    if min(a_MxN.shape) <= NATIVE:
-        return native(a_MxN)
-    return jax.lax.platform_dependent(a_MxN, tpu=svd_by_rotations, default=native)
+    return _exact(a_MxN, native, svd_by_rotations)
 
 
 def svd_by_rotations(a_MxN: jax.Array) -> SVD:
@@ -81,12 +80,14 @@ def singular_values(a_MxN: jax.Array) -> jax.Array:
 
     Each within ALONE * VALUE_ERROR * s_1 of the true one.
     """
-    def native(a_MxN):
-        return jnp.linalg.svd(a_MxN, compute_uv=False)
+    return _exact(a_MxN, lambda a_MxN: jnp.linalg.svd(a_MxN, compute_uv=False), lambda a_MxN: svd_by_rotations(a_MxN).s_Q)
 
+
+def _exact(a_MxN: jax.Array, native: Callable, by_rotations: Callable):
+    """What both compute, by rotations where a TPU's compiler would take minutes over its own."""
     if min(a_MxN.shape) <= NATIVE:
         return native(a_MxN)
-    return jax.lax.platform_dependent(a_MxN, tpu=lambda a_MxN: svd_by_rotations(a_MxN).s_Q, default=native)
+    return jax.lax.platform_dependent(a_MxN, tpu=by_rotations, default=native)
 
 
 def residuals(a_MxN: jax.Array, u_MxK: jax.Array, s_K: jax.Array, v_NxK: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.harness.errors import EXIT_USER, UserError
-from jaxpost.records.plain_text import visible
+from jaxpost.plain_text import visible
 
 
 class Parser(argparse.ArgumentParser):

@@ -21,17 +21,22 @@ DIRECTORY = Path(__file__).parent / "shapes"
 SHAPES = tuple(sorted(path.name for path in DIRECTORY.iterdir()))
 
 
+def architecture(key: str, named: str) -> Path:
+    """The config.json of a shipped shape or a directory, that a config's key names. Raises: UserError: there is none."""
+    path = (DIRECTORY if named in SHAPES else Path()) / named / "config.json"
+    if not named or not path.is_file():
+        raise UserError(f"{key}={named!r} is neither a directory with a config.json nor a shipped shape"
+                        f"{nearest(named, SHAPES)}")
+    return path
+
+
 def inputs(config: ConfigDict) -> tuple[models.TransformerConfig, Tokenizer, TextData]:
     """(architecture, tokenizer, problems to evaluate on) of the config's lengths.
 
     Raises:
       UserError: no such shape or directory. FormatError: a config.json that is not known.
     """
-    named = config.model.directory
-    path = (DIRECTORY if named in SHAPES else Path()) / named / "config.json"
-    if not named or not path.is_file():
-        raise UserError(f"model.directory={named!r} is neither a directory with a config.json nor a shipped shape"
-                        f"{nearest(named, SHAPES)}")
+    path = architecture("model.directory", config.model.directory)
     found = read_object(path)
     model = hf.config_of(found, str(path))
     end = found.get("eos_token_id", 0)

@@ -16,7 +16,7 @@ from jaxpost.compare.output import FORMATS, written
 from jaxpost.compare.progress import watching
 from jaxpost.formats import FormatError
 from jaxpost.formats.names import UnknownArchitecture, read_rules
-from jaxpost.records.plain_text import visible
+from jaxpost.plain_text import visible
 
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9, "k": 2**10, "m": 2**20,
           "g": 2**30}

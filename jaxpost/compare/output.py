@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from jaxpost.records.plain_text import spreadsheet_cell
+from jaxpost.plain_text import spreadsheet_cell
 from jaxpost.records.rows import table_digest
 from jaxpost.records.tabulating.latex import tex_table
 from jaxpost.records.tabulating.tables import build_tables

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from jaxpost.compare import passes
-from jaxpost.records.plain_text import visible
+from jaxpost.plain_text import visible
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from jaxpost.compare.errors import CompareError
 from jaxpost.lookup import nearest
+from jaxpost.plain_text import visible
 from jaxpost.records.headlines.pairs import pair_headline
-from jaxpost.records.plain_text import visible
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.variants import summarised
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from jaxpost.records.plain_text import visible
+from jaxpost.plain_text import visible
 
 LARGEST = 600_000  # bytes of a file that the page carries; a larger one is named
 _KINDS = {".csv": "text/csv", ".tex": "application/x-tex", ".json": "application/json", ".pdf": "application/pdf",

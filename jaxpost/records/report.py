@@ -10,13 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from jaxpost.plain_text import visible
 from jaxpost.records import completions, digests, storage
 from jaxpost.records.attachments import attached, with_papers
 from jaxpost.records.citation import bibtex
 from jaxpost.records.contents import digest_files, read_measurements, read_metrics
 from jaxpost.records.drawing.figures import Rendered, write_figures
 from jaxpost.records.drawing.style import arm_styles
-from jaxpost.records.plain_text import visible
 from jaxpost.records.rows import select
 from jaxpost.records.storage import BundleError
 from jaxpost.records.tabulating.cells import Table, format_number

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxpost import lookup, tasks
-from jaxpost.records.plain_text import visible
+from jaxpost.plain_text import visible
 from jaxpost.tasks import document
 
 PROGRAM = "python -m jaxpost.tasks"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
+from jaxpost.plain_text import visible
 from jaxpost.records.headlines.standing_out import standing_out
-from jaxpost.records.plain_text import visible
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.bands import place, unresolved
 from jaxpost.records.tabulating.cells import Cell, Table, format_number

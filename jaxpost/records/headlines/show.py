@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from jaxpost.plain_text import visible
 from jaxpost.records import storage
 from jaxpost.records.contents import read_measurements
 from jaxpost.records.headlines.pairs import pair_headline
 from jaxpost.records.headlines.studies import study_headline
-from jaxpost.records.plain_text import visible
 from jaxpost.records.storage import BundleError
 from jaxpost.records.tabulating.variants import of_pairs, summarised
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jaxpost.records.plain_text import visible
+from jaxpost.plain_text import visible
 from jaxpost.records.rows import select
 from jaxpost.records.tabulating.cells import Table
 from jaxpost.records.tabulating.tables import main_table

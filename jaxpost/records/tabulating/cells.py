@@ -5,7 +5,7 @@ import io
 import math
 from dataclasses import dataclass, field
 
-from jaxpost.records.plain_text import spreadsheet_cell
+from jaxpost.plain_text import spreadsheet_cell
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from jaxpost.records.plain_text import visible
+from jaxpost.plain_text import visible
 from jaxpost.records.tabulating.cells import Cell, Table
 from jaxpost.records.tabulating.layout import TEXT_WIDTH, blocks, column, lines, pages, shares
 

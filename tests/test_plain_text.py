@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from jaxpost.records.plain_text import spreadsheet_cell, visible
+from jaxpost.plain_text import spreadsheet_cell, visible
 from jaxpost.records.report import _shown
 from jaxpost.records.tabulating.cells import Cell, Table, to_csv
 from jaxpost.records.tabulating.latex import tex_escape
