@@ -14,11 +14,12 @@ Against:   one public test of the proxy by Hessian products found none of 48 cel
 Differs from the paper in: the paper measures no curvature; a small transformer; one damping of the conditioned form.
 Smoke form: principal entries 1.35 times as curved as random masks, low-magnitude ones 0.86 times, and every update hundreds of
            times its shuffled twin; no arm learned, so all claims are inconclusive.
-Came out:  (4 seeds, one base) GRPO's update does not avoid curvature: it has 113 [65, 161] times more than its entries
-           shuffled, and e^1.45 [1.37, 1.53] times that of SFT's, both contradicted. The principal entries are curved, by
-           +0.117 [+0.096, +0.138] over random masks of their density (inconclusive at 0.1), low-magnitude ones by -0.048
-           [-0.056, -0.039] (equivalent), the leading subspace by 14.4 [12.9, 15.9] over random frames (supported); with
-           shuffled rewards the update has e^2.26 [1.75, 2.76] times the curvature (supported).
+Came out:  (4 seeds, one base; in units of a random direction's curvature, minus the null, which is about 1) GRPO's update
+           does not avoid curvature: +113 [65, 161] beyond its entries shuffled, and e^1.45 [1.37, 1.53] times SFT's, both
+           contradicted. Principal entries are curved, by +0.117 [+0.096, +0.138] over random masks of their density
+           (inconclusive at 0.1), low-magnitude ones by -0.048 [-0.056, -0.039] (equivalent), the leading subspace by +14.4
+           [12.9, 15.9] over random frames (supported); GRPO's update has e^-2.26 [-2.76, -1.75] times the curvature of the
+           update with shuffled rewards (supported).
 Steps:     200. A first run of 100 had every claim inconclusive, since GRPO's success moved by +0.053 [-0.041, +0.147] only;
            nothing else was changed, and every estimate had the same sign.
 Sharpness: `--config.measure.probes="('weight','policy','gate.curvature','curvature','loss_tokens')"` adds eigenvalues,
