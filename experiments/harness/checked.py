@@ -49,6 +49,7 @@ class Checked:
         self.claims = claim_rules.placed(claim_rules.judgeable(claims, [arm.name for arm in self.arms]),
                                          {name: dataclasses.asdict(stage) for name, stage in self.stages.items()})
         claim_rules.check(self.claims, splits)
+        claim_rules.require_curves(self.claims, self.last)
         probing.require(measured, compared, self.claims)
         probing.require_settings(config.probe, measured)
         metrics = probing.metrics_of(measured)

@@ -146,7 +146,9 @@ def _grids(config) -> dict[str, dict]:
     """Tables with every `over` expanded; the braces of the name are filled with the positions in the grid."""
     tables = {}
     for name, table in config.arm.to_dict().items():
-        over = dict(table.pop("over", {}))
+        over = table.pop("over", {})
+        if not isinstance(over, Mapping):
+            raise UserError(f"arm {name!r}: over={over!r} is {type(over).__name__}; expected {{field: (value, ...)}}")
         if not over:
             if "{}" in name:
                 raise UserError(f"arm {name!r} has braces in its name and no 'over' that fills them")
@@ -156,6 +158,9 @@ def _grids(config) -> dict[str, dict]:
             raise UserError(f"arm {name!r} is a grid over {', '.join(over)}; its name needs {len(over)} pairs of braces, "
                             f"found {name.count('{}')}")
         found = {field: configs.value_of(f"arm.{name}.over.{field}", value, config) for field, value in over.items()}
+        if single := [field for field, values in found.items() if not isinstance(values, tuple | list) or not values]:
+            raise UserError(f"arm {name!r}: over.{single[0]}={found[single[0]]!r} is not several values; expected a tuple of "
+                            "them, or the key of one such as 'train.learning_rates'")
         axes = [[(f"{over[field]}[{i}]" if isinstance(over[field], str) else x) for i, x in enumerate(values)]
                 for field, values in found.items()]
         for place in itertools.product(*(range(len(axis)) for axis in axes)):

@@ -166,14 +166,35 @@ def check_strength(claims: Sequence[Mapping]) -> None:
 def require_arms(claims: Sequence[Mapping], known: Sequence[str]) -> None:
     """Refuse a claim on an arm that the config does not have. Raises: UserError."""
     for claim in claims:
-        used = (*claim["arms"], *(other["arm"] for other in _others(claim) if "arm" in other))
-        if unknown := [arm for arm in used if arm not in known]:
+        if unknown := [arm for arm in _arms(claim) if arm not in known]:
             raise UserError(f"claim {claim['id']!r}: arm {unknown[0]!r} is not known{nearest(unknown[0], known)}")
 
 
 def judgeable(claims: Sequence[Mapping], arms: Sequence[str]) -> list[Mapping]:
-    """The claims whose arms all run."""
-    return [claim for claim in claims if set(claim["arms"]) <= set(arms)]
+    """The claims whose arms all run, those of the curves and terms inside a claim as well."""
+    return [claim for claim in claims if set(_arms(claim)) <= set(arms)]
+
+
+def require_curves(claims: Sequence[Mapping], last: Mapping[str, int]) -> None:
+    """Refuse a claim that reads the curve of an arm which takes no step.
+
+    Args:
+      last: arm -> its last step.
+
+    Raises:
+      UserError.
+    """
+    for claim in claims:
+        along = [arm for arm in claim["arms"] if claim["at"] in (*statistics.ALONG, "trend")]
+        along += [stated["arm"] for field, stated in _parts(claim) if "arm" in stated and (
+            field in ("against", "after") or stated.get("at", claim["at"]) in (*statistics.ALONG, "trend"))]
+        if still := [arm for arm in along if not last[arm]]:
+            raise UserError(f"claim {claim['id']!r}: arm {still[0]!r} takes no step and has one measurement, and what is read "
+                            f"there is a curve{nearest(still[0], [arm for arm, step in last.items() if step])}")
+
+
+def _arms(claim: Mapping) -> tuple[str, ...]:
+    return (*claim["arms"], *(stated["arm"] for _, stated in _parts(claim) if "arm" in stated))
 
 
 def placed(claims: Sequence[Mapping], field_of: Mapping[str, Mapping]) -> list[dict]:

@@ -130,3 +130,14 @@ def test_weights_of_a_slope_give_the_least_squares_slope():
 def test_what_could_not_be_judged_is_refused(fields, message):
     with pytest.raises(UserError, match=message):
         judged(table(RISING), **fields)
+
+
+def test_a_claim_needs_every_arm_that_it_names_and_curves_where_it_reads_one():
+    against = {"metric": "policy.success", "arm": "b"}
+    trend = defaults.claim("c", "a claim", "policy.success", ("a",), kind="value", at="trend", against=against)
+    assert claims.judgeable([trend], ["a"]) == [] and claims.judgeable([trend], ["a", "b"]) == [trend]
+    claims.require_curves([trend], {"a": 8, "b": 8})
+    mean = defaults.claim("d", "a claim", "policy.success", ("b", "a"), at="mean")
+    for claim in (trend, mean):
+        with pytest.raises(UserError, match="arm 'b' takes no step and has one measurement.*valid: a"):
+            claims.require_curves([claim], {"a": 8, "b": 0})

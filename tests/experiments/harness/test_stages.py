@@ -185,6 +185,9 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     ({"a": {"objective": "grpo", "settings": {"clip_hihg": 0.3}}}, "clip_hihg"),
     ({"a": {}, "g": {"over": {"pool": (1, 2)}}}, "its name needs 1 pairs of braces, found 0"),
     ({"a": {}, "g{}": {}}, "has braces in its name and no 'over'"),
+    ({"a": {}, "g{}": {"over": {"pool": 8}}}, "arm 'g{}': over.pool=8 is not several values"),
+    ({"a": {}, "g{}": {"over": {"pool": "train.steps"}}}, "arm 'g{}': over.pool=150 is not several values"),
+    ({"a": {}, "g{}": {"over": (1, 2)}}, "over=(1, 2) is tuple; expected {field: (value, ...)}"),
     ({"a": {}, "base": {}}, "are places where an arm starts"),
 ])
 def test_a_mistake_is_one_line_with_the_fix(table, expected):
