@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost.probes import base, catalog, circuits, fourier, routing
-from jaxpost.probes.policy import fisher, in_context, interrupted, several_samples, table_fit
+from jaxpost.probes.policy import fisher, given_reasoning, in_context, interrupted, several_samples, table_fit
 from jaxpost.probes.updates import ever_changed
 
 P = 13  # modulus of the toy's addition
@@ -152,6 +152,13 @@ class Suite:
         reward_NxK = jnp.stack([even_NxT[:, :budget].any(1) for budget in budgets], axis=1).astype(jnp.float32)
         cut_NxK = ~even_NxT[:, :len(budgets)]
         return {"id": interrupted.Cut(even_NxT.any(1).astype(jnp.float32), reward_NxK, 0 * reward_NxK, cut_NxK)}
+
+    def given_reasoning(self, params: dict, key: jax.Array, shares: tuple[float, ...]) -> dict[str, given_reasoning.Given]:
+        """Whether the greedy tokens behind each share are even; of the other problem's, whether they are odd."""
+        even_NxT = jax.vmap(lambda t: logits(params, t).argmax(-1))(jax.random.randint(key, (ROWS, T), 0, V)) % 2 == 0
+        reward_NxK = even_NxT[:, [int(share * (T - 1)) for share in shares]].astype(jnp.float32)
+        return {"id": given_reasoning.Given(reward_NxK, 1 - reward_NxK, 1 - reward_NxK[:, -1], reward_NxK[:, 0],
+                                            jnp.arange(ROWS) % 2 == 0)}
 
     def first_answers(self, params: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
         """Logits of the last token of fixed prompts, each of which is to be answered by 0 or 1."""

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpost import models, tasks
 from jaxpost.objectives import kl
 from jaxpost.probes.circuits import lens
-from jaxpost.probes.policy import in_context, interrupted, several_samples
+from jaxpost.probes.policy import given_reasoning, in_context, interrupted, several_samples
 from jaxpost.tasks import Task
-from jaxpost.training import closed_loop, interrupting
+from jaxpost.training import closed_loop, interrupting, reasoning_given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +106,30 @@ class Suite:
 
         The free answers are those of `success` with this key. Raises: ValueError as `interrupting.check`.
         """
-        labels = [label for label, task, _ in self.splits if "think" in task.roles]
-        interrupting.check([(label, task) for label, task, _ in self.splits if label in labels], budgets, control)
+        interrupting.check(self._reasoned, budgets, control)
         found = {}
-        for task, rows, problems_N, prompt_NxP in self._asked(labels):
+        for task, rows, problems_N, prompt_NxP in self._asked([label for label, _ in self._reasoned]):
             cut = interrupting.answers(self.model, params, task, problems_N, prompt_NxP, key, budgets, control)
-            found |= {label: jax.tree.map(lambda x, part=part: x[part], cut) for label, part in rows.items()}
+            found |= _by_label(cut, rows)
         return found
+
+    def given_reasoning(self, params: dict, key: jax.Array, shares: Sequence[float]) -> dict[str, given_reasoning.Given]:
+        """Every split whose answers begin with reasoning, {label: answers behind each share of the oracle's}.
+
+        The free answers are those of `success` with this key. Raises: ValueError as `reasoning_given.check`.
+        """
+        reasoning_given.check(self._reasoned, self.problems)
+        found = {}
+        for task, rows, problems_N, prompt_NxP in self._asked([label for label, _ in self._reasoned]):
+            next_N = np.concatenate([np.roll(np.arange(part.start, part.stop), -1) for part in rows.values()])
+            given = reasoning_given.answers(self.model, params, task, problems_N, prompt_NxP, next_N, key, shares)
+            found |= _by_label(given, rows)
+        return found
+
+    @property
+    def _reasoned(self) -> list[tuple[str, Task]]:
+        """(label, task) of the splits whose answers begin with reasoning."""
+        return [(label, task) for label, task, _ in self.splits if "think" in task.roles]
 
     def _asked(self, labels: Sequence[str]) -> list[tuple]:
         """(task, {label: its rows}, problems_N, prompt_NxP) of every task of these splits: they are sampled as one batch."""
@@ -132,8 +150,7 @@ class Suite:
             score_N = jax.vmap(task.verify)(problems_N, made.tokens_NxT)
             if made.forced_NxT is not None:  # statistics are of what the policy has drawn
                 made = made._replace(mask_NxT=made.mask_NxT * (1 - made.forced_NxT))
-            for label, part in rows.items():
-                found[label] = score_N[part], prompt_NxP[part], jax.tree.map(lambda x, part=part: x[part], made)
+            found |= _by_label((score_N, prompt_NxP, made), rows)
         return found
 
     def measure(self, params: dict, base: dict, key: jax.Array) -> dict[str, jax.Array]:
@@ -155,6 +172,11 @@ class Suite:
         drawn = self.success(base, key, only=self.kl_split)[1][self.kl_split][1]
         pad = next(task.pad for label, task, _ in self.splits if label == self.kl_split)
         return means(divergence_sums(self.model, params, base, prompt_NxP, made, drawn, pad))
+
+
+def _by_label(made, rows: dict[str, slice]) -> dict:
+    """{label: its rows of what was made of all splits of a task}."""
+    return {label: jax.tree.map(lambda x, part=part: x[part], made) for label, part in rows.items()}
 
 
 def divergence_sums(model: models.TransformerConfig, params: dict, base: dict, prompt_NxP: jax.Array,

@@ -110,17 +110,21 @@ catalog.add(
         "answers", "Several answers to one prompt",
         ("policy.pass_at_k", "policy.all_at_k", "policy.ead", "policy.similarity", "policy.answer_entropy",
          "policy.semantic_entropy", "policy.entropy_at_temperature", "policy.sequence_entropy", "policy.ood_gap",
-         "policy.calibration_error", "policy.teacher_forced_accuracy", "policy.interrupted"),
+         "policy.calibration_error", "policy.teacher_forced_accuracy", "policy.interrupted",
+         "policy.success_given_reasoning", "policy.follows_reasoning"),
         "What k attempts at a prompt solve: some of them (pass@k) or all (all@k, reliability). How varied answers are: within "
         "a prompt and across prompts, in distinct n-grams (EAD), in similarity of n-grams, in entropy over different answers; "
         "semantic entropy counts all that the verifier accepts as one. How much success falls off distribution, and whether "
         "answers are right as often as the policy's own probability says. How much of success is left where the reasoning is "
-        "cut after so many tokens.",
+        "cut after so many tokens, or the first part of the oracle's is given, and whether answers follow reasoning that is "
+        "another problem's.",
         "pass@k grows with k for guessers too: read it over its null. Diversity per input may stay high while answers to all "
         "prompts become alike: read both, over samples of other prompts. EAD falls with the length of a text, and a set of n "
         "answers has at most log n of entropy. A policy that is less often right is more varied: compare at equal success. "
         "Where several answers are right, the probability of one is below that of being right, which reads as miscalibration. "
-        "Guessers need no reasoning: read success under a cut over its control, which has as many tokens that say nothing.",
+        "Guessers need no reasoning: read success under a cut over its control, which has as many tokens that say nothing. An "
+        "answer that follows another problem's reasoning comes from the reasoning, one that is right all the same from the "
+        "prompt.",
         "calibration error of policies that are as sure as they are right, and of overconfident ones",
         extremes={
             "policy.pass_at_k": ("some of k samples is right on most prompts; guessers read high at large k", "on few"),
@@ -139,6 +143,8 @@ catalog.add(
             "policy.teacher_forced_accuracy": ("demonstrations are continued token by token", "they are not"),
             "policy.interrupted_success": ("answers are right although the reasoning is cut", "they need more of it"),
             "policy.interrupted_share": ("most reasoning is longer than the budget", "it has ended by itself"),
+            "policy.success_given_reasoning": ("answers are right behind so much of the oracle's reasoning", "they are wrong"),
+            "policy.follows_reasoning": ("answers say what the given reasoning says", "they do not, as free answers do not"),
             "policy.interrupted_budget": ("success comes with the last tokens of the reasoning", "0 it needs none of it"),
         }),
 )
