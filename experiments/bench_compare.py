@@ -158,10 +158,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     """Write the pair, compare it by turns, print the table, write the bundle. Raises: UserError, BundleError."""
     benchmark.refuse_claims(config, claims)
     check(config)
-    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
-        if found is None:
+    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         targets, peaks = [], []
         for part in (_element, _spectra, _script)[:3 if config.torch_layers else 2]:
             more, peak = part(config, workdir / "pairs", bundle)
@@ -200,10 +200,10 @@ def _spectra(config: ConfigDict, folder: Path, bundle: records.Bundle) -> tuple[
 def _script(config: ConfigDict, folder: Path, bundle: records.Bundle) -> tuple[list[Target], float]:
     """Some layers, by the command and by the plain script in either precision."""
     sides = write_pair(folder / "layers", config.model, config.torch_layers, 2)
-    ran, found = command(sides, folder / "report-layers", "top", config.memory_gib), []
+    ran, targets = command(sides, folder / "report-layers", "top", config.memory_gib), []
     for dtype in ("float32", "float64"):
         if (theirs := plain_torch(sides, dtype)) is not None:
             bundle.cost(f"bench.torch.{dtype}", wall_s=theirs)
             note = f"CPU seconds, {config.torch_layers} of {config.model.layers} layers: {theirs:.0f} and {ran.cpu:.0f}"
-            found.append(target(f"torch {dtype}", ">= 8 times", np.asarray([theirs / ran.cpu]), theirs / ran.cpu >= 8, note))
-    return found, ran.peak
+            targets.append(target(f"torch {dtype}", ">= 8 times", np.asarray([theirs / ran.cpu]), theirs / ran.cpu >= 8, note))
+    return targets, ran.peak

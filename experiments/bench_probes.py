@@ -84,19 +84,19 @@ class Trainer:
 
 def peak_bytes(compiled) -> float:
     """Bytes that a compiled program holds at once, as XLA plans them; a donated argument counts once."""
-    found = compiled.memory_analysis()
-    return float(found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-                 - found.alias_size_in_bytes)
+    memory = compiled.memory_analysis()
+    return float(memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+                 - memory.alias_size_in_bytes)
 
 
 def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, signals: StopSignals) -> None:
     """Run every comparison, print the table, write the bundle. Raises: UserError, BundleError."""
     benchmark.refuse_claims(config, claims)
     setup = Setup(config)
-    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
-        if found is None:
+    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         trainer, targets = Trainer(setup), []
         for part in (_shares, _coherence, _subspaces):
             targets += part(setup, trainer, bundle)
@@ -106,7 +106,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
 
 def _shares(setup: Setup, trainer: Trainer, bundle: records.Bundle) -> list[Target]:
     """A measurement of each preset, rows included, over the train steps between two measurements."""
-    found = []
+    targets = []
     for name, chosen in setup.chosen.items():
         preset = presets.PRESETS[name]
         measure = Measurement(trainer.base, setup.model, chosen, batch=setup.batch, directory=bundle.path / "series")
@@ -116,9 +116,9 @@ def _shares(setup: Setup, trainer: Trainer, bundle: records.Bundle) -> list[Targ
         share = measure_s / (preset.every * step_s)
         bundle.cost(f"bench.{name}", wall_s=np.median(measure_s))
         bundle.cost(f"bench.step-beside-{name}", wall_s=np.median(step_s))
-        found.append(at_most(name, share, preset.budget, f"{np.median(measure_s):.2f} s each {preset.every} steps of "
+        targets.append(at_most(name, share, preset.budget, f"{np.median(measure_s):.2f} s each {preset.every} steps of "
                                                         f"{np.median(step_s):.2f} s", "of the training time"))
-    return found
+    return targets
 
 
 def _coherence(setup: Setup, trainer: Trainer, bundle: records.Bundle) -> list[Target]:
@@ -169,13 +169,13 @@ def _subspaces(setup: Setup, trainer: Trainer, bundle: records.Bundle) -> list[T
     program = jax.jit(lambda a: linalg.top_k(a, s.k, jax.random.key(1)))
     exact = {"JAX": jax.jit(lambda a: jnp.linalg.svd(a, full_matrices=False)),
              "SciPy gesdd": lambda a: scipy.linalg.svd(host, full_matrices=False, check_finite=False)}
-    found = program(a)  # compiles
+    subspace = program(a)  # compiles
     times = [{name: seconds(lambda f=f: f(a)) for name, f in {**exact, "ours": program}.items()} for _ in range(s.turns)]
     best = min(exact, key=lambda name: min(turn[name] for turn in times))  # the first JAX turn compiles too
     exact_s, ours_s = (np.asarray([turn[name] for turn in times]) for name in (best, "ours"))
-    spectrum = jnp.concatenate([found.s_K, jnp.asarray([found.next_s])])
-    bound = float(jnp.arcsin(linalg.subspace_error(found.residual_K, spectrum, s.k)))
-    angle = float(linalg.principal_angles(jnp.asarray(right), found.v_NxK)[0])
+    spectrum = jnp.concatenate([subspace.s_K, jnp.asarray([subspace.next_s])])
+    bound = float(jnp.arcsin(linalg.subspace_error(subspace.residual_K, spectrum, s.k)))
+    angle = float(linalg.principal_angles(jnp.asarray(right), subspace.v_NxK)[0])
     for name, value in (("exact", exact_s), ("subspaces", ours_s)):
         bundle.cost(f"bench.{name}", wall_s=np.median(value))
     bundle.write_rows("angle", {"metric": ANGLE.id, "role": "seed", "seed": [0], "granularity": "experiment", "k": s.k,
@@ -183,5 +183,5 @@ def _subspaces(setup: Setup, trainer: Trainer, bundle: records.Bundle) -> list[T
     speed = exact_s / ours_s
     return [Target("subspaces", ">= 3 times faster", float(np.median(speed)), (float(speed.min()), float(speed.max())),
                    bool(np.median(speed) >= 3), f"{np.median(ours_s):.1f} s, exact ({best}) {np.median(exact_s):.1f} s; "
-                   f"{'fell back to exact' if bool(found.fell_back) else 'certified'}"),
+                   f"{'fell back to exact' if bool(subspace.fell_back) else 'certified'}"),
             Target("angle", "< 1e-3 rad, certified", bound, (bound, bound), bound < 1e-3, f"against the planted: {angle:.1e}")]

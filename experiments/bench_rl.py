@@ -119,10 +119,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     for peer in ("torch", "transformers", "trl"):  # before anything is made
         benchmark.peer(peer)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
-        if found is None:
+    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         targets = [measured(bundle, case, config.cases[case], config.turns, workdir) for case in config.selected]
         benchmark.publish(bundle, session, TITLE, targets)
 

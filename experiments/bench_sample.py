@@ -25,10 +25,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     benchmark.require_least(config, rows=1, prompt=1, tokens=1, turns=1)
     torch, _ = benchmark.peer("torch"), benchmark.peer("transformers")  # both before anything is made
     c = models.TransformerConfig(**config.model)
-    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
-        if found is None:
+    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         params = models.init(c, jax.random.key(0))
         prompt = np.array(jax.random.randint(jax.random.key(1), (config.rows, config.prompt), 1, c.vocab))
         model = benchmark.transformers_model(c, params).eval()

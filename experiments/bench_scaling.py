@@ -25,10 +25,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     for axis, sizes in config.sizes.items():
         if len(set(sizes)) < 2:
             raise UserError(f"sizes.{axis}={tuple(sizes)}: an exponent needs two sizes at least")
-    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
-        if found is None:
+    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         targets = [exponent(bundle, axis, sizes, config) for axis, sizes in config.sizes.items()]
         benchmark.publish(bundle, session, TITLE, targets)
 

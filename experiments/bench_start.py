@@ -26,10 +26,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     """Run the study twice in turn, check that both bundles are one, print the table. Raises: UserError, BundleError."""
     benchmark.refuse_claims(config, claims)
     benchmark.require_least(config, turns=1)
-    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
-        if found is None:
+    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         seconds = np.asarray([cold_and_warm(config.study) for _ in range(config.turns)])
         for place, side in enumerate(("cold", "warm")):
             bundle.cost(f"bench.{side}", wall_s=np.median(seconds[:, place]))

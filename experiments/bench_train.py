@@ -63,10 +63,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     benchmark.refuse_claims(config, claims)
     benchmark.require_least(config, rows=1, tokens=1, turns=1, microbatches=1)
     torch, _ = benchmark.peer("torch"), benchmark.peer("transformers")  # both before anything is made
-    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
-        if found is None:
+    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         c, params = benchmark.model_of(config)
         tokens = np.array(jax.random.randint(jax.random.key(1), (config.rows, config.tokens + 1), 0, c.vocab))
         model = benchmark.transformers_model(c, params).train()

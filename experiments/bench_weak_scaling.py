@@ -36,10 +36,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     if len({len(chips) for chips in devices.values() if len(chips) >= config.fsdp}) < 2:
         raise UserError(f"slices={tuple(config.slices)}: an exponent needs two sizes of at least fsdp={config.fsdp} chips; "
                         "smaller slices share parameters in fewer parts, and are shown but not fitted")
-    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
-        if found is None:
+    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         rows = []
         for slice_name, chips in devices.items():
             for row in measured(config, slice_name, chips):
@@ -75,24 +75,24 @@ def measured(config: ConfigDict, slice_name: str, chips: Sequence) -> Iterator[d
         arm, _, step = program.name.partition(": ")
         if arm not in ARMS:
             continue  # evaluation and probes
-        found = program_report.row(program, program_report.usable_memory(chips[0]))
-        if not found["fits"]:
-            raise UserError(f"{slice_name}, {program.name}: {found['total_bytes'] / 2**30:.2f} GiB do not fit; lower prompts, "
+        row = program_report.row(program, program_report.usable_memory(chips[0]))
+        if not row["fits"]:
+            raise UserError(f"{slice_name}, {program.name}: {row['total_bytes'] / 2**30:.2f} GiB do not fit; lower prompts, "
                             "or raise fsdp")
-        kinds = {kind: entry["bytes"] for kind, entry in found["collectives"].items()}
+        kinds = {kind: entry["bytes"] for kind, entry in row["collectives"].items()}
         yield {"program": f"{arm.partition('-')[0]}-{step}", "slice": slice_name, "chips": len(chips), "fsdp": fsdp,
-               "flops": found["compiler_flops"], "peak_bytes": found["total_bytes"], "bytes": sum(kinds.values()),
-               "kinds": kinds, "wall_s": found["compile_seconds"]}
+               "flops": row["compiler_flops"], "peak_bytes": row["total_bytes"], "bytes": sum(kinds.values()),
+               "kinds": kinds, "wall_s": row["compile_seconds"]}
 
 
 def exponents(rows: Sequence[dict], fsdp: int) -> list[benchmark.Target]:
     """Slopes of log quantities in log chips of one program, over the slices whose parameters are in `fsdp` parts."""
-    found = []
+    targets = []
     for quantity, limit in LIMITS.items():
         fitted = [row for row in rows if row["fsdp"] == fsdp]
         x, y = np.log([row["chips"] for row in fitted]), np.log([max(row[quantity], 1) for row in fitted])
         slope, (scale, unit) = np.polyfit(x, y, 1)[0], UNITS[quantity]
         spent = ", ".join(f"{row['chips']}: {row[quantity] / scale:.3g}" for row in rows)
-        found.append(benchmark.at_most(f"{rows[0]['program']}, {WHAT[quantity]}", np.asarray([slope]), limit,
-                                       f"chips: {unit} a chip: {spent}", "(exponent)"))
-    return found
+        targets.append(benchmark.at_most(f"{rows[0]['program']}, {WHAT[quantity]}", np.asarray([slope]), limit,
+                                         f"chips: {unit} a chip: {spent}", "(exponent)"))
+    return targets

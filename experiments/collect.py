@@ -46,17 +46,17 @@ def runs(directories: Sequence[Path]) -> list[Run]:
     Raises:
       UserError: no finished run, or runs of different experiments.
     """
-    found = {}
+    by_id = {}
     for directory in directories:
         for path in sorted({directory, *(file.parent for file in directory.rglob("manifest.json"))}):
             if (path / "manifest.json").is_file():
                 manifest = storage.read_manifest(path / "manifest.json")
                 if manifest["status"] == "complete" and "collected" not in manifest:
-                    found[manifest["bundle_id"]] = Run(path, manifest)
-    if not found:
+                    by_id[manifest["bundle_id"]] = Run(path, manifest)
+    if not by_id:
         raise UserError(f"no finished run in or below {', '.join(map(str, directories))}; a run is finished when its "
                         "manifest.json says complete")
-    made = list(found.values())
+    made = list(by_id.values())
     kinds = {run.manifest["config"].get("experiment") for run in made}
     if len(kinds) > 1:
         raise UserError(f"runs of different experiments ({', '.join(sorted(map(str, kinds)))}) do not go into one bundle; name "
@@ -91,11 +91,11 @@ def _with_arms(table: pa.Table, run: Run) -> pa.Table:
     return table.drop_columns(["row_id"])
 
 
-def judged(found: Sequence[Run]) -> list[dict]:
+def judged(members: Sequence[Run]) -> list[dict]:
     """Results of a study's claims under every setting, from the rows of all runs with it; none for other experiments."""
     results = []
-    for own in dict.fromkeys(run.settings for run in found):
-        group = [run for run in found if run.settings == own]
+    for own in dict.fromkeys(run.settings for run in members):
+        group = [run for run in members if run.settings == own]
         manifest = group[0].manifest
         if manifest["config"].get("experiment") != configs.STUDY or not manifest["claims"]:
             continue
@@ -132,31 +132,31 @@ def collect(directories: Sequence[Path], out: Path) -> str:
     Raises:
       UserError: as `runs`, or the directory holds something else.
     """
-    found = runs(directories)
-    stated = {"collected": [{"bundle_id": run.manifest["bundle_id"], "settings": dict(run.settings)} for run in found],
-              "experiment": found[0].manifest["config"].get("experiment")}
-    title = found[0].manifest.get("title", "")
-    results = judged(found)
+    members = runs(directories)
+    stated = {"collected": [{"bundle_id": run.manifest["bundle_id"], "settings": dict(run.settings)} for run in members],
+              "experiment": members[0].manifest["config"].get("experiment")}
+    title = members[0].manifest.get("title", "")
+    results = judged(members)
     claims = [{name: result[name] for name in result if name in FIELDS} for result in results]
-    with records.Bundle.open(out, stated, records.config_hash(stated), claims, title=f"{title}: {len(found)} runs",
-                             question=found[0].manifest.get("question", "")) as bundle:
+    with records.Bundle.open(out, stated, records.config_hash(stated), claims, title=f"{title}: {len(members)} runs",
+                             question=members[0].manifest.get("question", "")) as bundle:
         if bundle.state == "finished":
             return bundle.manifest["bundle_id"]
-        bundle.write_rows("collected", _once([renamed(run) for run in found]))
-        bases = {base for run in found for base in run.manifest.get("bases", {}).values()}
+        bundle.write_rows("collected", _once([renamed(run) for run in members]))
+        bases = {base for run in members for base in run.manifest.get("bases", {}).values()}
         seeds = records.select(bundle.read_rows(), role="seed")["seed"].unique()
-        return records.finish(bundle, metrics=_metrics(found), claims=results, papers=_papers(found),
+        return records.finish(bundle, metrics=_metrics(members), claims=results, papers=_papers(members),
                               extra={"n_seeds": len(seeds), "collected": stated["collected"]},
-                              hierarchical=len(bases) > 1 and not found[0].settings)
+                              hierarchical=len(bases) > 1 and not members[0].settings)
 
 
-def _metrics(found: Sequence[Run]) -> dict[str, dict]:
+def _metrics(members: Sequence[Run]) -> dict[str, dict]:
     """Definitions of all metrics of the runs."""
-    return {row["metric"]: row for run in found for row in records.read_metrics(run.path).to_pylist()}
+    return {row["metric"]: row for run in members for row in records.read_metrics(run.path).to_pylist()}
 
 
-def _papers(found: Sequence[Run]) -> list[Mapping]:
-    return list({paper["key"]: paper for run in found for paper in run.manifest.get("papers", ())}.values())
+def _papers(members: Sequence[Run]) -> list[Mapping]:
+    return list({paper["key"]: paper for run in members for paper in run.manifest.get("papers", ())}.values())
 
 
 def main(arguments: list[str] | None = None) -> int:

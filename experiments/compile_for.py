@@ -30,11 +30,11 @@ def run(config: ConfigDict, topology: str) -> None:
     rows = []
     for program in setup.listed():
         rows.append(program_report.row(program, usable))
-        found = rows[-1]
-        console.print(f"{program.name}: " + (found.get("why") or f"{found['total_bytes'] / 2**30:.2f} GiB a chip, compiled in "
-                                             f"{found['compile_seconds']:.0f} s"), highlight=False, soft_wrap=True)
+        last = rows[-1]
+        console.print(f"{program.name}: " + (last.get("why") or f"{last['total_bytes'] / 2**30:.2f} GiB a chip, compiled in "
+                                             f"{last['compile_seconds']:.0f} s"), highlight=False, soft_wrap=True)
     console.print(program_report.table(rows, usable))
-    if large := [found for found in rows if not found["fits"]]:
-        worst = max(large, key=lambda found: found["total_bytes"])
+    if large := [row for row in rows if not row["fits"]]:
+        worst = max(large, key=lambda row: row["total_bytes"])
         raise UserError(f"{len(large)} of {len(rows)} programs do not fit: {worst['name']} takes "
                         f"{worst['total_bytes'] / 2**30:.2f} GiB of the {usable / 2**30:.2f} GiB of a chip; {worst['advice']}")

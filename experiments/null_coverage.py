@@ -55,8 +55,8 @@ LAWS = {
 
 def _sizes(n: int) -> np.ndarray:
     rng = np.random.default_rng(5)
-    found = np.exp(0.5 * rng.standard_normal(n)) * rng.choice([-1.0, 1.0], n)
-    return found / np.sqrt(np.mean(found**2))
+    sizes = np.exp(0.5 * rng.standard_normal(n)) * rng.choice([-1.0, 1.0], n)
+    return sizes / np.sqrt(np.mean(sizes**2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +136,8 @@ def markdown(cells: Sequence[Cell], config: Mapping) -> str:
                   "| metric | null | " + " | ".join(config["laws"]) + " |", "|---" * (2 + len(config["laws"])) + "|"]
         for metric in dict.fromkeys(cell.metric for cell in mine):
             row = [cell for cell in mine if cell.metric == metric]
-            found = [_entry([cell for cell in row if cell.law == law]) for law in config["laws"]]
-            lines.append(f"| {metric} | {row[0].null or 'none'} | " + " | ".join(found) + " |")
+            entries = [_entry([cell for cell in row if cell.law == law]) for law in config["laws"]]
+            lines.append(f"| {metric} | {row[0].null or 'none'} | " + " | ".join(entries) + " |")
         lines.append("")
     return "\n".join(lines)
 
@@ -155,10 +155,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     if claims:
         raise UserError("null_coverage states a table, no claims; remove CLAIMS from the config's file")
     check(config)
-    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as found:
-        if found is None:
+    with opened(config, Stated(TITLE, QUESTION, (), (), [0], bases=0), workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         cells: list[Cell] = []
         for stored in config.stored:
             for base in config.bases:

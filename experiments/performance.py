@@ -43,12 +43,12 @@ def _section_of(path: Path) -> str:
 def section(manifest: Mapping) -> str:
     """One benchmark: its question, machine and table."""
     session = manifest["sessions"][-1]
-    found, code = session["environment"], session["code"]
-    devices = found["devices"]
+    about, code = session["environment"], session["code"]
+    devices = about["devices"]
     machine = ", ".join(filter(None, [
-        found.get("processor") or found["machine"], f"{found['cores']} cores",
+        about.get("processor") or about["machine"], f"{about['cores']} cores",
         f"{devices['count']} x {devices['kind']}" if devices["platform"] != "cpu" else None,
-        f"jax {found['packages']['jax']}", f"Python {found['python']}"]))
+        f"jax {about['packages']['jax']}", f"Python {about['python']}"]))
     rows = ["| what | target | measured | met | |", "|---|---|---|---|---|"]
     for target in manifest["targets"]:
         low, high = target["spread"]

@@ -146,10 +146,10 @@ def run(config: ConfigDict, claims: Sequence[Mapping], workdir: Path, name: str,
     claim_rules.check(claims)
     seeds = list(range(config.seeds.first, config.seeds.first + config.seeds.count))
     stated = Stated(TITLE, QUESTION, claims, config.arms, seeds, bases=0)
-    with opened(config, stated, workdir, name, signals) as found:
-        if found is None:
+    with opened(config, stated, workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         for seed in seeds:
             if bundle.has_rows(shard := f"process-{seed}"):
                 continue

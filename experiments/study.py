@@ -131,10 +131,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     setup = setup_of(config, claims)
     bases, trained = config.seeds.get("bases", 1), [arm.name for arm in setup.arms if arm.steps]
     stated = Stated(config.title, config.question, setup.claims, trained, setup.seeds, bases)
-    with opened(config, stated, workdir, name, signals) as found:
-        if found is None:
+    with opened(config, stated, workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         if config.memory.report:
             program_report.print_report(session, setup.listed())
         inventory = setup.carry_out(bundle, session)
@@ -179,8 +179,8 @@ def _one_arm(setup: Setup, arm: Arm, finals: Mapping, plan: ensemble.Plan, direc
     if not arm.steps:
         return one_arm.combined(arm, plan, setup.seeds, finals, bundle, session)
     own = dataclasses.replace(plan, grid=setup.measured(arm))
-    found = one_arm.train(arm, own, setup.seeds, finals, directory / "arms", setup.config.mesh.ensemble, bundle, session)
-    return one_arm.final_params(arm, found, own)
+    blocks = one_arm.train(arm, own, setup.seeds, finals, directory / "arms", setup.config.mesh.ensemble, bundle, session)
+    return one_arm.final_params(arm, blocks, own)
 
 
 def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: dict, matrices: dict, bundle,
@@ -190,8 +190,8 @@ def _compare(setup: Setup, plan: ensemble.Plan, measure: Measurement, finals: di
     base, ends = plan.base, setup.ends
     parts = []
     for arm, matrices_S in matrices.items():
-        found = weights.jaccard(measure.base_weights, matrices_S)
-        parts.append(weights.finalize_jaccard(measure.infos, found, arm=arm, step=ends[arm].step, conditional_on=base.digest,
+        overlaps = weights.jaccard(measure.base_weights, matrices_S)
+        parts.append(weights.finalize_jaccard(measure.infos, overlaps, arm=arm, step=ends[arm].step, conditional_on=base.digest,
                                               row_ids=records.row_ids))
     bundle.write_rows(f"{plan.prefix}jaccard", concatenate(*parts))
     session.advance(1)
@@ -220,10 +220,10 @@ def _matched(setup: Setup, measure: Measurement, finals: dict, table) -> list[di
              if claim["at"] == "matched_success" and claim["metric"].startswith("policy.")]
     before = {arm.name: arm.start[0] for arm in setup.arms if len(arm.start) == 1}
     runs, parts = matched.Trajectories(table), []
-    for found in comparisons.of_sets(runs, setup.claims, trained, measure.base.digest, tuple(dict.fromkeys(read)), before):
-        parts += found.columns
-        if found.norm is not None:
-            parts += _rescaled(setup, measure, finals, runs, found)
+    for compared in comparisons.of_sets(runs, setup.claims, trained, measure.base.digest, tuple(dict.fromkeys(read)), before):
+        parts += compared.columns
+        if compared.norm is not None:
+            parts += _rescaled(setup, measure, finals, runs, compared)
     return parts
 
 

@@ -34,8 +34,8 @@ PROMPT_TOKENS, ANSWER_TOKENS = 12, 4
 
 def problems() -> list[dict[str, str]]:
     """Every sum of two digits that is a digit itself, in a fixed shuffled order."""
-    found = [{"prompt": f"What is {a} plus {b}?", "answer": str(a + b)} for a in range(10) for b in range(10) if a + b < 10]
-    return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+    sums = [{"prompt": f"What is {a} plus {b}?", "answer": str(a + b)} for a in range(10) for b in range(10) if a + b < 10]
+    return [sums[i] for i in np.random.default_rng(0).permutation(len(sums))]
 
 
 def make(directory: Path, steps: int = 40) -> Path:

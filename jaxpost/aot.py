@@ -64,8 +64,8 @@ def devices(topology: str) -> list:
     topology = SLICES.get(topology, topology)
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks a metadata server that is not there
     try:
-        found = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-        return found[:1] if first else found  # libtpu names no topology of one chip
+        chips = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        return chips[:1] if first else chips  # libtpu names no topology of one chip
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if "lockfile" in reason or "already in use" in reason:  # libtpu's own words advise to remove the lock; nobody should
@@ -223,9 +223,9 @@ def compiled(program, arguments: tuple, mesh: Mesh | None) -> Compiled:
             made = program.lower(*arguments).compile()
             return Compiled(getattr(made, "program", made), time.monotonic() - began, mesh)  # of rows that it is fed as well
         except jax.errors.JaxRuntimeError as error:
-            if (found := _TOO_LARGE.search(str(error))) is None:
+            if (too_large := _TOO_LARGE.search(str(error))) is None:
                 raise
-            used, usable = (float(found[i]) * 2 ** (10 * "_KMGT".index(found[i + 1])) for i in (1, 3))
+            used, usable = (float(too_large[i]) * 2 ** (10 * "_KMGT".index(too_large[i + 1])) for i in (1, 3))
             raise DoesNotFit(int(used), int(usable)) from error
 
 
@@ -234,7 +234,7 @@ def report(program, arguments: tuple, mesh: Mesh | None) -> dict:
     return describe(compiled(program, arguments, mesh))
 
 
-def describe(found: Compiled) -> dict:
+def describe(program: Compiled) -> dict:
     """What one execution takes on each chip.
 
     Returns:
@@ -242,13 +242,13 @@ def describe(found: Compiled) -> dict:
       their arguments' memory and are left out of output_bytes); compiler_flops a chip, where loop bodies count once;
       collectives, voting_loops and host_calls of `jaxpost.hlo`.
     """
-    memory, text = found.program.memory_analysis(), found.program.as_text()
-    return {"compile_seconds": found.seconds, "chips": 1 if found.mesh is None else found.mesh.size,
+    memory, text = program.program.memory_analysis(), program.program.as_text()
+    return {"compile_seconds": program.seconds, "chips": 1 if program.mesh is None else program.mesh.size,
             "argument_bytes": memory.argument_size_in_bytes,
             "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
             "temporary_bytes": memory.temp_size_in_bytes, "code_bytes": memory.generated_code_size_in_bytes,
-            "compiler_flops": int((found.program.cost_analysis() or {}).get("flops", 0)), "collectives": hlo.collectives(text),
-            "voting_loops": hlo.voting_loops(text), "host_calls": hlo.host_calls(text)}
+            "compiler_flops": int((program.program.cost_analysis() or {}).get("flops", 0)),
+            "collectives": hlo.collectives(text), "voting_loops": hlo.voting_loops(text), "host_calls": hlo.host_calls(text)}
 
 
 def shard_bytes(tree) -> int:

@@ -212,11 +212,11 @@ class Checkpoints:
         with self._reading(step):
             return digests.opened(json.loads((self._directory / str(step) / "about" / "metadata").read_text()))
 
-    def _compare(self, step: int, item: str, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
-        if set(found) != set(expected):
-            odd = sorted(set(found) ^ set(expected))[0]
+    def _compare(self, step: int, item: str, expected: Mapping[str, str], read: Mapping[str, str]) -> None:
+        if set(read) != set(expected):
+            odd = sorted(set(read) ^ set(expected))[0]
             raise digests.DigestError(f"item {item!r} {'has no' if odd in expected else 'holds'} array {odd!r}")
-        if wrong := sorted(name for name in expected if found[name] != expected[name]):
+        if wrong := sorted(name for name in expected if read[name] != expected[name]):
             raise digests.DigestError(f"array {wrong[0]!r} of item {item!r} is not what was saved (digest); {len(wrong)} of "
                                       f"{len(expected)} arrays differ")
 
@@ -234,8 +234,8 @@ class Checkpoints:
         else:
             abstract = abstract._replace(probe_state=None)
         read = self._items(step, items)
-        found = {"params": read["params"], "probe_state": read.get("probe_state"), **read["training"]}
-        return _placed(abstract._replace(**found), abstract)
+        fields = {"params": read["params"], "probe_state": read.get("probe_state"), **read["training"]}
+        return _placed(abstract._replace(**fields), abstract)
 
     def restore_params(self, step: int, abstract: dict | None = None) -> dict:
         """The parameters of `step` alone; `abstract` gives shapes and placement, by default those on disk.

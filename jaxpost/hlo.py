@@ -34,14 +34,14 @@ def _bytes(text: str, started: bool) -> int:
 
 def computations(text: str) -> tuple[str, dict[str, list[str]]]:
     """(name of the entry, {computation: its instruction lines})."""
-    entry, name, found = "", "", {}
+    entry, name, lines_of = "", "", {}
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
-            name, found[match[2]] = match[2], []
+            name, lines_of[match[2]] = match[2], []
             entry = match[2] if match[1] else entry
         elif line.startswith("  ") and name:
-            found[name].append(line)
-    return entry, found
+            lines_of[name].append(line)
+    return entry, lines_of
 
 
 def _trips(condition: list[str]) -> int:
@@ -52,13 +52,13 @@ def _trips(condition: list[str]) -> int:
 
 def executions(text: str) -> dict[str, int]:
     """How often each computation runs when the entry runs once."""
-    entry, found = computations(text)
-    called = {name: defaultdict(int) for name in found}
-    for name, lines in found.items():
+    entry, lines_of = computations(text)
+    called = {name: defaultdict(int) for name in lines_of}
+    for name, lines in lines_of.items():
         for line in lines:
             if loop := _WHILE.search(line):
                 for part in loop.groups():  # the condition is looked at once more than the body runs: not counted
-                    called[name][part] += _trips(found[loop[1]])
+                    called[name][part] += _trips(lines_of[loop[1]])
             for one, several in _CALLED.findall(line):
                 for callee in [one] if one else re.findall(r"[\w.-]+", several):
                     called[name][callee] += 1
@@ -78,9 +78,9 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
     The pieces of one asynchronous collective share a channel and count once.
     """
-    times, (_, found) = executions(text), computations(text)
+    times, (_, lines_of) = executions(text), computations(text)
     seen = {}
-    for name, lines in found.items():
+    for name, lines in lines_of.items():
         for i, line in enumerate(lines):
             if (match := _COLLECTIVE.search(line)) and name in times:
                 channel = _CHANNEL.search(line)
@@ -89,7 +89,7 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
                 seen[key] = max(seen.get(key, piece), piece)
     out = {}
     for kind in COLLECTIVES:
-        if mine := [(count, size) for found, count, size in seen.values() if found == kind]:
+        if mine := [(count, size) for other, count, size in seen.values() if other == kind]:
             out[kind] = {"instructions": len(mine), "executions": sum(count for count, _ in mine),
                          "bytes": sum(count * size for count, size in mine),
                          "largest_bytes": max(size for _, size in mine)}
@@ -98,9 +98,9 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
 def voting_loops(text: str) -> int:
     """Loops whose end the chips decide together: their condition has a collective, so every iteration waits for all."""
-    found = computations(text)[1]
-    conditions = [loop[1] for lines in found.values() for line in lines if (loop := _WHILE.search(line))]
-    return sum(any(_COLLECTIVE.search(line) for line in found[name]) for name in conditions)
+    lines_of = computations(text)[1]
+    conditions = [loop[1] for lines in lines_of.values() for line in lines if (loop := _WHILE.search(line))]
+    return sum(any(_COLLECTIVE.search(line) for line in lines_of[name]) for name in conditions)
 
 
 def host_calls(text: str) -> list[str]:

@@ -133,9 +133,9 @@ def _to_unit(a_MxN: jax.Array) -> tuple[jax.Array, jax.Array]:
     return a_MxN / unit, unit
 
 
-def _from_unit(found: TopK, unit: jax.Array) -> TopK:
+def _from_unit(scaled: TopK, unit: jax.Array) -> TopK:
     in_units = ("s_K", "residual_K", "next_s", "next_residual")
-    return found._replace(**{name: getattr(found, name) * unit for name in in_units})
+    return scaled._replace(**{name: getattr(scaled, name) * unit for name in in_units})
 
 
 def _leading(a_MxN, k, u, s, v, fell_back) -> TopK:
@@ -213,14 +213,14 @@ def top_k(
 
     def cycle(carry):
         count, _, (_, _, start_NxB) = carry
-        found = _krylov_triplets(a_MxN, block, depth, start_NxB)
-        return count + 1, certified(*found), found
+        triplets = _krylov_triplets(a_MxN, block, depth, start_NxB)
+        return count + 1, certified(*triplets), triplets
 
     nothing = jnp.zeros((m, block), a_MxN.dtype), jnp.zeros(block, a_MxN.dtype)
     first = (jnp.int32(0), jnp.bool_(False), (*nothing, jax.random.normal(key, (n, block), a_MxN.dtype)))
     _, done, (u, s, v) = jax.lax.while_loop(lambda carry: ~carry[1] & (carry[0] < cycles), cycle, first)
-    found = jax.lax.cond(done, lambda: _leading(a_MxN, k, u, s, v, jnp.bool_(False)), lambda: exact(jnp.bool_(True)))
-    return _from_unit(found, unit)
+    result = jax.lax.cond(done, lambda: _leading(a_MxN, k, u, s, v, jnp.bool_(False)), lambda: exact(jnp.bool_(True)))
+    return _from_unit(result, unit)
 
 
 def leading_values(
@@ -234,8 +234,8 @@ def leading_values(
     if not krylov_fits(a_MxN.shape, k, oversample, depth):
         s_K = singular_values(a_MxN)[:k]
         return s_K, jnp.full_like(s_K, ALONE * VALUE_ERROR * s_K[0])
-    found = block_krylov(a_MxN, k, key, k + 1 + oversample, depth)
-    return found.s_K, jnp.maximum(found.residual_K, VALUE_ERROR * found.s_K[0])
+    leading = block_krylov(a_MxN, k, key, k + 1 + oversample, depth)
+    return leading.s_K, jnp.maximum(leading.residual_K, VALUE_ERROR * leading.s_K[0])
 
 
 def subspace_error(residual: jax.Array, s_Q: jax.Array, k: int) -> jax.Array:

@@ -7,15 +7,15 @@ _CLOSE = 0.4  # of difflib's ratio
 _MOST = 120  # names that a message lists; of a longer table the closest
 
 
-def nearest(found: object, valid: Iterable[str]) -> str:
+def nearest(name: object, valid: Iterable[str]) -> str:
     """`; did you mean 'x'? (valid: x, y)`; without the question where nothing is close.
 
     >>> nearest("grp", ("grpo", "dpo"))
     "; did you mean 'grpo'? (valid: dpo, grpo)"
     """
     valid = sorted(map(str, valid))
-    close = difflib.get_close_matches(str(found), valid, 1, _CLOSE)
-    listed = valid if len(valid) <= _MOST else difflib.get_close_matches(str(found), valid, 10, 0.0)
+    close = difflib.get_close_matches(str(name), valid, 1, _CLOSE)
+    listed = valid if len(valid) <= _MOST else difflib.get_close_matches(str(name), valid, 10, 0.0)
     more = f", and {len(valid) - len(listed)} more" if len(listed) < len(valid) else ""
     return (f"; did you mean {close[0]!r}?" if close else "") + f" (valid: {', '.join(listed)}{more})"
 

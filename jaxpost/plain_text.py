@@ -24,8 +24,8 @@ def visible(text: str, lines: bool = False) -> str:
     >>> print(visible("a\u202eb\x1b[31m"))
     a\u202eb\x1b[31m
     """
-    found = _ACTING.sub(_escaped, text)
-    return found if lines else _LINES.sub(_escaped, found)
+    escaped = _ACTING.sub(_escaped, text)
+    return escaped if lines else _LINES.sub(_escaped, escaped)
 
 
 def spreadsheet_cell(text: str) -> str:

@@ -74,14 +74,14 @@ def agreed(make: Callable[[], object], errors: Sequence[type[Exception]] = ()):
             kind = next((i for i, known in enumerate(errors) if isinstance(error, known)), None)
             return json.dumps({"kind": kind, "type": type(error).__name__, "message": str(error)}).encode()
 
-    found = json.loads(broadcast(told))
-    if "kind" not in found:
-        return found["value"]
-    if found["kind"] is not None:
-        raise errors[found["kind"]](found["message"])
+    message = json.loads(broadcast(told))
+    if "kind" not in message:
+        return message["value"]
+    if message["kind"] is not None:
+        raise errors[message["kind"]](message["message"])
     if raised:
         raise raised[0]
-    raise RuntimeError(f"the first process stopped: {found['type']}: {found['message']}")
+    raise RuntimeError(f"the first process stopped: {message['type']}: {message['message']}")
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:

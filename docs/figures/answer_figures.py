@@ -12,9 +12,9 @@ def answers(ax):
     """Calibration error of policies right in a share p^a of the answers of probability p."""
     rng, over = np.random.default_rng(0), np.linspace(1, 4, 13)
     confidence = rng.beta(2, 2, 400)
-    found = [calibration.interval(confidence, rng.random(400) < confidence**a, rng) for a in over]
+    intervals = [calibration.interval(confidence, rng.random(400) < confidence**a, rng) for a in over]
     _, lo, hi = calibration.null(confidence, rng)
-    value, low, high = (np.asarray([getattr(x, end) for x in found]) for end in ("value", "lo", "hi"))
+    value, low, high = (np.asarray([getattr(x, end) for x in intervals]) for end in ("value", "lo", "hi"))
     ax.fill_between(over, lo, hi, color=BLIND, alpha=0.3, label="null: calibrated")
     ax.errorbar(over, value, (value - low, high - value), fmt="o-", color=FOUND, label="400 prompts, 95 %")
     ax.plot(over, [np.mean(confidence - confidence**a) for a in over], color=INK, ls=":", label="planted")

@@ -20,9 +20,9 @@ def lens(ax):
     rng, strength = np.random.default_rng(51), np.linspace(0, 4, 13)
     token_N, noise_NxD = jnp.asarray(rng.integers(0, V, N)), jnp.asarray(rng.normal(size=(N, D)) / np.sqrt(D), jnp.float32)
     state_JxNxD = strength[:, None, None] * _head()[token_N] + noise_NxD
-    found = logit_lens.ranks(state_JxNxD @ _head().T, token_N, D, 8)
-    ax.plot(strength, found.reciprocal.mean(axis=1), "o-", color=FOUND, label="token that is written")
-    ax.plot(strength, found.others.mean(axis=0), color=BLIND, label="tokens of other prompts")
+    ranks = logit_lens.ranks(state_JxNxD @ _head().T, token_N, D, 8)
+    ax.plot(strength, ranks.reciprocal.mean(axis=1), "o-", color=FOUND, label="token that is written")
+    ax.plot(strength, ranks.others.mean(axis=0), color=BLIND, label="tokens of other prompts")
     ax.axhline(logit_lens.random_rank(V), color=BLIND, ls=":", label="shuffled unembedding")
     ax.set(xlabel="strength of the token in the state", ylabel="mean reciprocal rank", ylim=(0, 1.05))
 
@@ -38,10 +38,10 @@ def tracing(ax):
             return x_NxTxD[None], x_NxTxD.sum(axis=1) @ head_VxD.T
 
         own, other = (jnp.stack([token, token], axis=1) for token in (own_N, other_N))
-        found = swaps.swaps(run, _head(), own, run(_head(), own, None), other, 8, jax.random.key(0))
-        differ = found.differ > 0
-        carried.append(found.transferred[0, 0][differ].mean())
-        noise.append(found.noise_transferred[:, 0, 0].mean())
+        swapped = swaps.swaps(run, _head(), own, run(_head(), own, None), other, 8, jax.random.key(0))
+        differ = swapped.differ > 0
+        carried.append(swapped.transferred[0, 0][differ].mean())
+        noise.append(swapped.noise_transferred[:, 0, 0].mean())
     ax.plot(share, carried, "o-", color=FOUND, label="other prompt's state")
     ax.plot(share, noise, color=BLIND, label="noise of the same size")
     ax.set(xlabel="share of the token that the state carries", ylabel="answers transferred", ylim=(-0.05, 1.05))
@@ -60,8 +60,8 @@ def induction(ax):
 
     probe = Induction(Heads(score, tuple(range(32)), 1))
     state = probe.init(None, jax.random.key(0))
-    found = [probe.measure({base.PARAMS: part}, state, None)[1] for part in share]
+    read = [probe.measure({base.PARAMS: part}, state, None)[1] for part in share]
     for h, (name, color, line) in enumerate((("looks its token up", FOUND, "o-"), ("goes back by position", WRONG, "x--"))):
-        ax.plot(share, [values["score"][0, h].mean() for values in found], line, color=color, label=name)
-        ax.plot(share, [values["drawn"][:, 0, h].mean() for values in found], ":", color=color, label="its null")
+        ax.plot(share, [values["score"][0, h].mean() for values in read], line, color=color, label=name)
+        ax.plot(share, [values["drawn"][:, 0, h].mean() for values in read], ":", color=color, label="its null")
     ax.set(xlabel="share of a head's attention", ylabel="induction score", ylim=(-0.05, 1.05))

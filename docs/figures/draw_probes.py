@@ -168,14 +168,14 @@ def rank(ax):
 def jaccard(ax):
     w0, sigma = _base((256, 128)), np.geomspace(1e-5, 1e-3, 10)
     codes = visibility.bf16_codes(jnp.asarray(w0, jnp.float32))
-    found, blind, plain = [], [], []
+    shares, blind, plain = [], [], []
     for x in sigma:
         a, b = (_seen(w0 + _blind(x, i, w0.shape)) != w0 for i in (8, 9))
-        found.append((a & b).sum() / (a | b).sum())
+        shares.append((a & b).sum() / (a | b).sum())
         p = visibility.visibility_law("gaussian", jnp.float32(x))
         blind.append(float(visibility.expected_jaccard(visibility.class_counts(codes), p, p)))
         plain.append(a.mean() * b.mean() / (a.mean() + b.mean() - a.mean() * b.mean()))
-    for y, style_, color, label in ((found, "o", FOUND, "two blind runs"), (blind, "-", BLIND, "magnitude-conditioned"),
+    for y, style_, color, label in ((shares, "o", FOUND, "two blind runs"), (blind, "-", BLIND, "magnitude-conditioned"),
                                     (plain, ":", WRONG, "independence")):
         ax.semilogx(sigma, y, style_, color=color, label=label)
     ax.set(xlabel="standard deviation of the updates", ylabel="Jaccard index")
@@ -185,15 +185,15 @@ def pairs(ax):
     bases, sigma = [_base((256, 128), seed) for seed in (1, 17)], np.geomspace(1e-5, 1e-3, 10)
     codes = [visibility.bf16_codes(jnp.asarray(w, jnp.float32)) for w in bases]
     for other, color, label in ((0, FOUND, "one base"), (1, WRONG, "two bases")):
-        found, blind, plain = [], [], []
+        shares, blind, plain = [], [], []
         for x in sigma:
             a, b = (_seen(bases[i] + _blind(x, draw, (256, 128))) != bases[i] for i, draw in ((0, 18), (other, 19)))
             law = np.asarray(visibility.visibility_law("gaussian", jnp.float32(x)))
             p, q = (law[np.asarray(visibility.class_of(codes[i]))] for i in (0, other))
-            found.append((a & b).sum() / (a | b).sum())
+            shares.append((a & b).sum() / (a | b).sum())
             blind.append((p * q).sum() / (p + q - p * q).sum())
             plain.append(p.mean() * q.mean() / (p.mean() + q.mean() - p.mean() * q.mean()))
-        ax.semilogx(sigma, found, "o", color=color, label=f"blind runs, {label}")
+        ax.semilogx(sigma, shares, "o", color=color, label=f"blind runs, {label}")
         ax.semilogx(sigma, blind, color=color, lw=0.9)
     ax.semilogx(sigma, plain, ":", color=BLIND, label="independence")
     ax.set(xlabel="standard deviation of the updates (lines: right nulls)", ylabel="Jaccard index")
@@ -285,8 +285,8 @@ def curvature(ax):
     q = np.linalg.qr(_rng(33).standard_normal((200, 200)))[0]
     h, start = jnp.asarray((q * values) @ q.T, jnp.float32), jnp.asarray(_rng(34).standard_normal((1, 200)), jnp.float32)
     depths = range(1, 13)
-    found = [krylov.top_eigenpairs(lambda v: {"w": v["w"] @ h}, {"w": start}, 1, depth) for depth in depths]
-    ax.errorbar(depths, [float(f.values_K[0]) for f in found], [float(f.residual_K[0]) for f in found], color=FOUND, fmt="o-",
+    pairs = [krylov.top_eigenpairs(lambda v: {"w": v["w"] @ h}, {"w": start}, 1, depth) for depth in depths]
+    ax.errorbar(depths, [float(f.values_K[0]) for f in pairs], [float(f.residual_K[0]) for f in pairs], color=FOUND, fmt="o-",
                 label="Ritz value and residual")
     ax.axhline(1, color=BLIND, ls=":", label="largest eigenvalue")
     ax.set(xlabel="products", ylabel="sharpness")
@@ -307,21 +307,21 @@ def kernel(ax):
         k = kernels.kernel(read, w, rows, kernels.Jacobian(microbatch=32), key)[0]
         return np.asarray(k, np.float64), kernel_statistics.departure(np.asarray(moved), np.asarray(line - start))
 
-    k0, found = at(0.0)[0], [at(size) for size in sizes]
-    ax.loglog(sizes, [kernel_statistics.drift(k, k0) for k, _ in found], "o-", color=FOUND, label="drift of the kernel")
-    ax.loglog(sizes, [distance for _, distance in found], "o-", color=WRONG, label="distance to the linearised model")
+    k0, reads = at(0.0)[0], [at(size) for size in sizes]
+    ax.loglog(sizes, [kernel_statistics.drift(k, k0) for k, _ in reads], "o-", color=FOUND, label="drift of the kernel")
+    ax.loglog(sizes, [distance for _, distance in reads], "o-", color=WRONG, label="distance to the linearised model")
     ax.set(xlabel="length of the step, in initial standard deviations", ylabel="relative distance")
 
 
 def learning_coefficient(ax):
-    rows, powers, found = {"x": jnp.zeros((4, 1))}, np.asarray([1, 2, 3, 4]), []
+    rows, powers, estimates = {"x": jnp.zeros((4, 1))}, np.asarray([1, 2, 3, 4]), []
     walk = langevin.Walk(chains=4, burn_in=500, draws=200, thin=10, step=2e-3, localisation=0.0, batch=4, microbatch=4)
     for k in powers:
         chains = langevin.draws(lambda p, row, k=k: (p["w"] ** (2 * k)).sum(), {"w": jnp.zeros(3)}, rows, 50.0, walk,
                                 jax.random.key(k))
         x = 50 * np.asarray(chains.excess_CxN)
-        found.append((x.mean(), 2 * x.std() / mixing.effective_draws(x) ** 0.5))
-    ax.errorbar(powers, *np.asarray(found).T, color=FOUND, fmt="o", label="Langevin chains")
+        estimates.append((x.mean(), 2 * x.std() / mixing.effective_draws(x) ** 0.5))
+    ax.errorbar(powers, *np.asarray(estimates).T, color=FOUND, fmt="o", label="Langevin chains")
     ax.plot(powers, 3 / (2 * powers), color=BLIND, label="3 / (2k)")
     ax.axhline(1.5, color=WRONG, ls=":", label="regular: P/2")
     ax.set(xlabel="k", ylabel="learning coefficient", xticks=powers)
@@ -440,15 +440,15 @@ def coherence(ax):
 def noise(ax):
     rng, d, scale = _rng(19), 400, 20.0
     sizes = np.asarray([4, 8, 16, 32, 64, 128, 256])
-    found = []
+    bands = []
     for m in sizes:
         draws = []
         for _ in range(40):
             g = np.ones(d) / d**0.5 + np.sqrt(scale / d) * rng.standard_normal((m, d))
             s1, s2 = (g.sum(0) ** 2).sum(), (g**2).sum()
             draws.append(((s2 - s1 / m) / (m - 1)) / ((s1 - s2) / (m * (m - 1))))
-        found.append(np.quantile(draws, (0.1, 0.5, 0.9)))
-    low, middle, high = np.transpose(found)
+        bands.append(np.quantile(draws, (0.1, 0.5, 0.9)))
+    low, middle, high = np.transpose(bands)
     ax.fill_between(sizes, low, high, color=FOUND, alpha=0.3, label="80 % of draws")
     ax.plot(sizes, middle, "o-", color=FOUND, label="median")
     ax.axhline(scale, color=BLIND, ls=":", label="planted")

@@ -21,9 +21,10 @@ def pathway(ax):
     shared = own[:2][np.arange(60) % 2]  # two groups that are routed nearly alike
     for logits, color, label in ((own, WRONG, "unrelated samples"), (shared + 0.1 * own, FOUND, "two groups")):
         probs = scipy.special.softmax(sharpness[:, None, None, None] * logits, axis=-1)
-        found = [pathway_estimates.distance_estimates(p, 8, threshold=0.7, cap=10**6, draws=3, params={})[0] for p in probs]
-        ax.semilogx(sharpness, [estimate.value for estimate in found], "o-", color=color, label=label)
-    ax.semilogx(sharpness, [estimate.nulls[0].value for estimate in found], color=BLIND, label="random, loads of the groups")
+        estimates = [pathway_estimates.distance_estimates(p, 8, threshold=0.7, cap=10**6, draws=3, params={})[0] for p in probs]
+        ax.semilogx(sharpness, [estimate.value for estimate in estimates], "o-", color=color, label=label)
+    ax.semilogx(sharpness, [estimate.nulls[0].value for estimate in estimates], color=BLIND,
+                label="random, loads of the groups")
     ax.set(xlabel="scale of the router's logits", ylabel="edit distance", ylim=(0, None))
 
 
@@ -34,9 +35,9 @@ def consistency(ax):
     for angle in angles:
         layers = [np.cos(t) * vectors[:, :4] + np.sin(t) * vectors[:, 4:] for t in (0, angle, 1.5 * angle)]
         cross = np.stack([a.T @ b for a, b in zip(layers, layers[1:])])
-        found = pathway_estimates.cosines(probs, np.stack([a.T @ a for a in layers]), cross)
-        raw.append(found.mean())
-        paper.append(pathway_estimates.consistency(found).mean())
+        cosines = pathway_estimates.cosines(probs, np.stack([a.T @ a for a in layers]), cross)
+        raw.append(cosines.mean())
+        paper.append(pathway_estimates.consistency(cosines).mean())
     ax.plot(np.cos(angles), raw, color=FOUND, label="mean cosine")
     ax.plot(np.cos(angles), np.where(np.abs(paper) < 6, paper, np.nan), color=WRONG, label="the paper's C")
     ax.axhline(0, color=INK, lw=0.8, ls=":")
@@ -46,8 +47,8 @@ def consistency(ax):
 def complexity(ax):
     groups = np.arange(1, 17)
     for n, color in ((64, WRONG), (256, FOUND)):
-        found = [pathway_estimates.effective_dimension(np.eye(16)[np.arange(n) % g][:, None], 1.0) for g in groups]
-        ax.plot(groups, found, "o-", color=color, label=f"{n} samples")
+        dimensions = [pathway_estimates.effective_dimension(np.eye(16)[np.arange(n) % g][:, None], 1.0) for g in groups]
+        ax.plot(groups, dimensions, "o-", color=color, label=f"{n} samples")
     ax.plot(groups, groups, color=BLIND, label="number of groups")
     ax.set(xlabel="groups with an expert of their own (lambda = 1)", ylabel="effective dimension")
 
@@ -75,8 +76,8 @@ def _top(weight_E, n, k=2, seed=5):
 def router_load(ax):
     tokens = np.geomspace(8, 2048, 12).astype(int)
     for weight, color, label in ((np.ones(8), WRONG, "balanced router"), (np.arange(1, 9), FOUND, "uneven router")):
-        found = [loads.load_cv(loads.chosen(_top(weight, n), 8).sum(0)) for n in tokens]
-        ax.loglog(tokens, found, "o-", color=color, label=label)
+        loads_of = [loads.load_cv(loads.chosen(_top(weight, n), 8).sum(0)) for n in tokens]
+        ax.loglog(tokens, loads_of, "o-", color=color, label=label)
     ax.loglog(tokens, [loads.load_cv_null(8, 2, n) for n in tokens], color=BLIND, label="equal load, in closed form")
     ax.set(xlabel="tokens", ylabel="CV of the load, top 2 of 8")
 
@@ -84,15 +85,15 @@ def router_load(ax):
 def coactivation(ax):
     share, n = np.linspace(0, 1, 11), 300
     partner = np.arange(8) ^ 1  # 0 with 1, 2 with 3, ...
-    found, null = [], []
+    shares, null = [], []
     for planted in share:
         top = _top(np.ones(8), n, seed=7)
         bound = _rng(8).random(n) < planted
         top[0, bound, 1] = partner[top[0, bound, 0]]
         both = loads.together(top, 8).sum(0)
-        found.append(loads.coactivation(both))
+        shares.append(loads.coactivation(both))
         null.append(loads.coactivation_null(both, 20))
-    ax.plot(share, found, "o-", color=FOUND, label="pairs of 300 tokens")
+    ax.plot(share, shares, "o-", color=FOUND, label="pairs of 300 tokens")
     ax.fill_between(share, np.min(null, axis=1), np.max(null, axis=1), color=BLIND, alpha=0.5, label="independence")
     ax.set(xlabel="share of tokens with a planted partner", ylabel="co-activation")
 
@@ -100,15 +101,15 @@ def coactivation(ax):
 def specialisation(ax):
     sizes = np.geomspace(8, 512, 10).astype(int)
     for planted, color, label in ((1.5, FOUND, "labels move the logits"), (0.0, WRONG, "unrelated labels")):
-        found, null = [], []
+        shares, null = [], []
         for n in sizes:
             rng = _rng(9)
             label_N = np.arange(n) % 4
             logits = rng.standard_normal((n, 8)) + planted * np.eye(8)[label_N]
             weight = scipy.special.softmax(2 * logits, axis=-1)
-            found.append(loads.mutual_information(loads.joint(label_N, weight)))
+            shares.append(loads.mutual_information(loads.joint(label_N, weight)))
             null.append(loads.label_permutations(label_N, weight).mean())
-        ax.loglog(sizes, found, "o-", color=color, label=label)
+        ax.loglog(sizes, shares, "o-", color=color, label=label)
     ax.loglog(sizes, null, color=BLIND, label="permuted labels")
     ax.set(xlabel="samples", ylabel="nat")
 
@@ -119,9 +120,9 @@ def saturation(ax):
     last = busy + rng.gumbel(size=(300, 8))
     first = busy + rng.gumbel(size=(300, 8))
     drift = [np.argsort(-(last * w + first * (1 - w)), axis=1)[None, :, :2] for w in np.linspace(0, 1, len(steps))]
-    found = [loads.overlap(top, drift[-1])[0] / 600 for top in drift]
+    overlaps = [loads.overlap(top, drift[-1])[0] / 600 for top in drift]
     null = [loads.overlap_null(loads.chosen(top, 8)[0], loads.chosen(drift[-1], 8)[0], 300, 2) for top in drift]
-    ax.plot(steps, found, "o-", color=FOUND, label="a router that drifts")
+    ax.plot(steps, overlaps, "o-", color=FOUND, label="a router that drifts")
     ax.plot(steps, null, color=BLIND, label="independent, same loads")
     ax.axhline(2 / 8, color=WRONG, ls=":", label="random: k / E")
     ax.set(xlabel="measured step", ylabel="overlap with the last", ylim=(0, 1.05))

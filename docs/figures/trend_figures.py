@@ -16,6 +16,6 @@ def trend(ax):
 
     pairs = [(rise(), rise()) for _ in range(300)]
     for reading, color in (("plain", WRONG), ("given_time", FOUND), ("change", BLIND)):
-        found = [trends.correlation(step, x, y, method="spearman", reading=reading, draws=1).value for x, y in pairs]
-        ax.hist(found, np.linspace(-1, 1, 41), histtype="step", color=color, label=reading)
+        correlations = [trends.correlation(step, x, y, method="spearman", reading=reading, draws=1).value for x, y in pairs]
+        ax.hist(correlations, np.linspace(-1, 1, 41), histtype="step", color=color, label=reading)
     ax.set(xlabel="Spearman correlation of independent rises", ylabel="pairs of 300", xlim=(-1, 1))

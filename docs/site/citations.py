@@ -45,11 +45,11 @@ def _docstrings(path: Path) -> str:
 
 def everywhere() -> dict[str, Cited]:
     """arXiv number -> where it is cited."""
-    found: dict[str, Cited] = defaultdict(Cited)
+    cited: dict[str, Cited] = defaultdict(Cited)
 
     def add(kind, name, text):
         for number in numbers(text):
-            getattr(found[number], kind).append(name)
+            getattr(cited[number], kind).append(name)
 
     for name, row in objectives.RECIPES.items():
         add("objectives", name, row.paper)
@@ -64,9 +64,9 @@ def everywhere() -> dict[str, Cited]:
         add("configs", name, "\n".join([configs.module(name).__doc__, *(f"arXiv:{number}" for number in papers)]))
     for path in sorted((ROOT / "jaxpost").rglob("*.py")):
         for number in numbers(_docstrings(path)):
-            if not found[number].rows:
-                found[number].files.append(path.relative_to(ROOT).as_posix())
-    return dict(found)
+            if not cited[number].rows:
+                cited[number].files.append(path.relative_to(ROOT).as_posix())
+    return dict(cited)
 
 
 def links(cited: Cited) -> str:

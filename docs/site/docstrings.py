@@ -47,10 +47,10 @@ def laid_out(text: str) -> str:
     kinds = list(itertools.accumulate(lines, lambda before, line: _kind(line, before), initial="text"))[1:]
     parts = []
     for kind, group in itertools.groupby(zip(kinds, lines, strict=True), lambda pair: pair[0].replace("section", "text")):
-        found = [line for _, line in group]
+        plain = [line for _, line in group]
         if kind == "text":
-            parts.append("\n".join(_TAG.sub(lambda match: match[1] or "&lt;", line) for line in found))
+            parts.append("\n".join(_TAG.sub(lambda match: match[1] or "&lt;", line) for line in plain))
         else:
-            block = textwrap.indent(textwrap.dedent("\n".join(found)).strip("\n"), "    ")
+            block = textwrap.indent(textwrap.dedent("\n".join(plain)).strip("\n"), "    ")
             parts.append("Examples:\n" * (kind == "doctest") + block)
     return "\n\n".join(parts)

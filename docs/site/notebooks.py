@@ -10,10 +10,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def pages() -> dict[str, str | bytes]:
     """Address -> Markdown of every notebook, and the figures of its outputs."""
-    found: dict[str, str | bytes] = {}
+    files: dict[str, str | bytes] = {}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        found |= _page(path)
-    return found
+        files |= _page(path)
+    return files
 
 
 def _page(path: Path) -> dict[str, str | bytes]:

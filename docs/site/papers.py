@@ -44,8 +44,8 @@ def title_of(number: str) -> str:
 
 def results(config: str) -> list[str]:
     """What the config's card says came out of its runs; empty if it keeps no result."""
-    found = [f"{name}: {' '.join(text.split())}" for name, text in _RESULT.findall(configs.module(config).__doc__)]
-    return [*found, *([_ELSEWHERE[config]] if config in _ELSEWHERE else [])]
+    stated = [f"{name}: {' '.join(text.split())}" for name, text in _RESULT.findall(configs.module(config).__doc__)]
+    return [*stated, *([_ELSEWHERE[config]] if config in _ELSEWHERE else [])]
 
 
 def command(cited: citations.Cited) -> str:
@@ -63,9 +63,9 @@ def _study(config: str, cited: Mapping[str, citations.Cited]) -> list[str]:
     lines = [f"### {config}", "", f"{configs.module(config).__doc__.splitlines()[0]} Config: "
              f"[configs/{config}.py](../configs/{config}.py).", "", f"    python -m experiments.run --config={config}", ""]
     lines += [line for text in results(config) or ["No result is kept yet."] for line in (linked(text), "")]
-    for number, found in cited.items():
-        if config in found.configs:
-            here = citations.links(found)
+    for number, paper in cited.items():
+        if config in paper.configs:
+            here = citations.links(paper)
             lines.append(f"- [{title_of(number)}](https://arxiv.org/abs/{number})" + (f": {here}" if here else ""))
     return [*lines, ""]
 
@@ -75,8 +75,8 @@ def markdown() -> str:
     cited = dict(sorted(citations.everywhere().items()))
     aims = [row for row in listed() if row["aim"]]
     absent = [row["title"] for row in aims if row["arxiv"] not in cited and not row["arxiv"].endswith(".py")]
-    studies = sorted({config for found in cited.values() for config in found.configs})
-    studied = sum(bool(found.configs) for found in cited.values())
+    studies = sorted({config for paper in cited.values() for config in paper.configs})
+    studied = sum(bool(paper.configs) for paper in cited.values())
     lines = [_HEAD,
              f"The code cites {len(cited)} papers by their arXiv number; studies ask about the claims of {studied} of them. Of "
              f"{len(aims)} papers that the project set out to cover, {len(aims) - len(absent)} are cited by something of "
@@ -87,10 +87,10 @@ def markdown() -> str:
     for config in studies:
         lines += _study(config, cited)
     lines += ["## Papers with code", "", "| paper | what is here | command, or line of a config |", "|---|---|---|"]
-    for number, found in cited.items():
-        if not found.configs:
-            run = command(found)
-            lines.append(f"| [{cell(title_of(number))}](https://arxiv.org/abs/{number}) | {citations.links(found)} | "
+    for number, paper in cited.items():
+        if not paper.configs:
+            run = command(paper)
+            lines.append(f"| [{cell(title_of(number))}](https://arxiv.org/abs/{number}) | {citations.links(paper)} | "
                          f"{f'`{cell(run)}`' if run else ''} |")
     lines += [f"| {cell(row['title'])} (cited by its title) | [{row['arxiv']}](../{row['arxiv']}) | |"
               for row in aims if row["arxiv"].endswith(".py")]

@@ -76,13 +76,13 @@ class Moment:
         return process.poll() is None
 
     def _matches(self, directory: Path) -> set[Path]:
-        found = set()
+        matches = set()
         for pattern in self.patterns:
             try:
-                found |= set(directory.glob(pattern))
+                matches |= set(directory.glob(pattern))
             except OSError:  # a folder that went while it was listed
                 continue
-        return found
+        return matches
 
 
 def moments(seconds: float) -> tuple[Moment, ...]:

@@ -129,10 +129,10 @@ def run(config: ConfigDict, claims: Sequence[Mapping], workdir: Path, name: str,
     """
     setup = Setup(config, claims)
     stated = Stated(TITLE, config.question, setup.claims, config.arms, setup.seeds, bases=0)
-    with opened(config, stated, workdir, name, signals) as found:
-        if found is None:
+    with opened(config, stated, workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         for arm in config.arms:
             _train(setup, arm, bundle, session)
         bundle.write_rows(_DERIVED, _at_equal_accuracy(setup, bundle))

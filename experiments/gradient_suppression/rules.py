@@ -31,8 +31,8 @@ def make(name: str, *, suppressed: bool, percent: float) -> Rule:
     """
     if name == "winsorise":
         def clipped(grads_m):
-            found = _mean(suppression.winsorise(grads_m, percent))
-            return found if suppressed else suppression.mean_at_norm_of(found, grads_m)
+            mean = _mean(suppression.winsorise(grads_m, percent))
+            return mean if suppressed else suppression.mean_at_norm_of(mean, grads_m)
 
         return Rule(clipped, optax.identity())
     if name == "mean":

@@ -77,13 +77,13 @@ class Pretraining:
           CheckpointError: the finished base is not what was saved.
         """
         with Checkpoints(directory / "base", say=session.say) as chosen:
-            if (found := chosen.latest()) is not None:
-                params = chosen.restore_params(found[0], self.abstract().params)
+            if (latest := chosen.latest()) is not None:
+                params = chosen.restore_params(latest[0], self.abstract().params)
                 params = jax.tree.map(lambda x: x[0], params)
-                if (read := digest(params)) != (was := found[1].get("digest", read)):
+                if (read := digest(params)) != (was := latest[1].get("digest", read)):
                     raise CheckpointError(f"the base in {directory / 'base'} is {read}, and {was} was saved there: remove that "
                                           "directory: the run then pretrains it again")
-                return Base(params, read, found[0], found[1]["success"], found[1]["second"])
+                return Base(params, read, latest[0], latest[1]["success"], latest[1]["second"])
             with Checkpoints(directory / "pretraining", say=session.say) as saves:
                 base = self._search(saves, session, every_seconds)
             rounded = self.fresh()._replace(params=jax.tree.map(lambda x: x[None], base.params))
@@ -94,8 +94,8 @@ class Pretraining:
     def _search(self, saves: Checkpoints, session: Session, every_seconds: float) -> Base:
         c = self.c
         states, seen, saved = self.fresh(), [], time.monotonic()
-        if (found := saves.latest()) is not None:
-            states, seen = saves.restore(found[0], self.abstract()), found[1]["seen"]
+        if (latest := saves.latest()) is not None:
+            states, seen = saves.restore(latest[0], self.abstract()), latest[1]["seen"]
         session.phase("pretraining", c.second_steps + c.max_steps, int(states.step[0]), early=True)
         while (step := int(states.step[0])) < c.second_steps + c.max_steps:
             alone = step < c.second_steps

@@ -64,8 +64,8 @@ def seconds(call: Callable[[], object]) -> float:
 def by_turns(first: Callable, second: Callable, turns: int) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of both calls, A B A B, after one of each that compiles."""
     first(), second()
-    found = np.asarray([(seconds(first), seconds(second)) for _ in range(turns)])
-    return found[:, 0], found[:, 1]
+    seconds_of = np.asarray([(seconds(first), seconds(second)) for _ in range(turns)])
+    return seconds_of[:, 0], seconds_of[:, 1]
 
 
 def matmul_rate(torch: ModuleType | None = None, size: int = 1024, turns: int = 9) -> float:
@@ -144,8 +144,8 @@ def publish(bundle: Bundle, session: Session, title: str, targets: Sequence[Targ
             **more: object) -> None:
     """Print the table, close the bundle with it and with `more` (JSON) in its manifest, and say where it is."""
     show(session, title, targets)
-    found = {"n_seeds": 1, "targets": [dataclasses.asdict(target) for target in targets], **more}
-    bundle_id = bundle.close(metrics, extra=found)
+    extra = {"n_seeds": 1, "targets": [dataclasses.asdict(target) for target in targets], **more}
+    bundle_id = bundle.close(metrics, extra=extra)
     session.say(f"bundle {bundle_id[:12]}: {bundle.path}")
 
 

@@ -41,8 +41,8 @@ def values(config: ConfigDict) -> None:
     Raises:
       UserError: the first violation.
     """
-    found = leaves(config)
-    for key, value in found.items():
+    by_key = leaves(config)
+    for key, value in by_key.items():
         for x in value if isinstance(value, tuple) else (value,):
             low, high = RANGES.get(key, (None, None))
             if (low is not None and x < low) or (high is not None and x > high):

@@ -48,9 +48,9 @@ def circuit(model: models.TransformerConfig, task: Task, count: int) -> circuits
 def run_of(model: models.TransformerConfig):
     """(params, tokens_NxT, edit) -> residual states and logits of the last position; one function a model."""
     def run(params, tokens_NxT, edit):
-        found = models.residual_stream(model, params, tokens_NxT, valid_BxS=jnp.ones(tokens_NxT.shape, bool),
-                                       first=tokens_NxT.shape[1] - 1, edit=edit)
-        return found.state_JxBxTxD, found.logits_BxTxV[:, 0]
+        stream = models.residual_stream(model, params, tokens_NxT, valid_BxS=jnp.ones(tokens_NxT.shape, bool),
+                                        first=tokens_NxT.shape[1] - 1, edit=edit)
+        return stream.state_JxBxTxD, stream.logits_BxTxV[:, 0]
 
     return run
 
@@ -62,9 +62,9 @@ def read_of(model: models.TransformerConfig):
 
 
 def _inferences(task: Task, split: str) -> facts.Problem:
-    found = tasks.table(task, split).problem
-    kept = np.asarray(facts.inferred_of(found))
-    return facts.Problem(*(np.asarray(x)[kept] for x in found))
+    problems = tasks.table(task, split).problem
+    kept = np.asarray(facts.inferred_of(problems))
+    return facts.Problem(*(np.asarray(x)[kept] for x in problems))
 
 
 def _asked(split: str, own: facts.Problem, trained: facts.Problem, count: int) -> circuits.Asked:

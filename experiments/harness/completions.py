@@ -41,24 +41,24 @@ class Answers:
         with sharding.on_mesh(self.mesh):
             policy_S = {name: x for name, x in params_S.items() if name != "value"}  # without a critic's head
             program = _program(self.model, self.task, self.split, self.count, self.mesh)
-            found = processes.whole(program(policy_S, jnp.asarray(seeds, jnp.uint32)))
+            answered = processes.whole(program(policy_S, jnp.asarray(seeds, jnp.uint32)))
         terms = () if isinstance(arm, str) else getattr(arm.source, "reward", ())
         rows = [{"seed": seed} | row for i, seed in enumerate(seeds)
-                for row in self._rows(jax.tree.map(lambda x, i=i: x[i], found), terms, step)]
+                for row in self._rows(jax.tree.map(lambda x, i=i: x[i], answered), terms, step)]
         keep(self.bundle, self.telemetry, rows, arm if isinstance(arm, str) else arm.name, step, self.prefix)
 
-    def _rows(self, found: Mapping, terms: tuple, step: int) -> list[dict]:
-        made: models.Completions = found["made"]
+    def _rows(self, answered: Mapping, terms: tuple, step: int) -> list[dict]:
+        made: models.Completions = answered["made"]
         length_N = made.mask_NxT.sum(axis=1).astype(int)
         ended_N = np.asarray(tasks.ends(made.tokens_NxT, self.task.ends)).any(axis=1)
-        reward_N, parts = found["score"], {}
+        reward_N, parts = answered["score"], {}
         if terms:
-            answer = rewards.Answer(found["score"], made.mask_NxT.sum(axis=1), ended_N.astype(np.float32), made.tokens_NxT)
+            answer = rewards.Answer(answered["score"], made.mask_NxT.sum(axis=1), ended_N.astype(np.float32), made.tokens_NxT)
             reward_N, parts = jax.device_get(rewards.compose(terms, answer, step))
         rows = []
         for i in range(self.count):
             said = format_params({name: f"{float(x[i]):.4g}" for name, x in parts.items()})
-            tokens = found["prompt"][i], made.tokens_NxT[i][:length_N[i]]
+            tokens = answered["prompt"][i], made.tokens_NxT[i][:length_N[i]]
             asked, answer = (tasks.to_text(self.task, x, _HIDDEN) for x in tokens)
             rows.append({"split": self.split, "problem": i, "prompt": asked, "answer": answer, "reward": float(reward_N[i]),
                          "parts": said or None, "logp": float(made.logp_NxT[i].sum()), "tokens": int(length_N[i]),

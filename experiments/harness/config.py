@@ -106,23 +106,23 @@ def _where(error: Exception, path) -> str:
 
 
 def _like_the_shipped(config: ConfigDict, name: str) -> None:
-    found = leaves(config)
-    shipped = found.get("experiment")
+    by_key = leaves(config)
+    shipped = by_key.get("experiment")
     if shipped not in (STUDY, *names()):
         raise UserError(f"config {name!r}: experiment={shipped!r} is not known{nearest(str(shipped), (STUDY, *names()))}")
     wanted = leaves(defaults.study() if shipped == STUDY else module(shipped).get_config("default"))
     if shipped == STUDY and "pretrain" not in config:  # nothing starts from a base
         wanted = leaves(defaults.from_scratch())
-    named = {key_of(value) for key, value in found.items() if key.startswith("arm.")}
+    named = {key_of(value) for key, value in by_key.items() if key.startswith("arm.")}
     if "arm" in config:  # what a study's arms may take from the section train
         named |= {f"train.{field}" for field in defaults.TRAIN_FIELDS}
-    for key, value in found.items():
+    for key, value in by_key.items():
         if key in wanted:
             _set(config, key, _typed(key, value, wanted[key], f"config {name!r}: "))
         elif key.partition(".")[0] not in OPEN and key not in named:
             raise UserError(f"config {name!r}: key {key!r} is not known{nearest(key, wanted)}")
     for key in wanted:
-        if key not in found and (key.partition(".")[0] not in OPEN or key.endswith(".name")):
+        if key not in by_key and (key.partition(".")[0] not in OPEN or key.endswith(".name")):
             start = ("defaults.study() or defaults.from_scratch()" if shipped == STUDY else
                      f"configs.module({shipped!r}).get_config()")
             raise UserError(f"config {name!r}: key {key!r} is missing; start from c = {start} (experiments.harness) and change "
@@ -157,30 +157,30 @@ def value_of(where: str, value, config: ConfigDict):
     known = leaves(config)
     if key not in known:
         raise UserError(f"{where}={value!r} names no key of the config{nearest(key, known)}")
-    found = functools.reduce(lambda section, part: section[part], key.split("."), config)
+    named = functools.reduce(lambda section, part: section[part], key.split("."), config)
     parts = _REFERENCE.fullmatch(value)
     if parts is None:
         raise UserError(f"{where}={value!r}: expected {key}, an element ({key}[0]) or a share ({key}/2, {key}*2/3)")
     try:
-        found = found if parts["place"] is None else found[int(parts["place"])]
+        named = named if parts["place"] is None else named[int(parts["place"])]
     except (IndexError, TypeError) as error:
-        raise UserError(f"{where}={value!r}: {key}={found!r} has no such element") from error
-    return found if parts["times"] is parts["parts"] is None else _share(
-        f"{where}={value!r}", re.split(r"[*/]", value)[0], found, int(parts["times"] or 1), int(parts["parts"] or 1))
+        raise UserError(f"{where}={value!r}: {key}={named!r} has no such element") from error
+    return named if parts["times"] is parts["parts"] is None else _share(
+        f"{where}={value!r}", re.split(r"[*/]", value)[0], named, int(parts["times"] or 1), int(parts["parts"] or 1))
 
 
-def _share(where: str, name: str, found, times: int, parts: int):
+def _share(where: str, name: str, number, times: int, parts: int):
     """found * times / parts, a whole number of a whole one. Raises: UserError: there is none."""
-    if isinstance(found, bool) or not isinstance(found, int | float) or not parts:
-        raise UserError(f"{where}: {name}={found!r} has no such share; a number has, of at least one part")
-    if isinstance(found, float):
-        return found * times / parts
-    if found * times % parts:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not parts:
+        raise UserError(f"{where}: {name}={number!r} has no such share; a number has, of at least one part")
+    if isinstance(number, float):
+        return number * times / parts
+    if number * times % parts:
         unit = parts // math.gcd(times, parts)
-        low = found // unit * unit
+        low = number // unit * unit
         near = f"{low} or {low + unit}" if low > 0 else unit
-        raise UserError(f"{where}: {name}={found} gives no whole number; nearest valid: {name}={near}")
-    return found * times // parts
+        raise UserError(f"{where}: {name}={number} gives no whole number; nearest valid: {name}={near}")
+    return number * times // parts
 
 
 def _override(config: ConfigDict, key: str, text: str) -> None:
@@ -208,15 +208,15 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
 
 def mesh_axes(text: str) -> dict[str, int]:
     """{axis: size} of `ensemble:2,data:2,fsdp:-1`; -1 is what is left of the devices. Raises: UserError."""
-    found = {}
+    axes = {}
     for part in text.split(","):
         axis, colon, size = part.strip().partition(":")
         if not colon or not size.lstrip("-").isdigit():
             raise UserError(f"mesh={text!r}: expected AXIS:SIZE,..., for example data:2,fsdp:-1")
         if axis not in sharding.MESH_AXES:
             raise UserError(f"mesh axis {axis!r} is not known{nearest(axis, sharding.MESH_AXES)}")
-        found[axis] = int(size)
-    return found
+        axes[axis] = int(size)
+    return axes
 
 
 def _set(config: ConfigDict, key: str, value) -> None:

@@ -37,14 +37,14 @@ def parse(text: str) -> dict:
         raise UserError(f"distributed={text!r}: expected auto, or HOST:PORT,PROCESSES,INDEX such as 10.0.0.1:8476,4,0, either "
                         "with ,heartbeat=SECONDS behind it")
     beat = int(match["beat"] or HEARTBEAT)
-    found = {"heartbeat_timeout_seconds": beat}
+    arguments = {"heartbeat_timeout_seconds": beat}
     if match["auto"]:
         stated = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-        return found | {key: int(os.environ[name]) for key, name in stated.items() if os.environ.get(name, "").isdigit()}
+        return arguments | {key: int(os.environ[name]) for key, name in stated.items() if os.environ.get(name, "").isdigit()}
     count, index = int(match["count"]), int(match["index"])
     if not index < count:
         raise UserError(f"distributed={text!r}: the index of one of {count} processes is 0 to {count - 1}, found {index}")
-    return found | {"coordinator_address": match["address"], "num_processes": count, "process_id": index}
+    return arguments | {"coordinator_address": match["address"], "num_processes": count, "process_id": index}
 
 
 def begin(text: str, experiment: str) -> None:

@@ -61,9 +61,9 @@ def restore_random(key: jax.Array, base: dict, tuned: dict, *, kinds: Sequence[s
     sizes = [tuned["layers"][name].size for name in names]
     restored = jax.random.permutation(key, sum(sizes)) < sum(tuned["layers"][kind].size for kind in kinds)
     drawn = jnp.split(restored, np.cumsum(sizes)[:-1])
-    found = {name: jnp.where(at.reshape(tuned["layers"][name].shape), base["layers"][name], tuned["layers"][name])
+    mixed = {name: jnp.where(at.reshape(tuned["layers"][name].shape), base["layers"][name], tuned["layers"][name])
              for name, at in zip(names, drawn, strict=True)}
-    return {**tuned, "layers": {**tuned["layers"], **found}}
+    return {**tuned, "layers": {**tuned["layers"], **mixed}}
 
 
 def low_rank(key: jax.Array, base: dict, tuned: dict, *, k: int = 1, random: bool = False) -> dict:
@@ -163,10 +163,10 @@ def _by_matrix(edited: Callable[[dict, dict], dict], base: dict, tuned: dict) ->
         return {f"{kind}/{'/'.join(map(str, index))}": params["layers"][kind][index] for kind in _linear(tuned)
                 for index in np.ndindex(params["layers"][kind].shape[:-2])}
 
-    found = edited(flat(base), flat(tuned))
+    matrices = edited(flat(base), flat(tuned))
     stacks = {}
     for kind in _linear(tuned):
         like = tuned["layers"][kind]
-        parts = [found[f"{kind}/{'/'.join(map(str, index))}"] for index in np.ndindex(like.shape[:-2])]
+        parts = [matrices[f"{kind}/{'/'.join(map(str, index))}"] for index in np.ndindex(like.shape[:-2])]
         stacks[kind] = jnp.stack(parts).reshape(like.shape).astype(like.dtype)
     return {**tuned, "layers": {**tuned["layers"], **stacks}}

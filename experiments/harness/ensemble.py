@@ -41,8 +41,8 @@ class Block:
 def begun(directory: Path, arm: str) -> list[Block]:
     """The blocks of an arm that have a directory, in seed order."""
     matches = [(re.fullmatch(r"seeds-(\d+)-(\d+)", path.name), path) for path in (directory / arm).glob("seeds-*")]
-    found = [Block(arm, int(m[1]), int(m[2]) - int(m[1]) + 1, path) for m, path in matches if m]
-    return sorted(found, key=lambda block: block.first)
+    blocks_begun = [Block(arm, int(m[1]), int(m[2]) - int(m[1]) + 1, path) for m, path in matches if m]
+    return sorted(blocks_begun, key=lambda block: block.first)
 
 
 def runs(seeds: Iterable[int]) -> list[tuple[int, int]]:
@@ -51,13 +51,13 @@ def runs(seeds: Iterable[int]) -> list[tuple[int, int]]:
     >>> runs([7, 1, 2, 3])
     [(1, 3), (7, 7)]
     """
-    found = []
+    ranges = []
     for seed in sorted(seeds):
-        if found and found[-1][1] == seed - 1:
-            found[-1] = (found[-1][0], seed)
+        if ranges and ranges[-1][1] == seed - 1:
+            ranges[-1] = (ranges[-1][0], seed)
         else:
-            found.append((seed, seed))
-    return found
+            ranges.append((seed, seed))
+    return ranges
 
 
 def blocks(directory: Path, arm: str, seeds: Sequence[int], members: int = 1) -> list[Block]:
@@ -70,20 +70,20 @@ def blocks(directory: Path, arm: str, seeds: Sequence[int], members: int = 1) ->
     Raises:
       UserError: a block was begun with seeds that are not asked for, or has a size that `members` does not divide.
     """
-    found = begun(directory, arm)
-    covered = {seed for block in found for seed in block.seeds}
+    covering = begun(directory, arm)
+    covered = {seed for block in covering for seed in block.seeds}
     if extra := sorted(covered - set(seeds)):
         raise UserError(f"{directory} was begun with seeds that are not asked for now ({extra[0]} to {extra[-1]} of arm "
                         f"{arm!r}): seeds are added, never dropped; set seeds.count to at least "
                         f"{extra[-1] - min(seeds) + 1}, or choose another --workdir")
     for low, high in runs(set(seeds) - covered):
-        found.append(Block(arm, low, high - low + 1, directory / arm / f"seeds-{low}-{high}"))
-    for block in found:
+        covering.append(Block(arm, low, high - low + 1, directory / arm / f"seeds-{low}-{high}"))
+    for block in covering:
         if block.count % members:
             raise UserError(f"arm {arm!r}: its {block.count} seeds {block.first} to {block.first + block.count - 1} are "
                             f"not divisible by mesh.ensemble={members}; change seeds.count by "
                             f"{members - block.count % members} or set mesh.ensemble to a divisor of {block.count}")
-    return sorted(found, key=lambda block: block.first)
+    return sorted(covering, key=lambda block: block.first)
 
 
 def require(directory: Path, arm: str, seeds: Sequence[int], done: Sequence[int], members: int) -> None:
@@ -140,8 +140,8 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session,
     members = training.stack([training.Member(jnp.uint32(s + arm.offset), arm.scalars) for s in block.seeds])
     with Checkpoints(block.directory, say=telling(session, bundle, arm.name)) as saves:
         step = 0
-        if (found := resumable(saves, arm.name, block, plan, bundle, session)) is not None:
-            step = found[0]
+        if (latest := resumable(saves, arm.name, block, plan, bundle, session)) is not None:
+            step = latest[0]
             if step == plan.grid[-1]:
                 return
         states = training.stack([
@@ -149,7 +149,7 @@ def train(arm: Arm, block: Block, plan: Plan, bundle: Bundle, session: Session,
                       None if references is None else references(seed)) for seed in block.seeds])
         places = None if plan.mesh is None else sharding.member_shardings(
             states, models.parameter_table(arm.spec.model), plan.mesh)
-        if found is not None:
+        if latest is not None:
             states = saves.restore(step, _abstract(states, places))
             session.say(f"{arm.name}: resuming at step {step}")
         elif places is not None:
@@ -181,22 +181,22 @@ def resumable(saves: Checkpoints, arm: str, block: Block, plan: Plan, bundle: Bu
     Raises:
       CheckpointError: there are checkpoints, and none is what was saved.
     """
-    found = saves.latest()
-    if found is None:
+    latest = saves.latest()
+    if latest is None:
         return None
     damaged = getattr(plan.measure, "damaged", lambda *_: False)
 
     def missing() -> int | None:
-        lacking = (step for step in plan.grid if step <= found[0] and not bundle.sealed_rows(block.shard(plan.prefix, step))
+        lacking = (step for step in plan.grid if step <= latest[0] and not bundle.sealed_rows(block.shard(plan.prefix, step))
                    and (not bundle.has_rows(block.shard(plan.prefix, step)) or damaged(arm, step, block.seeds)))
         return next(lacking, None)
 
     if (step := processes.agreed(missing)) is not None:
-        shard, found = block.shard(plan.prefix, step), saves.latest(before=step)
-        back = f"from step {found[0]}" if found else "from the base"
+        shard, latest = block.shard(plan.prefix, step), saves.latest(before=step)
+        back = f"from step {latest[0]}" if latest else "from the base"
         session.say(f"{arm}: the measurement {shard} is gone or damaged and is made again: training goes on {back}")
         bundle.event("measured-again", step, arm=arm, shard=shard)
-    return found
+    return latest
 
 
 def _segments(arm, block, plan, bundle, session, program, members, states, step, saves):
@@ -210,8 +210,8 @@ def _segments(arm, block, plan, bundle, session, program, members, states, step,
                 states, history = training.run_segment(program, states, members, target - step, reference)
         except training.NonFiniteLoss as error:
             saves.wait()
-            found = saves.latest()
-            kept = f"the checkpoint of step {found[0]}" if found else "no checkpoint of this arm (none was due yet)"
+            latest = saves.latest()
+            kept = f"the checkpoint of step {latest[0]}" if latest else "no checkpoint of this arm (none was due yet)"
             raise Diverged(f"arm {arm.name}, seed {block.seeds[error.member]}: the loss is not finite at step "
                            f"{error.step} (learning rate {arm.scalars.learning_rate:g}); kept: {kept} and all rows before; "
                            f"lower --config.{arm.rate_key} and start a new run") from error
@@ -238,11 +238,11 @@ def _segments(arm, block, plan, bundle, session, program, members, states, step,
     session.telemetry.ended(arm.name, block.seeds)
 
 
-def final_params(arm: Arm, found: Sequence[Block], plan: Plan) -> dict:
+def final_params(arm: Arm, trained: Sequence[Block], plan: Plan) -> dict:
     """Final parameters of all seeds of an arm, stacked in seed order, read from the checkpoints as host arrays."""
     one = jax.eval_shape(lambda: training.create(arm.spec, plan.base.params, {}).params)
     read = []
-    for block in sorted(found, key=lambda block: block.first):
+    for block in sorted(trained, key=lambda block: block.first):
         abstract = jax.tree.map(lambda x, n=block.count: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), one)
         with Checkpoints(block.directory) as saves:
             read.append(jax.device_get(saves.restore_params(plan.grid[-1], abstract)))

@@ -43,8 +43,8 @@ def opened(path: Path, claim: Callable[[], records.Bundle]) -> records.Bundle | 
         held.append(claim())
         return {"state": held[0].state, "manifest": held[0].manifest}
 
-    found = processes.agreed(told, ERRORS)
-    return held[0] if held else Follower(path, found["state"], found["manifest"])
+    leader = processes.agreed(told, ERRORS)
+    return held[0] if held else Follower(path, leader["state"], leader["manifest"])
 
 
 def read_rows(bundle: records.Bundle | Follower, exclude: Iterable[str] = ()) -> pa.Table:

@@ -23,6 +23,6 @@ def columns(table: pa.Table, base: str) -> dict[str, list]:
     """
     rows = records.select(table, conditional_on=base, role="seed")
     measured = set(rows["metric"].unique().to_pylist())
-    found = [predictor for predictor in PREDICTORS if predictor["metric"] in measured]
-    wanted = [forgetting_fit.OLD_TASK["metric"], *(predictor["metric"] for predictor in found)]
-    return forgetting_fit.fit(records.select(rows, metric=wanted).to_pylist(), found, conditional_on=base)
+    predictors = [predictor for predictor in PREDICTORS if predictor["metric"] in measured]
+    wanted = [forgetting_fit.OLD_TASK["metric"], *(predictor["metric"] for predictor in predictors)]
+    return forgetting_fit.fit(records.select(rows, metric=wanted).to_pylist(), predictors, conditional_on=base)

@@ -51,11 +51,11 @@ def path(series: Mapping, **wanted) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       KeyError: none or several such series.
     """
-    found = [rows for key, rows in series.items() if all(dict(zip(_KEY, key))[n] == v for n, v in wanted.items())]
-    if len(found) != 1:
-        raise KeyError(f"{len(found)} series match {wanted}")
-    return (np.asarray([r["step"] for r in found[0]], float),
-            np.asarray([_number(r["value"]) for r in found[0]], float))
+    matching = [rows for key, rows in series.items() if all(dict(zip(_KEY, key))[n] == v for n, v in wanted.items())]
+    if len(matching) != 1:
+        raise KeyError(f"{len(matching)} series match {wanted}")
+    return (np.asarray([r["step"] for r in matching[0]], float),
+            np.asarray([_number(r["value"]) for r in matching[0]], float))
 
 
 def _single(series: Mapping, metric: str, split: str | None) -> bool:
@@ -90,10 +90,10 @@ def _columns(rows: list[dict]) -> dict[str, list]:
 def _row(first: Mapping, at: Mapping[str, str], numbers: Mapping[str, float]) -> dict:
     finite = np.isfinite(numbers["value"])
     kept = {k: first[k] for k in (*_KEY, "arm", "seed", "conditional_on", "null_kind", "unit")}
-    found = {k: float(v) if np.isfinite(v) else None for k, v in numbers.items()}
+    kept_numbers = {k: float(v) if np.isfinite(v) else None for k, v in numbers.items()}
     if not finite:
-        found = dict.fromkeys(found)
-    return {**kept, **found, "params": tag(first["params"], **at), "role": "seed", "n_units": 1,
+        kept_numbers = dict.fromkeys(kept_numbers)
+    return {**kept, **kept_numbers, "params": tag(first["params"], **at), "role": "seed", "n_units": 1,
             "status": "ok" if finite else "absent",
             "status_reason": None if finite else "outside the range of this run: not extrapolated"}
 

@@ -206,11 +206,11 @@ class Measurement:
 
 def _series(directory: Path, name: str) -> dict[int, dict[str, np.ndarray]]:
     """{step: arrays of all seeds, in seed order}, steps ascending."""
-    found: dict[int, list] = {}
+    by_step: dict[int, list] = {}
     for path in (directory / name).glob("*.safetensors"):
         step, first = map(int, path.stem.split("-"))
-        found.setdefault(step, []).append((first, path))
-    read = {step: [load(digests.read(path)) for _, path in sorted(parts)] for step, parts in sorted(found.items())}
+        by_step.setdefault(step, []).append((first, path))
+    read = {step: [load(digests.read(path)) for _, path in sorted(parts)] for step, parts in sorted(by_step.items())}
     return {step: {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} for step, parts in read.items()}
 
 

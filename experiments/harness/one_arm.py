@@ -15,9 +15,9 @@ from jaxpost import models, training
 from jaxpost.records import Bundle
 
 
-def mean(found: Sequence[dict], seed: int) -> dict:
+def mean(policies: Sequence[dict], seed: int) -> dict:
     """The average of several parameter trees, in float32."""
-    return jax.tree.map(lambda *x: np.mean([np.asarray(leaf, np.float32) for leaf in x], axis=0, dtype=np.float32), *found)
+    return jax.tree.map(lambda *x: np.mean([np.asarray(leaf, np.float32) for leaf in x], axis=0, dtype=np.float32), *policies)
 
 
 def ends(names: Sequence[str], finals: Mapping, arm: Arm, base: dict | None, seeds: Sequence[int]) -> Callable[[int], dict]:
@@ -37,8 +37,8 @@ def ends(names: Sequence[str], finals: Mapping, arm: Arm, base: dict | None, see
         return jax.tree.map(lambda x: x[seeds.index(seed)], finals[name])
 
     def end(seed: int) -> dict:
-        found = [of(name, seed) for name in names]
-        return found[0] if len(found) == 1 else combine(found, seed)
+        policies = [of(name, seed) for name in names]
+        return policies[0] if len(policies) == 1 else combine(policies, seed)
 
     return end
 
@@ -53,8 +53,8 @@ def train(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, 
     began = time.monotonic()
     starts = ends(arm.start, finals, arm, plan.base.params, seeds)
     references = ends(arm.reference, finals, arm, plan.base.params, seeds) if arm.spec.reference_refresh else None
-    found = ensemble.blocks(directory, arm.name, seeds, members)
-    for block in found:
+    trained = ensemble.blocks(directory, arm.name, seeds, members)
+    for block in trained:
         if plan.grid[0] == 0 and not bundle.sealed_rows(block.shard(plan.prefix, 0)):
             fresh_S = training.stack([arm.fresh(starts(seed), seed + arm.offset).params for seed in block.seeds])
             columns = plan.measure(arm, 0, block.seeds, fresh_S, {})
@@ -64,12 +64,12 @@ def train(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, 
     plan.measure.finish(arm.name, seeds)
     session.say(f"{arm.name}: {len(seeds)} seeds, {arm.steps} steps, {time.monotonic() - began:.1f} s")
     session.boundary(f"{arm.name} is finished")
-    return found
+    return trained
 
 
-def final_params(arm: Arm, found: Sequence[ensemble.Block], plan: ensemble.Plan) -> dict:
+def final_params(arm: Arm, trained: Sequence[ensemble.Block], plan: ensemble.Plan) -> dict:
     """The final parameters of all seeds, leading axis S, without a critic's head that the base does not have."""
-    return {name: x for name, x in ensemble.final_params(arm, found, plan).items() if name in plan.base.params}
+    return {name: x for name, x in ensemble.final_params(arm, trained, plan).items() if name in plan.base.params}
 
 
 def combined(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, bundle: Bundle, session: Session) -> dict:

@@ -45,7 +45,7 @@ def smallest_effects(claims: Sequence[Mapping], table: pa.Table, seeds: int, bas
     """
     steps = table.select(["arm", "step"]).group_by("arm").aggregate([("step", "max")]).to_pylist()
     last = {row["arm"]: row["step_max"] for row in steps if row["arm"]}
-    replicates, found = bases if bases > 1 else seeds, []
+    replicates, effects = bases if bases > 1 else seeds, []
     for claim in claims:
         try:
             units = {run: x for run, x in statistic(claim, table, last).items() if np.isfinite(x)}
@@ -54,19 +54,19 @@ def smallest_effects(claims: Sequence[Mapping], table: pa.Table, seeds: int, bas
         x_BxS = stacked(units) if units else np.zeros((1, 0))
         unit = x_BxS.mean(axis=1) if len(x_BxS) > 1 else x_BxS[0]
         sd = float(np.std(unit, ddof=1)) if len(unit) > 1 else np.nan
-        found.append(Power(claim["id"], len(unit), sd, stats.smallest_effect(sd, replicates) if np.isfinite(sd) else np.nan))
-    return found
+        effects.append(Power(claim["id"], len(unit), sd, stats.smallest_effect(sd, replicates) if np.isfinite(sd) else np.nan))
+    return effects
 
 
 def announce(console: Console, claims: Sequence[Mapping], path: str, seeds: int, bases: int = 1) -> list[Power]:
     """Print the smallest effects before the run. Raises: UserError, as `pilot_rows`."""
-    found = smallest_effects(claims, pilot_rows(path), seeds, bases)
+    effects = smallest_effects(claims, pilot_rows(path), seeds, bases)
     replicates = f"{bases} bases" if bases > 1 else f"{seeds} seeds"
     view = Table(Column("claim", overflow="fold"), "pilot n", "sd", "threshold", f"supported in {POWER:.0%} of runs from",
                  title=f"what {replicates} resolve, by the spread of the pilot {path}")
-    for claim, line in zip(claims, found, strict=True):
+    for claim, line in zip(claims, effects, strict=True):
         sign = -1 if claim["direction"] == "less" else 1
         reach = "-" if np.isnan(line.smallest) else f"{claim['threshold'] + sign * line.smallest:+.4g}"
         view.add_row(line.claim, str(line.pilot), f"{line.sd:.3g}", f"{claim['threshold']:+g}", reach)
     console.print(view)
-    return found
+    return effects

@@ -69,8 +69,8 @@ def demonstration_solved(model: models.TransformerConfig, pad: int = 0) -> Calla
     predict = demonstration_predictions(model, pad)
 
     def solved(params, example):
-        found = predict(params, example)
-        return ((found.logits_TxV.argmax(-1) == found.target_T) | (found.mask_T == 0)).all().astype(jnp.float32)
+        predicted = predict(params, example)
+        return ((predicted.logits_TxV.argmax(-1) == predicted.target_T) | (predicted.mask_T == 0)).all().astype(jnp.float32)
 
     return solved
 
@@ -83,11 +83,11 @@ def demonstration_route(model: models.TransformerConfig, pad: int = 0) -> routin
     """
     def route(params, rows):
         mask_NxT = rows.mask_NxT > 0
-        found = models.teacher_forced(model, params, rows.prompt_NxP, rows.completion_NxT, pad, mask_NxT=mask_NxT)
-        logp_NxT = jnp.take_along_axis(jax.nn.log_softmax(found.logits), rows.completion_NxT[..., None], axis=-1)[..., 0]
+        out = models.teacher_forced(model, params, rows.prompt_NxP, rows.completion_NxT, pad, mask_NxT=mask_NxT)
+        logp_NxT = jnp.take_along_axis(jax.nn.log_softmax(out.logits), rows.completion_NxT[..., None], axis=-1)[..., 0]
         loss_N = -jnp.where(mask_NxT, logp_NxT, 0.0).sum(axis=1) / jnp.maximum(mask_NxT.sum(axis=1), 1)
-        correct_N = ((found.logits.argmax(axis=-1) == rows.completion_NxT) | ~mask_NxT).all(axis=1)
-        return routing.Routed(found.router["logits"].swapaxes(0, 1), models.real_tokens(rows.prompt_NxP, mask_NxT, pad), loss_N,
+        correct_N = ((out.logits.argmax(axis=-1) == rows.completion_NxT) | ~mask_NxT).all(axis=1)
+        return routing.Routed(out.router["logits"].swapaxes(0, 1), models.real_tokens(rows.prompt_NxP, mask_NxT, pad), loss_N,
                               correct_N)
 
     return route
@@ -138,8 +138,8 @@ def build(names: Sequence[str], measured: catalog.Subject, model: models.Transfo
         above every matrix, a schedule that never fires, or two probes of one id due at once.
     """
     try:
-        found = presets.get(names, measured, schedules.At(tuple(steps)), settings)
-        split = [part for probe in found for part in _settings_of(probe, steps)]
+        built = presets.get(names, measured, schedules.At(tuple(steps)), settings)
+        split = [part for probe in built for part in _settings_of(probe, steps)]
         for probe in split:
             price.require_due(probe, steps[-1])
     except ValueError as error:
@@ -160,13 +160,13 @@ def build(names: Sequence[str], measured: catalog.Subject, model: models.Transfo
 
 def settings_of(config) -> dict[str, dict]:
     """{probe id: settings that differ from its defaults}: the panel of weights in section `measure`, the rest in `probe`."""
-    found: dict[str, dict] = {}
+    settings: dict[str, dict] = {}
     if "ks" in config.measure:
-        found["weight"] = {"ks": config.measure.ks, "alphas": config.measure.alphas}
+        settings["weight"] = {"ks": config.measure.ks, "alphas": config.measure.alphas}
     for key, value in configs.leaves(config.probe).items():
         name, _, setting = key.rpartition(".")
-        found.setdefault(name, {})[setting] = value
-    return found
+        settings.setdefault(name, {})[setting] = value
+    return settings
 
 
 def _settings_of(probe: probes.Probe, steps: Sequence[int]) -> list[probes.Probe]:
@@ -185,15 +185,15 @@ def _require_rank(probe: probes.Probe, model: models.TransformerConfig) -> None:
                         f"is {largest}")
 
 
-def measured_steps(found: Sequence[probes.Probe], last: int) -> tuple[int, ...]:
+def measured_steps(measured: Sequence[probes.Probe], last: int) -> tuple[int, ...]:
     """Every step from 1 to the last at which a probe is due, and the last."""
-    return tuple(sorted({step for probe in found for step in schedules.steps(probe.schedule, last) if step} | {last}))
+    return tuple(sorted({step for probe in measured for step in schedules.steps(probe.schedule, last) if step} | {last}))
 
 
-def require(found: Sequence[probes.Probe], wanted: Sequence[str], claims: Sequence[Mapping]) -> None:
+def require(measured: Sequence[probes.Probe], wanted: Sequence[str], claims: Sequence[Mapping]) -> None:
     """Refuse to leave out probes that the experiment's comparisons, or its claims, are made of. Raises: UserError."""
-    have = {probe.id for probe in found}
-    metrics = metrics_of(found)
+    have = {probe.id for probe in measured}
+    metrics = metrics_of(measured)
     for name in wanted:
         if name not in have:
             raise UserError(f"measure.probes lacks {name!r}, which this experiment's comparisons are made of; it has "
@@ -205,47 +205,47 @@ def require(found: Sequence[probes.Probe], wanted: Sequence[str], claims: Sequen
             raise UserError(f"claim {claim['id']!r} needs {claim['metric']!r}, which no probe of measure.probes gives{hint}")
 
 
-def metrics_of(found: Sequence[probes.Probe]) -> set[str]:
+def metrics_of(measured: Sequence[probes.Probe]) -> set[str]:
     """The metrics of probes, and those that are always measured or measured by other programs."""
-    return {metric for probe in found for metric in probe.metrics} | {
+    return {metric for probe in measured for metric in probe.metrics} | {
         metric for row in catalog.CATALOG.values() if row.make is None for metric in row.metrics}
 
 
-def require_settings(section: Mapping, found: Sequence[probes.Probe]) -> None:
+def require_settings(section: Mapping, measured: Sequence[probes.Probe]) -> None:
     """Refuse settings, in the section `probe`, of a probe that is not measured. Raises: UserError."""
-    have = {probe.id for probe in found}
+    have = {probe.id for probe in measured}
     for key in configs.leaves(section):
         if (name := key.rpartition(".")[0]) not in have:
             raise UserError(f"config key 'probe.{key}': probe {name!r} is none of measure.probes{nearest(name, have)}")
 
 
-def of_arm(arm: str, named: Sequence[str], found: Sequence[probes.Probe], always: Sequence[str]) -> tuple[str, ...]:
+def of_arm(arm: str, named: Sequence[str], measured: Sequence[probes.Probe], always: Sequence[str]) -> tuple[str, ...]:
     """The probes that measure an arm: those it names and `always`; none named: every one. Raises: UserError: no such probe."""
-    have = {probe.id for probe in found}
+    have = {probe.id for probe in measured}
     for name in named:
         if name not in have:
             raise UserError(f"arm {arm!r}: probe {name!r} is none of measure.probes{nearest(name, have)}")
     return (*always, *named) if named else ()
 
 
-def require_chunks(arms: Sequence[Arm], found: Sequence[probes.Probe], claims: Sequence[Mapping]) -> None:
+def require_chunks(arms: Sequence[Arm], measured: Sequence[probes.Probe], claims: Sequence[Mapping]) -> None:
     """Refuse a claim on what microbatches agree on, where a step of one of its arms has one of them. Raises: UserError."""
     one = {arm.name for arm in arms if arm.spec.microbatches == 1}
     for claim in claims:
-        givers = {probe.id for probe in found if claim["metric"] in probe.metrics}
+        givers = {probe.id for probe in measured if claim["metric"] in probe.metrics}
         if givers == {CHUNKS} and (named := sorted(one.intersection(claim["arms"]))):
             raise UserError(f"claim {claim['id']!r} needs {claim['metric']!r}, which compares the microbatches of a step, and "
                             f"{', '.join(map(repr, named))} has one: set train.microbatches to 2 or more")
 
 
-def require_batch(found: Sequence[probes.Probe], batch, model: models.TransformerConfig) -> None:
+def require_batch(measured: Sequence[probes.Probe], batch, model: models.TransformerConfig) -> None:
     """Refuse a probe batch of another vocabulary, or one that a probe's settings do not fit. Raises: UserError."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         if jnp.issubdtype(leaf.dtype, jnp.integer) and leaf.size and (largest := int(leaf.max())) >= model.vocab:
             raise UserError(f"the probe batch is of another tokenizer: {jax.tree_util.keystr(path)} has token {largest}, and "
                             f"the model's vocabulary has {model.vocab}")
     given = shapes(model, batch)
-    for probe in found:
+    for probe in measured:
         if probes.PROBE_BATCH in probe.needs:
             ctx = probes.Context({need: given[need] for need in probe.needs})
             try:
@@ -258,11 +258,11 @@ def shapes(model: models.TransformerConfig, batch=None) -> dict:
     """Need -> ShapeDtypeStructs of one policy: what costs are predicted from."""
     params = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
     matrices = jax.eval_shape(lambda p: models.matrices(p, model), params)
-    found = {probes.PARAMS0: params, probes.PARAMS: params, probes.WEIGHTS0: matrices, probes.WEIGHTS: matrices,
-             ever_changed.EVER: jax.eval_shape(ever_changed.start, params)[ever_changed.ITEM]}
+    shapes_of = {probes.PARAMS0: params, probes.PARAMS: params, probes.WEIGHTS0: matrices, probes.WEIGHTS: matrices,
+                 ever_changed.EVER: jax.eval_shape(ever_changed.start, params)[ever_changed.ITEM]}
     if batch is not None:
-        found[probes.PROBE_BATCH] = jax.eval_shape(lambda: batch)
-    return found
+        shapes_of[probes.PROBE_BATCH] = jax.eval_shape(lambda: batch)
+    return shapes_of
 
 
 def step_seconds(arm: Arm, model: models.TransformerConfig, members: int, steps_per_call: int, mesh=None) -> float:
@@ -280,7 +280,7 @@ def step_seconds(arm: Arm, model: models.TransformerConfig, members: int, steps_
     return (time.monotonic() - began) / steps / members
 
 
-def predict(session: Session, found: Sequence[probes.Probe], given: Mapping, total: int, names: Sequence[str], limit: float,
+def predict(session: Session, measured: Sequence[probes.Probe], given: Mapping, total: int, names: Sequence[str], limit: float,
             step: float) -> None:
     """Print the predicted cost of every probe, and refuse what does not fit.
 
@@ -291,7 +291,7 @@ def predict(session: Session, found: Sequence[probes.Probe], given: Mapping, tot
     Raises:
       UserError: over budget; names the most expensive probe and what would fit.
     """
-    lines = price.priced(found, given, total, step)
+    lines = price.priced(measured, given, total, step)
     session.console.print(document.price_table(lines, step))
     inside = {member for name in names if name in presets.PRESETS for member, _ in presets.PRESETS[name].members}
     held = lines if limit else [line for line in lines if line.id in inside]
@@ -330,14 +330,14 @@ def prices_of(reference: str) -> tuple[dict[str, float], list[price.Priced], flo
 
 def _prices_of_all(measured: catalog.Subject, given: Mapping) -> dict[str, float]:
     """probe id -> seconds, of every probe of the catalogue that these problems can be read with."""
-    found = {}
+    prices = {}
     for row in catalog.CATALOG.values():
         if row.make and all(getattr(measured, field) is not None for field in row.takes):
             try:
-                found[row.id] = price.one(catalog.get(row.id, subject=measured), given)[1]
+                prices[row.id] = price.one(catalog.get(row.id, subject=measured), given)[1]
             except ValueError:  # refused, such as where problems have no reasoning that could be interrupted
                 continue
-    return found
+    return prices
 
 
 def report_costs(bundle: records.Bundle, session: Session) -> None:
@@ -352,10 +352,10 @@ def report_costs(bundle: records.Bundle, session: Session) -> None:
     training_s = np.sum(spent.get("train", {}).get("wall_s", [0.0]))
     view = Table("probe", "times", "s", "s compiling", "of training",
                  title="measured cost of measuring; training includes its compilation")
-    for phase, found in spent.items():
+    for phase, quantities in spent.items():
         if phase.startswith("probe."):
-            seconds = np.sum(found["wall_s"])
+            seconds = np.sum(quantities["wall_s"])
             share = f"{seconds / training_s:.1%}" if training_s else "-"
-            view.add_row(phase.removeprefix("probe."), str(len(found["wall_s"])), f"{seconds:.2f}",
-                         f"{np.sum(found.get('compile_s', [0.0])):.1f}", share)
+            view.add_row(phase.removeprefix("probe."), str(len(quantities["wall_s"])), f"{seconds:.2f}",
+                         f"{np.sum(quantities.get('compile_s', [0.0])):.1f}", share)
     session.console.print(view)

@@ -28,13 +28,13 @@ def row(program: Program | Unseen, usable: int | None) -> dict:
     if isinstance(program, Unseen):
         return {"name": program.name, "why": program.why, "fits": True}
     chips, beside = 1 if program.mesh is None else program.mesh.size, aot.shard_bytes(program.beside)
-    found = {"name": program.name, "beside_bytes": beside, "flops": program.flops / chips, "advice": program.advice}
+    entry = {"name": program.name, "beside_bytes": beside, "flops": program.flops / chips, "advice": program.advice}
     try:
-        found |= aot.describe(program.compiled)
+        entry |= aot.describe(program.compiled)
     except aot.DoesNotFit as error:
-        return found | {"total_bytes": error.used + beside, "fits": False, "why": str(error)}
-    total = beside + sum(found[f"{part}_bytes"] for part in ("argument", "temporary", "output", "code"))
-    return found | {"total_bytes": total, "fits": usable is None or total <= usable}
+        return entry | {"total_bytes": error.used + beside, "fits": False, "why": str(error)}
+    total = beside + sum(entry[f"{part}_bytes"] for part in ("argument", "temporary", "output", "code"))
+    return entry | {"total_bytes": total, "fits": usable is None or total <= usable}
 
 
 def chips(topology: str) -> list:
@@ -74,20 +74,20 @@ def wide(console: Console) -> Console:
 def table(rows: Sequence[dict], usable: int | None) -> Table:
     """What each program takes on a chip: memory in GiB, analytic FLOPs, bytes of its collectives by kind in MiB."""
     limit = "" if usable is None else f" of {usable / 2**30:.2f}"
-    kinds = [kind for kind in hlo.COLLECTIVES if any(kind in found.get("collectives", ()) for found in rows)]
+    kinds = [kind for kind in hlo.COLLECTIVES if any(kind in entry.get("collectives", ()) for entry in rows)]
     view = Table("program", "compile s", f"in all{limit}", "arguments", "temporary", "output", "code", "beside", "TFLOP",
                  *(COLUMNS[kind] for kind in kinds), title="a chip: memory in GiB" + (", collectives in MiB" if kinds else ""),
                  box=SIMPLE)
-    for found in rows:
-        total = _number(found["total_bytes"] / 2**30) if "total_bytes" in found else "?"
-        total += "" if found["fits"] else " DOES NOT FIT"
-        if "why" in found:
-            view.add_row(f"{found['name']}: {found['why']}", "", total)
+    for entry in rows:
+        total = _number(entry["total_bytes"] / 2**30) if "total_bytes" in entry else "?"
+        total += "" if entry["fits"] else " DOES NOT FIT"
+        if "why" in entry:
+            view.add_row(f"{entry['name']}: {entry['why']}", "", total)
             continue
-        memory = [_number(found[f"{part}_bytes"] / 2**30) for part in ("argument", "temporary", "output", "code", "beside")]
-        moved = [_number(found["collectives"][kind]["bytes"] / 2**20) if kind in found["collectives"] else "" for kind in kinds]
-        flops = _number(found["flops"] / 1e12) if found["flops"] else ""
-        view.add_row(found["name"], f"{found['compile_seconds']:.0f}", total, *memory, flops, *moved)
+        memory = [_number(entry[f"{part}_bytes"] / 2**30) for part in ("argument", "temporary", "output", "code", "beside")]
+        moved = [_number(entry["collectives"][kind]["bytes"] / 2**20) if kind in entry["collectives"] else "" for kind in kinds]
+        flops = _number(entry["flops"] / 1e12) if entry["flops"] else ""
+        view.add_row(entry["name"], f"{entry['compile_seconds']:.0f}", total, *memory, flops, *moved)
     return view
 
 

@@ -86,7 +86,7 @@ def parameters(model: models.TransformerConfig, mesh: Mesh | None) -> dict:
 
 def matrices(model: models.TransformerConfig, mesh: Mesh | None, count: int | None = None) -> dict:
     """float32 matrices by name, [count, m, n] of several members, each laid out as its parameter."""
-    found = jax.eval_shape(lambda: models.matrices(models.init(model, jax.random.key(0)), model))
+    shapes = jax.eval_shape(lambda: models.matrices(models.init(model, jax.random.key(0)), model))
     table = models.parameter_table(model)
 
     def place(name, x):
@@ -97,7 +97,7 @@ def matrices(model: models.TransformerConfig, mesh: Mesh | None, count: int | No
                                                                             *sharding.partition(axes, x.shape, mesh)))
         return jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, sharding=where)
 
-    return {name: place(name, x) for name, x in found.items()}
+    return {name: place(name, x) for name, x in shapes.items()}
 
 
 def of_arms(arms: Sequence[Arm], count: int, steps_per_call: int, mesh: Mesh | None, beside: Any) -> list[Program]:

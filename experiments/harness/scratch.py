@@ -102,13 +102,13 @@ class Setup(Checked):
         else:
             suite = training.Suite(arm.spec.model, self._evaluated(arm), problems, "id")
             given, rows = probing.subject(suite, names), probing.demonstration_batch
-        found = probing.build(names, given, arm.spec.model, self.steps(arm), probing.settings_of(config))
-        for probe in found:
+        built = probing.build(names, given, arm.spec.model, self.steps(arm), probing.settings_of(config))
+        for probe in built:
             if probe.needs & {probes.WEIGHTS0, probes.PARAMS0}:
                 raise UserError(f"probe {probe.id!r} compares with a base, and a study from scratch has none; leave it out")
-        batch = rows(task, problems) if probes.PROBE_BATCH in probes.merge_needs(found) else None
-        probing.require_batch(found, batch, arm.spec.model)
-        return Measured(found, batch)
+        batch = rows(task, problems) if probes.PROBE_BATCH in probes.merge_needs(built) else None
+        probing.require_batch(built, batch, arm.spec.model)
+        return Measured(built, batch)
 
     def _evaluated(self, arm: Arm) -> tuple[tuple[str, Task, str], ...]:
         """(label, task, split) of what a policy is asked: the splits of its arm's task, and the tasks of the arms before it,
@@ -130,10 +130,10 @@ class Setup(Checked):
             if not arm.steps:
                 finals[arm.name] = one_arm.combined(arm, plan, self.seeds, finals, bundle, session)
                 continue
-            found = one_arm.train(arm, plan, self.seeds, finals, bundle.path / "base-0" / "arms", config.mesh.ensemble, bundle,
-                                  session)
+            blocks = one_arm.train(arm, plan, self.seeds, finals, bundle.path / "base-0" / "arms", config.mesh.ensemble, bundle,
+                                   session)
             if arm.name in needed:
-                finals[arm.name] = one_arm.final_params(arm, found, plan)
+                finals[arm.name] = one_arm.final_params(arm, blocks, plan)
         bundle.write_rows("work", work.rows(self.arms, self.stages, None))
         for arm in self.arms if config.trend else ():
             if columns := trends.rows(config.trend, follower.read_rows(bundle), arm.name, list(self.last)):

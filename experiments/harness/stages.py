@@ -112,19 +112,19 @@ def names(config) -> list[str]:
     return list(_grids(config))
 
 
-def chain(name: str, found: Mapping[str, Stage]) -> list[str]:
+def chain(name: str, table: Mapping[str, Stage]) -> list[str]:
     """The arms that an arm's parameters have passed through, itself last; every branch of an average."""
-    parts = [part for start in found[name].start if start in found for part in chain(start, found)]
+    parts = [part for start in table[name].start if start in table for part in chain(start, table)]
     return [*dict.fromkeys(parts), name]
 
 
-def from_scratch(found: Mapping[str, Stage]) -> bool:
+def from_scratch(table: Mapping[str, Stage]) -> bool:
     """Whether the arms of a study begin at initial parameters instead of a base.
 
     Raises:
       UserError: some do and some do not, so that nothing would compare them.
     """
-    roots = {name: {start for stage in chain(name, found) for start in found[stage].start} - set(found) for name in found}
+    roots = {name: {start for stage in chain(name, table) for start in table[stage].start} - set(table) for name in table}
     scratch = [name for name, starts in roots.items() if SCRATCH in starts]
     if not scratch:
         return False
@@ -157,12 +157,12 @@ def _grids(config) -> dict[str, dict]:
         if name.count("{}") != len(over):
             raise UserError(f"arm {name!r} is a grid over {', '.join(over)}; its name needs {len(over)} pairs of braces, "
                             f"found {name.count('{}')}")
-        found = {field: configs.value_of(f"arm.{name}.over.{field}", value, config) for field, value in over.items()}
-        if single := [field for field, values in found.items() if not isinstance(values, tuple | list) or not values]:
-            raise UserError(f"arm {name!r}: over.{single[0]}={found[single[0]]!r} is not several values; expected a tuple of "
+        axes_of = {field: configs.value_of(f"arm.{name}.over.{field}", value, config) for field, value in over.items()}
+        if single := [field for field, values in axes_of.items() if not isinstance(values, tuple | list) or not values]:
+            raise UserError(f"arm {name!r}: over.{single[0]}={axes_of[single[0]]!r} is not several values; expected a tuple of "
                             "them, or the key of one such as 'train.learning_rates'")
         axes = [[(f"{over[field]}[{i}]" if isinstance(over[field], str) else x) for i, x in enumerate(values)]
-                for field, values in found.items()]
+                for field, values in axes_of.items()]
         for place in itertools.product(*(range(len(axis)) for axis in axes)):
             tables[name.format(*place)] = table | {field: axis[i] for field, axis, i in zip(over, axes, place)}
     if taken := [name for name in tables if name in (BASE, SCRATCH, START) or "/" in name]:

@@ -45,12 +45,12 @@ def subject(model: models.TransformerConfig, task: Task, probes: Sequence[str], 
 
 def tables(model: models.TransformerConfig, task: Task) -> tuple[fit.Table, ...]:
     """Every problem of every split, for the exact loss and accuracy of the first answer token."""
-    found = []
+    listed = []
     for split in task.splits:
         shown = tasks.table(task, split)
-        found.append(fit.Table(split, answer_logits(model, task.pad), np.asarray(shown.answer_NxT[:, 0]),
-                               np.asarray(shown.prompt_NxP)))
-    return tuple(found)
+        listed.append(fit.Table(split, answer_logits(model, task.pad), np.asarray(shown.answer_NxT[:, 0]),
+                                np.asarray(shown.prompt_NxP)))
+    return tuple(listed)
 
 
 @functools.cache

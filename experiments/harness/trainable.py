@@ -70,8 +70,8 @@ class Tuned:
             return adapters.lora(params, self.modules, self.rank, training.stream(seed, "adapter", 0), alpha=self.lora_alpha)
         if name == "pissa":
             return adapters.pissa(params, self.modules, self.rank)
-        found = masking.references(self.model, params, self.k, self.alpha)
-        masks = masking.pattern("safe" if name == RANDOM else name, found)
+        references = masking.references(self.model, params, self.k, self.alpha)
+        masks = masking.pattern("safe" if name == RANDOM else name, references)
         if name == RANDOM:
             masks = masking.random_like(masks, training.stream(seed, "mask", 0))
         return masking.on_linear(params, masks, outside=self.outside)
@@ -106,11 +106,11 @@ def budget_rows(arms: Sequence[Arm], params: dict, digest: str, seed: int) -> di
     rows = []
     for arm in (arm for arm in arms if arm.trainable):
         trainable = arm.trainable(params, seed)
-        found = [{"metric": TRAINED.id, "value": float(trainable.size())},
-                 {"metric": TRAINED.id, "value": trainable.size() / linear, "params": "of=linear"}]
+        own = [{"metric": TRAINED.id, "value": float(trainable.size())},
+               {"metric": TRAINED.id, "value": trainable.size() / linear, "params": "of=linear"}]
         if isinstance(trainable, adapters.LowRank):
-            found.append({"metric": START.id, "value": adapters.start_error(params, trainable), "dtype": "fp32"})
+            own.append({"metric": START.id, "value": adapters.start_error(params, trainable), "dtype": "fp32"})
         rows += [{"arm": arm.name, "role": "estimate", "step": 0, "granularity": "experiment", "n_units": 1, "unit": "base",
-                  "conditional_on": digest, **row} for row in found]
+                  "conditional_on": digest, **row} for row in own]
     names = dict.fromkeys(name for row in rows for name in row)  # none where every arm trains everything
     return {name: [row.get(name) for row in rows] for name in names}

@@ -28,10 +28,10 @@ def of(arm: Arm) -> dict[str, int]:
 
 def rows(arms: Sequence[Arm], stages: Mapping[str, Stage], digest: str) -> dict:
     """Columns of every arm's work."""
-    own, found = {arm.name: of(arm) for arm in arms}, []
+    own, columns = {arm.name: of(arm) for arm in arms}, []
     for arm in arms:
         parts = [own[name] for name in chain(arm.name, stages)]
-        found += [{"metric": metric, "value": float(sum(part[metric] for part in parts)), "arm": arm.name, "role": "estimate",
-                   "step": arm.steps, "granularity": "experiment", "n_units": 1, "unit": "base", "conditional_on": digest}
-                  for metric in METRICS]
-    return {name: [row[name] for row in found] for name in found[0]}
+        columns += [{"metric": metric, "value": float(sum(part[metric] for part in parts)), "arm": arm.name, "role": "estimate",
+                     "step": arm.steps, "granularity": "experiment", "n_units": 1, "unit": "base", "conditional_on": digest}
+                    for metric in METRICS]
+    return {name: [row[name] for row in columns] for name in columns[0]}

@@ -112,10 +112,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
         raise UserError("a tour states its own claims, one a row; remove CLAIMS from the config's file")
     setup = Setup(config)
     stated = Stated(TITLE, QUESTION, setup.claims, [arm.name for arm in setup.arms], setup.seeds)
-    with opened(config, stated, workdir, name, signals) as found:
-        if found is None:
+    with opened(config, stated, workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         untrained = {row.name: row.reason for row in setup.rows if row.arm is None}
         untrained |= _train(setup, bundle, session)
         publish(stated, bundle, session,

@@ -50,7 +50,7 @@ def parse_overrides(texts: Sequence[str], names: Sequence[str]) -> dict[str, dic
     Raises:
       UserError: another form, or a row that is not trained.
     """
-    found = {}
+    by_row = {}
     for text in texts:
         match = re.fullmatch(r"(\w+)\.(\w+)=(.+)", text) if isinstance(text, str) else None
         if match is None:
@@ -59,10 +59,10 @@ def parse_overrides(texts: Sequence[str], names: Sequence[str]) -> dict[str, dic
         if row not in names:
             raise UserError(f"overrides: row {row!r} of {text!r} is not trained in this run{nearest(row, names)}")
         try:
-            found.setdefault(row, {})[part] = ast.literal_eval(value)
+            by_row.setdefault(row, {})[part] = ast.literal_eval(value)
         except (ValueError, SyntaxError):  # a word, such as the name of a mode
-            found.setdefault(row, {})[part] = value
-    return found
+            by_row.setdefault(row, {})[part] = value
+    return by_row
 
 
 def _row(name: str, changed: dict, rates: dict, train, model, task) -> Row:

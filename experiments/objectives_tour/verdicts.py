@@ -67,5 +67,5 @@ def _judge(claim: Mapping, table: pa.Table, steps: int, before: Mapping, untrain
 
 def diverged(table: pa.Table, name: str, steps: int) -> list[str]:
     """Why an arm has no numbers at the last step: the reasons in its rows, none where it has them."""
-    found = select(table, role="seed", metric=METRIC, arm=name, step=steps, split=SPLIT, status="nan")
-    return sorted(set(found["status_reason"].to_pylist()))
+    lost = select(table, role="seed", metric=METRIC, arm=name, step=steps, split=SPLIT, status="nan")
+    return sorted(set(lost["status_reason"].to_pylist()))

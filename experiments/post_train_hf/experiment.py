@@ -168,10 +168,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     """
     setup = Setup(config, claims)
     stated = Stated(TITLE, QUESTION, setup.claims, config.arms, setup.seeds)
-    with opened(config, stated, workdir, name, signals) as found:
-        if found is None:
+    with opened(config, stated, workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         if config.memory.report:
             program_report.print_report(session, setup.listed())
         base, about = _load(setup, bundle, session)
@@ -212,8 +212,8 @@ def _compare(setup: Setup, base: str, bundle: records.Bundle) -> None:
     runs = matched.Trajectories(follower.read_rows(bundle, exclude=("matched", "summary", "claims")))
     read = [(matched.SUCCESS, name) for name in setup.config.ood]
     read += [] if setup.general is None else [(metric, None) for metric in TEXT]
-    found = comparisons.of_sets(runs, setup.claims, setup.config.arms, base, read)
-    bundle.write_rows("matched", concatenate(*(part for compared in found for part in compared.columns)))
+    sets = comparisons.of_sets(runs, setup.claims, setup.config.arms, base, read)
+    bundle.write_rows("matched", concatenate(*(part for compared in sets for part in compared.columns)))
 
 
 def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_runs.Loaded, dict]:

@@ -29,8 +29,8 @@ def architecture(directory: str) -> models.TransformerConfig:
 
 def tokenizer_of(config: ConfigDict) -> tokenizer.Tokenizer:
     """That of the directory, answers ending as `data.end` says. Raises: ValueError."""
-    found = tokenizer.load(config.model.directory)
-    return found.ending_with(config.data.end) if config.data.end else found
+    loaded = tokenizer.load(config.model.directory)
+    return loaded.ending_with(config.data.end) if config.data.end else loaded
 
 
 def verifier_of(config: ConfigDict) -> verifiers.Verifier:
@@ -47,10 +47,10 @@ def data(config: ConfigDict, known: tokenizer.Tokenizer
     """
     c = config.data
     fields = {role: c[role] for role in ("prompt", "answer", "target", "messages")}
-    found = text_data.read(c.train, fields, c.tfds_directory)
+    read_in = text_data.read(c.train, fields, c.tfds_directory)
     sources = {"data.evaluate": c.evaluate, **{f"ood.{name}": source for name, source in config.ood.items()}}
     read = {key: text_data.read(source, fields, c.tfds_directory) for key, source in sources.items()}
-    fresh = text_data.without(found, [problem for problems in read.values() for problem in problems])
+    fresh = text_data.without(read_in, [problem for problems in read.values() for problem in problems])
     if not fresh:
         raise UserError(f"every problem of data.train={c.train} is in data.evaluate={c.evaluate} too; give disjoint sets")
     train, *held = (text_data.tokenise(part, known, c.prompt_tokens, c.answer_tokens, c.template, c.chat)
@@ -59,7 +59,7 @@ def data(config: ConfigDict, known: tokenizer.Tokenizer
         if len(data) < config.measure.problems:
             raise UserError(f"measure.problems={config.measure.problems}: {key} has {len(data)} problems that fit "
                             f"({text_data.dropped_label(data.dropped)} dropped); set it to at most {len(data)}")
-    return train, held[0], dict(zip(config.ood, held[1:])), len(found) - len(fresh)
+    return train, held[0], dict(zip(config.ood, held[1:])), len(read_in) - len(fresh)
 
 
 def suite(config: ConfigDict, setup, task: tasks.Task, held: text_data.TextData, label: str) -> TextSuite:

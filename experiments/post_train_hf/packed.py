@@ -44,8 +44,8 @@ def rows(arm: Arm, setup) -> int | None:
 def made(arm: Arm, setup, index_N: np.ndarray, own: np.ndarray) -> packing.Packed:
     """The demonstrations of a step in packed rows, those of this process."""
     problems_N = text.rows(setup.train, index_N)
-    found = packing.pack(problems_N.prompt_P, problems_N.answer_T, setup.task.pad, _ends(setup.task), setup.packed[arm.name])
-    return packing.Packed(*(x[own] for x in found))
+    packed = packing.pack(problems_N.prompt_P, problems_N.answer_T, setup.task.pad, _ends(setup.task), setup.packed[arm.name])
+    return packing.Packed(*(x[own] for x in packed))
 
 
 def _lengths(setup) -> tuple[np.ndarray, np.ndarray]:

@@ -50,13 +50,13 @@ def _of_arm(setup, alike: list[Arm], source, state, params, matrices) -> Iterato
     rollout = (state.params, member.seed, state.step, state.curriculum_state, rows_N)
     yield Program(f"{name}: rollout", run.rollout, rollout, mesh, (state.opt_state, state.probe_state, params, matrices),
                   aot.sampling_flops(spec.model, source.sampled, *source.lengths), SAMPLING)
-    found = jax.eval_shape(run.rollout, *rollout)
-    reward_N = by_rows(jax.ShapeDtypeStruct(found.made.tokens_NxT.shape[:1], jnp.float32), mesh)
-    outside_B = None if found.greedy is None else by_rows(
-        jax.ShapeDtypeStruct(found.greedy[1].tokens_NxT.shape[:1], jnp.float32), mesh)
+    sampled = jax.eval_shape(run.rollout, *rollout)
+    reward_N = by_rows(jax.ShapeDtypeStruct(sampled.made.tokens_NxT.shape[:1], jnp.float32), mesh)
+    outside_B = None if sampled.greedy is None else by_rows(
+        jax.ShapeDtypeStruct(sampled.greedy[1].tokens_NxT.shape[:1], jnp.float32), mesh)
     yield Program(f"{name}: update", run.update,
-                  (state, member, reference, *by_rows((found.prompt_NxP, found.made), mesh),
-                   replicated(found.planned.plan, mesh), reward_N, outside_B), mesh, base, flops, TRAINING)
+                  (state, member, reference, *by_rows((sampled.prompt_NxP, sampled.made), mesh),
+                   replicated(sampled.planned.plan, mesh), reward_N, outside_B), mesh, base, flops, TRAINING)
 
 
 def _of_evaluation(setup, params, beside) -> Iterator[Program]:

@@ -81,9 +81,9 @@ class TextMeasurement(Measurement):
 
     def __call__(self, arm: Arm, step: int, seeds: Sequence[int], params_S: dict, history, carried_S=None) -> dict:
         """Columns of one seed."""
-        found = super().__call__(arm, step, seeds, params_S, history, carried_S)
+        measured = super().__call__(arm, step, seeds, params_S, history, carried_S)
         params = jax.tree.map(lambda x: x[0], params_S)
-        return concatenate(found, self._policy(arm.name, step, seeds[0], params))
+        return concatenate(measured, self._policy(arm.name, step, seeds[0], params))
 
     def base_rows(self, seeds: Sequence[int]) -> dict:
         """What the base does with each seed's sampling noise."""
@@ -153,9 +153,9 @@ def _trained(run: Run, setup, base: Loaded, measure: TextMeasurement, bundle: Bu
     trainable = None if arm.trainable is None else arm.trainable(base.params, run.seed + arm.offset)
     with Checkpoints(run.block.directory, say=ensemble.telling(session, bundle, arm.name)) as saves:
         plan = ensemble.Plan(base, "", setup.grid, 0, 0.0, setup.mesh, measure)
-        if (found := ensemble.resumable(saves, arm.name, run.block, plan, bundle, session)) is not None:
-            state = saves.restore(found[0], split.abstract(arm.spec, base.params, fresh, setup.mesh, trainable))
-            session.say(f"{arm.name}, seed {run.seed}: resuming at step {found[0]}")
+        if (latest := ensemble.resumable(saves, arm.name, run.block, plan, bundle, session)) is not None:
+            state = saves.restore(latest[0], split.abstract(arm.spec, base.params, fresh, setup.mesh, trainable))
+            session.say(f"{arm.name}, seed {run.seed}: resuming at step {latest[0]}")
         else:
             state = split.start(arm.spec, base.params, fresh, setup.mesh, trainable)
         return _segments(run, setup, base, state, measure, bundle, session, saves)
@@ -202,8 +202,8 @@ def _save(run: Run, path: Path, setup, state: training.TrainState) -> None:
     base, dtype, tuned = setup.config.model.directory, setup.config.export.dtype, run.arm.trainable
     _remove(path)
     if tuned and tuned.name == "lora" and not inexpressible(setup.model, tuned.modules):
-        found = state.trainable
-        save_adapter(adapter_of(path), setup.model, found.factors, float(found.scale), base=base, dtype=dtype)
+        adapter = state.trainable
+        save_adapter(adapter_of(path), setup.model, adapter.factors, float(adapter.scale), base=base, dtype=dtype)
     hf.save(path, setup.model, state.params, like=base, dtype=dtype)
 
 
@@ -264,8 +264,8 @@ def _require_finite(run: Run, before: int, history: dict, saves: Checkpoints) ->
     if not len(bad):
         return
     saves.wait()
-    found = saves.latest()
-    kept = f"the checkpoint of step {found[0]}" if found else "no checkpoint of this run (none was due yet)"
+    latest = saves.latest()
+    kept = f"the checkpoint of step {latest[0]}" if latest else "no checkpoint of this run (none was due yet)"
     raise Diverged(f"arm {run.arm.name}, seed {run.seed}: the loss is not finite at step {before + int(bad[0]) + 1} (learning "
                    f"rate {run.arm.scalars.learning_rate:g}); kept: {kept} and all rows before; lower "
                    f"--config.{run.arm.rate_key} and start a new run")

@@ -37,9 +37,9 @@ def inputs(config: ConfigDict) -> tuple[models.TransformerConfig, Tokenizer, Tex
       UserError: no such shape or directory. FormatError: a config.json that is not known.
     """
     path = architecture("model.directory", config.model.directory)
-    found = read_object(path)
-    model = hf.config_of(found, str(path))
-    end = found.get("eos_token_id", 0)
+    document = read_object(path)
+    model = hf.config_of(document, str(path))
+    end = document.get("eos_token_id", 0)
     end = end[0] if isinstance(end, list) else end
 
     def refuse(text):

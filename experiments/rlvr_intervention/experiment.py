@@ -94,10 +94,10 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     """
     setup = Setup(config, claims)
     stated = Stated(TITLE, QUESTION, setup.claims, ARMS, setup.seeds)
-    with opened(config, stated, workdir, name, signals) as found:
-        if found is None:
+    with opened(config, stated, workdir, name, signals) as running:
+        if running is None:
             return
-        bundle, session = found
+        bundle, session = running
         directory, began = bundle.path / "base-0", time.monotonic()
         base = Pretraining(config.pretrain, setup.model, setup.task, setup.second, config.seeds.base).run(
             directory, session, config.checkpoint.every_seconds)
@@ -124,10 +124,10 @@ def _train_and_compare(setup: Setup, base: Base, bundle: records.Bundle, session
     for arm in setup.arms:
         began = time.monotonic()
         own = dataclasses.replace(plan, base=twin.rounded) if arm.name == "intervened" else plan
-        found = ensemble.blocks(bundle.path / "base-0" / "arms", arm.name, setup.seeds, config.mesh.ensemble)
-        for block in found:
+        blocks = ensemble.blocks(bundle.path / "base-0" / "arms", arm.name, setup.seeds, config.mesh.ensemble)
+        for block in blocks:
             ensemble.train(arm, block, own, bundle, session)
-        finals[arm.name] = jax.vmap(lambda p: models.matrices(p, setup.model))(ensemble.final_params(arm, found, own))
+        finals[arm.name] = jax.vmap(lambda p: models.matrices(p, setup.model))(ensemble.final_params(arm, blocks, own))
         session.say(f"{arm.name}: {len(setup.seeds)} seeds, {setup.grid[-1]} steps, {time.monotonic() - began:.0f} s")
         session.boundary(f"{arm.name} is finished")
     _write_pairs(setup, base, twin, finals, bundle)
@@ -160,8 +160,8 @@ def _write_pairs(setup: Setup, base: Base, twin: interventions.Transformed, fina
         for against, arm, mapping in PAIRS:
             runs = [{name: np.asarray(x)[chosen] for name, x in weights[key].items()}
                     for key in ((against, "raw"), (arm, mapping))]
-            found = mask_pairs.compare(w0, runs[0], start.get((arm, mapping), w0), runs[1])
-            parts.append(mask_pairs.finalize(found, setup.infos, setup.groups, arm=arm, against=against, mapping=mapping,
+            compared = mask_pairs.compare(w0, runs[0], start.get((arm, mapping), w0), runs[1])
+            parts.append(mask_pairs.finalize(compared, setup.infos, setup.groups, arm=arm, against=against, mapping=mapping,
                                              step=setup.grid[-1], seeds=missing, conditional_on=base.digest,
                                              row_ids=records.row_ids))
         bundle.write_rows(f"pairs-seeds-{missing[0]}-{missing[-1]}", concatenate(*parts))

@@ -56,18 +56,18 @@ def drawn(section: ConfigDict, model: models.TransformerConfig) -> tuple[symmetr
         raise UserError(f"intervene: {error}") from error
 
 
-def transformed(base: Base, model: models.TransformerConfig, found: Sequence[symmetries.HeadSymmetry]) -> Transformed:
+def transformed(base: Base, model: models.TransformerConfig, symmetry: Sequence[symmetries.HeadSymmetry]) -> Transformed:
     """The base transformed, and rounded once; its digest stays that of the base it is another form of."""
-    exact = symmetries.transform(model, base.params, found)
+    exact = symmetries.transform(model, base.params, symmetry)
     return Transformed(exact, dataclasses.replace(base, params=training.bf16_grid(exact)))
 
 
-def groups(infos: Sequence, found: Sequence[symmetries.HeadSymmetry]) -> dict[str, list[str]]:
+def groups(infos: Sequence, applied: Sequence[symmetries.HeadSymmetry]) -> dict[str, list[str]]:
     """Matrices that are read together: by what was done to them, and attention and the rest of every layer."""
-    treated = {symmetry.layer for symmetry in found}
+    treated = {symmetry.layer for symmetry in applied}
     out = {"rotated": [], "permuted": [], "moved": [], "neighbours": [], "untouched": []}
     for info in infos:
-        done = symmetries.treatment(found, info.name)
+        done = symmetries.treatment(applied, info.name)
         if done != "same":
             out["moved"].append(info.name)
             out["permuted" if done == "permuted" else "rotated"].append(info.name)

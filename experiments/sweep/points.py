@@ -49,12 +49,12 @@ def grid(over: Sequence[str]) -> list[dict[str, str]]:
     axes: dict[str, list[str]] = {}
     for text in over:
         key, equals, values = text.partition("=")
-        found = _split(values)
-        if not equals or not re.fullmatch(r"[\w.{}-]+", key) or not all(found):
+        parts = _split(values)
+        if not equals or not re.fullmatch(r"[\w.{}-]+", key) or not all(parts):
             raise UserError(f"--over={text!r}: expected KEY=VALUE,VALUE,..., for example --over train.learning_rate=1e-5,1e-4")
         if key in axes:
             raise UserError(f"--over {key!r} is given twice; list all its values once")
-        axes[key] = found
+        axes[key] = parts
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
@@ -104,11 +104,11 @@ def write_plan(directory: Path, made: Sequence[Point]) -> None:
     stated = {point.name: dict(point.overrides) for point in made}
     path, known = directory / PLAN, {}
     if path.exists():
-        found = storage.read_json(path)
-        known = found["points"]
+        plan = storage.read_json(path)
+        known = plan["points"]
         other = sorted(name for name, overrides in stated.items() if known.get(name, overrides) != overrides)
-        if found["config"] != made[0].config or other:
+        if plan["config"] != made[0].config or other:
             point = f" with another point {other[0]}" if other else ""
-            raise UserError(f"{directory} holds a sweep of {found['config']!r}{point}; choose another --directory")
+            raise UserError(f"{directory} holds a sweep of {plan['config']!r}{point}; choose another --directory")
     make_directory(directory)
     storage.write_json(path, {"config": made[0].config, "points": known | stated})

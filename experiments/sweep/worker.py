@@ -73,8 +73,8 @@ def carry_out(point: Point, directory: Path, retries: int, stop: threading.Event
     with claimed(directory, point.name) as mine:
         if not mine:
             return outcome(ELSEWHERE, 0, "another worker has it")
-        if found := complete(directory / point.name):
-            return outcome(FINISHED, 0, f"bundle {found[:12]}, was finished before")
+        if bundle_id := complete(directory / point.name):
+            return outcome(FINISHED, 0, f"bundle {bundle_id[:12]}, was finished before")
         log = directory / "logs" / f"{point.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, retries + 2):

@@ -84,9 +84,9 @@ def _run(options: argparse.Namespace) -> int:
     rules = tuple(read_rules(options.map)) if options.map else ()
     settings = comparison.Settings(options.level, bytes_of(options.memory), options.allow_unpaired, rules)
     if options.out is None and options.format:
-        found = comparison.compare(options.base, *options.tuned, level=options.level, map_file=options.map,
-                                   memory=settings.memory, allow_unpaired=settings.allow_unpaired)
-        table, said = found.rows, found.headline().splitlines()
+        result = comparison.compare(options.base, *options.tuned, level=options.level, map_file=options.map,
+                                    memory=settings.memory, allow_unpaired=settings.allow_unpaired)
+        table, said = result.rows, result.headline().splitlines()
     else:
         out = comparison.run(options.base, options.tuned, options.out, settings, watching)
         table, said = records.read_measurements(out), records.headline(out)

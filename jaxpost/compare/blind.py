@@ -42,7 +42,7 @@ def read(panel: Panel, views: Sequence[Any], norms: Sequence[float], law: Blind,
       norms: of the update in each of them.
       decomposed: `spectra._view` of a frame, a base, an end and whether it is exact.
     """
-    found = [[] for _ in views]
+    by_view = [[] for _ in views]
     stored = views[0]
     own = matrices.difference(stored.w1_MxN, stored.w0_MxN)
     for number in range(panel.rank_draws):
@@ -56,16 +56,16 @@ def read(panel: Panel, views: Sequence[Any], norms: Sequence[float], law: Blind,
         for v, view in enumerate(views):
             shown = matrices.rounded(end) if v or law.stored_bf16 else end
             if not norms[v]:
-                found[v].append(_nothing(panel, exact))
+                by_view[v].append(_nothing(panel, exact))
                 continue
             one = decomposed(view.before, view.w0_MxN, shown, True) if exact else _first_order(panel, view, shown)
             if exact:
                 one["above_edge"] = np.sum(one["spectrum"] > edge_V[-1 if law.stored_bf16 else v])
             # where only its visible size is known, a law is read at the visible norm
             scale = norms[v] / one["norm"] if law.stored_bf16 and one["norm"] else 1.0
-            found[v].append({key: one[key] * scale**power for key, power in _POWER.items() if key in one})
-    found = found * (len(VIEWS) // len(found))
-    out = {f"blind_{key}": np.stack([np.stack([one[key] for one in view]) for view in found]) for key in found[0][0]}
+            by_view[v].append({key: one[key] * scale**power for key, power in _POWER.items() if key in one})
+    by_view = by_view * (len(VIEWS) // len(by_view))
+    out = {f"blind_{key}": np.stack([np.stack([one[key] for one in view]) for view in by_view]) for key in by_view[0][0]}
     out["blind_mean_sin2"] = np.minimum(out["blind_mean_sin2"], 1.0)
     out["blind_max_angle"] = np.minimum(out["blind_max_angle"], np.pi / 2)
     return out | energies(panel, views, law)

@@ -133,18 +133,18 @@ def _all_rows(prepared: Prepared, measured: Mapping) -> dict[str, list[dict]]:
 def all_flags(prepared: Prepared, measured: Mapping) -> list[str]:
     """Everything a reader must be told first."""
     sides = (prepared.job.base, *prepared.job.tuned)
-    found = [note for side in sides for note in flags.of_source(side)]
-    found += [*prepared.pairing.notes, *flags.of_base(measured)]
+    notes = [note for side in sides for note in flags.of_source(side)]
+    notes += [*prepared.pairing.notes, *flags.of_base(measured)]
     if prepared.pairing.unpaired:
-        found.append(f"{len(prepared.pairing.unpaired)} parameters are unpaired and left out: "
+        notes.append(f"{len(prepared.pairing.unpaired)} parameters are unpaired and left out: "
                      f"{', '.join(list(prepared.pairing.unpaired)[:4])}")
     rounded = [name for name, record in measured.items() if record["base"]["off_grid"]]
     if rounded:
-        found.append(f"base: {len(rounded)} tensors are not on the bf16 grid and were rounded to it, since the other side is "
+        notes.append(f"base: {len(rounded)} tensors are not on the bf16 grid and were rounded to it, since the other side is "
                      f"stored in bf16, first {rounded[0]!r}")
     for side in prepared.job.tuned:
-        found += flags.of_files(prepared.job.base, side) + flags.of_tensors(side.label, measured)
-    return found
+        notes += flags.of_files(prepared.job.base, side) + flags.of_tensors(side.label, measured)
+    return notes
 
 
 def compare(base: str | Path, *tuned: str | Path, level: str = "top", map_file: str | Path | None = None,
@@ -272,6 +272,6 @@ def _write(bundle: records.Bundle, prepared: Prepared, measured: Mapping) -> Non
                 kept[f"{key}/{p.name}"] = np.asarray(arrays[f"{side.label}/kept/{key}"], np.float64)
         bundle.write_arrays(f"spectra-{side.label}", kept)
         for probe in job.probes:
-            if whole and probe.id == "weight.stripes" and (found := rows.probe_arrays(probe, whole, measured, side.label)):
-                bundle.write_arrays(f"stripes-{side.label}", {k: x for k, x in found.items() if not k.startswith("table")})
+            if whole and probe.id == "weight.stripes" and (stripes := rows.probe_arrays(probe, whole, measured, side.label)):
+                bundle.write_arrays(f"stripes-{side.label}", {k: x for k, x in stripes.items() if not k.startswith("table")})
 

@@ -52,12 +52,12 @@ def thresholds(panel: Panel, tally: Tally) -> list[Threshold]:
     """Where each mask of lowest magnitude ends."""
     count = tally.count_C[:32768] + tally.count_C[32768:]
     below = np.concatenate([[0], np.cumsum(count)])
-    found = []
+    limits = []
     for alpha in panel.alphas:
         wanted = kept(alpha, tally.size)
         code = int(np.searchsorted(below[1:], wanted))
-        found.append(Threshold(code, wanted - int(below[code]), int(count[code])))
-    return found
+        limits.append(Threshold(code, wanted - int(below[code]), int(count[code])))
+    return limits
 
 
 def ties(limits: list[Threshold], pieces: Callable[[], tuple[Iterable, bool]], shape: tuple[int, int]) -> list:
@@ -68,12 +68,12 @@ def ties(limits: list[Threshold], pieces: Callable[[], tuple[Iterable, bool]], s
     wanted = [limit for limit in limits if 0 < limit.taken < limit.at_code]
     if not wanted:
         return [None] * len(limits)
-    found = {limit.code: [] for limit in wanted}
+    by_code = {limit.code: [] for limit in wanted}
     stream, turned = pieces()
     first = 0
     for w0, w1 in stream:
         codes = w0.view(np.uint16) if w0.dtype == BF16 else bf16_codes(as_float32(w0))
-        for code, parts in found.items():
+        for code, parts in by_code.items():
             at = np.flatnonzero((codes & MAGNITUDE) == code)
             parts.append((at + first, codes[at], bf16_codes(as_float32(w1[at]))))
         first += len(codes)
@@ -82,7 +82,7 @@ def ties(limits: list[Threshold], pieces: Callable[[], tuple[Iterable, bool]], s
         if limit not in wanted:
             out.append(None)
             continue
-        position, codes0, codes1 = (np.concatenate(x) for x in zip(*found[limit.code]))
+        position, codes0, codes1 = (np.concatenate(x) for x in zip(*by_code[limit.code]))
         if turned:  # stored as [outputs, inputs], ours is [inputs, outputs]
             position = (position % shape[0]) * shape[1] + position // shape[0]
         first_ones = np.argpartition(position, limit.taken - 1)[:limit.taken]
@@ -140,8 +140,8 @@ def blind_law(tally: Tally) -> Blind:
         second, fourth = offsets.moments(tally.sizes_F, n)
         moments = [(second / square, fourth / square**2)]
     else:
-        found = blind_moments.of_sizes(jnp.asarray(tally.sizes, jnp.int32), n, jnp.float32(np.sqrt(square)))
-        moments = [tuple(np.asarray(x, np.float64) for x in found)]
+        of_sizes = blind_moments.of_sizes(jnp.asarray(tally.sizes, jnp.int32), n, jnp.float32(np.sqrt(square)))
+        moments = [tuple(np.asarray(x, np.float64) for x in of_sizes)]
     return Blind(stored, fitted, kurtosis, moments)
 
 

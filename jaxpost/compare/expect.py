@@ -28,12 +28,12 @@ DEFAULTS = {"role": "estimate", "params": None}
 def read(path: str | Path) -> dict:
     """A file of expectations. Raises: CompareError naming the figure that is wrong; OSError."""
     try:
-        found = json.loads(Path(path).read_text())
+        document = json.loads(Path(path).read_text())
     except ValueError as error:
         raise CompareError(f"{path}: not JSON ({str(error)[:80]})") from error
-    if not isinstance(found, dict) or not isinstance(found.get("figures"), list) or not found["figures"]:
+    if not isinstance(document, dict) or not isinstance(document.get("figures"), list) or not document["figures"]:
         raise CompareError(f"{path}: expected an object with a list of figures")
-    for i, figure in enumerate(found["figures"]):
+    for i, figure in enumerate(document["figures"]):
         if not isinstance(figure, dict) or not _NEEDED <= set(figure) <= _KNOWN:
             raise CompareError(f"{path}: figure {i} needs {', '.join(sorted(_NEEDED))} and may have "
                                f"{', '.join(sorted(_KNOWN - _NEEDED))}; found {str(figure)[:100]}")
@@ -43,7 +43,7 @@ def read(path: str | Path) -> dict:
             raise CompareError(f"{path}: figure {figure['name']!r}: {wrong[0]} is {figure[wrong[0]]!r}, expected a number")
         if not isinstance(figure.get("where", {}), dict):
             raise CompareError(f"{path}: figure {figure['name']!r}: where is {figure['where']!r}, expected columns and values")
-    return found
+    return document
 
 
 def _finite(x: object) -> bool:

@@ -18,73 +18,73 @@ _STEPS = ("step", "global_step", "training_step", "iteration")
 
 def of_files(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     """Differences of configuration and tokenizer, and signs that the two sides are swapped."""
-    found, label = [], tuned.label
+    notes, label = [], tuned.label
     a, b = (_plain(side.source.config) for side in (base, tuned))
     if a and b:
         differ = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key) and key not in NOT_ARCHITECTURE)
         if differ:
             said = ", ".join(f"{key} ({a.get(key)!r}, {b.get(key)!r})" for key in differ[:4])
-            found.append(f"{label}: config.json differs: {said}" + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""))
+            notes.append(f"{label}: config.json differs: {said}" + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""))
     for file in TOKENIZERS:
         here, there = (_digest(_directory(side.path) / file) for side in (base, tuned))
         if here and there and here != there:
-            found.append(f"{label}: {file} differs")
+            notes.append(f"{label}: {file} differs")
     steps = [_step(side) for side in (base, tuned)]
     if None not in steps and steps[0] > steps[1]:
-        found.append(f"{label}: the base says step {steps[0]}, the tuned side step {steps[1]}: are the two swapped?")
+        notes.append(f"{label}: the base says step {steps[0]}, the tuned side step {steps[1]}: are the two swapped?")
     kinds = [{side.dtype(name) for name in side.parts} for side in (base, tuned)]
     if kinds[0] == {"F32"} and kinds[1] == {"BF16"}:
-        found.append(f"{label}: the base is stored in fp32 and the tuned side in bf16, mostly it is the other way: are they "
+        notes.append(f"{label}: the base is stored in fp32 and the tuned side in bf16, mostly it is the other way: are they "
                      "swapped?")
     elif kinds[0] != kinds[1]:
-        found.append(f"{label}: stored dtypes differ: base {', '.join(sorted(kinds[0]))}; tuned {', '.join(sorted(kinds[1]))}; "
+        notes.append(f"{label}: stored dtypes differ: base {', '.join(sorted(kinds[0]))}; tuned {', '.join(sorted(kinds[1]))}; "
                      "both are cast as each definition says")
-    return found
+    return notes
 
 
 def of_source(side: Checkpoint) -> list[str]:
     """What the files of one side hold and nobody compares, and where they contradict their config.json."""
-    found, config = [f"{side.label}: {note}" for note in side.source.notes], side.source.config
+    notes, config = [f"{side.label}: {note}" for note in side.source.notes], side.source.config
     if config.get("tie_word_embeddings") and "head" in side.parts:
-        found.append(f"{side.label}: config.json says tie_word_embeddings, and the stored head is not the embedding: it is "
+        notes.append(f"{side.label}: config.json says tie_word_embeddings, and the stored head is not the embedding: it is "
                      "compared as a parameter of its own")
     if config.get("tie_word_embeddings") is False and "head" not in side.parts and "embed" in side.parts:
-        found.append(f"{side.label}: config.json says tie_word_embeddings is false, and no head is stored")
+        notes.append(f"{side.label}: config.json says tie_word_embeddings is false, and no head is stored")
     layers = {part.layer for part in side.parts.values() if part.layer is not None}
     if (stated := config.get("num_hidden_layers")) is not None and layers and stated != len(layers):
-        found.append(f"{side.label}: config.json says num_hidden_layers={str(stated)[:20]}; {len(layers)} layers are stored")
+        notes.append(f"{side.label}: config.json says num_hidden_layers={str(stated)[:20]}; {len(layers)} layers are stored")
     if buffers := names.buffers(side.source):
-        found.append(f"{side.label}: rotary frequencies are no parameters and are left out: {_some(buffers)}")
+        notes.append(f"{side.label}: rotary frequencies are no parameters and are left out: {_some(buffers)}")
     read = {part.tensor for part in side.parts.values()} | set(buffers)
     read |= {tensor for tensor, (ours, _) in names.OUTER.items() if ours == "head" and config.get("tie_word_embeddings")}
     if left := [tensor for tensor in side.source.tensors if tensor not in read]:
-        found.append(f"{side.label}: {len(left)} tensors are left out by --map: {_some(left)}")
-    return found
+        notes.append(f"{side.label}: {len(left)} tensors are left out by --map: {_some(left)}")
+    return notes
 
 
 def of_tensors(label: str, records: Mapping[str, Mapping]) -> list[str]:
     """Flags from what was read: name -> record of `passes` with digests and counts of both sides."""
-    found = []
+    notes = []
     equal = [name for name, r in records.items() if r[label]["same"]]
     how = "bit-identical to the base" if all(records[name][label]["same"] == "bits" for name in equal) else (
         "equal to the base, value by value")
     if records and len(equal) == len(records):
-        found.append(f"{label}: every compared tensor is {how}: is it the same checkpoint?")
+        notes.append(f"{label}: every compared tensor is {how}: is it the same checkpoint?")
     elif equal:
-        found.append(f"{label}: {len(equal)} of {len(records)} tensors are {how}: {_some(equal)}")
+        notes.append(f"{label}: {len(equal)} of {len(records)} tensors are {how}: {_some(equal)}")
     for key, what in (("nonfinite", "NaN or Inf"), ("zero", "only zeros")):
         if bad := [name for name, r in records.items() if r[label][key]]:
-            found.append(f"{label}: {what} in {_some(bad)}")
-    return found + _repeated(label, records)
+            notes.append(f"{label}: {what} in {_some(bad)}")
+    return notes + _repeated(label, records)
 
 
 def of_base(records: Mapping[str, Mapping]) -> list[str]:
     """The same for the base."""
-    found = []
+    notes = []
     for key, what in (("nonfinite", "NaN or Inf"), ("zero", "only zeros")):
         if bad := [name for name, r in records.items() if r["base"][key]]:
-            found.append(f"base: {what} in {_some(bad)}; not compared")
-    return found + _repeated("base", records)
+            notes.append(f"base: {what} in {_some(bad)}; not compared")
+    return notes + _repeated("base", records)
 
 
 def _repeated(label: str, records: Mapping[str, Mapping]) -> list[str]:

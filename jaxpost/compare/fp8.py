@@ -32,13 +32,13 @@ class Dequantised:
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         """A tensor, or a range of its leading axis: float32 where it was fp8."""
-        found = self.inner.read(name, rows)
+        stored = self.inner.read(name, rows)
         if name not in self.scales:
-            return found
+            return stored
         scale = np.asarray(self.inner.read(self.scales[name]), np.float32)
         shape = self.tensors[name].shape
         first = 0 if rows is None else rows.start
-        return found.astype(np.float32) * _spread(scale, shape, first, len(found), name)
+        return stored.astype(np.float32) * _spread(scale, shape, first, len(stored), name)
 
 
 def dequantised(source):
@@ -51,11 +51,11 @@ def dequantised(source):
         return source
     scales = {}
     for name in fp8:
-        found = next((name + suffix for suffix in SUFFIXES if name + suffix in source.tensors), None)
-        if found is None:
+        partner = next((name + suffix for suffix in SUFFIXES if name + suffix in source.tensors), None)
+        if partner is None:
             raise CompareError(f"{source.path}: {name!r} is {source.tensors[name].dtype} and has no {name}_scale_inv or "
                                f"{name}_scale: fp8 without scales means nothing; convert it to bf16 first")
-        scales[name] = found
+        scales[name] = partner
     kept = {name: entry for name, entry in source.tensors.items() if name not in set(scales.values())}
     return Dequantised(source, types.MappingProxyType(kept), scales)
 

@@ -104,24 +104,24 @@ def pair(base: Checkpoint, tuned: Sequence[Checkpoint], allow_unpaired: bool = F
     pairs, notes = [], []
     empty = {}
     for name in sorted(shared, key=lambda name: _place(base, name)):
-        found = _paired(name, base, tuned, allow_unpaired)
-        if 0 in found.shape:
-            empty[name] = f"no elements (shape {found.shape})"
+        paired = _paired(name, base, tuned, allow_unpaired)
+        if 0 in paired.shape:
+            empty[name] = f"no elements (shape {paired.shape})"
             continue
-        pairs.append(found)
-        if found.rows is not None:
-            notes.append(f"{name}: shapes {_shapes(name, base, tuned)} differ; the first {found.rows} rows are compared")
+        pairs.append(paired)
+        if paired.rows is not None:
+            notes.append(f"{name}: shapes {_shapes(name, base, tuned)} differ; the first {paired.rows} rows are compared")
     if empty:
         notes.append(f"{len(empty)} tensors have no elements and are left out: {_some(list(empty))}")
     return Pairing(tuple(pairs), missing, tuple(notes), empty)
 
 
 def _missing(base: Checkpoint, tuned: Sequence[Checkpoint]) -> dict[str, str]:
-    found = {}
+    reasons = {}
     for side in tuned:
-        found |= {name: f"not in {side.label}" for name in base.parts if name not in side.parts}
-        found |= {name: "not in the base" for name in side.parts if name not in base.parts}
-    return found
+        reasons |= {name: f"not in {side.label}" for name in base.parts if name not in side.parts}
+        reasons |= {name: "not in the base" for name in side.parts if name not in base.parts}
+    return reasons
 
 
 def _paired(name: str, base: Checkpoint, tuned: Sequence[Checkpoint], allow_unpaired: bool) -> Pair:

@@ -115,16 +115,16 @@ def run(job: Job, pairs: Sequence[Pair], folder: Path | None, workers: int, adva
         pair = pairs[number]
         path = None if folder is None else folder / f"{number:06d}.safetensors"
         if path is not None and path.exists() and digests.sound(path):
-            found = _load(path)
+            record = _load(path)
         else:
             if not hasattr(local, "reader"):
                 local.reader = Reader()
             _ahead(job, pairs, number + workers)
-            found = _measure(job, pair, local.reader, budget)
+            record = _measure(job, pair, local.reader, budget)
             if path is not None:
-                _save(path, found)
+                _save(path, record)
         advance(pair, bytes_of(job, pair))
-        return pair.name, found
+        return pair.name, record
 
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(one, number) for number in range(len(pairs))]
@@ -244,12 +244,12 @@ def _one_run(job: Job, pair: Pair, side: Checkpoint, w0, tally: Tally, law: elem
     """Spectra and principal masks of one tuned side."""
     refs, turned, label = elementwise.references(tally), is_wide(pair.shape), side.label
     w1 = matrices.tall(side, pair)
-    found = spectra.measure(job.panel, pair.name, w0, w1, turned, refs, law, np.sqrt(elementwise.rounding_variance(tally)))
+    spectral = spectra.measure(job.panel, pair.name, w0, w1, turned, refs, law, np.sqrt(elementwise.rounding_variance(tally)))
     low = elementwise.low_masks(tally, limits, cut)
-    masks, ambiguous = principal.counts(job.panel, found.frame, matrices.rounded(w0), w1, turned, limits, cut, low)
-    _put(record, f"{label}/panel/vals", elementwise.values(job.panel, tally, masks, law) | found.values)
-    _put(record, f"{label}/panel/refs", refs | found.references | {"ambiguous": ambiguous})
-    _put(record, f"{label}/kept", found.arrays)
+    masks, ambiguous = principal.counts(job.panel, spectral.frame, matrices.rounded(w0), w1, turned, limits, cut, low)
+    _put(record, f"{label}/panel/vals", elementwise.values(job.panel, tally, masks, law) | spectral.values)
+    _put(record, f"{label}/panel/refs", refs | spectral.references | {"ambiguous": ambiguous})
+    _put(record, f"{label}/kept", spectral.arrays)
 
 
 def _beside(job: Job, pair: Pair, record, rounded: bool) -> None:
@@ -266,8 +266,8 @@ def _beside(job: Job, pair: Pair, record, rounded: bool) -> None:
             _put(record, f"{side.label}/probe/{probe.id}/state", state)
             _put(record, f"{side.label}/probe/{probe.id}/values", values)
     if len(runs) > 1:
-        found = cross_seed.jaccard({ONE: jnp.asarray(w0)}, {ONE: jnp.asarray(np.stack(runs))})[ONE]
-        _put(record, "jaccard", found)
+        overlap = cross_seed.jaccard({ONE: jnp.asarray(w0)}, {ONE: jnp.asarray(np.stack(runs))})[ONE]
+        _put(record, "jaccard", overlap)
 
 
 def _program_values(probe: probes.Probe, name: str, w0, w1) -> tuple[dict, dict]:

@@ -67,11 +67,11 @@ def _from_above(count: np.ndarray, wanted: int) -> tuple[int, int]:
 
 
 def _positions(w0_MxN, v_NxK, limits) -> list[np.ndarray]:
-    found: list[list] = [[] for _ in limits]
+    by_limit: list[list] = [[] for _ in limits]
     for first, score in scores(w0_MxN, v_NxK):
-        for parts, limit in zip(found, limits):
+        for parts, limit in zip(by_limit, limits):
             parts.append(np.flatnonzero(score == limit) + first * score.shape[1])
-    return [np.concatenate(parts) for parts in found]
+    return [np.concatenate(parts) for parts in by_limit]
 
 
 def _first(flat: np.ndarray, wanted: int, shape: tuple[int, int], turned: bool) -> np.ndarray:

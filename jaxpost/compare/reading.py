@@ -48,8 +48,8 @@ def byte_range(side: Checkpoint, pair: Pair) -> Range | None:
 
 def whole(side: Checkpoint, pair: Pair) -> np.ndarray:
     """The parameter in its stored dtype and our orientation, cut to the compared rows."""
-    found = side.parts[pair.name].read(side.source)
-    return found[tuple(slice(0, extent) for extent in pair.shape)]
+    stored = side.parts[pair.name].read(side.source)
+    return stored[tuple(slice(0, extent) for extent in pair.shape)]
 
 
 def as_float32(x: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ def pieces(base: Checkpoint, tuned: Checkpoint, pair: Pair, reader: Reader) -> t
     turned = [side.parts[pair.name].transpose for side in (base, tuned)]
     if None not in ranges and turned[0] == turned[1]:
         return reader.pieces(ranges), turned[0]
-    found = (whole(side, pair) for side in (base, tuned))
-    arrays = [np.ascontiguousarray(x.T if turned[0] else x).reshape(-1) for x in found]
+    sides = (whole(side, pair) for side in (base, tuned))
+    arrays = [np.ascontiguousarray(x.T if turned[0] else x).reshape(-1) for x in sides]
     cuts = range(0, arrays[0].size, PIECE)
     return ([x[first:first + PIECE] for x in arrays] for first in cuts), turned[0]

@@ -103,9 +103,9 @@ def probe_arrays(probe: probes.Probe, pairs: Sequence[Pair], measured: Mapping[s
 def run_rows(pairs: Sequence[Pair], measured: Mapping[str, Mapping], labels: Sequence[str], base: str) -> list[dict]:
     """Jaccard and consensus over several tuned checkpoints, each against its magnitude-conditioned null."""
     infos, arm = infos_of(pairs), " + ".join(labels)
-    found = {pair.name: {key: x if x.ndim else float(x) for key, x in _tree(measured[pair.name], "jaccard").items()}
-             for pair in pairs}
-    parts = [cross_seed.finalize_jaccard(infos, found, arm=arm, step=None, conditional_on=base, row_ids=_run_ids)]
+    overlaps = {pair.name: {key: x if x.ndim else float(x) for key, x in _tree(measured[pair.name], "jaccard").items()}
+                for pair in pairs}
+    parts = [cross_seed.finalize_jaccard(infos, overlaps, arm=arm, step=None, conditional_on=base, row_ids=_run_ids)]
     where = f"probe/{consensus.Consensus().id}"
     if all(f"{label}/{where}/values/mask" in measured[pairs[0].name]["arrays"] for label in labels):
         series = {}

@@ -106,11 +106,11 @@ def measure(panel: Panel, name: str, w0_MxN: Any, w1_MxN: Any, swap: bool, refs:
         above = [[np.sum(s + sign * value_errors(s) > e) for sign in (-1, 0, 1)] for s, e in zip(spectrum, edge)]
         low, at, high = np.asarray(above).T
         vals |= {"above_edge": at, "above_edge_error": np.maximum(high - at, at - low)}
-    found = _references(panel, views[0].before, w0_MxN.shape, refs, q_rms, exact)
+    references = _references(panel, views[0].before, w0_MxN.shape, refs, q_rms, exact)
     if swap:
-        vals, nulls, found["floor"] = _swapped(vals), _swapped(nulls), _swapped(found["floor"])
+        vals, nulls, references["floor"] = _swapped(vals), _swapped(nulls), _swapped(references["floor"])
         arrays["angles"] = arrays["angles"][::-1]
-    return Measured(vals | nulls, found, before, arrays | {"edge": edge})
+    return Measured(vals | nulls, references, before, arrays | {"edge": edge})
 
 
 _SIDES = {"mean_sin2": (1, [1, 0]), "max_angle": (1, [1, 0]), "captured": (1, [0, 2, 1]),  # statistic -> axis, order

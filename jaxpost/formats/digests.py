@@ -25,9 +25,9 @@ class DigestError(ValueError):
 
 def array_digest(x: np.ndarray) -> str:
     """The digest of one array."""
-    found = np.ascontiguousarray(x)
-    flat = found.reshape(-1).view(np.uint8) if found.size else np.zeros(0, np.uint8)
-    whole = hashlib.sha256(f"{found.dtype.name}\x1f{tuple(np.shape(x))}\x1f".encode())
+    array = np.ascontiguousarray(x)
+    flat = array.reshape(-1).view(np.uint8) if array.size else np.zeros(0, np.uint8)
+    whole = hashlib.sha256(f"{array.dtype.name}\x1f{tuple(np.shape(x))}\x1f".encode())
     for first in range(0, flat.size, CHUNK):
         whole.update(hashlib.sha256(flat[first:first + CHUNK].data).digest())
     return whole.hexdigest()
@@ -46,19 +46,19 @@ def json_digest(value: object) -> str:
 
 def sealed(about: object, digests: Mapping[str, Mapping[str, str]]) -> dict:
     """`about` and the digests of the items beside it (item -> array -> digest), with a digest of both."""
-    plain = {ABOUT: json.loads(json.dumps(about)), DIGESTS: {item: dict(found) for item, found in digests.items()}}
+    plain = {ABOUT: json.loads(json.dumps(about)), DIGESTS: {item: dict(own) for item, own in digests.items()}}
     return plain | {OWN: json_digest(plain)}
 
 
-def opened(found: object) -> tuple[object, dict[str, dict[str, str]] | None]:
+def opened(document: object) -> tuple[object, dict[str, dict[str, str]] | None]:
     """(about, digests) of what `sealed` made; (the value itself, None) of one that was written before there were digests.
 
     Raises:
       DigestError: it has changed since.
     """
-    keys = set(found) if isinstance(found, Mapping) else set()
+    keys = set(document) if isinstance(document, Mapping) else set()
     if not keys & _KEYS:
-        return found, None
-    if keys != _KEYS or json_digest({key: found[key] for key in (ABOUT, DIGESTS)}) != found[OWN]:
+        return document, None
+    if keys != _KEYS or json_digest({key: document[key] for key in (ABOUT, DIGESTS)}) != document[OWN]:
         raise DigestError("its JSON is not what was written (digest)")
-    return found[ABOUT], found[DIGESTS]
+    return document[ABOUT], document[DIGESTS]

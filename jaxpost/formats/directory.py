@@ -74,8 +74,8 @@ def open_safetensors(path: str | Path) -> SafetensorsSource:
         tensors, metadata = _united([path / name for name in used])
     elif way := way_out(path):
         raise FormatError(f"{path}: holds no *.safetensors; {way}")
-    elif found := next((file for file in sorted(path.iterdir()) if pickled(file)), None):
-        raise refusal(found)
+    elif unsafe := next((file for file in sorted(path.iterdir()) if pickled(file)), None):
+        raise refusal(unsafe)
     else:
         there = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
         raise FormatError(f"{path}: holds no *.safetensors and no Orbax checkpoint; found {there}")
@@ -122,12 +122,12 @@ def _left_out(path: Path, names: Sequence[str], tensors: Mapping[str, Stored]) -
 
 def _links(path: Path, tensors: Mapping[str, Stored]) -> list[str]:
     """A note on every file that is a link out of the directory, but for the blobs of a Hugging Face cache."""
-    inside, found = path.resolve(), []
+    inside, links = path.resolve(), []
     for file in sorted({stored.file for stored in tensors.values()}):
         target = file.resolve()
         if file.is_symlink() and inside not in target.parents and target.parent != inside.parent.parent / "blobs":
-            found.append(f"{file.name} is a link out of the directory, to {target}")
-    return found
+            links.append(f"{file.name} is a link out of the directory, to {target}")
+    return links
 
 
 def _too_long(name: str) -> bool:
@@ -148,10 +148,10 @@ def _complete(path: Path, names: list[str]) -> None:
 def _united(files: list[Path]) -> tuple[dict[str, Stored], dict[str, str]]:
     tensors, metadata = {}, {}
     for file in files:
-        found, about = safetensors.header(file)
-        if twice := sorted(set(found) & set(tensors)):
+        stored, about = safetensors.header(file)
+        if twice := sorted(set(stored) & set(tensors)):
             raise FormatError(f"{file}: tensor {twice[0]!r} is in {tensors[twice[0]].file.name} too")
-        tensors |= found
+        tensors |= stored
         metadata |= about
     return tensors, metadata
 
@@ -214,10 +214,10 @@ def read_object(place: Path) -> dict:
         raise ValueError(f"it holds {constant}")
 
     try:
-        found = (json.loads(text, object_pairs_hook=unique, parse_constant=refuse) if len(text) <= safetensors.MAX_HEADER
-                 else None)
+        document = (json.loads(text, object_pairs_hook=unique, parse_constant=refuse) if len(text) <= safetensors.MAX_HEADER
+                    else None)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{place}: not JSON ({str(error)[:80]})") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise FormatError(f"{place}: expected a JSON object")
-    return found
+    return document

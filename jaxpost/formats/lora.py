@@ -66,14 +66,14 @@ class LoraSource:
         """A tensor, or a range of its leading axis: float32 where an update is added."""
         if name in self.replaced:
             return safetensors.read(self.stored[self.replaced[name]], rows)
-        found = self.base.read(name, rows)
+        weight = self.base.read(name, rows)
         if name not in self.updates:
-            return found
+            return weight
         update = self.updates[name]
         a, b = (np.asarray(safetensors.read(self.stored[part]), np.float32) for part in (update.a, update.b))
         cut = slice(None) if rows is None else rows
         low = a.T[cut] @ b.T if update.transposed else b[cut] @ a
-        return np.asarray(found, np.float32) + np.float32(update.scale) * low
+        return np.asarray(weight, np.float32) + np.float32(update.scale) * low
 
 
 def is_adapter(path: Path) -> bool:
@@ -107,8 +107,8 @@ def open_adapter(path: str | Path, base: object) -> LoraSource:
     replaced = {}
     for name, entry in stored.items():
         if match := _PART.fullmatch(name):
-            found = pairs.setdefault(match["module"], {"embedding": bool(match["kind"])})
-            found[match["side"]] = name
+            factors = pairs.setdefault(match["module"], {"embedding": bool(match["kind"])})
+            factors[match["side"]] = name
         else:
             plain = name.removeprefix(PREFIX).replace(".modules_to_save", "").replace(".base_layer", "")
             target = _named(path, base, plain)
@@ -116,7 +116,7 @@ def open_adapter(path: str | Path, base: object) -> LoraSource:
                 raise FormatError(f"{path}: {name!r} has shape {entry.shape}, the base's {target!r} "
                                   f"{tuple(base.tensors[target].shape)}")
             replaced[target] = name
-    updates = dict(_update(path, base, about, stored, module, found) for module, found in pairs.items())
+    updates = dict(_update(path, base, about, stored, module, factors) for module, factors in pairs.items())
     if not updates and not replaced:
         raise FormatError(f"{path / WEIGHTS}: holds no lora_A and lora_B")
     tensors = dict(base.tensors)
@@ -128,14 +128,14 @@ def open_adapter(path: str | Path, base: object) -> LoraSource:
     return LoraSource(path, base, stored, updates, replaced, tensors, metadata, base.config, notes)
 
 
-def _update(path: Path, base: object, about: Mapping, stored: Mapping, module: str, found: Mapping) -> tuple[str, Update]:
+def _update(path: Path, base: object, about: Mapping, stored: Mapping, module: str, factors: Mapping) -> tuple[str, Update]:
     """(name of the matrix in the base, its update). Raises: FormatError."""
-    if not {"A", "B"} <= set(found):
-        raise FormatError(f"{path}: {module!r} has only lora_{'A' if 'A' in found else 'B'}")
+    if not {"A", "B"} <= set(factors):
+        raise FormatError(f"{path}: {module!r} has only lora_{'A' if 'A' in factors else 'B'}")
     module = module.removeprefix(PREFIX)
     target = _named(path, base, f"{module}.weight")
-    transposed = found["embedding"] or bool(about.get("fan_in_fan_out"))
-    a, b = (tuple(stored[found[side]].shape) for side in "AB")
+    transposed = factors["embedding"] or bool(about.get("fan_in_fan_out"))
+    a, b = (tuple(stored[factors[side]].shape) for side in "AB")
     made = (a[1], b[0]) if transposed else (b[0], a[1])
     if a[0] != b[1] or made != tuple(base.tensors[target].shape):
         raise FormatError(f"{path}: lora_B {b} times lora_A {a} of {module!r} makes {made}; the base's matrix is "
@@ -144,7 +144,8 @@ def _update(path: Path, base: object, about: Mapping, stored: Mapping, module: s
     alpha = _of_module(path, about.get("alpha_pattern"), module, about.get("lora_alpha"))
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise FormatError(f"{path}: lora_alpha of {module!r} is {str(alpha)[:40]!r}; expected a number")
-    return target, Update(found["A"], found["B"], alpha / (math.sqrt(rank) if about.get("use_rslora") else rank), transposed)
+    scale = alpha / (math.sqrt(rank) if about.get("use_rslora") else rank)
+    return target, Update(factors["A"], factors["B"], scale, transposed)
 
 
 def _of_module(path: Path, patterns: object, module: str, default: object) -> object:

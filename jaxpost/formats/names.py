@@ -75,12 +75,12 @@ class Part:
     def read(self, source) -> np.ndarray:
         """The parameter in its stored dtype; reads no more than its own rows where they lie together."""
         if self.index is None:
-            found = source.read(self.tensor, None if self.span is None else slice(*self.span))
+            array = source.read(self.tensor, None if self.span is None else slice(*self.span))
         else:
-            found = source.read(self.tensor, slice(self.index, self.index + 1))[0]
-            found = found if self.inner is None else found[self.inner]
-            found = found if self.span is None else found[slice(*self.span)]
-        return found.T if self.transpose else found
+            array = source.read(self.tensor, slice(self.index, self.index + 1))[0]
+            array = array if self.inner is None else array[self.inner]
+            array = array if self.span is None else array[slice(*self.span)]
+        return array.T if self.transpose else array
 
 
 def resolve(source, rules: Sequence[Mapping] = ()) -> dict[str, Part]:
@@ -103,12 +103,12 @@ def resolve(source, rules: Sequence[Mapping] = ()) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     unknown: dict[str, tuple[int, ...]] = {}
     for tensor, entry in source.tensors.items():
-        found = _by_rule(tensor, tuple(entry.shape), rules)
-        found = _stored(tensor, tuple(entry.shape), source) if found is None else found
-        if found is None:
+        placed = _by_rule(tensor, tuple(entry.shape), rules)
+        placed = _stored(tensor, tuple(entry.shape), source) if placed is None else placed
+        if placed is None:
             unknown[tensor] = tuple(entry.shape)
             continue
-        for part in found:
+        for part in placed:
             if part.name in parts:
                 raise FormatError(f"{source.path}: {tensor!r} and {parts[part.name].tensor!r} both are {part.name!r}")
             parts[part.name] = part

@@ -60,10 +60,10 @@ class OrbaxSource:
                 if array_digest(np.asarray(stored.read().result())) != self.digests[array.key]:
                     raise DigestError("it is not what was saved (digest)")
                 self._sound.add(array.key)
-            found = np.asarray((stored if rows is None else stored[rows.start:rows.stop]).read().result())
+            values = np.asarray((stored if rows is None else stored[rows.start:rows.stop]).read().result())
         except Exception as error:  # TensorStore raises many types for a damaged file
             raise FormatError(f"{self.path}: array {name!r} cannot be read ({str(error).splitlines()[0][:160]})") from error
-        return found
+        return values
 
 
 def find(path: Path) -> Path | None:
@@ -87,7 +87,7 @@ def find(path: Path) -> Path | None:
     steps = sorted((int(p.name), p) for p in path.iterdir() if p.is_dir() and p.name.isdigit()) if path.is_dir() else []
     if not steps:
         return None
-    complete = [(step, found) for step, place in steps if (found := find(place)) is not None]
+    complete = [(step, checkpoint) for step, place in steps if (checkpoint := find(place)) is not None]
     if complete and complete[-1][0] != steps[-1][0]:
         raise FormatError(f"{path}: its newest step {steps[-1][0]} is incomplete (no {_METADATA} there or in params/); the "
                           f"newest complete one is {path}/{complete[-1][0]}: give that, or remove what is incomplete")
@@ -116,8 +116,8 @@ def open_orbax(path: str | Path) -> OrbaxSource:
         raise FormatError(f"{path}: no Orbax checkpoint (no {_METADATA} there, in params/ or in a numbered step)")
     try:
         handler = ocp.PyTreeCheckpointHandler()
-        found = handler.metadata(place)
-        leaves = _leaves(found.tree if hasattr(found, "tree") else found)
+        metadata = handler.metadata(place)
+        leaves = _leaves(metadata.tree if hasattr(metadata, "tree") else metadata)
         settings = _settings(place)
     except FormatError:
         raise
@@ -141,10 +141,10 @@ def _digests(place: Path) -> dict[str, str]:
     if place.name != "params" or not about.is_file():
         return {}
     try:
-        found = opened(read_object(about))[1]
+        digests = opened(read_object(about))[1]
     except DigestError as error:
         raise FormatError(f"{about}: {error}") from error
-    return dict((found or {}).get("params", {}))
+    return dict((digests or {}).get("params", {}))
 
 
 def _beside(place: Path) -> list[str]:
@@ -152,12 +152,12 @@ def _beside(place: Path) -> list[str]:
     if place.name != "params":
         return []
     others = sorted(p.name for p in place.parent.iterdir() if p.is_dir() and p.name not in _OURS and (p / _METADATA).is_file())
-    found = [f"{place.parent}: item params is read; left out: {', '.join(others)}"] if others else []
+    notes = [f"{place.parent}: item params is read; left out: {', '.join(others)}"] if others else []
     if place.parent.name.isdigit():  # of a directory of steps: what is newer and no step
         aside = sorted(p.name for p in place.parent.parent.iterdir() if "orbax-checkpoint-tmp" in p.name or
                        p.name.startswith("damaged-"))
-        found += [f"{place.parent}: is the newest whole step; beside it lie {', '.join(aside[:3])}"] if aside else []
-    return found
+        notes += [f"{place.parent}: is the newest whole step; beside it lie {', '.join(aside[:3])}"] if aside else []
+    return notes
 
 
 def _leaves(tree: object, keys: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:

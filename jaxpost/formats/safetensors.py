@@ -95,10 +95,10 @@ def header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         text = file.read(length)
     entries = _parsed(path, text)
     metadata = _metadata(path, entries.pop(METADATA, None) or {})
-    found = [_entry(path, name, entry, 8 + length, size) for name, entry in entries.items()]
-    found.sort(key=lambda stored: (stored.offset, stored.nbytes))
+    entries_in_order = [_entry(path, name, entry, 8 + length, size) for name, entry in entries.items()]
+    entries_in_order.sort(key=lambda stored: (stored.offset, stored.nbytes))
     position = 8 + length
-    for stored in found:
+    for stored in entries_in_order:
         if stored.offset != position:
             what = "overlaps the tensor before it" if stored.offset < position else "leaves a hole before it"
             raise FormatError(f"{path}: tensor {stored.name!r} begins at byte {stored.offset} and {what}; expected {position}")
@@ -106,16 +106,16 @@ def header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     if position != size:
         raise FormatError(f"{path}: the tensors end at byte {position}, the file at {size}: "
                           f"{'cut off' if position > size else 'unclaimed bytes'}")
-    return {stored.name: stored for stored in found}, metadata
+    return {stored.name: stored for stored in entries_in_order}, metadata
 
 
 def _parsed(path: Path, text: bytes) -> dict:
     def unique(pairs):
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        unique_pairs = dict(pairs)
+        if len(unique_pairs) != len(pairs):
             names = [name for name, _ in pairs]
             raise FormatError(f"{path}: the header names {max(names, key=names.count)!r} twice")
-        return found
+        return unique_pairs
 
     def refuse(constant):
         raise FormatError(f"{path}: the header holds {constant}, which is not JSON")
@@ -143,8 +143,8 @@ def _count(x: object) -> bool:
 
 def _entry(path: Path, name: str, entry: object, begin: int, size: int) -> Stored:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        found = sorted(entry)[:5] if isinstance(entry, dict) else type(entry).__name__
-        raise FormatError(f"{path}: tensor {name!r} has {found}; expected dtype, shape and data_offsets")
+        keys = sorted(entry)[:5] if isinstance(entry, dict) else type(entry).__name__
+        raise FormatError(f"{path}: tensor {name!r} has {keys}; expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES | _PACKED_BITS:
         raise FormatError(f"{path}: tensor {name!r} has the unknown dtype {str(dtype)[:40]!r}; known: {', '.join(DTYPES)}")

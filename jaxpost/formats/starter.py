@@ -37,18 +37,18 @@ def rules(tensors: Mapping[str, Sequence[int]]) -> list[dict]:
       tensors: stored name -> shape, of those that no map knows.
     """
     flipped = _stored_inputs_first(tensors)
-    found: dict[str, dict] = {}
+    by_pattern: dict[str, dict] = {}
     for tensor, shape in tensors.items():
         pattern, groups = _pattern(tensor)
-        if pattern not in found:
+        if pattern not in by_pattern:
             name = place(tensor, groups)
             matrix = len(shape) == 2 and not name.endswith("embed")
-            found[pattern] = {"pattern": pattern, "name": name, "transpose": bool(matrix and not flipped)}
+            by_pattern[pattern] = {"pattern": pattern, "name": name, "transpose": bool(matrix and not flipped)}
     taken: dict[str, str] = {}
-    for rule in found.values():  # two tensors in one place: the second keeps a name of its own
+    for rule in by_pattern.values():  # two tensors in one place: the second keeps a name of its own
         if taken.setdefault(rule["name"], rule["pattern"]) != rule["pattern"]:
             rule["name"] = _own(rule["pattern"])
-    return list(found.values())
+    return list(by_pattern.values())
 
 
 def _pattern(tensor: str) -> tuple[str, int]:
@@ -69,13 +69,13 @@ def place(tensor: str, groups: int = 1) -> str:
     suffix = "_bias" if leaf == "bias" else ""
     last = module.rpartition(".")[2].lower()
     if not groups:
-        found = next((name for name, known in _OUTER if _means(module, known)), None)
-        return (found or module.replace(".", "_")) + suffix
+        known_as = next((name for name, known in _OUTER if _means(module, known)), None)
+        return (known_as or module.replace(".", "_")) + suffix
     if any(last == word or last.endswith(("_" + word, word + "s")) or word in last for word in _NORM):
         kind = "attention_norm" if last in _FIRST else "mlp_norm" if last in _SECOND else f"{_short(module)}_norm"
         return rf"layers/\1/{kind}{suffix}"
-    found = next((name for name, known in _PLACES if _means(module, known)), _short(module))
-    return (rf"layers/\1/experts/\2/{found}" if groups > 1 and "expert" in module else rf"layers/\1/{found}") + suffix
+    known_as = next((name for name, known in _PLACES if _means(module, known)), _short(module))
+    return (rf"layers/\1/experts/\2/{known_as}" if groups > 1 and "expert" in module else rf"layers/\1/{known_as}") + suffix
 
 
 def _means(module: str, known: Iterable[str]) -> bool:

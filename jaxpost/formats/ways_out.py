@@ -20,8 +20,8 @@ def way_out(path: Path) -> str | None:
         below = f"{path / steps[-1][1]}"
         return (f"it is a trainer's output directory with {len(steps)} checkpoints, the newest {steps[-1][1]}: give {below}"
                 + (f" ({way})" if (way := way_out(path / steps[-1][1])) else ""))
-    if found := next((name for name in _MODELS if any((path / name / file).is_file() for file in _INSIDE)), None):
-        return f"the model lies in {path / found}: give that"
+    if folder := next((name for name in _MODELS if any((path / name / file).is_file() for file in _INSIDE)), None):
+        return f"the model lies in {path / folder}: give that"
     if ".metadata" in names and any(name.endswith(".distcp") for name in names):
         return ("it is a distributed checkpoint of PyTorch: `python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
                 f"{path} OUT.pt`, then load_state_dict and save_pretrained(OUT), which writes safetensors")

@@ -73,8 +73,8 @@ class TransformerConfig:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         if self.experts == 0:
             for name in MIXTURE:
-                if (found := getattr(self, name)) != defaults[name]:
-                    raise ValueError(f"model.{name}={found} is of a mixture of experts, and model.experts=0 is dense; "
+                if (value := getattr(self, name)) != defaults[name]:
+                    raise ValueError(f"model.{name}={value} is of a mixture of experts, and model.experts=0 is dense; "
                                      f"leave it at {defaults[name]}, or set experts")
         elif not 1 <= self.experts_per_token <= self.experts:
             raise ValueError(f"model.experts_per_token={self.experts_per_token} is not between 1 and model.experts="

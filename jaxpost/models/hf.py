@@ -106,8 +106,8 @@ def _check_buffers(config: TransformerConfig, source) -> None:
     half = config.head_dim // 2
     expected = config.rope_theta ** (-np.arange(half) / half)
     for tensor in names.buffers(source):
-        found = np.asarray(source.read(tensor), np.float64)
-        if found.shape != (half,) or not np.allclose(found, expected, rtol=1e-2):
+        stored = np.asarray(source.read(tensor), np.float64)
+        if stored.shape != (half,) or not np.allclose(stored, expected, rtol=1e-2):
             raise FormatError(f"{source.path}: {tensor!r} holds other rotary frequencies than config.json gives (rope_theta="
                               f"{config.rope_theta:g}, head_dim={config.head_dim})")
 

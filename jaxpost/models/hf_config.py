@@ -38,58 +38,58 @@ _ABSENT = {  # family -> what an absent key means, where that is not "as many as
 _RUNTIME = {"value_head": False, "capacity": 0.0, "remat": "none", "logprob_chunk": 0, "expert_products": "dense"}
 
 
-def config_of(found: Mapping[str, Any], where: str = "config.json") -> TransformerConfig:
+def config_of(document: Mapping[str, Any], where: str = "config.json") -> TransformerConfig:
     """The architecture that a config.json describes.
 
     Raises:
       FormatError: a family, a key or a value that the decoder does not have (`hf_schema`); it names the key, its value and what
         is known. Sizes out of range are refused before anything is made of them.
     """
-    if not isinstance(found, Mapping):
-        raise FormatError(f"{where}: expected an object, found {type(found).__name__}")
-    family = found.get("model_type")
+    if not isinstance(document, Mapping):
+        raise FormatError(f"{where}: expected an object, found {type(document).__name__}")
+    family = document.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         why = f": {_OTHERS[family]}" if isinstance(family, str) and family in _OTHERS else ""
         near = difflib.get_close_matches(str(family), FAMILIES, n=1)
         hint = f" (nearest is {near[0]!r})" if near else ""
         raise FormatError(f"{where}: model_type {str(family)[:60]!r} is not known{why}{hint}; known: {', '.join(FAMILIES)}")
-    hf_schema.check(found, family, where)
-    if family == "mistral" and "sliding_window" not in found:
+    hf_schema.check(document, family, where)
+    if family == "mistral" and "sliding_window" not in document:
         raise FormatError(f"{where}: sliding_window is absent, which means 4096 and is not supported; expected null")
     absent = _ABSENT.get(family, {})
-    heads, width = found["num_attention_heads"], found["hidden_size"]
-    kv = found.get("num_key_value_heads", absent.get("num_key_value_heads")) or heads
-    head_dim = found.get("head_dim", absent.get("head_dim")) or width // heads
-    if not found.get("head_dim") and head_dim * heads != width and "head_dim" not in absent:
+    heads, width = document["num_attention_heads"], document["hidden_size"]
+    kv = document.get("num_key_value_heads", absent.get("num_key_value_heads")) or heads
+    head_dim = document.get("head_dim", absent.get("head_dim")) or width // heads
+    if not document.get("head_dim") and head_dim * heads != width and "head_dim" not in absent:
         raise FormatError(f"{where}: num_attention_heads={heads} does not divide hidden_size={width}, and head_dim is absent")
-    rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    rope = document.get("rope_parameters") or document.get("rope_scaling") or {}
     theta = rope.get("rope_theta")
-    theta = found.get("rope_theta") if theta is None else theta
+    theta = document.get("rope_theta") if theta is None else theta
     try:
         return TransformerConfig(
-            vocab=found["vocab_size"], width=width, layers=found["num_hidden_layers"], heads=heads, kv_heads=kv,
-            head_dim=head_dim, ff=_width_of_one(found, family, where),
-            norm_eps=float(found.get("rms_norm_eps", _NORM_EPS.get(family, 1e-6))),
-            rope_theta=10_000.0 if theta is None else float(theta), tied=found.get("tie_word_embeddings", False),
-            **FAMILIES[family][1], **(_mixture(found, where) if family in _EXPERT_WIDTH else {}))
+            vocab=document["vocab_size"], width=width, layers=document["num_hidden_layers"], heads=heads, kv_heads=kv,
+            head_dim=head_dim, ff=_width_of_one(document, family, where),
+            norm_eps=float(document.get("rms_norm_eps", _NORM_EPS.get(family, 1e-6))),
+            rope_theta=10_000.0 if theta is None else float(theta), tied=document.get("tie_word_embeddings", False),
+            **FAMILIES[family][1], **(_mixture(document, where) if family in _EXPERT_WIDTH else {}))
     except ValueError as error:  # what the architecture itself refuses
         raise FormatError(f"{where}: {error}") from error
 
 
-def _width_of_one(found: Mapping[str, Any], family: str, where: str) -> int:
+def _width_of_one(document: Mapping[str, Any], family: str, where: str) -> int:
     key = _EXPERT_WIDTH.get(family, "intermediate_size")
-    if key not in found:
+    if key not in document:
         raise FormatError(f"{where}: {key!r} is missing; the architecture needs it")
-    return found[key]
+    return document[key]
 
 
-def _mixture(found: Mapping[str, Any], where: str) -> dict[str, Any]:
-    experts = found.get("num_local_experts", found.get("num_experts"))
-    for key, value in (("num_experts", experts), ("num_experts_per_tok", found.get("num_experts_per_tok"))):
+def _mixture(document: Mapping[str, Any], where: str) -> dict[str, Any]:
+    experts = document.get("num_local_experts", document.get("num_experts"))
+    for key, value in (("num_experts", experts), ("num_experts_per_tok", document.get("num_experts_per_tok"))):
         if value is None:
             raise FormatError(f"{where}: {key!r} is missing; a mixture of experts needs it")
-    return {"experts": experts, "experts_per_token": found["num_experts_per_tok"],
-            "renormalise": found.get("norm_topk_prob", False)}
+    return {"experts": experts, "experts_per_token": document["num_experts_per_tok"],
+            "renormalise": document.get("norm_topk_prob", False)}
 
 
 def describe(config: TransformerConfig, like: str | Path | None, dtype: str) -> dict:
@@ -99,14 +99,14 @@ def describe(config: TransformerConfig, like: str | Path | None, dtype: str) -> 
       FormatError: `like` is another architecture, or no family has this one.
     """
     if like is not None:
-        found = directory.read_object(Path(like) / "config.json")
-        theirs = config_of(found, f"{like}/config.json")
+        theirs_json = directory.read_object(Path(like) / "config.json")
+        theirs = config_of(theirs_json, f"{like}/config.json")
         same = dataclasses.replace(config, compute_dtype=theirs.compute_dtype, **_RUNTIME)
         if theirs != same:
             differing = next(f.name for f in dataclasses.fields(theirs) if getattr(theirs, f.name) != getattr(same, f.name))
             raise FormatError(f"{like}: its {differing} is {getattr(theirs, differing)!r}, the policy's "
                               f"{getattr(same, differing)!r}")
-        return {**found, "dtype": dtype} if "dtype" in found else {**found, "torch_dtype": dtype}
+        return {**theirs_json, "dtype": dtype} if "dtype" in theirs_json else {**theirs_json, "torch_dtype": dtype}
     family = _family(config)
     about = {"architectures": [FAMILIES[family][0]], "model_type": family, "vocab_size": config.vocab,
              "hidden_size": config.width, "intermediate_size": config.ff, "num_hidden_layers": config.layers,

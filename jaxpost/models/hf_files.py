@@ -47,8 +47,8 @@ def pending(x: jax.Array, index: tuple[int, ...], transpose: bool, dtype: str | 
         part = x[index] if index else x
         if isinstance(part, jax.Array) and not part.is_fully_addressable:
             part = multihost_utils.process_allgather(part, tiled=True)
-        found = np.asarray(part).astype(kept)
-        return found.T if transpose else found
+        array = np.asarray(part).astype(kept)
+        return array.T if transpose else array
 
     return Pending(shape[::-1] if transpose else shape, kept, make)
 

@@ -85,7 +85,7 @@ _WINDOW = frozenset({"qwen2", "qwen3", "qwen3_moe"})  # read sliding_window only
 REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
-def check(found: Mapping[str, Any], family: str, where: str) -> None:
+def check(document: Mapping[str, Any], family: str, where: str) -> None:
     """Refuse a config.json that says something the decoder would not do.
 
     Raises:
@@ -95,7 +95,7 @@ def check(found: Mapping[str, Any], family: str, where: str) -> None:
     rules = {**ARCHITECTURE, **FAMILY.get(family, {})}
     if family in _WINDOW:
         rules["sliding_window"] = _ANYTHING
-    for key, value in found.items():
+    for key, value in document.items():
         if key in ROPE:
             _rope(key, value, where)
         elif key in rules:
@@ -106,9 +106,9 @@ def check(found: Mapping[str, Any], family: str, where: str) -> None:
                               + (f"; nearest known: {near[0]!r}" if near else "")
                               + "; take it out if it changes nothing")
     for key in REQUIRED:
-        if key not in found and not (key == "intermediate_size" and family == "qwen3_moe"):
+        if key not in document and not (key == "intermediate_size" and family == "qwen3_moe"):
             raise FormatError(f"{where}: {key!r} is missing; the architecture needs it ({rules[key].expected})")
-    _agree(found, family, where)
+    _agree(document, family, where)
 
 
 def _require(rule: Rule, key: str, value: object, where: str) -> None:
@@ -131,17 +131,17 @@ def _rope(key: str, value: object, where: str) -> None:
         _require(_ROPE_KEYS[name], f"{key}.{name}", inner, where)
 
 
-def _agree(found: Mapping[str, Any], family: str, where: str) -> None:
+def _agree(document: Mapping[str, Any], family: str, where: str) -> None:
     """Refuse what is said twice in different words, and lists of another length."""
-    if found.get("rope_parameters") and found.get("rope_scaling"):
+    if document.get("rope_parameters") and document.get("rope_scaling"):
         raise FormatError(f"{where}: has rope_parameters and rope_scaling; they are two spellings of one thing: keep one")
-    pairs = [("rope_theta", found.get("rope_theta"), f"{key}.rope_theta", (found.get(key) or {}).get("rope_theta"))
+    pairs = [("rope_theta", document.get("rope_theta"), f"{key}.rope_theta", (document.get(key) or {}).get("rope_theta"))
              for key in ROPE]
-    pairs.append(("num_experts", found.get("num_experts"), "num_local_experts", found.get("num_local_experts")))
+    pairs.append(("num_experts", document.get("num_experts"), "num_local_experts", document.get("num_local_experts")))
     for one, a, other, b in pairs:
         if a is not None and b is not None and a != b:
             raise FormatError(f"{where}: {one}={a} and {other}={b}; they are two spellings of one thing: keep one")
-    types = found.get("layer_types")
-    if types is not None and len(types) != found["num_hidden_layers"]:
+    types = document.get("layer_types")
+    if types is not None and len(types) != document["num_hidden_layers"]:
         raise FormatError(f"{where}: layer_types has {len(types)} entries; expected num_hidden_layers="
-                          f"{found['num_hidden_layers']}")
+                          f"{document['num_hidden_layers']}")

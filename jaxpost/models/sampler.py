@@ -69,10 +69,10 @@ def sample(config: transformer.TransformerConfig, params: dict, prompt_NxP: jax.
             token = jnp.where(given == DRAW, token, given)
         logp = jnp.take_along_axis(logp_NxV, token[:, None], axis=-1)[:, 0]
         live_N = (~done_N).astype(jnp.float32)
-        found = Completions(jnp.where(done_N, pad, token), jnp.where(done_N, 0.0, logp), live_N,
+        drawn = Completions(jnp.where(done_N, pad, token), jnp.where(done_N, 0.0, logp), live_N,
                             None if forced_NxT is None else live_N * (given != DRAW))
-        made = jax.tree.map(lambda buffer, x: jax.lax.dynamic_update_slice_in_dim(buffer, x[:, None], t, axis=1), made, found)
-        return found.tokens_NxT, done_N | _any(found.tokens_NxT, eos), made
+        made = jax.tree.map(lambda buffer, x: jax.lax.dynamic_update_slice_in_dim(buffer, x[:, None], t, axis=1), made, drawn)
+        return drawn.tokens_NxT, done_N | _any(drawn.tokens_NxT, eos), made
 
     def advance(positions, t, state):
         cache, token, done_N, made = state

@@ -166,16 +166,16 @@ def treatment(symmetries: Sequence[HeadSymmetry], name: str) -> str:
     kind, symmetry = _of(symmetries, name)
     if symmetry is None:
         return "same"
-    done = [word for word, found in (("rotated", symmetry.turns(kind)), ("permuted", symmetry.renumbers(kind))) if found]
+    done = [word for word, treated in (("rotated", symmetry.turns(kind)), ("permuted", symmetry.renumbers(kind))) if treated]
     return "+".join(done) or "same"
 
 
 def _one_a_layer(symmetries: Sequence[HeadSymmetry]) -> dict[int, HeadSymmetry]:
-    found = {symmetry.layer: symmetry for symmetry in symmetries}
-    if len(found) < len(symmetries):
+    by_layer = {symmetry.layer: symmetry for symmetry in symmetries}
+    if len(by_layer) < len(symmetries):
         raise ValueError(f"layers {sorted(s.layer for s in symmetries)}: one transform a layer; draw it with rotation and "
                          "permute together")
-    return found
+    return by_layer
 
 
 def _of(symmetries, name: str) -> tuple[str, HeadSymmetry | None]:

@@ -95,15 +95,15 @@ class Block(nnx.Module):
     def _heads(self, reader: Reader, x_BxTxD: jax.Array) -> list[jax.Array]:
         """Queries, keys and values, [B, T, heads, E] each."""
         B, T, D = x_BxTxD.shape
-        found = self._linear(reader, x_BxTxD.reshape(B * T, D), "q", "k", "v")
+        heads = self._linear(reader, x_BxTxD.reshape(B * T, D), "q", "k", "v")
         if self.config.qkv_bias:
-            found = [reader.bias(n, y, self._weight(n)) for n, y in zip(("q_bias", "k_bias", "v_bias"), found, strict=True)]
+            heads = [reader.bias(n, y, self._weight(n)) for n, y in zip(("q_bias", "k_bias", "v_bias"), heads, strict=True)]
         if self.config.qk_norm_joint:
-            found = [self._norm(reader, "q_norm", found[0]), self._norm(reader, "k_norm", found[1]), found[2]]
-        found = [y.reshape(B, T, -1, self.config.head_dim) for y in found]
+            heads = [self._norm(reader, "q_norm", heads[0]), self._norm(reader, "k_norm", heads[1]), heads[2]]
+        heads = [y.reshape(B, T, -1, self.config.head_dim) for y in heads]
         if self.config.qk_norm and not self.config.qk_norm_joint:
-            found = [self._norm(reader, "q_norm", found[0]), self._norm(reader, "k_norm", found[1]), found[2]]
-        return found
+            heads = [self._norm(reader, "q_norm", heads[0]), self._norm(reader, "k_norm", heads[1]), heads[2]]
+        return heads
 
     def attention(self, x_BxTxD, valid_BxS, kv, start, reader: Reader = PLAIN):
         """Grouped-query attention: (output, keys and values, scores [B, K, G, T, S] before the softmax).
@@ -155,7 +155,7 @@ class Block(nnx.Module):
         x = x_BxTxD + y
         h = self._norm(reader, "mlp_norm", x).reshape(B * T, D)
         y, router = self._feed_forward(reader, h, None if counts_BxT is None else counts_BxT.reshape(B * T))
-        taps = {kind: found.reshape(B, T, -1) for kind, found in router.items()}
+        taps = {kind: values.reshape(B, T, -1) for kind, values in router.items()}
         return x + y.reshape(B, T, D), kv, taps | ({"attention": score.reshape(B, -1, *score.shape[3:])} if scores else {})
 
 

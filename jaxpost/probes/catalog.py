@@ -110,9 +110,9 @@ def _place(room: str) -> int:
 
 def statistic_of(metric: str) -> Statistic | None:
     """The statistic that explains a metric; None for a user's own."""
-    found = [(len(prefix), statistic) for statistic in _STATISTICS.values() for prefix in statistic.prefixes
-             if _begins(metric, prefix)]
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+    matching = [(len(prefix), statistic) for statistic in _STATISTICS.values() for prefix in statistic.prefixes
+                if _begins(metric, prefix)]
+    return max(matching, key=lambda pair: pair[0])[1] if matching else None
 
 
 def metrics_of(statistic: Statistic) -> list[base.Metric]:
@@ -171,8 +171,8 @@ def _optional(row: Entry, subject: Subject) -> dict[str, Any]:
 def _settings(row: Entry) -> set[str]:
     """Names that `make` takes; those of its probe's class where it hands settings on."""
     taken = inspect.signature(row.make).parameters.values()
-    found = {p.name for p in taken if p.kind is not inspect.Parameter.VAR_KEYWORD}
-    return found if len(found) == len(taken) else found | {"schedule", "lane"}
+    names = {p.name for p in taken if p.kind is not inspect.Parameter.VAR_KEYWORD}
+    return names if len(names) == len(taken) else names | {"schedule", "lane"}
 
 
 def example(row: Entry) -> base.Probe | Entry:
@@ -204,15 +204,15 @@ def register(name: str, make: Callable[..., base.Probe], *, tells: str, read: st
 
 def _check(row: Entry) -> None:
     """Refuse a probe that breaks the contract. Raises: ValueError."""
-    found = example(row)
+    probe = example(row)
     wanted = ("id", "version", "definition", "metrics", "needs", "lane", "schedule", "cost", "init", "measure", "finalize")
-    if missing := [member for member in wanted if not hasattr(found, member)]:
+    if missing := [member for member in wanted if not hasattr(probe, member)]:
         raise ValueError(f"probe {row.id!r} lacks {', '.join(missing)}; a probe has {', '.join(wanted)}")
-    if found.id != row.id:
-        raise ValueError(f"probe {found.id!r} is registered as {row.id!r}; the two must be one")
-    if found.lane not in base.LANES:
-        raise ValueError(f"probe {row.id!r}: lane {found.lane!r} is none of {base.LANES}")
-    for metric in found.metrics:
+    if probe.id != row.id:
+        raise ValueError(f"probe {probe.id!r} is registered as {row.id!r}; the two must be one")
+    if probe.lane not in base.LANES:
+        raise ValueError(f"probe {row.id!r}: lane {probe.lane!r} is none of {base.LANES}")
+    for metric in probe.metrics:
         try:
             base.metric(metric)
         except ValueError as error:

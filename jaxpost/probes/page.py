@@ -79,8 +79,8 @@ def row_text(row: Entry) -> str:
         metric = base.metric(name)
         lines += ["", name, f"  formula   {metric.definition}", f"  unit      {metric.unit}", f"  null      {metric.null}",
                   f"  pooling   {metric.pooling}", f"  paper     {metric.paper}"]
-        if found := extremes_of(name):
-            lines += [f"  high      {found[0]}", f"  low       {found[1]}"]
+        if extremes := extremes_of(name):
+            lines += [f"  high      {extremes[0]}", f"  low       {extremes[1]}"]
     for statistic in dict.fromkeys(filter(None, map(statistic_of, example(row).metrics))):
         lines += ["", f"{statistic.title}. {statistic.read}", f"How it misleads: {statistic.misleads}"]
     if row.read:
@@ -95,14 +95,14 @@ def _share(budget: float | None) -> str:
 
 
 def _section(statistic: Statistic) -> list[str]:
-    found = metrics_of(statistic)
-    owners = [row.id for row in rows() if set(example(row).metrics) & {metric.id for metric in found}]
+    metrics = metrics_of(statistic)
+    owners = [row.id for row in rows() if set(example(row).metrics) & {metric.id for metric in metrics}]
     given = f" Probe: {', '.join(f'`{name}`' for name in owners)}." if owners else ""
     lines = [f"## {statistic.title}", "", f"{statistic.read}{given}", "", f"How it misleads: {statistic.misleads}", "",
              f"![{statistic.shows}]({FIGURES}/{statistic.name}.png)", "",
              "| metric | formula | reads high when | reads low when | unit | null | pooling | paper |",
              "|---|---|---|---|---|---|---|---|"]
-    for m in found:
+    for m in metrics:
         high, low = extremes_of(m.id) or ("-", "-")
         lines.append(f"| `{m.id}` | {cell(m.definition)} | {high} | {low} | {m.unit} | {cell(m.null)} | {m.pooling} | "
                      f"{linked(cell(m.paper))} |")

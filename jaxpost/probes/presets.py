@@ -81,5 +81,5 @@ def get(names: Sequence[str], subject: catalog.Subject = catalog.NOTHING, schedu
 
 def budget(names: Sequence[str]) -> float | None:
     """The smallest budget of the presets among `names`, None where there is none."""
-    found = [PRESETS[name].budget for name in names if name in PRESETS and PRESETS[name].budget is not None]
-    return min(found, default=None)
+    budgets = [PRESETS[name].budget for name in names if name in PRESETS and PRESETS[name].budget is not None]
+    return min(budgets, default=None)

@@ -37,12 +37,12 @@ class Rates:
 def fastest(call: Callable[..., object], *arguments: object) -> float:
     """Seconds of the fastest of some calls, after one that may compile."""
     jax.block_until_ready(call(*arguments))
-    found, first = [], time.perf_counter()
-    while len(found) < _TRIALS or time.perf_counter() - first < _SPENT:
+    seconds, first = [], time.perf_counter()
+    while len(seconds) < _TRIALS or time.perf_counter() - first < _SPENT:
         began = time.perf_counter()
         jax.block_until_ready(call(*arguments))
-        found.append(time.perf_counter() - began)
-    return min(found)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 @functools.cache
@@ -51,13 +51,13 @@ def rates() -> tuple[Rates, ...]:
     passed = jnp.ones(2**24)  # beyond the caches
     stream = 2 * passed.nbytes / fastest(jax.jit(lambda x: x * 1.5 + 0.5), passed)
     call = fastest(jax.jit(lambda x: x + 1), jnp.ones(()))
-    found = []
+    by_size = []
     for size in SIZES:
         a = jax.random.normal(jax.random.key(0), (size, size))
         product = fastest(jax.jit(lambda x: x @ x), a)
         decomposition = fastest(jax.jit(jnp.linalg.svd), a)
-        found.append(Rates(2 * size**3 / product, svd_flops(size, size) / decomposition, stream, call))
-    return tuple(found)
+        by_size.append(Rates(2 * size**3 / product, svd_flops(size, size) / decomposition, stream, call))
+    return tuple(by_size)
 
 
 def _at(size: float, measured: Sequence[Rates]) -> Rates:

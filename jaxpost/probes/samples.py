@@ -123,8 +123,8 @@ def ead_null(grams_xO: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndar
     """
     under = expected_distinct(grams_xO, _checked(vocabulary))
     parts = []
-    for found in (expected_distinct, lambda c, v: np.sqrt(_variance(c, v))):
-        by_order = np.stack([found(grams_xO[..., i], float(vocabulary) ** n) for i, n in enumerate(ORDERS)], axis=-1)
+    for statistic in (expected_distinct, lambda c, v: np.sqrt(_variance(c, v))):
+        by_order = np.stack([statistic(grams_xO[..., i], float(vocabulary) ** n) for i, n in enumerate(ORDERS)], axis=-1)
         parts.append(_over_orders(np.divide(by_order, under, out=np.zeros(under.shape), where=grams_xO > 0), grams_xO))
     return parts[0], parts[1]
 

@@ -33,8 +33,8 @@ def traced(function: Callable, *args: object) -> Cost:
 
 
 def _bytes(variables: Iterable) -> float:
-    found = (v.aval for v in variables if hasattr(v.aval, "shape"))
-    return float(sum(math.prod(a.shape) * getattr(a.dtype, "itemsize", 4) for a in found))
+    arrays = (v.aval for v in variables if hasattr(v.aval, "shape"))
+    return float(sum(math.prod(a.shape) * getattr(a.dtype, "itemsize", 4) for a in arrays))
 
 
 def _program(jaxpr) -> Cost:

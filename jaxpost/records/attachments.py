@@ -32,8 +32,8 @@ def with_papers(text: object) -> Markup:
     """
     pieces, end = [], 0
     text = "" if text is None else visible(str(text), lines=True)
-    for found in _ARXIV.finditer(text):
-        pieces += [escape(text[end:found.start()]),
-                   Markup('<a href="https://arxiv.org/abs/{}">{}</a>').format(found[2], found[0])]
-        end = found.end()
+    for match in _ARXIV.finditer(text):
+        pieces += [escape(text[end:match.start()]),
+                   Markup('<a href="https://arxiv.org/abs/{}">{}</a>').format(match[2], match[0])]
+        end = match.end()
     return Markup("").join([*pieces, escape(text[end:])])

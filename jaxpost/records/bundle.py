@@ -125,9 +125,9 @@ class Bundle:
             "claims_hash": provenance.claims_hash(claims),
         }
         stated = _as_begun(path, stated, config_place)
-        found = cls._found(path, stated)
-        if found and found["status"] == "complete":
-            return cls(path, "finished", found)
+        manifest = cls._found(path, stated)
+        if manifest and manifest["status"] == "complete":
+            return cls(path, "finished", manifest)
         storage.claim_directory(path)
         try:
             return cls._start(path, stated | {"title": title, "question": question}, devices, code_directory)
@@ -140,30 +140,30 @@ class Bundle:
         """The manifest in the directory, after checking that it belongs to the same config and claims."""
         if not (path / "manifest.json").exists():
             return None
-        found = storage.read_manifest(path / "manifest.json")
-        if found["config_hash"] != stated["config_hash"]:
-            differing = provenance.config_difference(found["config"], stated["config"])
+        manifest = storage.read_manifest(path / "manifest.json")
+        if manifest["config_hash"] != stated["config_hash"]:
+            differing = provenance.config_difference(manifest["config"], stated["config"])
             raise BundleError(
-                f"{path} holds another config: its hash is {found['config_hash'][:12]}, this one's is "
+                f"{path} holds another config: its hash is {manifest['config_hash'][:12]}, this one's is "
                 f"{stated['config_hash'][:12]}; differing: {differing}; choose "
                 "another directory"
             )
-        if found["claims_hash"] != stated["claims_hash"]:
+        if manifest["claims_hash"] != stated["claims_hash"]:
             raise BundleError(
-                f"{path} was opened with claims {found['claims_hash'][:12]}, now they are "
+                f"{path} was opened with claims {manifest['claims_hash'][:12]}, now they are "
                 f"{stated['claims_hash'][:12]}: a claim is written before the run; a changed claim is a new config in "
                 "a new directory"
             )
-        return found
+        return manifest
 
     @classmethod
     def _start(cls, path: Path, stated: dict, devices: Mapping | None, code_directory: str | Path | None) -> "Bundle":
-        found = cls._found(path, stated)  # again: now nobody else can write it
-        if found is not None:
-            require_schema(path, found)
+        manifest = cls._found(path, stated)  # again: now nobody else can write it
+        if manifest is not None:
+            require_schema(path, manifest)
         for leftover in path.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
-        if found is not None and found.pop("clearing", False):  # reopened for more replicates (extend.py)
+        if manifest is not None and manifest.pop("clearing", False):  # reopened for more replicates (extend.py)
             remove_closed(path)
         damaged = damaged_files(path)
         session = {
@@ -171,18 +171,18 @@ class Bundle:
             "environment": provenance.environment(devices),
             "code": provenance.code_state(code_directory),
         }
-        if found is None:
-            found = {"schema": SCHEMA_VERSION, "status": "running", "created": _now(), "sessions": []}
-        found |= stated  # the hashes agree; fields that change no result may differ
-        before = found["sessions"][-1]["environment"] if found["sessions"] else session["environment"]
+        if manifest is None:
+            manifest = {"schema": SCHEMA_VERSION, "status": "running", "created": _now(), "sessions": []}
+        manifest |= stated  # the hashes agree; fields that change no result may differ
+        before = manifest["sessions"][-1]["environment"] if manifest["sessions"] else session["environment"]
         if changes := provenance.environment_changes(before, session["environment"]):
             session["changes"] = changes
             told = f"{path} was written on another set-up, its bits may differ from here on: {'; '.join(changes)}"
             warnings.warn(told, stacklevel=3)
-        bundle = cls(path, "resumed" if found["sessions"] else "new", found)
-        found["sessions"].append(session)
+        bundle = cls(path, "resumed" if manifest["sessions"] else "new", manifest)
+        manifest["sessions"].append(session)
         bundle._write_manifest()
-        bundle.event("open" if bundle.state == "new" else "resume", 0, session=len(found["sessions"]) - 1)
+        bundle.event("open" if bundle.state == "new" else "resume", 0, session=len(manifest["sessions"]) - 1)
         for file in damaged:
             bundle.event("damaged", 0, file=file.relative_to(path).as_posix())
             after = "it is made again" if file.parent.name in ("rows", "arrays") else "what it held is lost, no row needs it"

@@ -63,10 +63,10 @@ def read(folder: str | Path) -> pa.Table | None:
 
 def shown(table: pa.Table) -> list[tuple[str, Sequence[Mapping]]]:
     """What a report shows: (arm, answers of its first seed at its last measurement to the first prompts)."""
-    found = []
+    by_arm = []
     for arm in arm_order(table["arm"].unique().to_pylist()):
         rows = select(table, arm=arm)
         rows = select(rows, seed=pc.min(rows["seed"]).as_py())
         rows = select(rows, step=pc.max(rows["step"]).as_py())
-        found.append((arm, rows.slice(0, _SHOWN).to_pylist()))
-    return found
+        by_arm.append((arm, rows.slice(0, _SHOWN).to_pylist()))
+    return by_arm

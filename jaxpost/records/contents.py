@@ -150,12 +150,12 @@ def damaged_files(path: Path) -> list[Path]:
         BundleError: one of them holds the rows of seeds that were finished before, which cannot be made again.
     """
     files = [file for folder in ("rows", "arrays", "costs", "completions") for file in sorted((path / folder).glob("[!.]*"))]
-    found = [file for file in files if not digests.sound(file)]
-    for file in found:
+    damaged = [file for file in files if not digests.sound(file)]
+    for file in damaged:
         if file.parent.name == "rows" and file.stem == FINISHED_SHARD:
             raise BundleError(f"{file} is not what was written, and it holds the rows of the seeds that were finished before: "
                               "take the directory from a copy, or choose another and run all seeds")
-    return found
+    return damaged
 
 
 def read_measurements(path: str | Path, checked: bool = True) -> pa.Table:

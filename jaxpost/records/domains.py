@@ -29,8 +29,8 @@ def ends(domain: str | None) -> tuple[float, float]:
     """
     if not domain or domain.startswith("open:"):
         return -math.inf, math.inf
-    found = _TEXT.fullmatch(domain.strip())
-    low, high = map(float, found.groups()) if found else (math.nan, math.nan)
+    match = _TEXT.fullmatch(domain.strip())
+    low, high = map(float, match.groups()) if match else (math.nan, math.nan)
     if not low < high:
         raise ValueError(f"domain {domain!r} is not two ends such as '[0, 1]' or '[0, inf)', the lower first")
     return low, high

@@ -133,7 +133,7 @@ def environment(devices: Mapping[str, object] | None = None) -> dict:
         A JSON mapping: python, system, machine, processor (its model's name, where Linux says it), cores (usable, not
         installed), packages, variables (set ones only), and devices.
     """
-    found = {
+    about = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
@@ -142,7 +142,7 @@ def environment(devices: Mapping[str, object] | None = None) -> dict:
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
-    return found | ({"devices": plain(dict(devices))} if devices is not None else {})
+    return about | ({"devices": plain(dict(devices))} if devices is not None else {})
 
 
 def _processor() -> str:
@@ -163,10 +163,10 @@ def environment_changes(before: Mapping, now: Mapping) -> list[str]:
 
 def _git(directory: Path, *arguments: str) -> bytes | None:
     try:
-        found = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, timeout=30, check=False)
+        done = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout if found.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None
 
 
 def code_state(directory: Path | None = None) -> dict:

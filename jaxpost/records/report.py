@@ -30,9 +30,9 @@ _MEASURED = ("measurements", "metrics", "costs", "tensors", "completions", "even
 
 def _shown_claims(table: pa.Table, claims: Sequence[Mapping]) -> list[dict]:
     """Texts of the claims with the numbers and verdicts of their rows."""
-    found, shown = claim_numbers(table), []
+    by_claim, shown = claim_numbers(table), []
     for claim in claims:
-        rows = found[claim["id"]]
+        rows = by_claim[claim["id"]]
         estimate = rows["estimate"]
         quantities = ("threshold", "equivalence_margin", "p", "p_holm")
         numbers = {name: rows[name]["value"] if name in rows else None for name in quantities}
@@ -188,7 +188,7 @@ def render_html(
         figures=[_shown_figure(path, item, manifest["bundle_id"]) for item in figures if item.reason is None],
         absent=[item for item in figures if item.reason is not None],
         odd_rows=_odd_rows(table),
-        answers=completions.shown(found) if (found := completions.read(path)) is not None and len(found) else [],
+        answers=completions.shown(kept) if (kept := completions.read(path)) is not None and len(kept) else [],
         costs=_costs(path),
         metrics=read_metrics(path).to_pylist(),
         bib=(path / "CITATION.bib").read_text(encoding="utf-8"),
@@ -219,11 +219,11 @@ def rerender(path: str | Path) -> None:
         raise BundleError(
             f"{path} is not finished (status {manifest['status']!r}): run the experiment again to complete it"
         )
-    found = digest_files(path)
+    on_disk = digest_files(path)
     for name, expected in manifest["files"].items():
-        if name.startswith(_MEASURED) and found.get(name) != expected:
-            raise BundleError(f"{path / name} is {'not what was sealed' if name in found else 'missing'}: take it from a copy; "
-                              "nothing was drawn")
+        if name.startswith(_MEASURED) and on_disk.get(name) != expected:
+            what = "not what was sealed" if name in on_disk else "missing"
+            raise BundleError(f"{path / name} is {what}: take it from a copy; nothing was drawn")
     render(path, manifest)
     for folder in (path, path / "arrays"):
         digests.forget(folder)

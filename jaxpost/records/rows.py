@@ -83,9 +83,9 @@ def table_from_columns(columns: Columns, schema: pa.Schema) -> pa.Table:
 
 def _strict_enums(table: pa.Table) -> None:
     for name, known in ENUMS.items():
-        for found in table[name].unique().to_pylist():
-            if found is not None and found not in known:
-                raise ValueError(f"{name} {found!r} is not one of the schema's{nearest(found, known)}")
+        for value in table[name].unique().to_pylist():
+            if value is not None and value not in known:
+                raise ValueError(f"{name} {value!r} is not one of the schema's{nearest(value, known)}")
     for name in REQUIRED:
         if table[name].null_count:
             raise ValueError(f"{table[name].null_count} of {len(table)} rows have no {name!r}")

@@ -122,10 +122,10 @@ def read_manifest(path: Path) -> dict:
     Raises:
         BundleError: it is missing, no JSON, or not what was written.
     """
-    found = read_json(path)
-    if OWN_DIGEST in found and found[OWN_DIGEST] != _own_digest(found):
+    manifest = read_json(path)
+    if OWN_DIGEST in manifest and manifest[OWN_DIGEST] != _own_digest(manifest):
         raise BundleError(f"{path} is not what was written (its own digest): take it from a copy, or choose another directory")
-    return found
+    return manifest
 
 
 # --- the claim on a directory

@@ -46,12 +46,12 @@ def _intervals(values: np.ndarray, group: np.ndarray, n_groups: int, level: floa
     order = np.argsort(group, kind="stable")
     counts = np.bincount(group, minlength=n_groups)
     starts = np.cumsum(counts) - counts
-    found = {name: np.full(n_groups, np.nan) for name in ("value", "ci_lo", "ci_hi")}
+    columns = {name: np.full(n_groups, np.nan) for name in ("value", "ci_lo", "ci_hi")}
     for n in np.unique(counts[counts > 0]):
         which = np.flatnonzero(counts == n)
         values_GxN = values[order][starts[which][:, None] + np.arange(n)[None, :]]
-        found["value"][which], found["ci_lo"][which], found["ci_hi"][which] = stats.t_interval(values_GxN, level)
-    return found | {"n_units": counts}
+        columns["value"][which], columns["ci_lo"][which], columns["ci_hi"][which] = stats.t_interval(values_GxN, level)
+    return columns | {"n_units": counts}
 
 
 def _reason(statuses: Counter, unit: str) -> str:
@@ -116,15 +116,15 @@ def _estimates(parents: pa.Table, nulls: pa.Table, keys: tuple[str, ...], unit: 
         return []
     group = _codes(parents, keys)
     columns = _aggregate(parents, group, keys, unit, level) | {"role": "estimate"}
-    found = [measurement_table(columns)]
+    tables = [measurement_table(columns)]
     parent = pc.index_in(nulls["of"], parents["row_id"].combine_chunks())
     nulls, parent = nulls.filter(pc.is_valid(parent)), parent.drop_null()
     if len(nulls):
         of = pa.array(row_ids(columns)).take(pa.array(group[parent.to_numpy()]))
         nulls = nulls.set_column(nulls.schema.get_field_index("of"), "of", of)
         keys = (*keys, "of", "null_kind")
-        found.append(measurement_table(_aggregate(nulls, _codes(nulls, keys), keys, unit, level) | {"role": "null"}))
-    return found
+        tables.append(measurement_table(_aggregate(nulls, _codes(nulls, keys), keys, unit, level) | {"role": "null"}))
+    return tables
 
 
 def summarise(table: pa.Table, *, level: float = 0.95, hierarchical: bool = False) -> pa.Table:

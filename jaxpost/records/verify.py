@@ -11,13 +11,13 @@ from jaxpost.records.tabulating.tables import build_tables, table_files
 
 
 def _files(path: Path, manifest: Mapping) -> tuple[str, list[str]]:
-    expected, found = manifest["files"], digest_files(path)
-    wrong = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    wrong += [f"{name} is not in the manifest" for name in sorted(found.keys() - expected.keys())]
+    expected, digests = manifest["files"], digest_files(path)
+    wrong = [f"{name} is missing" for name in sorted(expected.keys() - digests.keys())]
+    wrong += [f"{name} is not in the manifest" for name in sorted(digests.keys() - expected.keys())]
     wrong += [
-        f"{name} has SHA-256 {found[name]}, the manifest says {expected[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if expected[name] != found[name]
+        f"{name} has SHA-256 {digests[name]}, the manifest says {expected[name]}"
+        for name in sorted(expected.keys() & digests.keys())
+        if expected[name] != digests[name]
     ]
     return f"{len(expected)} files have the digests of the manifest", wrong
 
@@ -26,9 +26,9 @@ def _statements(path: Path, manifest: Mapping) -> tuple[str, list[str]]:
     config = provenance.config_hash(manifest["config"], manifest["config_exclude"])
     claims = provenance.claims_hash(manifest["claims"])
     wrong = [
-        f"{name} hashes to {found}, the manifest says {manifest[f'{name}_hash']}"
-        for name, found in (("config", config), ("claims", claims))
-        if found != manifest[f"{name}_hash"]
+        f"{name} hashes to {digest}, the manifest says {manifest[f'{name}_hash']}"
+        for name, digest in (("config", config), ("claims", claims))
+        if digest != manifest[f"{name}_hash"]
     ]
     for stated in manifest["claims"]:
         results = [claim for claim in manifest.get("claim_results", []) if claim["id"] == stated["id"]]
@@ -51,9 +51,9 @@ def _rows(path: Path, manifest: Mapping) -> tuple[str, list[str]]:
     table = read_measurements(path, checked=False)
     pairs = zip(table["row_id"].to_pylist(), row_ids(table), strict=True)
     wrong = [
-        f"measurements.parquet row {i} has row_id {found}, its key gives {expected}"
-        for i, (found, expected) in enumerate(pairs)
-        if found != expected
+        f"measurements.parquet row {i} has row_id {row_id}, its key gives {expected}"
+        for i, (row_id, expected) in enumerate(pairs)
+        if row_id != expected
     ][:1]
     return f"{len(table)} rows have the identities of their keys", wrong
 
@@ -61,13 +61,13 @@ def _rows(path: Path, manifest: Mapping) -> tuple[str, list[str]]:
 def _bundle_id(path: Path, manifest: Mapping) -> tuple[str, list[str]]:
     files = sorted((path / "arrays").glob("[!.]*.safetensors"))
     arrays = {file.stem: provenance.arrays_digest(file) for file in files}
-    found = compute_bundle_id(manifest["config_hash"], read_measurements(path, checked=False), arrays)
+    bundle_id = compute_bundle_id(manifest["config_hash"], read_measurements(path, checked=False), arrays)
     wrong = (
         []
-        if found == manifest["bundle_id"]
-        else [f"rows, arrays and config give bundle {found}, the manifest says {manifest['bundle_id']}"]
+        if bundle_id == manifest["bundle_id"]
+        else [f"rows, arrays and config give bundle {bundle_id}, the manifest says {manifest['bundle_id']}"]
     )
-    return f"bundle {found[:12]} follows from rows, {len(arrays)} array files and config", wrong
+    return f"bundle {bundle_id[:12]} follows from rows, {len(arrays)} array files and config", wrong
 
 
 def _tables(path: Path, manifest: Mapping) -> tuple[str, list[str]]:
@@ -76,14 +76,14 @@ def _tables(path: Path, manifest: Mapping) -> tuple[str, list[str]]:
         for name, text in table_files(built, manifest["bundle_id"]).items():
             count += 1
             file = path / "tables" / name
-            found = file.read_text(encoding="utf-8") if file.exists() else ""
-            if found != text:
-                wrong.append(f"tables/{name} {_first_difference(found, text)}")
+            kept = file.read_text(encoding="utf-8") if file.exists() else ""
+            if kept != text:
+                wrong.append(f"tables/{name} {_first_difference(kept, text)}")
     return f"{count} table files come out the same again", wrong
 
 
-def _first_difference(found: str, expected: str) -> str:
-    old, new = found.splitlines(), expected.splitlines()
+def _first_difference(kept: str, expected: str) -> str:
+    old, new = kept.splitlines(), expected.splitlines()
     for number in range(max(len(old), len(new))):
         line, wanted = (lines[number] if number < len(lines) else "(no line)" for lines in (old, new))
         if line != wanted:

@@ -144,15 +144,15 @@ def _settings(name, make, options):
 
 def _require_kind(name, option, value, default):
     """Refuses what no option can be; no list for a default that is one, and no number for one; and 2.0 or True for 2 or 1."""
-    found, usual = _leaves(value), _leaves(default)
-    require(all(isinstance(x, Hashable) for x in found), name, option, value, "a number, a text, or a list of them")
+    leaves, usual = _leaves(value), _leaves(default)
+    require(all(isinstance(x, Hashable) for x in leaves), name, option, value, "a number, a text, or a list of them")
     if isinstance(default, tuple):
         require(isinstance(value, (list, tuple)), name, option, value, f"a list, as in {default!r}")
     if isinstance(default, float):
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         require(number, name, option, value, f"a number, as in {default}")
     if usual and all(type(x) is int for x in usual):
-        disguised = any(isinstance(x, bool) or isinstance(x, float) and x.is_integer() for x in found)
+        disguised = any(isinstance(x, bool) or isinstance(x, float) and x.is_integer() for x in leaves)
         require(not disguised, name, option, value, f"whole numbers, as in {default!r}")
 
 

@@ -97,9 +97,9 @@ def _sets(arguments: list[str]) -> int:
         directory = frozen.freeze(given.out, given.family, sizes, given.seed, options)
     else:
         directory = given.directory
-    found, changed = frozen.compared(str(directory))
+    by_split, changed = frozen.compared(str(directory))
     print(directory)
-    for split, drawn in found.items():
+    for split, drawn in by_split.items():
         state = "is not what the family draws today" if split in changed else "is what the family draws"
         print(f"{split:16} {len(drawn.prompt_NxP):7,} problems, digest {drawn.digest[:12]}, {state}")
     return 1 if changed else 0
@@ -110,15 +110,15 @@ def _values(what: str, pairs: list[str]) -> dict[str, object]:
 
     Raises: ValueError: no such pair, or a name twice.
     """
-    found = {}
+    values = {}
     for text in pairs:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{what} {text!r}: expected NAME=VALUE")
-        if name in found:
-            raise ValueError(f"{what} {name!r}: given twice, as {found[name]!r} and as {value}; expected once")
-        found[name] = _literal(value)
-    return found
+        if name in values:
+            raise ValueError(f"{what} {name!r}: given twice, as {values[name]!r} and as {value}; expected once")
+        values[name] = _literal(value)
+    return values
 
 
 def _literal(text: str) -> object:

@@ -119,15 +119,15 @@ def make(length=(8, 10), ood_length=(11, 14), held="right", style="answer", room
     def steps(made, key, K):
         token_3xV = tested(made, made.rule, made.after_4xW[:EXAMPLES])
         result_V = (jnp.arange(W + 2) > 0) & (jnp.arange(W + 2) <= W)
-        found = traces.Steps(token_3xV, jnp.broadcast_to(result_V, token_3xV.shape))
+        steps_of = traces.Steps(token_3xV, jnp.broadcast_to(result_V, token_3xV.shape))
         if not K:
-            return found
+            return steps_of
         known_R = jnp.asarray(inside)
         word_R = jnp.where(known_R == made.rule, jnp.uint32(2**31), base.words(key, len(inside))[0] >> 1)
         wrong_K = known_R[jnp.argsort(word_R)[:K]]
         row_Kx3xW = applied(made.before_4xW, made.size)[wrong_K, :EXAMPLES]
         detour_KxD = jax.vmap(lambda rule, row_3xW: tested(made, rule, row_3xW).reshape(-1))(wrong_K, row_Kx3xW)
-        return found._replace(detour_KxD=detour_KxD, before_K=jnp.zeros(K, jnp.int32))
+        return steps_of._replace(detour_KxD=detour_KxD, before_K=jnp.zeros(K, jnp.int32))
 
     @functools.cache
     def guess(split):

@@ -265,10 +265,10 @@ def check_tokens(task_name, tokens, completion_len):
         )
 
 
-def require(condition, task_name, option, found, expected):
+def require(condition, task_name, option, value, expected):
     """Raises ValueError for an option out of range, naming the option, what was found and what was expected."""
     if not condition:
-        raise ValueError(f"task {task_name!r}: option {option}={found!r}, expected {expected}")
+        raise ValueError(f"task {task_name!r}: option {option}={value!r}, expected {expected}")
 
 
 def setting(fold, **values):

@@ -52,12 +52,12 @@ class Problem(NamedTuple):
 @functools.cache
 def fleets(lengths: tuple[int, ...]) -> np.ndarray:
     """i32[K]: all fleets of ships of these lengths that do not touch, as bits of their cells, in ascending order."""
-    found = {(0, 0)}  # (cells, cells and their neighbours)
+    placed = {(0, 0)}  # (cells, cells and their neighbours)
     for length in lengths:
         places = [_ship(r, c, dr, dc, length) for dr, dc in ((0, 1), (1, 0)) for r in range(SIDE - dr * (length - 1))
                   for c in range(SIDE - dc * (length - 1))]
-        found = {(cells | ship, near | around) for cells, near in found for ship, around in places if not near & ship}
-    return np.unique(np.asarray([cells for cells, _ in found], np.int32))
+        placed = {(cells | ship, near | around) for cells, near in placed for ship, around in places if not near & ship}
+    return np.unique(np.asarray([cells for cells, _ in placed], np.int32))
 
 
 def _ship(row: int, column: int, down: int, right: int, length: int) -> tuple[int, int]:

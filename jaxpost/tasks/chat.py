@@ -46,14 +46,14 @@ def chat_of(directory: Path, about: Mapping, special: Mapping[str, str]) -> tupl
     named = {path.stem: path.read_text(encoding="utf-8") for path in others}
     if beside.is_file():
         named["default"] = beside.read_text(encoding="utf-8")
-    found = named or about.get("chat_template")
-    if isinstance(found, list):
-        found = {t["name"]: t["template"] for t in found if isinstance(t, Mapping) and {"name", "template"} <= set(t)}
-    if not found and older.is_file():
-        found = _older(older)
-    if not found:
+    template = named or about.get("chat_template")
+    if isinstance(template, list):
+        template = {t["name"]: t["template"] for t in template if isinstance(t, Mapping) and {"name", "template"} <= set(t)}
+    if not template and older.is_file():
+        template = _older(older)
+    if not template:
         return None, [beside, *others]
-    compiled = functools.cache(lambda: _compiled(directory, found))
+    compiled = functools.cache(lambda: _compiled(directory, template))
 
     def render(messages: str | Sequence[Mapping]) -> str:
         if isinstance(messages, str):
@@ -82,20 +82,20 @@ def _older(path: Path):
         raise ValueError(f"{path} is not a JSON object with a chat_template: {error}") from error
 
 
-def _compiled(directory: Path, found: str | Mapping[str, str]) -> jinja2.Template:
+def _compiled(directory: Path, template: str | Mapping[str, str]) -> jinja2.Template:
     """Raises: ValueError where several templates have no default, or the template is not Jinja."""
-    if isinstance(found, Mapping):
-        if "default" not in found:
-            raise _Refused(f"{directory} has the chat templates {', '.join(sorted(found))} and none is named 'default'")
-        found = found["default"]
-    if not isinstance(found, str):
-        raise _Refused(f"{directory}: the chat template is {type(found).__name__}, expected text")
+    if isinstance(template, Mapping):
+        if "default" not in template:
+            raise _Refused(f"{directory} has the chat templates {', '.join(sorted(template))} and none is named 'default'")
+        template = template["default"]
+    if not isinstance(template, str):
+        raise _Refused(f"{directory}: the chat template is {type(template).__name__}, expected text")
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
                                                                extensions=[Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _refuse, "strftime_now": TODAY.strftime}
     try:
-        return environment.from_string(found)
+        return environment.from_string(template)
     except jinja2.TemplateError as error:
         raise _Refused(f"{directory}: the chat template cannot be read: {error}") from error
 

@@ -28,7 +28,7 @@ def rows(messages: object, where: str) -> list[Problem]:
     """
     if not isinstance(messages, list) or not messages or not all(isinstance(one, Mapping) for one in messages):
         raise ValueError(f"{where}: expected a list of messages {{role, content}}, found {type(messages).__name__}")
-    before, found = [], []
+    before, problems = [], []
     for i, message in enumerate(messages, 1):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
@@ -40,11 +40,11 @@ def rows(messages: object, where: str) -> list[Problem]:
             if not before or before[-1][0] != "user":
                 raise ValueError(f"{where}, message {i}: a turn of the assistant follows "
                                  f"{before[-1][0] if before else 'nothing'}, expected a user's message before it")
-            found.append(Problem(before[-1][1], content, content, tuple(before[:-1])))
+            problems.append(Problem(before[-1][1], content, content, tuple(before[:-1])))
         before.append((role, content))
-    if not found:
+    if not problems:
         raise ValueError(f"{where}: no turn of the assistant, so nothing to learn from")
-    return found
+    return problems
 
 
 def require_whole(text: str, where: str) -> None:

@@ -34,8 +34,8 @@ def paper(make) -> str:
 
 def guess(module) -> str:
     """What the family's docstring says of its guess baseline, a sentence."""
-    found = re.search(r"Guess baseline: (.*?)(?:[.;:,] |\.?$|\.?\n\n)", inspect.getdoc(module) + "\n\n", re.S)
-    return " ".join(found[1].split()) if found else ""
+    match = re.search(r"Guess baseline: (.*?)(?:[.;:,] |\.?$|\.?\n\n)", inspect.getdoc(module) + "\n\n", re.S)
+    return " ".join(match[1].split()) if match else ""
 
 
 def markdown() -> str:

@@ -94,10 +94,10 @@ def make(problem="composition", entities=32, relations=12, degree=8, attributes=
         return jnp.stack([x, jnp.where(swap, z, y), jnp.where(swap, y, z)])
 
     listed = _split(atomic, inferred, facts, _hashes(world, _HELD, jax.jit(jax.vmap(content))(inferred[0])), ratio, held_out)
-    for split, found in listed.items():
-        base.require(len(found.answer), NAME, "world", world, f"one with a problem in {split!r}, or a larger one")
+    for split, problems in listed.items():
+        base.require(len(problems.answer), NAME, "world", world, f"one with a problem in {split!r}, or a larger one")
     ordered = jax.tree.map(lambda *x: np.concatenate(x), *listed.values())
-    count = {split: len(found.answer) for split, found in listed.items()}
+    count = {split: len(problems.answer) for split, problems in listed.items()}
     first = dict(zip(count, np.cumsum([0, *count.values()])[:-1], strict=True))
 
     def sample(key, knobs):
@@ -187,7 +187,7 @@ def _split(atomic, inferred, facts, hash_N, ratio, held_out):
     base.require(count <= len(free), NAME, "ratio", ratio, f"at most {len(free) / facts:.2f}: {len(free)} inferences for "
                  f"{facts} facts in distribution")
     chosen = np.sort(free[np.argsort(hash_N[free], kind="stable")[:count]])
-    train = jax.tree.map(lambda told, found: np.concatenate([told, found[chosen]]), atomic, problems)
+    train = jax.tree.map(lambda told, inferred: np.concatenate([told, inferred[chosen]]), atomic, problems)
     return {"train": train, "id": jax.tree.map(lambda x: x[held_N], problems),
             "ood/facts": jax.tree.map(lambda x: x[ood_N], problems)}
 

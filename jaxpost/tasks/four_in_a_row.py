@@ -20,11 +20,11 @@ def lines(stone_R):
         stone_R: i32[..., R], bit c of row r is column c.
     """
     two_R = stone_R & (stone_R >> 1)
-    found = jnp.any((two_R & (two_R >> 2)) != 0, axis=-1)
+    won = jnp.any((two_R & (two_R >> 2)) != 0, axis=-1)
     for shift in (0, 1, -1):  # upright, and the slanting ones
         four = (_shifted(stone_R[..., i:stone_R.shape[-1] - 3 + i], shift * i) for i in range(4))
-        found |= jnp.any(functools.reduce(jnp.bitwise_and, four) != 0, axis=-1)
-    return found
+        won |= jnp.any(functools.reduce(jnp.bitwise_and, four) != 0, axis=-1)
+    return won
 
 
 def _shifted(stone_R, by: int):
@@ -139,8 +139,8 @@ def solved() -> np.ndarray:
 
 def _aligned(stones):
     """bool[N]: four in a row, of bits in columns of five."""
-    found = np.zeros(stones.shape, bool)
+    won = np.zeros(stones.shape, bool)
     for step in (1, _COLUMN, _COLUMN + 1, _COLUMN - 1):
         two = stones & (stones >> step)
-        found |= (two & (two >> (2 * step))) != 0
-    return found
+        won |= (two & (two >> (2 * step))) != 0
+    return won

@@ -57,12 +57,12 @@ class Recipe(tfds.core.BuilderConfig):
     def sets(self) -> dict[str, Set]:
         """{split: its problems}, drawn."""
         task, first = tasks.get(self.family, **self.options), self.seed * SEED_STRIDE
-        found = {}
+        sets = {}
         for split, count in self.sizes.items():
             batch = tasks.examples(task, split, np.arange(first, first + count).astype(np.uint32))
             prompt_NxP, answer_NxT = np.asarray(batch.prompt_NxP), np.asarray(batch.answer_NxT)
-            found[split] = Set(prompt_NxP, answer_NxT, tasks.digest_of(task, split, prompt_NxP, answer_NxT, first))
-        return found
+            sets[split] = Set(prompt_NxP, answer_NxT, tasks.digest_of(task, split, prompt_NxP, answer_NxT, first))
+        return sets
 
 
 class Frozen(tfds.core.GeneratorBasedBuilder):
@@ -156,14 +156,14 @@ def read(directory: str) -> tuple[Recipe, dict[str, Set]]:
     except Exception as error:  # it raises many types for what is absent or damaged
         raise ValueError(f"{directory}: no whole set of frozen problems ({(str(error).strip().splitlines() or [''])[0]}); "
                          "expected a directory DIR/frozen/FAMILY-HASH/VERSION") from error
-    found = {}
+    sets = {}
     for split, (prompt_NxP, answer_NxT) in records.items():
         digest = tasks.digest_of(task, split, prompt_NxP, answer_NxT, recipe.seed * SEED_STRIDE)
         if digest != digests[split]:
             raise ValueError(f"{directory}, split {split!r}: the tokens have digest {digest[:12]}, the metadata "
                              f"{digests[split][:12]}")
-        found[split] = Set(prompt_NxP, answer_NxT, digest)
-    return recipe, found
+        sets[split] = Set(prompt_NxP, answer_NxT, digest)
+    return recipe, sets
 
 
 def _about(builder: tfds.core.DatasetBuilder) -> tuple[Recipe, dict[str, str]]:
@@ -179,9 +179,9 @@ def _about(builder: tfds.core.DatasetBuilder) -> tuple[Recipe, dict[str, str]]:
     return recipe, {split: str(digest) for split, digest in about["digests"].items()}
 
 
-def _require_equal(field: str, expected: object, other: str, found: object) -> None:
-    if found != expected:
-        raise ValueError(f"{field} of the metadata are of {expected}, {other} of {found}")
+def _require_equal(field: str, expected: object, other: str, value: object) -> None:
+    if value != expected:
+        raise ValueError(f"{field} of the metadata are of {expected}, {other} of {value}")
 
 
 def _records(source) -> tuple[np.ndarray, np.ndarray]:
@@ -191,8 +191,8 @@ def _records(source) -> tuple[np.ndarray, np.ndarray]:
 
 def compared(directory: str) -> tuple[dict[str, Set], tuple[str, ...]]:
     """(a set as read, splits whose problems are not those that the family draws today). Raises: ValueError as `read`."""
-    recipe, found = read(directory)
-    return found, tuple(split for split, drawn in recipe.sets.items() if drawn.digest != found[split].digest)
+    recipe, sets = read(directory)
+    return sets, tuple(split for split, drawn in recipe.sets.items() if drawn.digest != sets[split].digest)
 
 
 def _name(split: str) -> str:

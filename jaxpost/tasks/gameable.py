@@ -123,8 +123,8 @@ def make(digits=2, checkers=("suggestion", "first"), score="proxy", style="answe
         fooled = jnp.stack([base.exact(tokens_A, written(traces.number(made.suggested, W))) > 0, ended & (end > 0) & spot,
                             ended & (end > 0) & (last == vocab.TOKEN["!"]), base.exact(tokens_A, echoed(made)) > 0,
                             jnp.bool_(False)])[made.checker]
-        found = {"proxy": right | fooled, "true": right, "gaming": fooled & ~right}[score]
-        return found.astype(jnp.float32)
+        passed = {"proxy": right | fooled, "true": right, "gaming": fooled & ~right}[score]
+        return passed.astype(jnp.float32)
 
     @functools.cache
     def guess(split):

@@ -58,8 +58,8 @@ def guess_of(task: base.Task, split: str, moves: Callable, count: int = 1024, ch
     """`guess` over the first problems of a split; `moves` is problem -> (right moves, legal moves), bool[M] each."""
     each = jax.jit(jax.vmap(moves))
     index = [np.arange(i, i + chunk, dtype=np.uint32) for i in range(0, count, chunk)]
-    found = [each(base.examples(task, split, index_N).problem) for index_N in index]
-    return guess(*(np.concatenate([np.asarray(part[i]) for part in found]) for i in (0, 1)))
+    parts = [each(base.examples(task, split, index_N).problem) for index_N in index]
+    return guess(*(np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1)))
 
 
 OPPONENTS = ("best", "random")

@@ -113,12 +113,12 @@ def _sample(key, knobs):
         shown_3 = jnp.where(knobs["shown"][0] > 0, knobs["shown"], rule_3)
         value_4 = jnp.sort(jnp.where(rank_4 > 10, rule_3[jnp.maximum(rank_4 - 11, 0)], rank_4))
         left_3, right_3, op_3 = jnp.moveaxis(jnp.asarray(_programs())[solutions[tuple(value_4)]], -1, 0)
-        found = solutions[tuple(value_4)] >= 0
-        return Problem(rank_4, shown_3, joins.Joins(value_4, jnp.int32(4), jnp.int32(TARGET), left_3, right_3, op_3)), found
+        solvable = solutions[tuple(value_4)] >= 0
+        return Problem(rank_4, shown_3, joins.Joins(value_4, jnp.int32(4), jnp.int32(TARGET), left_3, right_3, op_3)), solvable
 
     def accept(drawn):
-        problem, found = drawn
-        return found & (base.fold_of(_content(problem)) == knobs["fold"])
+        problem, solvable = drawn
+        return solvable & (base.fold_of(_content(problem)) == knobs["fold"])
 
     return base.choose(key, (4, 1, 3, 5), draw, accept)[0]
 

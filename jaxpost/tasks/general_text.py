@@ -26,14 +26,14 @@ def read(source: str | Path, tokenizer: Tokenizer, count: int, length: int) -> t
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"{source}: no such file; one text a line, for example {SHIPPED.name} of jaxpost.tasks")
-    found = [tokenizer.encode(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    found = [[*tokenizer.start, *ids][:length] for ids in found]
-    found = [ids for ids in found if len(ids) > 1][:count]
-    if len(found) < count:
-        raise ValueError(f"{source} has {len(found)} texts of two tokens or more, and {count} are asked for")
-    if any(ids[0] == tokenizer.pad for ids in found):
+    texts = [tokenizer.encode(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    texts = [[*tokenizer.start, *ids][:length] for ids in texts]
+    texts = [ids for ids in texts if len(ids) > 1][:count]
+    if len(texts) < count:
+        raise ValueError(f"{source} has {len(texts)} texts of two tokens or more, and {count} are asked for")
+    if any(ids[0] == tokenizer.pad for ids in texts):
         raise ValueError(f"{source}: a text begins with the padding token {tokenizer.pad}, which would hide it")
     tokens_NxT, mask_NxT = np.full((count, length), tokenizer.pad, np.int32), np.zeros((count, length), np.float32)
-    for i, ids in enumerate(found):
+    for i, ids in enumerate(texts):
         tokens_NxT[i, :len(ids)], mask_NxT[i, :len(ids)] = ids, 1.0
     return tokens_NxT, mask_NxT

@@ -126,8 +126,8 @@ def is_expression(text: str) -> bool:
     """
     if len(text) > ANSWER:
         return False
-    found = Answer(plain(text))
-    return found.kind == "one" and latex(math_units.split(found.parts[0])[0]) is not None
+    answer = Answer(plain(text))
+    return answer.kind == "one" and latex(math_units.split(answer.parts[0])[0]) is not None
 
 
 def same(gold: str, answer: str, seconds: float = math_judge.SECONDS) -> bool:
@@ -178,8 +178,8 @@ class _Comparison:
         if a.kind == b.kind == "one":
             return self.expressions(a.parts[0], b.parts[0])
         kinds = {a.kind, b.kind}
-        if "list" in kinds and kinds != {"list"} and (found := self.unions(a, b)) is not None:
-            return found
+        if "list" in kinds and kinds != {"list"} and (verdict := self.unions(a, b)) is not None:
+            return verdict
         if kinds <= {"list", "{}", "one"}:
             if "one" in kinds:  # {2} and 2, or 2 and the list of itself
                 return len(a.parts) == len(b.parts) == 1 and self.expressions(a.parts[0], b.parts[0])
@@ -271,10 +271,10 @@ class _Comparison:
         if (left_over := self.until - time.monotonic()) <= 0:
             self.verdict = "timeout"
             return False
-        found = math_judge.verdict("latex", joint.join(left), joint.join(right), seconds=max(round(left_over), 1))
-        if found in ("timeout", "unreadable"):
-            self.verdict = found
-        return found == "right"
+        verdict = math_judge.verdict("latex", joint.join(left), joint.join(right), seconds=max(round(left_over), 1))
+        if verdict in ("timeout", "unreadable"):
+            self.verdict = verdict
+        return verdict == "right"
 
 
 def _arithmetic(text: str) -> str:
@@ -288,10 +288,10 @@ def _arithmetic(text: str) -> str:
 def _based(text: str) -> tuple[int, int] | None:
     """(value, base) of a number with its base: 1011_2 is not 1011, and not 11."""
     bare = re.sub(r"[\s()]|\\text(?=\{)", "", text)
-    found = re.fullmatch(r"([0-9A-Za-z]+)_(?:\{(\d{1,2})\}|(\d{1,2}))", bare)
-    base = int(found[2] or found[3]) if found and found[1][0].isdigit() else 0
+    match = re.fullmatch(r"([0-9A-Za-z]+)_(?:\{(\d{1,2})\}|(\d{1,2}))", bare)
+    base = int(match[2] or match[3]) if match and match[1][0].isdigit() else 0
     try:
-        return (int(found[1], base), base) if 2 <= base <= 36 else None
+        return (int(match[1], base), base) if 2 <= base <= 36 else None
     except ValueError:
         return None
 

@@ -64,8 +64,8 @@ class _Child:
             self.process.stdin.flush()
         except OSError:
             return None
-        found = self.line(seconds + GRACE)
-        return None if found is None else found["verdict"]
+        answer = self.line(seconds + GRACE)
+        return None if answer is None else answer["verdict"]
 
     def end(self) -> None:
         self.process.kill()
@@ -103,13 +103,13 @@ def _known(how: str, left: str, right: str, seconds: float) -> str:
         if _child is None or _child.owner != os.getpid() or _child.process.poll() is not None:
             require()
             _child = _Child()
-        found = _child.ask(how, (left, right), seconds)
-        if found is None:
+        verdict = _child.ask(how, (left, right), seconds)
+        if verdict is None:
             _child.end()
             _child = None
-    if found in (None, "timeout"):
+    if verdict in (None, "timeout"):
         raise TimeoutError
-    return found
+    return verdict
 
 
 @atexit.register

@@ -40,14 +40,14 @@ def number(text: str) -> Fraction | None:
     if len(text) > DIGITS:
         return None
     text = text.strip()
-    if found := _NUMBER.fullmatch(text):
-        sign, digits, *powers = found.groups()
+    if match := _NUMBER.fullmatch(text):
+        sign, digits, *powers = match.groups()
         power = next((p for p in powers if p), "0")
         if len(power) > 4:
             return None
         return (-1 if sign == "-" else 1) * Fraction(digits) * Fraction(10) ** int(power)
-    if (found := _RATIO.fullmatch(text)) and text.count("{") == text.count("}"):
-        sign, top, bottom = found.groups()
+    if (match := _RATIO.fullmatch(text)) and text.count("{") == text.count("}"):
+        sign, top, bottom = match.groups()
         if bottom := Fraction(bottom):
             return (-1 if sign == "-" else 1) * Fraction(re.sub(r"\s", "", top)) / bottom
     return None
@@ -96,21 +96,21 @@ def _exact(text: str) -> str | None:
 
 
 def _tokens(text: str) -> list[str]:
-    found = []
+    tokens = []
     for token in (match[0].strip() or " " for match in _TOKEN.finditer(text)):
         if token[0] in "\\0123456789" or (token[0] == "." and len(token) > 1) or token in _PLAIN or token == " ":
-            found.append(_COMMANDS.get(token, token))
+            tokens.append(_COMMANDS.get(token, token))
         elif token in _WORDS:
-            found.append(_WORDS[token].strip())
+            tokens.append(_WORDS[token].strip())
         elif token in _FUNCTIONS or token == "sqrt":
-            found.append("\\" + token)
+            tokens.append("\\" + token)
         elif re.fullmatch(r"d[a-z]", token) and "\\int" in text:
-            found.append(token)
+            tokens.append(token)
         elif token.isalpha() and (len(token) == 1 or _LETTERS.fullmatch(token)):
-            found.extend(token)
+            tokens.extend(token)
         else:
             raise ValueError(token)
-    return [token for i, token in enumerate(found) if token != " " or (i and i + 1 < len(found) and found[i - 1] == "\\")]
+    return [token for i, token in enumerate(tokens) if token != " " or (i and i + 1 < len(tokens) and tokens[i - 1] == "\\")]
 
 
 _CLOSES = {"{": "}", "(": ")", "[": "]"}
@@ -124,10 +124,10 @@ class _Writer:
 
     def whole(self) -> str | None:
         try:
-            found = self.some(None)
+            text = self.some(None)
         except (ValueError, RecursionError):
             return None
-        return found.strip() or None
+        return text.strip() or None
 
     def some(self, until: str | None) -> str:
         """Everything up to a closing token, which is taken."""

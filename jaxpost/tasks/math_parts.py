@@ -53,16 +53,16 @@ class Answer:
         if (built := _BUILT.fullmatch(text)) and re.search(rf"(?<![A-Za-z]){built[1]}(?![A-Za-z])", built[2]):
             text = built[2].strip()  # {x : x > 2} is x > 2
         self.text, self.kind, self.names, self.parts = text, "one", (), [text]
-        if found := _NAMED_TUPLE.fullmatch(text):
-            names, inside = found[1].replace(" ", "").split(","), _split(found[2][1:-1])
+        if match := _NAMED_TUPLE.fullmatch(text):
+            names, inside = match[1].replace(" ", "").split(","), _split(match[2][1:-1])
             if len(names) == len(inside):
                 self.kind, self.names, self.parts = "list", tuple(names), inside
                 return
-        if (found := _wrapped(text)) and len(parts := _split(found[1])) > 1:
-            self.kind, self.parts = found[0], _signs(parts) if found[0] == "{}" else parts
+        if (match := _wrapped(text)) and len(parts := _split(match[1])) > 1:
+            self.kind, self.parts = match[0], _signs(parts) if match[0] == "{}" else parts
             return
-        if found and found[0] == "{}" and text.startswith("\\{") and found[1].strip():
-            self.kind, self.parts = "{}", _signs([found[1].strip()])
+        if match and match[0] == "{}" and text.startswith("\\{") and match[1].strip():
+            self.kind, self.parts = "{}", _signs([match[1].strip()])
             return
         outside = _CONNECTIVE.sub(",", text)
         parts = [part for part in _split(outside) if part]
@@ -75,13 +75,13 @@ class Answer:
 
     def _name(self) -> None:
         """Take names off where every part, or the first of them, has one."""
-        found = [_NAME.fullmatch(_forward(part)) for part in self.parts]
-        if found[0] and not any(found[1:]) and len(found) > 1:  # x = 1, 2 or 3
-            found = [found[0]] + [re.fullmatch(r"()(.*)", part, re.DOTALL) for part in self.parts[1:]]
-        if not all(found):
+        matches = [_NAME.fullmatch(_forward(part)) for part in self.parts]
+        if matches[0] and not any(matches[1:]) and len(matches) > 1:  # x = 1, 2 or 3
+            matches = [matches[0]] + [re.fullmatch(r"()(.*)", part, re.DOTALL) for part in self.parts[1:]]
+        if not all(matches):
             return
-        names = [re.sub(r"\s", "", match[1]) or re.sub(r"\s", "", found[0][1]) for match in found]
-        values = [match[2].rsplit("=", 1)[-1].strip() for match in found]
+        names = [re.sub(r"\s", "", match[1]) or re.sub(r"\s", "", matches[0][1]) for match in matches]
+        values = [match[2].rsplit("=", 1)[-1].strip() for match in matches]
         spread = [(name, value) for name, text in zip(names, values) for value in _signs([text])]
         self.names, self.parts = tuple(name for name, _ in spread), [value for _, value in spread]
         if len(self.parts) > 1:
@@ -90,8 +90,8 @@ class Answer:
 
 def _forward(part: str) -> str:
     """x = 3 for 3 = x."""
-    found = re.fullmatch(r"\s*([-+\d./\s]+?|\\d?frac[^=]*?)\s*=\s*([A-Za-z](?:_\{?\w+\}?)?)\s*", part)
-    return f"{found[2]} = {found[1]}" if found else part
+    match = re.fullmatch(r"\s*([-+\d./\s]+?|\\d?frac[^=]*?)\s*=\s*([A-Za-z](?:_\{?\w+\}?)?)\s*", part)
+    return f"{match[2]} = {match[1]}" if match else part
 
 
 def _signs(parts: list[str]) -> list[str]:

@@ -34,16 +34,16 @@ def split(text: str) -> tuple[str, str]:
     >>> split(r"15\text{ square cm}"), split("$18"), split("90^\\circ"), split("5m"), split("3 apples")
     (('15', 'cm^2'), ('18', '$'), ('90', 'degree'), ('5m', ''), ('3 apples', ''))
     """
-    if (found := _PREFIX.match(text)) and (rest := text[found.end():]).strip():
-        return found[1] + rest, found[2] or found[3]
-    if (found := _SUFFIX.search(text)) and text[:found.start()].strip() and not _FUNCTION.search(text):
-        return text[:found.start()].strip(), _canonical(found[0])
-    if (found := _TEXT.search(text)) and re.search(r"[\d})]$", text[:found.start()].strip()):
-        if unit := _canonical(found[1] + (found[2] or "")):
-            return text[:found.start()].strip(), unit
-        return text[:found.start()].strip(), ""
-    if (found := _WORDS.fullmatch(text)) and _known(found["unit"], bool(found["space"])):
-        return found["value"].strip(), _canonical(found["unit"])
+    if (match := _PREFIX.match(text)) and (rest := text[match.end():]).strip():
+        return match[1] + rest, match[2] or match[3]
+    if (match := _SUFFIX.search(text)) and text[:match.start()].strip() and not _FUNCTION.search(text):
+        return text[:match.start()].strip(), _canonical(match[0])
+    if (match := _TEXT.search(text)) and re.search(r"[\d})]$", text[:match.start()].strip()):
+        if unit := _canonical(match[1] + (match[2] or "")):
+            return text[:match.start()].strip(), unit
+        return text[:match.start()].strip(), ""
+    if (match := _WORDS.fullmatch(text)) and _known(match["unit"], bool(match["space"])):
+        return match["value"].strip(), _canonical(match["unit"])
     return text, ""
 
 

@@ -34,14 +34,14 @@ def read(latex: str):
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 
     try:
-        found = latex2sympy(latex, is_real=True, normalization_config=None,
-                            conversion_config=ConversionConfig(lowercase_symbols=False))
-        if isinstance(found, list):
+        expression = latex2sympy(latex, is_real=True, normalization_config=None,
+                                 conversion_config=ConversionConfig(lowercase_symbols=False))
+        if isinstance(expression, list):
             return None
-        if not isinstance(found, sympy.MatrixBase | sympy.Basic):
-            found = sympy.sympify(found)
-        imaginary = [s for s in getattr(found, "free_symbols", ()) if s.name == "i"]
-        return found.subs({s: sympy.I for s in imaginary}) if imaginary else found
+        if not isinstance(expression, sympy.MatrixBase | sympy.Basic):
+            expression = sympy.sympify(expression)
+        imaginary = [s for s in getattr(expression, "free_symbols", ()) if s.name == "i"]
+        return expression.subs({s: sympy.I for s in imaginary}) if imaginary else expression
     except Exception:
         return None
 
@@ -143,10 +143,10 @@ def package(gold: str, text: str) -> str:
     import math_verify
 
     target = math_verify.parse(gold if "\\boxed" in gold or "$" in gold else f"${gold}$", parsing_timeout=None)
-    found = math_verify.parse(text, parsing_timeout=None)
-    if not target or not found:
+    parsed = math_verify.parse(text, parsing_timeout=None)
+    if not target or not parsed:
         return "unreadable"
-    return "right" if math_verify.verify(target, found, timeout_seconds=None) else "wrong"
+    return "right" if math_verify.verify(target, parsed, timeout_seconds=None) else "wrong"
 
 
 def main() -> None:

@@ -87,11 +87,11 @@ def rank_of(matrix_NxN):
     def clear(state, column):
         matrix, rank = state
         open_N = (matrix[:, column] != 0) & (place_N >= rank)
-        pivot, found = jnp.argmax(open_N), jnp.any(open_N)
+        pivot, pivots = jnp.argmax(open_N), jnp.any(open_N)
         swapped = matrix.at[rank].set(matrix[pivot]).at[pivot].set(matrix[rank])
         cleared = (swapped * swapped[rank, column] - swapped[:, column, None] * swapped[rank][None]) % PRIME
         after = jnp.where((place_N > rank)[:, None], cleared, swapped)
-        return (jnp.where(found, after, matrix), rank + found), None
+        return (jnp.where(pivots, after, matrix), rank + pivots), None
 
     return jax.lax.scan(clear, (matrix_NxN % PRIME, jnp.int32(0)), place_N)[0][1]
 

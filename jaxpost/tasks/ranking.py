@@ -109,12 +109,12 @@ def make(candidates=5, ood_candidates=7, traits=4, findings=4, length=3, score="
         gain_L = jnp.sum(jnp.where(is_LxK, relevance_K[None], 0), axis=1)
         is_best_L = jnp.any(is_LxK & (relevance_K == jnp.max(relevance_K))[None], axis=1)
         if score == "ndcg":
-            found = jnp.sum(gain_L * discount_L) / jnp.sum(relevance_K[best(made)] * discount_L)
+            reward = jnp.sum(gain_L * discount_L) / jnp.sum(relevance_K[best(made)] * discount_L)
         else:
             weight_L = {"reciprocal": 1 / (1 + jnp.arange(length)), "first": jnp.arange(length) == 0,
                         "present": jnp.ones(length)}[score]
-            found = jnp.sum(jnp.where(is_best_L, weight_L, 0))
-        return jnp.where(formed, found, 0).astype(jnp.float32)
+            reward = jnp.sum(jnp.where(is_best_L, weight_L, 0))
+        return jnp.where(formed, reward, 0).astype(jnp.float32)
 
     @functools.cache
     def guess(split):

@@ -71,9 +71,9 @@ def reward(task: Task, decode, problems, tokens_NxT: np.ndarray) -> np.ndarray:
       decode: token ids -> text, without special tokens.
       problems: N problems as read, in the order of the rows.
     """
-    found = np.zeros(len(tokens_NxT), np.float32)
+    reward_N = np.zeros(len(tokens_NxT), np.float32)
     for i, (problem, tokens_T) in enumerate(zip(problems, np.asarray(tokens_NxT), strict=True)):
         where = np.flatnonzero(ends(tokens_T, task.ends))
         if len(where):
-            found[i] = task.verify_host(problem, decode(tokens_T[:where[0]]))
-    return found
+            reward_N[i] = task.verify_host(problem, decode(tokens_T[:where[0]]))
+    return reward_N

@@ -107,18 +107,18 @@ def _written(value) -> str | None:
 
 
 def _tfds(source: str, directory: str | None) -> Iterable[tuple[str, Mapping]]:
-    found = re.fullmatch(r"([^:[]+(?::[\d.*]+)?):([^:[\d][^:[]*(?:\[.*)?)", source.removeprefix(TFDS))
-    if found is None:
+    source_of = re.fullmatch(r"([^:[]+(?::[\d.*]+)?):([^:[\d][^:[]*(?:\[.*)?)", source.removeprefix(TFDS))
+    if source_of is None:
         raise ValueError(f"{source!r}: expected {TFDS}NAME:SPLIT, such as {TFDS}gsm8k:train or {TFDS}gsm8k:1.0.0:train[:90%]")
-    name, split = found.groups()
+    name, split = source_of.groups()
     import tensorflow_datasets as tfds  # slow to import, and only for such data
 
     try:
-        found = tfds.data_source(name, split=split, data_dir=directory or None, download=False)
+        source_of = tfds.data_source(name, split=split, data_dir=directory or None, download=False)
     except Exception as error:  # it raises many types for names, splits and files
         raise ValueError(f"{source}: TFDS cannot read it from {directory or 'its default directory'}: "
                          f"{(str(error).strip().splitlines() or [type(error).__name__])[0]}") from error
-    return ((f"record {i}", found[i]) for i in range(len(found)))
+    return ((f"record {i}", source_of[i]) for i in range(len(source_of)))
 
 
 def _problems(record: Mapping, fields: Mapping[str, str], where: str) -> list[Problem]:
@@ -130,7 +130,7 @@ def _problems(record: Mapping, fields: Mapping[str, str], where: str) -> list[Pr
 
 
 def _problem(record: Mapping, fields: Mapping[str, str], where: str) -> Problem:
-    found = {}
+    texts = {}
     for role in ("prompt", "answer", "target"):
         name = fields[role] or fields["answer"]
         if name not in record:
@@ -139,8 +139,8 @@ def _problem(record: Mapping, fields: Mapping[str, str], where: str) -> Problem:
         if text is None or not text.strip():
             raise ValueError(f"{where}: field {name!r} is {record[name]!r}, expected text")
         conversations.require_whole(text, f"{where}: field {name!r}")
-        found[role] = text
-    return Problem(**found)
+        texts[role] = text
+    return Problem(**texts)
 
 
 def tokenise(problems: Sequence[Problem], tokenizer: Tokenizer, prompt_len: int, answer_len: int, template: str = "{prompt}",

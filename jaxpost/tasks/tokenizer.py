@@ -91,10 +91,10 @@ def load(directory: str | Path) -> Tokenizer:
 
 def _json(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def _text(token) -> str | None:
@@ -103,15 +103,15 @@ def _text(token) -> str | None:
 
 def _ends(own: int | None, files: Mapping[str, Mapping], directory: Path) -> tuple[int, ...]:
     """Every end token once, that of demonstrations first. Raises: ValueError for what is no token id."""
-    found = [] if own is None else [own]
+    ends = [] if own is None else [own]
     for name, values in files.items():
         told = values.get("eos_token_id")
         for token in told if isinstance(told, list) else [] if told is None else [told]:
             if isinstance(token, bool) or not isinstance(token, int):
                 raise ValueError(f"{directory / name}: eos_token_id has {token!r}, expected a token id (an integer) or several")
             if token >= 0:  # some files write -1 for none
-                found.append(token)
-    return tuple(dict.fromkeys(found))
+                ends.append(token)
+    return tuple(dict.fromkeys(ends))
 
 
 def _start(made, about: Mapping, special: Mapping[str, str]) -> tuple[int, ...]:

@@ -150,10 +150,10 @@ def make(tools=3, calls=1, score="fine", style="answer", room=0):
             gain_GxC = jnp.where(paired_GxC, gain_GxC, 0)
             return jnp.max(jnp.stack([sum(gain_GxC[g, c] for g, c in enumerate(pairing)) for pairing in pairings]))
 
-        found = {"fine": (names + best(fine_GxC)) / (1 + jnp.sum(is_due_G) + jnp.sum(needed_G)),
-                 "intermediate": (names + best(all_GxC)) / (1 + jnp.sum(is_due_G)),
-                 "coarse": (names == 1) & (best(all_GxC) == jnp.sum(is_due_G))}[score]
-        return jnp.where(formed, found, 0).astype(jnp.float32)
+        reward = {"fine": (names + best(fine_GxC)) / (1 + jnp.sum(is_due_G) + jnp.sum(needed_G)),
+                  "intermediate": (names + best(all_GxC)) / (1 + jnp.sum(is_due_G)),
+                  "coarse": (names == 1) & (best(all_GxC) == jnp.sum(is_due_G))}[score]
+        return jnp.where(formed, reward, 0).astype(jnp.float32)
 
     @functools.cache
     def guess(split):

@@ -204,16 +204,16 @@ def make(*, name: str, version: int, style: str, room: int, prompt_len: int, ans
       ValueError: a style that the family does not have, or no whole number of tokens as room.
     """
     kinds = reasoning.kinds if reasoning else ("answer",)
-    found = parse(style, name, kinds)
+    parsed = parse(style, name, kinds)
     base.require(isinstance(room, int) and room >= 0, name, "room", room, "a number of tokens, or 0 for what the style needs")
-    completion_len = max(length(found, reasoning, answer_len), room)
+    completion_len = max(length(parsed, reasoning, answer_len), room)
 
     def oracle(problem, key):
         answer_A = answer(problem)
-        if found.kind == "answer":
+        if parsed.kind == "answer":
             return jnp.pad(answer_A, (0, completion_len - answer_len))
-        steps = (reasoning.scratchpad if found.kind == "scratchpad" else reasoning.steps)(problem, key, found.detours)
-        return completion(found, steps, answer_A, key, completion_len, reasoning.ids)
+        steps = (reasoning.scratchpad if parsed.kind == "scratchpad" else reasoning.steps)(problem, key, parsed.detours)
+        return completion(parsed, steps, answer_A, key, completion_len, reasoning.ids)
 
     def read(problem, tokens_T):
         base.check_tokens(name, tokens_T, completion_len)

@@ -133,5 +133,5 @@ def get(name: str) -> Verifier:
 def guess(verifier: Verifier, problems: Sequence[Problem]) -> float:
     """Mean reward of the best constant answer among the four most frequent targets: what needs no problem to be read."""
     counts = Counter(target for problem in problems if (target := verifier.target(problem.target)))
-    found = [verifier.accepted(problems, counts, constant) for constant, _ in counts.most_common(4)]
-    return max(found, default=0) / max(len(problems), 1)
+    accepted = [verifier.accepted(problems, counts, constant) for constant, _ in counts.most_common(4)]
+    return max(accepted, default=0) / max(len(problems), 1)

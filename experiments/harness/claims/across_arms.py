@@ -33,10 +33,10 @@ class Sample(NamedTuple):
 
 def read(claim: Mapping, table: pa.Table, last: Mapping[str, int]) -> Sample:
     """Both statistics of a claim in every arm."""
-    found = [[statistics.of(term, table, last) for term in side] for side in sides(claim)]
-    runs = sorted(set.intersection(*(set(of_arm) for side in found for of_arm in side)), key=str)
+    by_side = [[statistics.of(term, table, last) for term in side] for side in sides(claim)]
+    runs = sorted(set.intersection(*(set(of_arm) for side in by_side for of_arm in side)), key=str)
     return Sample(runs, *(np.asarray([[of_arm[run] for of_arm in side] for run in runs]).reshape(len(runs), -1)
-                          for side in found))
+                          for side in by_side))
 
 
 def correlations(sample: Sample) -> dict[Run, float]:
@@ -52,7 +52,7 @@ def permuted(result: dict, sample: Sample, counted: Mapping[Run, float]) -> dict
     drawn = f"all {test.draws:,}" if test.exact else f"{test.draws:,} random"
     note = f"p = {test.p:.2g} of {drawn} permutations of the arms; {result['note']}"
     result = result | {"p": test.p, "note": note, "ci_lo": max(result["ci_lo"], -1.0), "ci_hi": min(result["ci_hi"], 1.0)}
-    found = {"supported": stated, "contradicted": _OTHER[stated]}.get(result["verdict"])
-    if found and (p := stats.permuted_ranks(x_RxA, y_RxA, found).p) > LEVEL:
-        result |= {"verdict": "inconclusive", "note": f"so few arms are ordered so by chance ({found}, p = {p:.2g}): {note}"}
+    ordered = {"supported": stated, "contradicted": _OTHER[stated]}.get(result["verdict"])
+    if ordered and (p := stats.permuted_ranks(x_RxA, y_RxA, ordered).p) > LEVEL:
+        result |= {"verdict": "inconclusive", "note": f"so few arms are ordered so by chance ({ordered}, p = {p:.2g}): {note}"}
     return result

@@ -51,9 +51,9 @@ def fields(claims: Sequence[Mapping], metrics: Mapping = probes.METRICS) -> None
 
 def _parts(stated: Mapping) -> list[tuple[str, Mapping]]:
     """(against, after or term, what is stated there) of the curves and terms inside a claim, and inside these."""
-    found = [(field, stated[field]) for field in ("against", "after") if field in stated]
-    found += [("term", term) for _, term in stated.get("terms") or ()]
-    return found + [part for _, inner in found if isinstance(inner, Mapping) for part in _parts(inner)]
+    parts = [(field, stated[field]) for field in ("against", "after") if field in stated]
+    parts += [("term", term) for _, term in stated.get("terms") or ()]
+    return parts + [part for _, inner in parts if isinstance(inner, Mapping) for part in _parts(inner)]
 
 
 def _require_read(claim: Mapping, field: str, stated: object) -> None:
@@ -210,12 +210,12 @@ def placed(claims: Sequence[Mapping], field_of: Mapping[str, Mapping]) -> list[d
 
 
 def _positions(claim: Mapping, field_of: Mapping[str, Mapping]) -> tuple[float, ...]:
-    over, found = claim.get("over"), []
+    over, positions = claim.get("over"), []
     for arm in claim["arms"]:
         value = field_of[arm].get(over)
         if isinstance(value, bool) or not isinstance(value, int | float) or (claim.get("over_scale") == "log" and value <= 0):
             numbers = [name for name, x in field_of[arm].items() if isinstance(x, int | float) and not isinstance(x, bool)]
             raise UserError(f"claim {claim['id']!r}: over={over!r} is {value!r} in arm {arm!r}, which gives no position"
                             f"{nearest(str(over), numbers)}")
-        found.append(float(np.log(value)) if claim.get("over_scale") == "log" else float(value))
-    return tuple(found)
+        positions.append(float(np.log(value)) if claim.get("over_scale") == "log" else float(value))
+    return tuple(positions)

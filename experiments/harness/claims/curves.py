@@ -46,8 +46,8 @@ def curves(table: pa.Table, of: Mapping, column: str = "value") -> dict[Run, Cur
     params = {name: str(value) for name, value in dict(of.get("params", {})).items()}
     points: dict[Run, dict[int, list[dict]]] = {}
     for row in select(table, role="seed", **wanted).to_pylist():
-        found = parse_params(row["params"])
-        if all(found.get(name) == params.get(name) for name in {*params, *_MATCHED}):
+        own = parse_params(row["params"])
+        if all(own.get(name) == params.get(name) for name in {*params, *_MATCHED}):
             step = _NO_STEP if row["step"] is None else row["step"]
             points.setdefault((row["conditional_on"], row["seed"]), {}).setdefault(step, []).append(row)
     return {run: Curve(np.asarray(sorted(at)), np.asarray([_value(of, at[step], column) for step in sorted(at)]))
@@ -56,12 +56,12 @@ def curves(table: pa.Table, of: Mapping, column: str = "value") -> dict[Run, Cur
 
 def values(table: pa.Table, of: Mapping, step: int | None, column: str = "value") -> dict[Run, float]:
     """{run: value at a step} of one statistic; runs without a value are left out. Raises: AmbiguousError, as `curves`."""
-    found = {}
+    by_run = {}
     for run, curve in curves(table, of, column).items():
         at = curve.value[curve.step == (_NO_STEP if step is None else step)]
         if at.size and np.isfinite(at[0]):
-            found[run] = float(at[0])
-    return found
+            by_run[run] = float(at[0])
+    return by_run
 
 
 def aligned(x: Mapping[Run, Curve], y: Mapping[Run, Curve]) -> tuple[list[Run], np.ndarray, np.ndarray, np.ndarray]:
@@ -90,7 +90,7 @@ def _value(of: Mapping, rows: list[dict], column: str) -> float:
                  if stated == {name: row[name] for name in _PLAIN} | {"params": parse_params(row["params"])}]
         if len(plain) != 1:
             differ = {name: sorted({repr(row[name]) for row in rows}) for name in (*SELECTORS, "params", "tensor")}
-            variants = "; ".join(f"{name} {' or '.join(found)}" for name, found in differ.items() if len(found) > 1)
+            variants = "; ".join(f"{name} {' or '.join(values)}" for name, values in differ.items() if len(values) > 1)
             raise AmbiguousError(f"{of['metric']} of arm {of['arm']!r} has several variants: {variants}; state which")
         rows = plain
     return np.nan if rows[0][column] is None else rows[0][column]

@@ -92,8 +92,8 @@ def success_moved(ends: Mapping[str, End], first_only: bool = False) -> Callable
 
     def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
         if trained := _trained(arm, ends):
-            found = [moved_of(table, part) for part in trained]
-            return Gate(all(g.passed for g in found), f"{arm} is made of {', '.join(g.note for g in found)}")
+            parts = [moved_of(table, part) for part in trained]
+            return Gate(all(g.passed for g in parts), f"{arm} is made of {', '.join(g.note for g in parts)}")
         if first_only and arm != claim["arms"][0]:
             return Gate(True, f"{arm}: a control")
         return moved_of(table, arm)
@@ -103,8 +103,8 @@ def success_moved(ends: Mapping[str, End], first_only: bool = False) -> Callable
 
 def _trained(arm: str, ends: Mapping[str, End]) -> list[str]:
     """The trained arms that an arm is made of, also through others that are not trained."""
-    found = [trained for part in ends[arm].made_of for trained in (_trained(part, ends) or [part])]
-    return list(dict.fromkeys(found))
+    names = [trained for part in ends[arm].made_of for trained in (_trained(part, ends) or [part])]
+    return list(dict.fromkeys(names))
 
 
 def mean_reached(metric: str, split: str, level: float, control_split: str = "", first_only: bool = False) -> Callable:
@@ -116,11 +116,11 @@ def mean_reached(metric: str, split: str, level: float, control_split: str = "",
             return Gate(True, f"{arm}: a control")
         on = split if not control_split or arm == claim["arms"][0] else control_split
         name = f"{metric} ({on})"
-        found = list(curves(table, {"metric": metric, "split": on, "arm": arm}).values())
-        if not found:
+        by_run = list(curves(table, {"metric": metric, "split": on, "arm": arm}).values())
+        if not by_run:
             return Gate(False, f"{arm}: no {name}")
-        mean_P, last = np.mean([value_P for _, value_P in found], axis=0), [value_P[-1] for _, value_P in found]
-        first = trends.first_reaching(found[0].step, mean_P, level)
+        mean_P, last = np.mean([value_P for _, value_P in by_run], axis=0), [value_P[-1] for _, value_P in by_run]
+        first = trends.first_reaching(by_run[0].step, mean_P, level)
         when = f"reached {level:g} at step {first:g}" if np.isfinite(first) else f"stayed below {level:g}"
         return Gate(bool(np.isfinite(first)), f"{arm}: mean {name} {when}; at the end {mean_P[-1]:.3f}, seeds {min(last):.3f} "
                                               f"to {max(last):.3f}")
@@ -138,8 +138,8 @@ def runs_reached(metric: str, level: float, never: Sequence[str] = ()) -> Callab
         counted = {run for run, x in best["train"].items() if x >= level}
         if claim["metric"] != metric:
             counted = {run for run in counted if (best["id"][run] >= level) != (arm in never)}
-        spans = {split: f"{min(found.values()):.2f} to {max(found.values()):.2f}" if found else "absent"
-                 for split, found in best.items()}
+        spans = {split: f"{min(by_run.values()):.2f} to {max(by_run.values()):.2f}" if by_run else "absent"
+                 for split, by_run in best.items()}
         text = (f"{arm}: {len(counted)} of {len(best['train'])} seeds count, best train accuracy {spans['train']}, "
                 f"test {spans['id']}")
         return Gate(True, text, frozenset(counted))
@@ -151,10 +151,10 @@ def fell(metric: str, share: float) -> Callable:
     """The interval of the relative fall of a metric, first measured step to last, lies above `share`."""
     def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
         del claim
-        found = curves(table, {"metric": metric, "arm": arm})
-        if not found:
+        by_run = curves(table, {"metric": metric, "arm": arm})
+        if not by_run:
             return Gate(False, f"{arm}: {metric} is not in the rows")
-        interval = stats.t_interval([1 - x.value[-1] / x.value[0] for _, x in sorted(found.items(), key=str)])
+        interval = stats.t_interval([1 - x.value[-1] / x.value[0] for _, x in sorted(by_run.items(), key=str)])
         text = f"{arm}: {metric} fell by {interval.value:.2f} of its first value [{interval.lo:.2f}, {interval.hi:.2f}]"
         return Gate(bool(interval.lo > share), text)
 
@@ -166,13 +166,13 @@ _SUCCESS = "policy.success"
 _ACCURACIES = ("fit.accuracy", _SUCCESS)
 
 
-def stacked(found: Mapping[Run, float]) -> np.ndarray:
+def stacked(by_run: Mapping[Run, float]) -> np.ndarray:
     """[bases, seeds] of {(base, seed): value}."""
-    bases = sorted({base for base, _ in found}, key=str)
-    return np.asarray([[x for (b, _), x in sorted(found.items(), key=lambda item: item[0][1]) if b == base] for base in bases])
+    bases = sorted({base for base, _ in by_run}, key=str)
+    return np.asarray([[x for (b, _), x in sorted(by_run.items(), key=lambda item: item[0][1]) if b == base] for base in bases])
 
 
-def mean_interval(found: Mapping[Run, float]) -> stats.Interval:
+def mean_interval(by_run: Mapping[Run, float]) -> stats.Interval:
     """The mean over runs and its interval: over bases where there are several, else over seeds."""
-    x_BxS = stacked(found)
+    x_BxS = stacked(by_run)
     return stats.hierarchical_interval(x_BxS) if len(x_BxS) > 1 else stats.t_interval(x_BxS[0])

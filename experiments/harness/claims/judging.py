@@ -42,9 +42,9 @@ def statistic(claim: Mapping, table: pa.Table, last: Mapping[str, int]) -> dict[
     """{run: the claim's statistic}, of every run that has a value in each term; NaN where an event did not happen."""
     if claim["kind"] == "rank_correlation":
         return across_arms.correlations(across_arms.read(claim, table, last))
-    found = [(weight, statistics.of(term, table, last)) for weight, term in terms(claim)]
-    paired = set(found[0][1]).intersection(*(side for _, side in found))
-    return {run: sum(weight * side[run] for weight, side in found) for run in sorted(paired, key=str)}
+    sides = [(weight, statistics.of(term, table, last)) for weight, term in terms(claim)]
+    paired = set(sides[0][1]).intersection(*(side for _, side in sides))
+    return {run: sum(weight * side[run] for weight, side in sides) for run in sorted(paired, key=str)}
 
 
 def _judge(claim: Mapping, table: pa.Table, last: Mapping[str, int], gate: Callable) -> dict:

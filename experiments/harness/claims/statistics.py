@@ -65,12 +65,12 @@ def _read(term: Mapping, table: pa.Table, last: Mapping[str, int], column: str) 
     """{run: number} of one column; of an event NaN where it did not happen, else without the runs that have no value."""
     if term["at"] in ("final", *MATCHED):
         return values(table, term, last[term["arm"]] if term["at"] == "final" else None, column)
-    found = curves(table, term, column)
+    by_run = curves(table, term, column)
     if after := term.get("after"):
         marks = curves(table, {"arm": term["arm"], **after})
-        found = {run: _after(curve, trends.first_reaching(*_from_one(marks[run]), after["level"]))
-                 for run, curve in found.items() if run in marks}
-    read = {run: ALONG[term["at"]](term, curve) for run, curve in found.items()}
+        by_run = {run: _after(curve, trends.first_reaching(*_from_one(marks[run]), after["level"]))
+                  for run, curve in by_run.items() if run in marks}
+    read = {run: ALONG[term["at"]](term, curve) for run, curve in by_run.items()}
     return read if term["at"] in EVENTS else {run: x for run, x in read.items() if np.isfinite(x)}
 
 

@@ -39,10 +39,10 @@ class Telemetry:
         """The rows of a measurement: those over a whole model, by seed, as curves."""
         if not self._sinks or not columns:
             return
-        found: dict[int, dict[str, float]] = {}
+        by_seed: dict[int, dict[str, float]] = {}
         for seed, name, value in probe_scalars(columns):
-            found.setdefault(seed, {})[name] = value
-        for seed, values in found.items():
+            by_seed.setdefault(seed, {})[name] = value
+        for seed, values in by_seed.items():
             self._each("scalars", arm, seed, step, values)
 
     def table(self, arm: str, seed: int, step: int, name: str, header: Sequence[str], lines: Sequence[Sequence]) -> None:

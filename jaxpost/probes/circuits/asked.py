@@ -37,10 +37,10 @@ class Asked:
     def __post_init__(self):
         (N, T), K, C = self.inputs.tokens_NxT.shape, len(self.targets), len(self.replaced)
         expected = {"positions": (T,), "target_KxN": (K, N), "other_CxNxT": (C, N, T)}
-        found = {"positions": (len(self.positions),), "target_KxN": self.inputs.target_KxN.shape,
-                 "other_CxNxT": self.inputs.other_CxNxT.shape}
-        if wrong := next((name for name in expected if expected[name] != found[name]), None):
-            raise ValueError(f"circuit of split {self.split!r}: {wrong} has shape {found[wrong]}; expected {expected[wrong]}, "
+        shapes = {"positions": (len(self.positions),), "target_KxN": self.inputs.target_KxN.shape,
+                  "other_CxNxT": self.inputs.other_CxNxT.shape}
+        if wrong := next((name for name in expected if expected[name] != shapes[name]), None):
+            raise ValueError(f"circuit of split {self.split!r}: {wrong} has shape {shapes[wrong]}; expected {expected[wrong]}, "
                              f"of {N} prompts of {T} tokens, {K} targets and {C} kinds of replaced token")
         if outside := [name for name, position in self.targets if not 0 <= position < T]:
             raise ValueError(f"circuit of split {self.split!r}: target {outside[0]!r} is read at no position of {T}")

@@ -90,8 +90,8 @@ class Induction:
             score_LxHxN = one(tokens_NxT).score
             return jnp.stack([score_LxHxN.mean(axis=-1, where=part) for part in (parts, ~parts)], axis=-1)
 
-        found = one(state["tokens_DxNxT"][0])
-        return {**found._asdict(), "drawn": jax.lax.map(of_draw, state["tokens_DxNxT"][1:])}
+        own = one(state["tokens_DxNxT"][0])
+        return {**own._asdict(), "drawn": jax.lax.map(of_draw, state["tokens_DxNxT"][1:])}
 
     def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str | None, row_ids: Callable, **meta: Any) -> dict[str, np.ndarray]:
@@ -115,12 +115,12 @@ class Induction:
                   error_SxLxH.reshape(S, -1)[each, best_S][:, None], None)
         return pooling.joined(by_layer.columns(row_ids), whole.columns(row_ids))
 
-    def _add(self, table: RowTable, metric: str, found: stats.Interval, count: int, null, error, params: str | None) -> None:
-        ok = np.isfinite(found.value)
+    def _add(self, table: RowTable, metric: str, interval: stats.Interval, count: int, null, error, params: str | None) -> None:
+        ok = np.isfinite(interval.value)
         status, reason = (np.where(ok, good, bad).astype(object) for good, bad in zip(("ok", None), _NAN, strict=True))
-        table.add(metric, found.value, status, reason, null=("shuffled", *null), num_err=error, ci_lo=found.lo, ci_hi=found.hi,
-                  floor=np.full(found.value.shape, self.heads.uniform(self.half)), unit="example", n_units=count, dtype="fp32",
-                  params=params)
+        table.add(metric, interval.value, status, reason, null=("shuffled", *null), num_err=error, ci_lo=interval.lo,
+                  ci_hi=interval.hi, floor=np.full(interval.value.shape, self.heads.uniform(self.half)), unit="example",
+                  n_units=count, dtype="fp32", params=params)
 
 
 def _table(granularity: list[str], layer: list, seeds: Sequence[int], constant: Mapping[str, object]) -> RowTable:

@@ -58,7 +58,7 @@ def ranks(logits_JxNxV: jax.Array, token_N: jax.Array, width: int, draws: int) -
 
     # One pass over the logits after another: fused into one they took ten times as long on CPU.
     own_3xN, margins = jnp.broadcast_to(token_N, (3, N)), jnp.asarray([0.0, -1.0, 1.0, *[0.0] * draws], jnp.float32)
-    found = jax.lax.map(reciprocal, (jnp.concatenate([own_3xN, others_MxN]), margins))
-    value_JxN, low_JxN, high_JxN = found[:3]
+    reciprocals = jax.lax.map(reciprocal, (jnp.concatenate([own_3xN, others_MxN]), margins))
+    value_JxN, low_JxN, high_JxN = reciprocals[:3]
     error_JxN = jnp.maximum(value_JxN - low_JxN, high_JxN - value_JxN)
-    return Ranks(value_JxN, error_JxN.mean(axis=1), found[3:].mean(axis=-1))
+    return Ranks(value_JxN, error_JxN.mean(axis=1), reciprocals[3:].mean(axis=-1))

@@ -68,11 +68,11 @@ class Circuits:
         return state, self._measured(ctx[base.PARAMS], state, key)
 
     def _measured(self, params: Any, state: dict, key: jax.Array) -> dict[str, jax.Array]:
-        found = {}
+        measured = {}
         for i, asked in enumerate(self.circuit.asked):
             values = self._of_split(params, asked, Inputs(**state[asked.split]), jax.random.fold_in(key, i))
-            found |= {f"{asked.split}/{name}": x for name, x in values.items()}
-        return found
+            measured |= {f"{asked.split}/{name}": x for name, x in values.items()}
+        return measured
 
     def _of_split(self, params: Any, asked: Asked, inputs: Inputs, key: jax.Array) -> dict[str, jax.Array]:
         run, read = self.circuit.run, self.circuit.read

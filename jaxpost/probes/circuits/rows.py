@@ -60,23 +60,23 @@ def _add_lens(table: RowTable, v: Mapping[str, np.ndarray], vocabulary_S, finite
 def _add_tracing(table: RowTable, v: Mapping[str, np.ndarray], floor_S, finite_S, split: str, params: str) -> None:
     """Rows of one position and replaced token: changed over all prompts, transferred over those that differ."""
     differ_SxN = v["differ"] > 0
-    found = [stats.t_interval(x_JxN[:, own_N]) if own_N.any() else stats.Interval(*np.full((3, len(x_JxN)), np.nan))
-             for x_JxN, own_N in zip(v["transferred"], differ_SxN, strict=True)]
+    intervals = [stats.t_interval(x_JxN[:, own_N]) if own_N.any() else stats.Interval(*np.full((3, len(x_JxN)), np.nan))
+                 for x_JxN, own_N in zip(v["transferred"], differ_SxN, strict=True)]
     for metric, interval, n, name, some_S in (
             (CHANGED, stats.t_interval(v["changed"]), differ_SxN.shape[1], "noise_changed", np.ones(len(floor_S), bool)),
-            (TRANSFERRED, stats.Interval(*(np.stack(x) for x in zip(*found, strict=True))), differ_SxN.sum(1)[:, None],
+            (TRANSFERRED, stats.Interval(*(np.stack(x) for x in zip(*intervals, strict=True))), differ_SxN.sum(1)[:, None],
              "noise_transferred", differ_SxN.any(axis=1))):
         null = ("noise", *(np.where(some_S[:, None], x, np.nan) for x in _band(v[name])))
         _add(table, metric.id, interval, n, finite_S, null, floor_S[:, None], v["close"], split, params, some_S)
 
 
-def _add(table: RowTable, metric: str, found: stats.Interval, n_units, finite_S, null, floor, error, split: str, params: str,
+def _add(table: RowTable, metric: str, interval: stats.Interval, n_units, finite_S, null, floor, error, split: str, params: str,
          some_S=True) -> int:
     ok_S = finite_S & some_S
-    at = found.value.shape
+    at = interval.value.shape
     status, reason = np.full(at, "ok", object), np.full(at, None, object)
     for s in np.flatnonzero(~ok_S):
         status[s], reason[s] = _SAME if finite_S[s] else _NAN
-    value, lo, hi = (np.where(ok_S[:, None], x, np.nan) for x in (found.value, found.lo, found.hi))
+    value, lo, hi = (np.where(ok_S[:, None], x, np.nan) for x in (interval.value, interval.lo, interval.hi))
     return table.add(metric, value, status, reason, null=null, floor=floor, num_err=error, ci_lo=lo, ci_hi=hi, unit="example",
                      n_units=n_units, dtype="fp32", split=split, params=params)

@@ -106,8 +106,8 @@ class GateCurvature:
         return tracing.traced(lambda *x: self._values(*x, jax.random.key(0)), ctx, directions)
 
     def _directions(self, params0: Any) -> dict:
-        found = gate.matrices(params0, params0, self.k)
-        return {name: gate.base_directions(w, self.k, self.alpha) for name, w in found.items()}
+        matrices = gate.matrices(params0, params0, self.k)
+        return {name: gate.base_directions(w, self.k, self.alpha) for name, w in matrices.items()}
 
     def init(self, ctx: base.Context, key: jax.Array) -> dict:
         """Masks and frames of the base, by leaf. Raises: ValueError when k is above every matrix, or rows do not fit."""
@@ -205,18 +205,18 @@ class GateCurvature:
 
         def add(metric, x_SxCxM, size, null=None, floor=None, **key):
             """r of sums over rows `x`, whose direction has squared length `size`."""
-            found = example_rows.jackknife(
+            interval = example_rows.jackknife(
                 lambda a, b: divide(divide(a, np.broadcast_to(size, a.shape)), b / entries_C[:, None]), x_SxCxM, whole)
-            still = (size == 0)[..., 0] if np.ndim(size) > 2 else np.zeros(found.value.shape, bool)
-            status, reason = _statuses(found.value, still)
+            still = (size == 0)[..., 0] if np.ndim(size) > 2 else np.zeros(interval.value.shape, bool)
+            status, reason = _statuses(interval.value, still)
             if null is not None:
                 kind, drawn = null  # [S, D, C]
                 mean = divide(whole.mean(-1), entries_C)[:, None]
                 with np.errstate(invalid="ignore"):
                     null = (kind, *pooling.prediction_band(np.moveaxis(divide(drawn, mean), 1, -1), 0.0))
-            table.add(metric, found.value, status, reason, null=null, floor=floor, ci_lo=found.lo, ci_hi=found.hi,
-                      num_err=4 * depth * np.abs(found.value), **common, **key)
-            return found.value
+            table.add(metric, interval.value, status, reason, null=null, floor=floor, ci_lo=interval.lo, ci_hi=interval.hi,
+                      num_err=4 * depth * np.abs(interval.value), **common, **key)
+            return interval.value
 
         mean = example_rows.jackknife(lambda a: a / entries_C[:, None], whole)
         table.add("gate.curvature.mean", mean.value, *_statuses(mean.value, np.zeros(mean.value.shape, bool)), ci_lo=mean.lo,
@@ -259,12 +259,12 @@ class GateCurvature:
         rows = np.arange(r)
         full, without = statistics(rows), [statistics(rows[rows % GROUPS != i]) for i in range(GROUPS)]
         half = scipy.stats.t.ppf(0.975, GROUPS - 1)
-        for metric, found in full.items():
+        for metric, curvatures in full.items():
             for name, null in (("update", "shuffled"), ("principal", "isotropic"), ("low_magnitude", "isotropic")):
-                value = found[..., spans[name]].mean(-1)
+                value = curvatures[..., spans[name]].mean(-1)
                 each = np.stack([x[metric][..., spans[name]].mean(-1) for x in without])
                 error = half * np.sqrt((GROUPS - 1) / GROUPS * ((each - each.mean(0)) ** 2).sum(0))
-                drawn = found[..., spans[null]]
+                drawn = curvatures[..., spans[null]]
                 if name != "update":  # a mean of D directions is compared with another such mean: s^2 (1 / D + 1 / D)
                     drawn = drawn.mean(-1, keepdims=True) + (drawn - drawn.mean(-1, keepdims=True)) * (2 / (draws + 1)) ** 0.5
                 band = pooling.prediction_band(drawn, 0.0)

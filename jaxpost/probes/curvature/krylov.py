@@ -134,10 +134,10 @@ def top_eigenpairs(product: Product, start_B: Any, k: int, depth: int) -> Eigenp
     if not 1 <= k <= basis_size <= entries:
         raise ValueError(f"top_eigenpairs needs 1 <= k <= block * depth <= parameters; found k={k}, block * depth="
                          f"{basis_size}, {entries} parameters")
-    found = rayleigh_ritz(product, start_B, depth)
-    c_KxR = found.coefficients_RxR[:, :k].T
-    vectors, image = combine(c_KxR, found.basis), combine(c_KxR, found.image)
-    values = found.values_R[:k]
+    ritz = rayleigh_ritz(product, start_B, depth)
+    c_KxR = ritz.coefficients_RxR[:, :k].T
+    vectors, image = combine(c_KxR, ritz.basis), combine(c_KxR, ritz.image)
+    values = ritz.values_R[:k]
     gap = jax.tree.map(lambda h, y: h - y * values.reshape(-1, *[1] * (y.ndim - 1)).astype(y.dtype), image, vectors)
     return Eigenpairs(values, vectors, jnp.sqrt(jnp.diagonal(inner(gap, gap))))
 
@@ -154,8 +154,8 @@ def quadrature(product: Product, start_1: Any, depth: int) -> Quadrature:
 
     Stochastic Lanczos quadrature averages it over starts. Exact for polynomials of degree 2 depth - 1.
     """
-    found = rayleigh_ritz(product, start_1, depth)
-    return Quadrature(found.values_R, found.coefficients_RxR[0] ** 2)
+    ritz = rayleigh_ritz(product, start_1, depth)
+    return Quadrature(ritz.values_R, ritz.coefficients_RxR[0] ** 2)
 
 
 def share_above(rule: Quadrature, threshold: jax.Array) -> tuple[jax.Array, jax.Array]:

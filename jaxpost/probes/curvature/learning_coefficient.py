@@ -104,9 +104,9 @@ class LearningCoefficient:
         temperature = count / np.log(count) if self.inverse_temperature is None else self.inverse_temperature
         walk = langevin.Walk(self.chains, self.burn_in, self.draws, self.thin, self.step, self.localisation,
                              min(self.batch, count), min(self.microbatch, count))
-        found = langevin.draws(self.loss, centre, rows, temperature, walk, key)
+        draws = langevin.draws(self.loss, centre, rows, temperature, walk, key)
         stored = jax.tree.map(lambda w: w.astype(jnp.bfloat16).astype(w.dtype), centre)
-        return state, {**found._asdict(), "inverse_temperature": jnp.float32(temperature),
+        return state, {**draws._asdict(), "inverse_temperature": jnp.float32(temperature),
                        "stored": langevin.excess(self.loss, stored, centre, rows, walk.microbatch)}
 
     def finalize(self, values: Mapping[str, Any], state: dict, *, infos: Sequence[TensorInfo], arm: str, step: int,
@@ -118,9 +118,9 @@ class LearningCoefficient:
             raise ValueError(f"values have [seeds, chains, draws] = {v['excess_CxN'].shape}; expected "
                              f"{(len(seeds), self.chains, self.draws)}")
         size = sum(np.prod(info.shape) for info in infos)
-        found = [self._judged(*one, size) for one in zip(v["excess_CxN"], v["gradient2_CxN"], v["inverse_temperature"],
-                                                         strict=True)]
-        column = {name: np.asarray([one[name] for one in found]) for name in found[0]}
+        judged = [self._judged(*one, size) for one in zip(v["excess_CxN"], v["gradient2_CxN"], v["inverse_temperature"],
+                                                          strict=True)]
+        column = {name: np.asarray([one[name] for one in judged]) for name in judged[0]}
         floor = np.abs(v["inverse_temperature"] * v["stored"])
         buried = np.abs(column["value"]) <= floor  # False where there is no value
         status = np.where(buried, "unresolved", column["status"]).astype(object)

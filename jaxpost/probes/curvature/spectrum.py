@@ -60,13 +60,13 @@ def cross_entropy(predict: Predict) -> gradient_sums.Loss:
 
 def layer_block(params: Any, layer: jax.Array) -> Any:
     """1 at the parameters of a layer and 0 elsewhere: a tree of arrays that broadcast to the parameters."""
-    infos, found = iter(gradient_sums.inventory(params)), []
+    infos, masks = iter(gradient_sums.inventory(params)), []
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         lead = x.shape[0] if gradient_sums.is_stacked(path) else 1
         layers = jnp.asarray([-1 if info.layer is None else info.layer for _, info in zip(range(lead), infos, strict=False)])
         shape = (lead, *[1] * (x.ndim - 1)) if x.ndim else ()
-        found.append((layers == layer).reshape(shape).astype(gradient_sums.accumulator_dtype(x)))
-    return jax.tree.unflatten(jax.tree.structure(params), found)
+        masks.append((layers == layer).reshape(shape).astype(gradient_sums.accumulator_dtype(x)))
+    return jax.tree.unflatten(jax.tree.structure(params), masks)
 
 
 def second_moment(loss: gradient_sums.Loss, params: Any, rows: Any, chunk: int) -> Any:
@@ -161,8 +161,8 @@ class CurvatureSpectrum:
 
     def _leading(self, made: products.Curvature, start: Any, k: int, depth: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(eigenvalues, residuals, v'H_i v of every row at each eigenvector)."""
-        found = krylov.top_eigenpairs(made.product, start, k, depth)
-        return found.values_K, found.residual_K, jax.lax.map(made.quadratic, found.vectors)
+        pairs = krylov.top_eigenpairs(made.product, start, k, depth)
+        return pairs.values_K, pairs.residual_K, jax.lax.map(made.quadratic, pairs.vectors)
 
     def finalize(self, values: Mapping[str, Any], state: dict, *, infos: Sequence[TensorInfo], arm: str, step: int,
                  seeds: Sequence[int], conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]]) -> dict:

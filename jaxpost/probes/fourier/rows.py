@@ -124,9 +124,9 @@ class _Run:
     def _measured(self, step) -> dict:
         x, p = self.series[step], self.p
         ok = bool(np.isfinite(x["largest"]))
-        found = {"ok": ok, "keys": len(self.keys), "floor": 2 * float(x["largest"]) * _EPS if ok else np.nan}
+        values = {"ok": ok, "keys": len(self.keys), "floor": 2 * float(x["largest"]) * _EPS if ok else np.nan}
         if not ok or not len(self.keys):
-            return found
+            return values
         train_NxC, share_F = fourier_basis.centred(x["train"]), self._shares(step)
 
         def read(keys) -> tuple[float, float, float]:
@@ -141,20 +141,20 @@ class _Run:
                                                            fourier_basis.components(x["coefficients"], [w], p))
                                for w in range(1, (p - 1) // 2 + 1)])
         rest_F = single_F[~np.isin(np.arange(1, len(single_F) + 1), self.keys)]
-        return found | value | {"single": [(single_F[w - 1], rest_F) for w in self.keys]}
+        return values | value | {"single": [(single_F[w - 1], rest_F) for w in self.keys]}
 
 
 def other_sets(keys: Sequence[int], F: int, most: int) -> list[tuple[int, ...]]:
     """Sets of len(keys) frequencies in 1 .. F other than the keys: all, or `most` drawn with a fixed seed."""
     own, size = tuple(sorted(int(w) for w in keys)), len(keys)
     if math.comb(F, size) - 1 <= most:
-        return [found for found in itertools.combinations(range(1, F + 1), size) if found != own]
-    rng, found = np.random.default_rng(0), {}
-    while len(found) < most:
+        return [others for others in itertools.combinations(range(1, F + 1), size) if others != own]
+    rng, drawn_sets = np.random.default_rng(0), {}
+    while len(drawn_sets) < most:
         drawn = tuple(sorted(int(w) for w in rng.choice(F, size, replace=False) + 1))
         if drawn != own:
-            found[drawn] = None
-    return list(found)
+            drawn_sets[drawn] = None
+    return list(drawn_sets)
 
 
 def _add_step(rows: RowTable, read: Sequence[dict], untrained: Sequence[dict] | None, rule: Rule) -> None:
@@ -163,9 +163,9 @@ def _add_step(rows: RowTable, read: Sequence[dict], untrained: Sequence[dict] | 
               (EXCLUDED.id, "excluded", f"{rule.text};which=all", None),
               *((EXCLUDED.id, rank, f"{rule.text};which=single", rank + 1) for rank in range(ranks))]
     for metric, name, params, k in wanted:
-        found = [_pick(x, name) for x in read]
-        value, status, reason = (np.asarray(column, object)[:, None] for column in list(zip(*found, strict=True))[:3])
-        nulls = np.asarray([_spread(x[3]) for x in found])
+        picked = [_pick(x, name) for x in read]
+        value, status, reason = (np.asarray(column, object)[:, None] for column in list(zip(*picked, strict=True))[:3])
+        nulls = np.asarray([_spread(x[3]) for x in picked])
         floor = np.asarray([[x["floor"] if metric != SHARE.id else 2 * _EPS] for x in read])
         row = rows.add(metric, value.astype(float), status, reason, floor=floor, params=params, k=k, dtype="fp32",
                        split="train" if metric == EXCLUDED.id else None,

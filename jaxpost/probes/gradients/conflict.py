@@ -56,8 +56,8 @@ def measure(loss_a: gradient_sums.Loss, loss_b: gradient_sums.Loss, params: Any,
         halved[name], total[name] = (even, odd), jax.tree.map(jnp.add, even, odd)
     for name, loss, examples in both:
         other = "b" if name == "a" else "a"
-        found, _ = gradient_sums.second_pass(loss, params, examples, microbatch, (*halved[name], total[other]))
-        out |= {f"{name}.{of}_mxT": x for of, x in zip((f"{name}0", f"{name}1", other), found, strict=True)}
+        products, _ = gradient_sums.second_pass(loss, params, examples, microbatch, (*halved[name], total[other]))
+        out |= {f"{name}.{of}_mxT": x for of, x in zip((f"{name}0", f"{name}1", other), products, strict=True)}
     return out | {"aa_T": dots(total["a"], total["a"]), "bb_T": dots(total["b"], total["b"]),
                   "ab_T": dots(total["a"], total["b"])}
 
@@ -130,26 +130,26 @@ def finalize(values: Mapping[str, Any], *, names: tuple[str, str], infos: Sequen
         left = dropped(*sums, *((v[f"{x}.{x}{h}_mxT"][..., h::2], v[f"{x}.{x}{1 - h}_mxT"][..., h::2], square[x][..., h::2])
                                 for h in (0, 1)))
         whole[x], without[x] = reliability(half), [reliability(c_m) for c_m in left]
-        found = _judged(half, *interval(half, *left), np.full(half.shape, np.nan))
-        rows.add("conflict.split_half", found, square[x].shape[-1], {"loss": name}, isotropic)
+        estimate = _judged(half, *interval(half, *left), np.full(half.shape, np.nan))
+        rows.add("conflict.split_half", estimate, square[x].shape[-1], {"loss": name}, isotropic)
     top = ceiling(whole["a"], whole["b"])
     left = [ceiling(r_m, whole[y][..., None]) for x, y in (("a", "b"), ("b", "a")) for r_m in without[x]]
-    found = _judged(top, *interval(top, *left), np.full(top.shape, np.nan))
+    estimate = _judged(top, *interval(top, *left), np.full(top.shape, np.nan))
     gone = np.isnan(top)
-    found.status[gone] = "absent"
-    found.reason[gone] = "a split-half cosine is not positive: the sample is too small for a ceiling"
-    rows.add("conflict.ceiling", found, m, pair)
+    estimate.status[gone] = "absent"
+    estimate.reason[gone] = "a split-half cosine is not positive: the sample is too small for a ceiling"
+    rows.add("conflict.ceiling", estimate, m, pair)
     return rows.columns(row_ids)
 
 
 def _judged(value, lo, hi, error) -> Estimate:
     """Zero gradients have no cosine ("degenerate")."""
-    found = gradient_rows.bare(value, error)._replace(lo=np.where(np.isnan(value), np.nan, lo),
-                                                      hi=np.where(np.isnan(value), np.nan, hi))
+    estimate = gradient_rows.bare(value, error)._replace(lo=np.where(np.isnan(value), np.nan, lo),
+                                                         hi=np.where(np.isnan(value), np.nan, hi))
     gone = np.isnan(value)
-    found.status[gone], found.reason[gone] = "degenerate", "a mean gradient is zero or not finite"
-    found.reason[~gone & np.isfinite(lo)] = None
-    return found
+    estimate.status[gone], estimate.reason[gone] = "degenerate", "a mean gradient is zero or not finite"
+    estimate.reason[~gone & np.isfinite(lo)] = None
+    return estimate
 
 
 def _rounding(rows, v, square):

@@ -95,10 +95,10 @@ class Ghost:
                 raise ValueError(f"a loss by rows has one value an example, [{B}]; found shape {each_B.shape}")
             return each_B.sum()
 
-        *grads, found = jax.grad(total, wanted)(params, slots)
+        *grads, squares = jax.grad(total, wanted)(params, slots)
         if unread := sorted({sums.leaf_name(path) for path in paths} - used):
             raise ValueError(f"parameters {', '.join(unread)} are not used through the reader: their norms would read 0")
-        return *grads, jnp.concatenate([x.reshape(-1, B) for x in jax.tree.leaves(found)]).T
+        return *grads, jnp.concatenate([x.reshape(-1, B) for x in jax.tree.leaves(squares)]).T
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ class Reader:
     def linear(self, x_Nxd: jax.Array, weights: Mapping[str, jax.Array]) -> list[jax.Array]:
         """x W of every matrix that reads this input; the inputs' products are made once for all."""
         slots, directions = zip(*map(self._of, weights), strict=True)
-        found = _linear(self._by_row(x_Nxd), tuple(weights.values()), slots, directions)
-        return [y.reshape(*x_Nxd.shape[:-1], -1) for y in found]
+        products = _linear(self._by_row(x_Nxd), tuple(weights.values()), slots, directions)
+        return [y.reshape(*x_Nxd.shape[:-1], -1) for y in products]
 
     def experts(self, weights: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """Refused: each expert reads some positions only, and their products are not made here.
@@ -177,17 +177,17 @@ _product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 def _reported(r_BxTxd, cotangents, directions):
     """[(slot's value [B], sum of the examples' gradients where they were formed)] of the products with one input r."""
-    (r,), found, same_BxTxT = _wide(r_BxTxd), [], None
+    (r,), reports, same_BxTxT = _wide(r_BxTxd), [], None
     for c, direction in zip(_wide(*cotangents), directions, strict=True):
         if direction is not None:
-            found.append(((_product("btd,dp->btp", r, direction) * c).sum((1, 2)), None))
+            reports.append(((_product("btd,dp->btp", r, direction) * c).sum((1, 2)), None))
         elif forms_gradients(r.shape[1], r.shape[2], c.shape[2]):
             g_Bxdxp = _product("btd,btp->bdp", r, c)
-            found.append(((g_Bxdxp * g_Bxdxp).sum((1, 2)), g_Bxdxp.sum(0)))
+            reports.append(((g_Bxdxp * g_Bxdxp).sum((1, 2)), g_Bxdxp.sum(0)))
         else:
             same_BxTxT = _product("bsd,btd->bst", r, r) if same_BxTxT is None else same_BxTxT
-            found.append(((same_BxTxT * _product("bsp,btp->bst", c, c)).sum((1, 2)), None))
-    return found
+            reports.append(((same_BxTxT * _product("bsp,btp->bst", c, c)).sum((1, 2)), None))
+    return reports
 
 
 def _products(x_BxTxd, weights):

@@ -59,9 +59,9 @@ def estimates(gram) -> dict[str, np.ndarray]:
     norm2 = np.diagonal(safe, axis1=-2, axis2=-1)
     share = np.linalg.eigvalsh(safe) / norm2.sum(-1)[..., None]
     cosine = safe / np.sqrt(norm2[..., :, None] * norm2[..., None, :])
-    found = {"effective_rank": effective_rank(share), "top_share": share[..., -1],
-             "mean_cosine": (cosine.sum((-2, -1)) - m) / (m * (m - 1))}
-    return {name: np.where(usable, x, np.nan) for name, x in found.items()}
+    values = {"effective_rank": effective_rank(share), "top_share": share[..., -1],
+              "mean_cosine": (cosine.sum((-2, -1)) - m) / (m * (m - 1))}
+    return {name: np.where(usable, x, np.nan) for name, x in values.items()}
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,13 @@ class GradientGram:
         depth = (rows.additions_C + 1) * statistics.UNIT_ROUNDOFF
         params = {"m": m} | ({"held": "+".join(self.held)} if self.held else {})
         for name, value in estimates(pooled).items():
-            found = gradient_rows.bare(value, {"top_share": depth, "mean_cosine": 2 * depth}.get(name, np.nan))
+            estimate = gradient_rows.bare(value, {"top_share": depth, "mean_cosine": 2 * depth}.get(name, np.nan))
             if left is not None:
                 lo, hi = statistics.jackknife(left[name], value)
-                found = found._replace(lo=lo, hi=hi, reason=np.where(np.isfinite(lo), None, found.reason))
+                estimate = estimate._replace(lo=lo, hi=hi, reason=np.where(np.isfinite(lo), None, estimate.reason))
             gone = np.isnan(value)
-            found.status[gone], found.reason[gone] = "degenerate", "a gradient is zero or not finite"
-            rows.add(f"gram.{name}", found, m, params, self._null(name, rows, pooled, m))
+            estimate.status[gone], estimate.reason[gone] = "degenerate", "a gradient is zero or not finite"
+            rows.add(f"gram.{name}", estimate, m, params, self._null(name, rows, pooled, m))
         return rows.columns(row_ids)
 
     def _null(self, name: str, rows: gradient_rows.Rows, pooled: np.ndarray, m: int) -> tuple:

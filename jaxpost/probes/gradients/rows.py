@@ -100,7 +100,7 @@ class Rows:
         x = np.asarray(x_SxT, np.float64)
         return pooling.total(x, np.ones(x.shape[:2], bool), self.scopes)
 
-    def add(self, metric: str, found: Estimate, m: int, params: Mapping[str, object], null=None, further=None,
+    def add(self, metric: str, estimate: Estimate, m: int, params: Mapping[str, object], null=None, further=None,
             unit: str = "example") -> None:
         """Append a statistic, one row a seed and scope.
 
@@ -114,9 +114,9 @@ class Rows:
             for c in range(len(self.additions_C)):
                 row = self.constant | {name: column[c] for name, column in self.scopes.columns.items()}
                 row |= {"metric": f"gradient.{metric}", "role": "seed", "seed": seed, "params": text, "unit": unit,
-                        "n_units": m, "value": found.value[s, c], "ci_lo": found.lo[s, c], "ci_hi": found.hi[s, c],
-                        "status": found.status[s, c], "status_reason": found.reason[s, c],
-                        "noise_floor": found.error[s, c], "num_err": found.error[s, c]}
+                        "n_units": m, "value": estimate.value[s, c], "ci_lo": estimate.lo[s, c], "ci_hi": estimate.hi[s, c],
+                        "status": estimate.status[s, c], "status_reason": estimate.reason[s, c],
+                        "noise_floor": estimate.error[s, c], "num_err": estimate.error[s, c]}
                 if null is not None:
                     row |= _null_columns(null, s, c)
                 self._rows.append(row)
@@ -171,12 +171,12 @@ def coherence(rows: Rows, s1_SxT, square_SxTxm, dot_SxTxm=None, *, permuted=None
     s1, square = rows.pooled(s1_SxT), rows.pooled(square_SxTxm)
     dot = None if dot_SxTxm is None else rows.pooled(dot_SxTxm)
     m, params = square.shape[-1], {**(params or {}), "chunk": chunk}
-    found = statistics.estimates(s1, square, dot, additions=rows.additions_C, chunk=chunk)
+    estimates = statistics.estimates(s1, square, dot, additions=rows.additions_C, chunk=chunk)
     drawn = {}
     if permuted is not None:
         s1_D, s2_D = (rows.pooled(x) for x in permuted)
         drawn = statistics.point(s1_D, s2_D, m, chunk)
-    for name, estimate in found.items():
+    for name, estimate in estimates.items():
         null, further = _orthogonal(name, m), None
         if name in drawn and name.startswith(("alpha", "m_coherence")):
             further = (PERMUTED, *pooling.prediction_band(drawn[name]))
@@ -195,11 +195,11 @@ def chunks(rows: Rows, s1_SxTxn, s2_SxTxn, m: int, chunk: int, params=None) -> N
     have chunk=1 and from_chunk=k.
     """
     n, params = np.shape(s1_SxTxn)[-1], params or {}
-    found = statistics.over_steps(rows.pooled(s1_SxTxn), rows.pooled(s2_SxTxn), m, additions=rows.additions_C, chunk=chunk)
-    for name, estimate in found.items():
+    estimates = statistics.over_steps(rows.pooled(s1_SxTxn), rows.pooled(s2_SxTxn), m, additions=rows.additions_C, chunk=chunk)
+    for name, estimate in estimates.items():
         rows.add(name, estimate, n, {**params, "chunk": chunk}, _orthogonal(name, m), unit="step")
     if chunk > 1:
-        alpha = found["alpha.unbiased"]
+        alpha = estimates["alpha.unbiased"]
         value, lo, hi = (statistics.alpha_of_one(np.minimum(x, 1.0), chunk) for x in alpha[:3])  # above 1 it changes sign
         slope = chunk / (chunk - (chunk - 1) * alpha.value) ** 2
         one = alpha._replace(value=value, lo=lo, hi=hi, error=alpha.error * slope)
@@ -227,21 +227,21 @@ def gsnr(rows: Rows, total_SxT, count_SxT, m: int, params=None, without=None) ->
     """
     count = rows.pooled(count_SxT)
     value = pooling.divide(rows.pooled(total_SxT), count)
-    found = bare(value, reason=statistics.FEW if m < 4 else "no interval")
+    estimate = bare(value, reason=statistics.FEW if m < 4 else "no interval")
     if without is not None and m > 3:
         lo, hi = statistics.jackknife(pooling.divide(*map(rows.pooled, without)), value)
-        found = found._replace(lo=lo, hi=hi, reason=np.where(np.isfinite(lo), None, found.reason))
+        estimate = estimate._replace(lo=lo, hi=hi, reason=np.where(np.isfinite(lo), None, estimate.reason))
     none = count == 0
-    found.status[none], found.reason[none] = "absent", "no coordinate varies over the examples"
-    rows.add("gsnr", found, m, {**(params or {}), "chunk": 1}, ("zero_mean", statistics.gsnr_at_zero_mean(m), None, None))
+    estimate.status[none], estimate.reason[none] = "absent", "no coordinate varies over the examples"
+    rows.add("gsnr", estimate, m, {**(params or {}), "chunk": 1}, ("zero_mean", statistics.gsnr_at_zero_mean(m), None, None))
 
 
 def gsnr_eps(rows: Rows, total_SxT, null_SxT, m: int, eps: float, params=None, without_SxTxm=None) -> None:
     """Append the mean over all coordinates of mean^2 / (population variance + eps), its null and delete-one interval."""
     count = rows.entries_SxC
     value, null = pooling.divide(rows.pooled(total_SxT), count), pooling.divide(rows.pooled(null_SxT), count)
-    found = bare(value, reason=statistics.FEW if m < 4 else "no interval")
+    estimate = bare(value, reason=statistics.FEW if m < 4 else "no interval")
     if without_SxTxm is not None and m > 3:
         lo, hi = statistics.jackknife(rows.pooled(without_SxTxm) / count[..., None], value)
-        found = found._replace(lo=lo, hi=hi, reason=np.where(np.isfinite(lo), None, found.reason))
-    rows.add("gsnr_eps", found, m, {**(params or {}), "chunk": 1, "eps": f"{eps:g}"}, ("zero_mean", null, None, None))
+        estimate = estimate._replace(lo=lo, hi=hi, reason=np.where(np.isfinite(lo), None, estimate.reason))
+    rows.add("gsnr_eps", estimate, m, {**(params or {}), "chunk": 1, "eps": f"{eps:g}"}, ("zero_mean", null, None, None))

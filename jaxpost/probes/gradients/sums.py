@@ -66,16 +66,16 @@ def inventory(params: Any) -> list[TensorInfo]:
 
     The kind is the last part of the name; `*_norm` is "norm" and `*_bias` is "bias", as the models declare them.
     """
-    found = []
+    infos = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         keys, shape = [str(k) for k in _keys(path)], tuple(jnp.shape(leaf))
         kind = next((k for k in ("norm", "bias") if keys[-1].endswith(f"_{k}")), keys[-1])
         if is_stacked(path):
-            found += [TensorInfo("/".join([STACK, str(i), *keys[1:]]), kind, i, shape[1:]) for i in range(shape[0])]
+            infos += [TensorInfo("/".join([STACK, str(i), *keys[1:]]), kind, i, shape[1:]) for i in range(shape[0])]
         else:
             layer = int(keys[1]) if keys[0] == STACK and len(keys) > 2 and keys[1].isdigit() else None
-            found.append(TensorInfo("/".join(keys), kind, layer, shape))
-    return found
+            infos.append(TensorInfo("/".join(keys), kind, layer, shape))
+    return infos
 
 
 def accumulator_dtype(x: jax.Array) -> jnp.dtype:
@@ -157,8 +157,8 @@ def second_pass(loss: Loss, params: Any, examples: Any, microbatch: int, directi
         return spread, [jax.vmap(lambda g, d=d: dots(d, g))(grads) for d in directions]
 
     zero = jax.tree.map(jnp.zeros_like, mean)
-    spread, found = jax.lax.scan(one, zero, microbatches(examples, microbatch))
-    return [in_order(x) for x in found], spread
+    spread, sums = jax.lax.scan(one, zero, microbatches(examples, microbatch))
+    return [in_order(x) for x in sums], spread
 
 
 def per_example(loss: Loss, params: Any, examples: Any, microbatch: int, intervals: bool = True,
@@ -178,21 +178,21 @@ def per_example(loss: Loss, params: Any, examples: Any, microbatch: int, interva
     Raises: ValueError when it does not.
     """
     total, square_mxT = first_pass(loss, params, examples, microbatch)
-    found = Sums(dots(total, total), square_mxT)
+    sums = Sums(dots(total, total), square_mxT)
     if not (intervals or gsnr):
-        return found
-    return found._replace(**further(loss, params, examples, microbatch, total, intervals, gsnr, eps))
+        return sums
+    return sums._replace(**further(loss, params, examples, microbatch, total, intervals, gsnr, eps))
 
 
 def further(loss: Loss, params: Any, examples: Any, microbatch: int, total: Any, intervals: bool,
             gsnr: bool, eps: float = GSNR_EPS) -> dict[str, jax.Array]:
     """The fields of `Sums` that take more passes, given G: d_i, GSNR, and with both GSNR without each example in turn."""
     (dot_mxT,), spread = second_pass(loss, params, examples, microbatch, (total,))
-    found, m = {"dot_mxT": dot_mxT} if intervals else {}, len(dot_mxT)
+    fields, m = {"dot_mxT": dot_mxT} if intervals else {}, len(dot_mxT)
     if not gsnr:
-        return found
-    found["gsnr_T"], found["gsnr_count_T"] = _signal_to_noise(total, spread, m)
-    found["gsnr_eps_T"], found["gsnr_eps_null_T"] = _damped(total, spread, m, eps), _damped_null(spread, m, eps)
+        return fields
+    fields["gsnr_T"], fields["gsnr_count_T"] = _signal_to_noise(total, spread, m)
+    fields["gsnr_eps_T"], fields["gsnr_eps_null_T"] = _damped(total, spread, m, eps), _damped_null(spread, m, eps)
     if intervals:
         def one(_, rows):
             def without(g):
@@ -202,8 +202,8 @@ def further(loss: Loss, params: Any, examples: Any, microbatch: int, total: Any,
             return None, jax.vmap(without)(_gradients(loss, params, rows))
 
         _, each = jax.lax.scan(one, None, microbatches(examples, microbatch))
-        found["gsnr_mxT"], found["gsnr_count_mxT"], found["gsnr_eps_mxT"] = map(in_order, each)
-    return found
+        fields["gsnr_mxT"], fields["gsnr_count_mxT"], fields["gsnr_eps_mxT"] = map(in_order, each)
+    return fields
 
 
 def _signal_to_noise(total: Any, spread: Any, m: int) -> tuple[jax.Array, jax.Array]:

@@ -119,9 +119,9 @@ class NeuralTangentKernel:
 
         answer = example_rows.of_examples(self.read, params, rows, self.microbatch)
         stored = jax.tree.map(lambda w: w.astype(jnp.bfloat16).astype(w.dtype), params)
-        found = {"policy": read_at(params), "stored": read_at(stored),
-                 "blind": jax.lax.map(blind, jax.random.split(key, self.null_draws))}
-        flat = {f"{name}/{part}": x for name, parts in found.items() for part, x in parts.items()}
+        by_policy = {"policy": read_at(params), "stored": read_at(stored),
+                     "blind": jax.lax.map(blind, jax.random.split(key, self.null_draws))}
+        flat = {f"{name}/{part}": x for name, parts in by_policy.items() for part, x in parts.items()}
         return state, flat | {"initial/kernel": state["kernel0_MxNxN"], "label": answer.label_C, "output": answer.output_O}
 
     def finalize(self, values: Mapping[str, Any], state: dict, *, infos: Sequence[TensorInfo], arm: str, step: int,

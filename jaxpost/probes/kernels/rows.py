@@ -101,13 +101,13 @@ class Member:
 
 def add(table: RowTable, metric: str, members: Sequence[Member], params: str | None) -> None:
     """Append one statistic of all seeds."""
-    found = [member.interval(metric) for member in members]
+    intervals = [member.interval(metric) for member in members]
     null = zip(*(member.null(metric) for member in members), strict=True)
     floor, error = (np.asarray([getattr(member, name)(metric) for member in members]) for name in ("floor", "error"))
-    status, reason = zip(*(_status(metric, x.value, e, member) for x, e, member in zip(found, error, members, strict=True)),
+    status, reason = zip(*(_status(metric, x.value, e, member) for x, e, member in zip(intervals, error, members, strict=True)),
                          strict=True)
     kind = "permuted_labels" if metric == "kernel.alignment.labels" else "shuffled"
-    example_rows.add(table, metric, Interval(*map(np.asarray, zip(*found, strict=True))), len(members[0].labels),
+    example_rows.add(table, metric, Interval(*map(np.asarray, zip(*intervals, strict=True))), len(members[0].labels),
                      null=(kind, *map(np.asarray, null)), floor=floor, num_err=error[:, None], params=params, dtype="fp32",
                      status=np.asarray(status, object), reason=np.asarray(reason, object))
 

@@ -99,13 +99,13 @@ class Texts:
 
 def _passes(metric: Metric, read: Callable, guess: Callable) -> Callable:
     def make(probe, table, label, answers):
-        found = answers[label]
+        asked = answers[label]
         for k in probe.ks:
-            x_SxN = read(found.count_SxN, probe.samples, k)
-            null = None if found.guess is None else ("guess", *guess(found.guess, k, found.prompts))
-            example_rows.add(table, metric.id, stats.t_interval(x_SxN), found.prompts, null=null,
+            x_SxN = read(asked.count_SxN, probe.samples, k)
+            null = None if asked.guess is None else ("guess", *guess(asked.guess, k, asked.prompts))
+            example_rows.add(table, metric.id, stats.t_interval(x_SxN), asked.prompts, null=null,
                              floor=example_rows.standard_error(x_SxN), k=k, unit="prompt", split=label,
-                             params=f"samples={probe.samples};solved={probe.solved:g}", num_err=found.prompts * _ROUNDING)
+                             params=f"samples={probe.samples};solved={probe.solved:g}", num_err=asked.prompts * _ROUNDING)
 
     return make
 
@@ -125,25 +125,25 @@ def _add_known(probe, table, metric: Metric, label: str, x_SxN: np.ndarray, miss
 def _per_input(metric: Metric, read: Callable[[Answers, Texts, np.ndarray], np.ndarray], missing: str = NO_WORD) -> Callable:
     """A statistic of the set of a prompt's texts, against sets of texts of other prompts."""
     def make(probe, table, label, answers):
-        found = answers[label]
-        x_SxN = np.stack([read(found, texts, texts.own_M) for texts in found.texts])
+        asked = answers[label]
+        x_SxN = np.stack([read(asked, texts, texts.own_M) for texts in asked.texts])
         null = None
-        if found.prompts >= probe.samples:
-            null = ("other_prompts", *example_rows.over_known([read(found, texts, texts.others_M) for texts in found.texts])[0])
+        if asked.prompts >= probe.samples:
+            null = ("other_prompts", *example_rows.over_known([read(asked, texts, texts.others_M) for texts in asked.texts])[0])
         _add_known(probe, table, metric, label, x_SxN, missing, null=null, num_err=64 * _ROUNDING)
 
     return make
 
 
-def _ead_of_sets(found: Answers, texts: Texts, set_M: np.ndarray) -> np.ndarray:
-    return samples.ead(*text_sets.distinct(texts.grams, set_M, texts.N), found.vocabulary)
+def _ead_of_sets(asked: Answers, texts: Texts, set_M: np.ndarray) -> np.ndarray:
+    return samples.ead(*text_sets.distinct(texts.grams, set_M, texts.N), asked.vocabulary)
 
 
 def _ead(probe, table, label, answers) -> None:
-    found, parts = answers[label], []
-    for texts in found.texts:
+    asked, parts = answers[label], []
+    for texts in asked.texts:
         kinds_MxO, grams_MxO = text_sets.distinct(texts.grams, np.arange(texts.N * texts.G), texts.N * texts.G)
-        each = samples.ead(kinds_MxO, grams_MxO, found.vocabulary), *samples.ead_null(grams_MxO, found.vocabulary)
+        each = samples.ead(kinds_MxO, grams_MxO, asked.vocabulary), *samples.ead_null(grams_MxO, asked.vocabulary)
         parts.append([x.reshape(texts.N, texts.G) for x in each])
     x_SxNxG, null_SxNxG, deviation_SxNxG = map(np.stack, zip(*parts, strict=True))
     count_SxN = np.isfinite(x_SxNxG).sum(2)
@@ -157,61 +157,61 @@ def _ead(probe, table, label, answers) -> None:
     half_S = 1.96 * np.sqrt(np.nansum(over_texts(deviation_SxNxG**2, 2), axis=1)) / np.maximum(prompts_S, 1)
     _add_known(probe, table, EAD, label, over_texts(x_SxNxG), NO_WORD, num_err=64 * _ROUNDING,
                null=("uniform_words", value_S, value_S - half_S, value_S + half_S),
-               params=f"samples={probe.samples};vocabulary={found.vocabulary}")
+               params=f"samples={probe.samples};vocabulary={asked.vocabulary}")
 
 
 def _across(metric: Metric, read: Callable[[Answers, Texts], tuple], missing: str) -> Callable:
     """A statistic of the set of all prompts' first texts, from (value, without each prompt [N], null or None)."""
     def make(probe, table, label, answers):
-        found = answers[label]
-        value_S, without_SxN, nulls = zip(*(read(found, texts) for texts in found.texts), strict=True)
+        asked = answers[label]
+        value_S, without_SxN, nulls = zip(*(read(asked, texts) for texts in asked.texts), strict=True)
         value_S, without_SxN = np.asarray(value_S), np.stack(without_SxN)
         interval = example_rows.delete_one(value_S, without_SxN)
         known = np.isfinite(value_S)[:, None]
-        example_rows.add(table, metric.id, interval, found.prompts, unit="prompt", split=label,
-                         num_err=found.prompts * _ROUNDING,
+        example_rows.add(table, metric.id, interval, asked.prompts, unit="prompt", split=label,
+                         num_err=asked.prompts * _ROUNDING,
                          null=None if nulls[0] is None else ("uniform_words", *np.asarray(nulls).T),
                          status=np.where(known, "ok", "absent").astype(object), reason=np.where(known, None, missing))
 
     return make
 
 
-def _ead_across(found: Answers, texts: Texts) -> tuple:
+def _ead_across(asked: Answers, texts: Texts) -> tuple:
     kinds, totals = text_sets.distinct(texts.firsts, np.zeros(texts.N, int), 1)
     without_NxO = text_sets.distinct_without(texts.firsts, texts.N)
-    mean, deviation = (x[0] for x in samples.ead_null(totals, found.vocabulary))
-    return (samples.ead(kinds, totals, found.vocabulary)[0], samples.ead(*without_NxO, found.vocabulary),
+    mean, deviation = (x[0] for x in samples.ead_null(totals, asked.vocabulary))
+    return (samples.ead(kinds, totals, asked.vocabulary)[0], samples.ead(*without_NxO, asked.vocabulary),
             (mean, mean - 1.96 * deviation, mean + 1.96 * deviation))
 
 
-def _similarity_across(found: Answers, texts: Texts) -> tuple:
-    del found
+def _similarity_across(asked: Answers, texts: Texts) -> tuple:
+    del asked
     return (text_sets.similarity(texts.firsts, np.zeros(texts.N, int), 1)[0],
             text_sets.similarity_without(texts.firsts, texts.N), None)
 
 
 def _tempered(probe, table, label, answers) -> None:
-    found = answers[label]
-    tokens_SxN = found.length_SxNxG.sum(2)
+    asked = answers[label]
+    tokens_SxN = asked.length_SxNxG.sum(2)
     for i, temperature in enumerate(probe.temperatures):
-        entropy_SxN = found.entropy_SxNxGxK[..., i].sum(2)
+        entropy_SxN = asked.entropy_SxNxGxK[..., i].sum(2)
         interval = example_rows.jackknife(lambda total, tokens: total / tokens, entropy_SxN, tokens_SxN)
-        example_rows.add(table, TEMPERED.id, interval, found.prompts, unit="prompt", split=label,
+        example_rows.add(table, TEMPERED.id, interval, asked.prompts, unit="prompt", split=label,
                          params=f"samples={probe.samples};temperature={temperature:g}",
-                         num_err=_float32(found, 1), broken="the policy's logits are not finite")
+                         num_err=_float32(asked, 1), broken="the policy's logits are not finite")
 
 
 def _sequence(probe, table, label, answers) -> None:
-    found, at = answers[label], probe.temperatures.index(1.0)
-    x_SxN = found.entropy_SxNxGxK[..., at].mean(2)
-    example_rows.add(table, SEQUENCE.id, stats.t_interval(x_SxN), found.prompts, unit="prompt", split=label,
+    asked, at = answers[label], probe.temperatures.index(1.0)
+    x_SxN = asked.entropy_SxNxGxK[..., at].mean(2)
+    example_rows.add(table, SEQUENCE.id, stats.t_interval(x_SxN), asked.prompts, unit="prompt", split=label,
                      floor=example_rows.standard_error(x_SxN), params=f"samples={probe.samples}",
-                     num_err=_float32(found, found.tokens_SxNxGxT.shape[-1]), broken="the policy's logits are not finite")
+                     num_err=_float32(asked, asked.tokens_SxNxGxT.shape[-1]), broken="the policy's logits are not finite")
 
 
-def _float32(found: Answers, tokens: int) -> float:
+def _float32(asked: Answers, tokens: int) -> float:
     """Rounding of the float32 entropies of so many tokens: 16 units in the last place of log V each."""
-    return tokens * np.log(found.vocabulary) * 2.0**-20
+    return tokens * np.log(asked.vocabulary) * 2.0**-20
 
 
 def _gap(probe, table, label, answers) -> None:
@@ -226,17 +226,17 @@ def _gap(probe, table, label, answers) -> None:
 
 
 def _calibration(probe, table, label, answers) -> None:
-    found = answers[label]
-    confidence_SxN = np.minimum(np.exp(np.asarray(found.logp_SxNxG[..., 0], np.float64)), 1.0)
+    asked = answers[label]
+    confidence_SxN = np.minimum(np.exp(np.asarray(asked.logp_SxNxG[..., 0], np.float64)), 1.0)
     intervals, nulls = [], []
-    for confidence_N, right_N in zip(confidence_SxN, found.solved_SxNxG[..., 0], strict=True):
+    for confidence_N, right_N in zip(confidence_SxN, asked.solved_SxNxG[..., 0], strict=True):
         whole = np.isfinite(confidence_N).all()
         rng = np.random.default_rng(0)
         nulls.append(calibration.null(confidence_N, rng) if whole else (np.nan,) * 3)
         intervals.append(calibration.interval(confidence_N, right_N, rng) if whole else example_rows.UNKNOWN)
-    example_rows.add(table, CALIBRATION.id, example_rows.stack(intervals), found.prompts, unit="prompt", split=label,
+    example_rows.add(table, CALIBRATION.id, example_rows.stack(intervals), asked.prompts, unit="prompt", split=label,
                      null=("calibrated", *np.asarray(nulls).T), params=f"bins={calibration.BINS}",
-                     num_err=found.tokens_SxNxGxT.shape[-1] * 2.0**-18, broken="the policy's log-probabilities are not finite")
+                     num_err=asked.tokens_SxNxGxT.shape[-1] * 2.0**-18, broken="the policy's log-probabilities are not finite")
 
 
 _ONE = "one sample a prompt, or no two texts of a prompt have a word"

@@ -61,14 +61,14 @@ def delete_one(value: np.ndarray, without_SxM: np.ndarray) -> Interval:
 def over_known(x_SxM: np.ndarray) -> tuple[Interval, np.ndarray, np.ndarray]:
     """(t interval of the mean over the units that have a value, their standard error [S], how many they are [S])."""
     each = [x[np.isfinite(x)] for x in np.asarray(x_SxM, np.float64)]
-    found = [stats.t_interval(x) if x.size else UNKNOWN for x in each]
+    intervals = [stats.t_interval(x) if x.size else UNKNOWN for x in each]
     error = [x.std(ddof=1) / np.sqrt(x.size) if x.size > 1 else np.nan for x in each]
-    return stack(found), np.asarray(error), np.asarray([x.size for x in each])
+    return stack(intervals), np.asarray(error), np.asarray([x.size for x in each])
 
 
-def stack(found: Sequence[Interval]) -> Interval:
+def stack(intervals: Sequence[Interval]) -> Interval:
     """Intervals of single seeds as one of fields [S]."""
-    return Interval(*(np.asarray([getattr(one, end) for one in found]) for end in Interval._fields))
+    return Interval(*(np.asarray([getattr(one, end) for one in intervals]) for end in Interval._fields))
 
 
 def welch(a_SxM: np.ndarray, b_SxM: np.ndarray) -> tuple[Interval, np.ndarray]:
@@ -91,12 +91,12 @@ def standard_error(x_SxM: np.ndarray) -> np.ndarray:
     return x_SxM.std(-1, ddof=1, keepdims=True) / np.sqrt(m) if m > 1 else np.full((*x_SxM.shape[:-1], 1), np.nan)
 
 
-def add(table: RowTable, metric: str, found: Interval, m: int, *, null=None, floor=None, broken: str = "not finite",
+def add(table: RowTable, metric: str, interval: Interval, m: int, *, null=None, floor=None, broken: str = "not finite",
         status: np.ndarray | None = None, reason: np.ndarray | None = None, unit: str = "example", **key) -> int:
     """Append one statistic with an interval over m units (examples, prompts); returns its number, for `add_null`.
 
     Args:
-      found: fields [S].
+      interval: fields [S].
       null: (kind, value, lo, hi), the last three [S], [S, 1], numbers or None.
       floor: [S], [S, 1], a number or None.
       broken: reason of a value that is not finite; status, reason: object[S], to say it otherwise.
@@ -104,9 +104,9 @@ def add(table: RowTable, metric: str, found: Interval, m: int, *, null=None, flo
     def column(x):
         return None if x is None else np.reshape(x, (-1, 1)) if np.ndim(x) else x
 
-    finite = np.isfinite(found.value)
+    finite = np.isfinite(interval.value)
     status = np.where(finite, "ok", "nan").astype(object) if status is None else status
     reason = np.where(finite, None, broken).astype(object) if reason is None else reason
     null = None if null is None else (null[0], *map(column, null[1:]))
-    return table.add(metric, column(found.value), column(status), column(reason), null=null, floor=column(floor),
-                     ci_lo=column(found.lo), ci_hi=column(found.hi), unit=unit, n_units=m, **key)
+    return table.add(metric, column(interval.value), column(status), column(reason), null=null, floor=column(floor),
+                     ci_lo=column(interval.lo), ci_hi=column(interval.hi), unit=unit, n_units=m, **key)

@@ -79,13 +79,13 @@ def _exact(predict: Predict, params: Any, row: Any, microbatch: int) -> Any:
     logits, _, mask, pull = _pullback(predict, params, row)
     p, (T, V) = jax.nn.softmax(logits), logits.shape
 
-    def block(found, start):
+    def block(squares, start):
         i = start + jnp.arange(microbatch)
         t, y = jnp.minimum(i // V, T - 1), i % V
         root = jnp.where(i < T * V, jnp.sqrt(p[t, y]) * mask[t], 0.0)
         score = root[:, None] * (jax.nn.one_hot(y, V, dtype=p.dtype) - p[t])
         cotangents = jnp.zeros((microbatch, T, V), p.dtype).at[jnp.arange(microbatch), t].set(score)
-        return _squares(found, jax.vmap(pull)(cotangents)), None
+        return _squares(squares, jax.vmap(pull)(cotangents)), None
 
     zero = jax.tree.map(jnp.zeros_like, gradient_sums.wide(params))
     return jax.lax.scan(block, zero, jnp.arange(0, T * V, microbatch))[0]
@@ -96,9 +96,9 @@ def _of_targets(predict: Predict, params: Any, row: Any, keys: jax.Array | None)
     logits, target, mask, pull = _pullback(predict, params, row)
     p = jax.nn.softmax(logits)
 
-    def squared(found, drawn_T):
+    def squared(squares, drawn_T):
         score = (jax.nn.one_hot(drawn_T, p.shape[1], dtype=p.dtype) - p) * mask[:, None]
-        return jax.tree.map(lambda f, g: f + g**2, found, pull(score)), None
+        return jax.tree.map(lambda f, g: f + g**2, squares, pull(score)), None
 
     if keys is None:
         drawn = target[None]
@@ -137,12 +137,12 @@ def diagonal(predict: Predict, params: Any, rows: Any, *, estimator: str = "exac
         return _of_targets(predict, params, row, keys)
 
     def group(group_rows):
-        def add(found, x):
-            return jax.tree.map(jnp.add, found, one(*x)), None
+        def add(squares, x):
+            return jax.tree.map(jnp.add, squares, one(*x)), None
 
         zero = jax.tree.map(jnp.zeros_like, gradient_sums.wide(params))
-        found = jax.lax.scan(add, zero, group_rows)[0]
-        return jax.tree.map(lambda f: f / (m // groups), found)
+        squares = jax.lax.scan(add, zero, group_rows)[0]
+        return jax.tree.map(lambda f: f / (m // groups), squares)
 
     strided = jax.tree.map(lambda x: x.reshape(m // groups, groups, *x.shape[1:]).swapaxes(0, 1), (rows, jnp.arange(m)))
     return jax.lax.map(group, strided)

@@ -82,7 +82,7 @@ def points(rows: Sequence[Mapping], predictor: Mapping[str, object], old_task: M
 
 
 def _series(rows: Sequence[Mapping], wanted: Mapping[str, object]) -> dict[tuple, float]:
-    found: dict[tuple, float] = {}
+    by_run: dict[tuple, float] = {}
     wanted = {"role": "seed"} | dict(wanted)
     for row in rows:
         if any(row.get(name) != value for name, value in wanted.items()) or "at=" in (row.get("params") or ""):
@@ -90,14 +90,14 @@ def _series(rows: Sequence[Mapping], wanted: Mapping[str, object]) -> dict[tuple
         if "granularity" not in wanted and row["granularity"] not in ("global", "policy"):
             continue
         run = (row["arm"], row["seed"], row["step"], row["conditional_on"])
-        if run in found:
+        if run in by_run:
             raise KeyError(f"two rows of arm {run[0]!r}, seed {run[1]}, step {run[2]} match {wanted}: "
                            "name params, dtype or split")
         if row["value"] is not None and np.isfinite(row["value"]) and row.get("status") != "nan":
-            found[run] = float(row["value"])
-    if not found:
+            by_run[run] = float(row["value"])
+    if not by_run:
         raise KeyError(f"no row with a value matches {wanted}")
-    return found
+    return by_run
 
 
 def _design(x: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -140,11 +140,11 @@ def bootstrap(p: Points, unit: str, draws: int, rng: np.random.Generator) -> tup
     members = [np.flatnonzero(label == name) for name in dict.fromkeys(label)]
     if len(members) < 3:
         return np.nan, np.nan
-    found = []
+    resampled = []
     for _ in range(draws):
         chosen = np.concatenate([members[u] for u in rng.integers(len(members), size=len(members))])
-        found.append(r2(p.x[chosen], p.y[chosen]))
-    return tuple(np.nanquantile(found, (0.025, 0.975))) if np.isfinite(found).any() else (np.nan, np.nan)
+        resampled.append(r2(p.x[chosen], p.y[chosen]))
+    return tuple(np.nanquantile(resampled, (0.025, 0.975))) if np.isfinite(resampled).any() else (np.nan, np.nan)
 
 
 def permuted(p: Points, draws: int, rng: np.random.Generator) -> dict[str, float]:
@@ -168,10 +168,10 @@ def permuted(p: Points, draws: int, rng: np.random.Generator) -> dict[str, float
         orders = [order for order in itertools.permutations(identity) if order != identity]
     else:
         orders = [tuple(rng.permutation(len(blocks))) for _ in range(draws)]
-    found = np.asarray([r2(x_AxK.ravel(), y_AxK[list(order)].ravel()) for order in orders])
-    lo, hi = np.quantile(found, (0.025, 0.975))
-    at_least = np.sum(found >= observed - 1e-12)
-    return {"value": float(found.mean()), "lo": lo, "hi": hi, "p": float((1 + at_least) / (1 + len(found)))}
+    shuffled = np.asarray([r2(x_AxK.ravel(), y_AxK[list(order)].ravel()) for order in orders])
+    lo, hi = np.quantile(shuffled, (0.025, 0.975))
+    at_least = np.sum(shuffled >= observed - 1e-12)
+    return {"value": float(shuffled.mean()), "lo": lo, "hi": hi, "p": float((1 + at_least) / (1 + len(shuffled)))}
 
 
 def fit(rows: Sequence[Mapping], predictors: Sequence[Mapping[str, object]], *, arms: Sequence[str] | None = None,

@@ -72,8 +72,8 @@ class GivenReasoning(of_suite.OfSuite):
                              f"shares); {type(self.suite).__name__} has none")
 
     def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
-        found = self.suite.given_reasoning(params, key, self.shares)
-        return {f"{label}/{field}": x for label, given in found.items() for field, x in given._asdict().items()}
+        by_label = self.suite.given_reasoning(params, key, self.shares)
+        return {f"{label}/{field}": x for label, given in by_label.items() for field, x in given._asdict().items()}
 
     def finalize(self, values: Mapping[str, Any], state: dict, *, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]], **meta: Any) -> dict[str, np.ndarray]:
@@ -84,20 +84,20 @@ class GivenReasoning(of_suite.OfSuite):
             self._add(table, label, Given(**{field: x.astype(np.float64) for field, x in fields.items()}))
         return table.columns(row_ids)
 
-    def _add(self, table, label: str, found: Given) -> None:
+    def _add(self, table, label: str, given: Given) -> None:
         def row(metric, own_SxN, null_kind, null_SxN, **more):
             null, N = stats.t_interval(null_SxN), own_SxN.shape[-1]
             example_rows.add(table, metric.id, stats.t_interval(own_SxN), N, unit="prompt", split=label, num_err=N * 2.0**-24,
                              null=(null_kind, null.value, null.lo, null.hi), floor=example_rows.standard_error(own_SxN), **more)
 
         for k, share in enumerate(self.shares):
-            row(SUCCESS, found.reward_NxK[..., k], "another", found.another_NxK[..., k], params=f"share={share:g}")
-        kept_N = found.conflict_N[0] > 0  # the problems and their oracle's answers are the same for every seed
+            row(SUCCESS, given.reward_NxK[..., k], "another", given.another_NxK[..., k], params=f"share={share:g}")
+        kept_N = given.conflict_N[0] > 0  # the problems and their oracle's answers are the same for every seed
         enough = kept_N.sum() > 1
         chosen_N = kept_N if enough else np.ones_like(kept_N)
-        S, why = len(found.conflict_N), "fewer than two prompts have answers that are wrong for the other problem"
+        S, why = len(given.conflict_N), "fewer than two prompts have answers that are wrong for the other problem"
         absent = {} if enough else {"status": np.full(S, "absent", object), "reason": np.full(S, why, object)}
-        row(FOLLOWS, found.followed_N[:, chosen_N], "free", found.free_N[:, chosen_N], **absent)
+        row(FOLLOWS, given.followed_N[:, chosen_N], "free", given.free_N[:, chosen_N], **absent)
 
 
 catalog.add(

@@ -87,20 +87,20 @@ class InContext(of_suite.OfSuite):
 
     def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
         del key
-        return {f"{label}/{name}": x for label, found in self.suite.strategies(params).items()
-                for name, x in found._asdict().items()}
+        return {f"{label}/{name}": x for label, answers in self.suite.strategies(params).items()
+                for name, x in answers._asdict().items()}
 
     def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str | None, row_ids: Callable, **meta: Any) -> dict[str, np.ndarray]:
         """Rows of every split; values as `Answers`, with a leading axis over seeds."""
         table = example_rows.policy_table(arm=arm, step=step, seeds=seeds, conditional_on=conditional_on)
         for label, fields in of_suite.by_label(values).items():
-            found = Answers(**{name: np.asarray(x, np.float64) for name, x in fields.items()})
-            h, *known = _positive(found)
+            answers = Answers(**{name: np.asarray(x, np.float64) for name, x in fields.items()})
+            h, *known = _positive(answers)
             N = h.shape[1]
-            drawn = [_statistics(np.roll(h, -max(1, N * d // (self.draws + 1)), axis=1), known, found.rounding_N)
+            drawn = [_statistics(np.roll(h, -max(1, N * d // (self.draws + 1)), axis=1), known, answers.rounding_N)
                      for d in range(1, self.draws + 1)]
-            for i, (metric, one) in enumerate(zip(METRICS, _statistics(h, known, found.rounding_N), strict=True)):
+            for i, (metric, one) in enumerate(zip(METRICS, _statistics(h, known, answers.rounding_N), strict=True)):
                 band = pooling.prediction_band(np.stack([draw[i].interval.value for draw in drawn], axis=-1), 0.0)
                 example_rows.add(table, metric.id, one.interval, N, null=("other_prompts", *band), split=label, unit="prompt",
                                  num_err=one.error[:, None], dtype="fp32")
@@ -115,8 +115,8 @@ class InContext(of_suite.OfSuite):
         """The law of `posterior_odds` over an arm's steps, one fit a seed; losses are those on the first split, of training."""
         steps = [step for step in sorted(series) if step > 0]
         splits = [of_suite.by_label(series[step]) for step in steps]
-        by_step = [[Answers(**found[label]) for label in self.suite.strategic] for found in splits]  # in the suite's order
-        laws = [self._law(steps, [[Answers(*(np.asarray(x[s], np.float64) for x in found)) for found in splits]
+        by_step = [[Answers(**fields[label]) for label in self.suite.strategic] for fields in splits]  # in the suite's order
+        laws = [self._law(steps, [[Answers(*(np.asarray(x[s], np.float64) for x in fields)) for fields in splits]
                                   for splits in by_step]) for s in range(len(seeds))]
         table = example_rows.policy_table(arm=arm, step=max(series), seeds=seeds, conditional_on=conditional_on)
         for i, metric in enumerate(ODDS):
@@ -132,10 +132,10 @@ class InContext(of_suite.OfSuite):
         """Of one seed, from the answers of every step and split."""
         if len(steps) < posterior_odds.LEAST_STEPS:
             return None
-        h_TxNxC = np.stack([np.concatenate([_positive(found)[0] for found in splits]) for splits in answers])
+        h_TxNxC = np.stack([np.concatenate([_positive(one)[0] for one in splits]) for splits in answers])
         if not np.isfinite(h_TxNxC).all():
             return None
-        known = [np.concatenate(parts) for parts in zip(*(_positive(found)[1:] for found in answers[0]), strict=True)]
+        known = [np.concatenate(parts) for parts in zip(*(_positive(one)[1:] for one in answers[0]), strict=True)]
         left = strategies.weight(h_TxNxC, *known, np.zeros(h_TxNxC.shape[:2]))[1].interval.value
         own, other = _positive(answers[0][0])[1:]
         losses = [float(-(own * np.log(p)).sum(-1).mean()) for p in (own, other)]
@@ -144,9 +144,9 @@ class InContext(of_suite.OfSuite):
         return posterior_odds.fit(h_TxNxC[near:], *known, step_T[near:], bits, losses)
 
 
-def _positive(found: Answers) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _positive(answers: Answers) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(h, memorising, generalising), of which the predictors give nothing no chance at all."""
-    return np.exp(found.logp_NxC), *(np.maximum(x, _LEAST) for x in (found.memorising_NxC, found.generalising_NxC))
+    return np.exp(answers.logp_NxC), *(np.maximum(x, _LEAST) for x in (answers.memorising_NxC, answers.generalising_NxC))
 
 
 def _statistics(h: np.ndarray, known: Sequence[np.ndarray], rounding_SxN: np.ndarray) -> tuple[strategies.Found, ...]:

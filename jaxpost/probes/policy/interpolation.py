@@ -72,8 +72,8 @@ HALF_ULP = 2.0**-24  # relative rounding of a stored float32 loss; what the loss
 def between(params0: Any, params1: Any, alpha: jax.Array) -> Any:
     """(1 - alpha) theta0 + alpha theta1; the ends exactly, also beside entries that are not finite."""
     def mix(w0, w1):
-        found = (1 - alpha) * w0 + alpha * w1
-        return jnp.where(alpha == 0, w0, jnp.where(alpha == 1, w1, found)).astype(w1.dtype)
+        mixed = (1 - alpha) * w0 + alpha * w1
+        return jnp.where(alpha == 0, w0, jnp.where(alpha == 1, w1, mixed)).astype(w1.dtype)
 
     return jax.tree.map(mix, params0, params1)
 
@@ -167,9 +167,9 @@ class Interpolation:
     def init(self, ctx: base.Context, key: jax.Array) -> dict:
         """No state. Refuses, before any run, a probe batch that the microbatch or the functions do not fit."""
         del key
-        found = jax.eval_shape(self._values, ctx[base.PARAMS0], ctx[base.PARAMS0], ctx[base.PROBE_BATCH])
+        shapes = jax.eval_shape(self._values, ctx[base.PARAMS0], ctx[base.PARAMS0], ctx[base.PROBE_BATCH])
         for name in ("loss", "solved"):
-            if (x := found.get(f"{name}_AxM")) is not None and x.ndim != 2:
+            if (x := shapes.get(f"{name}_AxM")) is not None and x.ndim != 2:
                 raise ValueError(f"`{name}` must give a scalar a row; found shape {x.shape[2:]}")
         return {}
 
@@ -179,13 +179,13 @@ class Interpolation:
         return state, self._values(ctx[base.PARAMS0], ctx[base.PARAMS], ctx[base.PROBE_BATCH])
 
     def _values(self, params0, params1, rows) -> dict[str, jax.Array]:
-        found = {"loss_AxM": along(self.loss, params0, params1, rows, self.alphas, self.microbatch)}
+        values = {"loss_AxM": along(self.loss, params0, params1, rows, self.alphas, self.microbatch)}
         if self.solved is not None:
             score = along(self.solved, params0, params1, rows, self.alphas, self.microbatch)
-            found["solved_AxM"] = score.astype(jnp.float32)
+            values["solved_AxM"] = score.astype(jnp.float32)
         if self.predict is not None:
-            found |= balanced(self.predict, params0, params1, rows, self.microbatch)
-        return found
+            values |= balanced(self.predict, params0, params1, rows, self.microbatch)
+        return values
 
     def arrays(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The curves of every row: loss [S, A, m], and solved where it is measured."""
@@ -216,9 +216,9 @@ class Interpolation:
 def _excess(x_SxAxM: np.ndarray, alphas: np.ndarray) -> np.ndarray:
     """x minus the chord between its ends, row by row: exactly 0 at the ends."""
     chord = (1 - alphas)[None, :, None] * x_SxAxM[:, :1] + alphas[None, :, None] * x_SxAxM[:, -1:]
-    found = x_SxAxM - chord
-    found[:, [0, -1]] = np.where(np.isfinite(x_SxAxM[:, [0, -1]]), 0.0, np.nan)
-    return found
+    excess = x_SxAxM - chord
+    excess[:, [0, -1]] = np.where(np.isfinite(x_SxAxM[:, [0, -1]]), 0.0, np.nan)
+    return excess
 
 
 def _add_curve(table, metric: str, x_SxAxM: np.ndarray, alphas: np.ndarray) -> None:

@@ -74,8 +74,8 @@ class Interrupted(of_suite.OfSuite):
                              f"control); {type(self.suite).__name__} has none")
 
     def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
-        found = self.suite.interrupted(params, key, self.budgets, self.control)
-        return {f"{label}/{field}": x for label, cut in found.items() for field, x in cut._asdict().items()}
+        by_label = self.suite.interrupted(params, key, self.budgets, self.control)
+        return {f"{label}/{field}": x for label, cut in by_label.items() for field, x in cut._asdict().items()}
 
     def finalize(self, values: Mapping[str, Any], state: dict, *, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]], **meta: Any) -> dict[str, np.ndarray]:
@@ -86,21 +86,21 @@ class Interrupted(of_suite.OfSuite):
             self._add(table, label, Cut(**{field: x.astype(np.float64) for field, x in fields.items()}))
         return table.columns(row_ids)
 
-    def _add(self, table, label: str, found: Cut) -> None:
-        N = found.free_N.shape[-1]
+    def _add(self, table, label: str, cut: Cut) -> None:
+        N = cut.free_N.shape[-1]
 
         def row(metric, interval, **more):
             example_rows.add(table, metric.id, interval, N, unit="prompt", split=label, num_err=N * 2.0**-24, **more)
 
         for k, budget in enumerate(self.budgets):
-            success_SxN, control_SxN, cut_SxN = (x[..., k] for x in (found.reward_NxK, found.control_NxK, found.cut_NxK))
+            success_SxN, control_SxN, cut_SxN = (x[..., k] for x in (cut.reward_NxK, cut.control_NxK, cut.cut_NxK))
             control = stats.t_interval(control_SxN)
             row(SUCCESS, stats.t_interval(success_SxN), params=f"budget={budget};control={self.control}",
                 null=(self.control, control.value, control.lo, control.hi), floor=example_rows.standard_error(success_SxN))
             row(SHARE, stats.t_interval(cut_SxN), params=f"budget={budget}", floor=example_rows.standard_error(cut_SxN))
-        own, control = (example_rows.jackknife(self._lost, self._area(x), found.free_N)
-                        for x in (found.reward_NxK, found.control_NxK))
-        some_S = found.free_N.any(axis=-1)[:, None]
+        own, control = (example_rows.jackknife(self._lost, self._area(x), cut.free_N)
+                        for x in (cut.reward_NxK, cut.control_NxK))
+        some_S = cut.free_N.any(axis=-1)[:, None]
         row(BUDGET, own, null=(self.control, control.value, control.lo, control.hi), params=f"control={self.control}",
             status=np.where(some_S, "ok", "absent").astype(object),
             reason=np.where(some_S, None, "no free answer has a reward").astype(object))

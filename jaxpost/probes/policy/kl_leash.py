@@ -65,12 +65,12 @@ def clip_bound(low: float, high: float) -> float:
 def _random_like(direction: Any, key: jax.Array) -> Any:
     """A Gaussian direction with the norm of every tensor of `direction` (of every layer of a stacked leaf)."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(direction)
-    found = []
+    parts = []
     for i, (path, d) in enumerate(leaves):
         axes = tuple(range(1 if gradient_sums.is_stacked(path) else 0, d.ndim))
         g = jax.random.normal(jax.random.fold_in(key, i), d.shape, d.dtype)
-        found.append(g * jnp.sqrt((d**2).sum(axes, keepdims=True) / (g**2).sum(axes, keepdims=True)))
-    return jax.tree.unflatten(tree, found)
+        parts.append(g * jnp.sqrt((d**2).sum(axes, keepdims=True) / (g**2).sum(axes, keepdims=True)))
+    return jax.tree.unflatten(tree, parts)
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,14 @@ class KLLeash:
                     "length2_m": squared_length(self.predict, params0, row, moved),
                     "stored2_m": squared_length(self.predict, params0, row, rounded)}
 
-        found = example_rows.of_examples(row_of, None, rows, self.microbatch)
+        values = example_rows.of_examples(row_of, None, rows, self.microbatch)
 
         def null(key):
             direction = _random_like(moved, key)
             return example_rows.of_examples(lambda _, row: squared_length(self.predict, params0, row, direction), None, rows,
                                             self.microbatch)
 
-        return found | {"null2_DxM": jax.lax.map(null, jax.random.split(key, self.null_draws))}
+        return values | {"null2_DxM": jax.lax.map(null, jax.random.split(key, self.null_draws))}
 
     def finalize(self, values: Mapping[str, Any], state: dict, *, infos: Any = None, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]]) -> dict[str, np.ndarray]:
@@ -172,14 +172,15 @@ class KLLeash:
     @staticmethod
     def _add_ratio(table: RowTable, v: Mapping[str, np.ndarray], m: int) -> None:
         """sqrt(mean d'Fd / (2 mean KL)): degenerate where nothing moved, unresolved where KL is below its floor."""
-        found = example_rows.jackknife(lambda a, b: np.sqrt(divide(a, 2 * b)), v["length2_m"], v["reverse_m"])
+        interval = example_rows.jackknife(lambda a, b: np.sqrt(divide(a, 2 * b)), v["length2_m"], v["reverse_m"])
         still, buried = v["reverse_m"].mean(-1) == 0, v["reverse_m"].mean(-1) <= v["stored_m"].mean(-1)
-        broken = np.isnan(found.value) & ~still
+        broken = np.isnan(interval.value) & ~still
         status = np.select([still, broken, buried], ["degenerate", "nan", "unresolved"], "ok").astype(object)
         reasons = ["the policy is the base on these rows", "the policy's logits are not finite",
                    "KL is not above that of rounding the policy to bf16"]
         reason = np.select([still, broken, buried], np.asarray(reasons, object), None)
-        example_rows.add(table, "gate.leash.ratio", found, m, null=("quadratic", 1.0, None, None), status=status, reason=reason)
+        example_rows.add(table, "gate.leash.ratio", interval, m, null=("quadratic", 1.0, None, None), status=status,
+                         reason=reason)
 
 
 catalog.add(

@@ -30,8 +30,8 @@ class OfSuite:
 
 def by_label(values: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
     """{label: {field: value}}, in the order of the values."""
-    found = {}
+    fields = {}
     for name, value in values.items():
         label, _, field = name.rpartition("/")
-        found.setdefault(label, {})[field] = np.asarray(value)
-    return found
+        fields.setdefault(label, {})[field] = np.asarray(value)
+    return fields

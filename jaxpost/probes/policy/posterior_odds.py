@@ -67,11 +67,11 @@ def fit(h_TxNxC: np.ndarray, memorising_NxC: np.ndarray, generalising_NxC: np.nd
     def of_law(log_theta):
         return kl_T(scipy.special.expit(log_odds(np.exp(log_theta), step_T, bits, losses)))
 
-    found = [scipy.optimize.minimize(lambda x: of_law(x)[kept].mean(), np.log(start), method="L-BFGS-B",
-                                     bounds=_BOUNDS, options={"ftol": 1e-12, "gtol": 1e-9})
-             for start in STARTS]
+    fits = [scipy.optimize.minimize(lambda x: of_law(x)[kept].mean(), np.log(start), method="L-BFGS-B",
+                                    bounds=_BOUNDS, options={"ftol": 1e-12, "gtol": 1e-9})
+            for start in STARTS]
     constant = scipy.optimize.minimize_scalar(lambda w: kl_T(np.full(T, w))[kept].mean(), bounds=(0, 1), method="bounded").x
-    best = min(found, key=lambda one: one.fun)
-    read = np.asarray([[*np.exp(one.x), of_law(one.x)[~kept].mean()] for one in found if one.fun <= best.fun + 1e-6])
+    best = min(fits, key=lambda one: one.fun)
+    read = np.asarray([[*np.exp(one.x), of_law(one.x)[~kept].mean()] for one in fits if one.fun <= best.fun + 1e-6])
     value = [*np.exp(best.x), of_law(best.x)[~kept].mean()]
     return Law(*map(float, value), float(kl_T(np.full(T, constant))[~kept].mean()), tuple(np.ptp(read, axis=0).tolist()))

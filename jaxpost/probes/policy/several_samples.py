@@ -82,10 +82,10 @@ class PolicySamples(of_suite.OfSuite):
     def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
         out = {}
         temperatures = self.temperatures if self._of_logits else ()
-        for label, found in self.suite.samples(params, key, self.samples, temperatures).items():
-            out |= {f"{label}/solved_SxNxG": found.reward_NxG >= self.solved, f"{label}/logp_SxNxG": found.logp_NxG,
-                    f"{label}/tokens_SxNxGxT": jnp.where(found.word_NxGxT > 0, found.tokens_NxGxT, text_sets.NO_WORD),
-                    f"{label}/length_SxNxG": found.length_NxG, f"{label}/entropy_SxNxGxK": found.entropy_NxGxK}
+        for label, sampled in self.suite.samples(params, key, self.samples, temperatures).items():
+            out |= {f"{label}/solved_SxNxG": sampled.reward_NxG >= self.solved, f"{label}/logp_SxNxG": sampled.logp_NxG,
+                    f"{label}/tokens_SxNxGxT": jnp.where(sampled.word_NxGxT > 0, sampled.tokens_NxGxT, text_sets.NO_WORD),
+                    f"{label}/length_SxNxG": sampled.length_NxG, f"{label}/entropy_SxNxGxK": sampled.entropy_NxGxK}
         return out
 
     def finalize(self, values: Mapping[str, Any], state: dict, *, arm: str, step: int, seeds: Sequence[int],

@@ -144,8 +144,8 @@ class MeanOfHistory(OfHistory):
         del state, meta
         if self.id not in values:
             return {"metric": []}
-        found = {self.id: values[self.id].mean(axis=1)}
-        return finalize(found, arm=arm, step=step, seeds=seeds, conditional_on=conditional_on, guesses={})
+        means = {self.id: values[self.id].mean(axis=1)}
+        return finalize(means, arm=arm, step=step, seeds=seeds, conditional_on=conditional_on, guesses={})
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,8 @@ class AdvantageCovariance(OfHistory):
         table = example_rows.policy_table(arm=arm, step=step, seeds=seeds, conditional_on=conditional_on)
         steps_S = values.get("advantage_covariance", np.empty((len(seeds), 0)))
         each = [np.asarray(x, np.float64)[~np.isnan(x)] for x in steps_S]
-        found = [stats.t_interval(x) if x.size else stats.Interval(*(np.asarray(np.nan),) * 3) for x in each]
-        interval = stats.Interval(*(np.asarray([getattr(one, end) for one in found]) for end in ("value", "lo", "hi")))
+        intervals = [stats.t_interval(x) if x.size else stats.Interval(*(np.asarray(np.nan),) * 3) for x in each]
+        interval = stats.Interval(*(np.asarray([getattr(one, end) for one in intervals]) for end in ("value", "lo", "hi")))
         known = np.isfinite(interval.value)
         status = np.asarray([["ok" if ok else "nan" if x.size else "absent"]
                              for ok, x in zip(known, each, strict=True)], object)

@@ -42,9 +42,9 @@ def relative_distance(h: np.ndarray, memorising: np.ndarray, generalising: np.nd
     """
     gap_SxN = divergence(h, generalising) - divergence(h, memorising)
     whole_SxN = divergence(generalising, memorising)
-    found = example_rows.jackknife(lambda a, b: (np.clip(a / b, -1, 1) + 1) / 2, gap_SxN, whole_SxN)
+    distance = example_rows.jackknife(lambda a, b: (np.clip(a / b, -1, 1) + 1) / 2, gap_SxN, whole_SxN)
     moved_SxN = sum((np.abs(h - q) + h * np.abs(np.log(h / q))).sum(-1) for q in (memorising, generalising))
-    return Found(found, 0.5 * (2 * rounding_SxN * moved_SxN).mean(-1) / whole_SxN.mean(-1))
+    return Found(distance, 0.5 * (2 * rounding_SxN * moved_SxN).mean(-1) / whole_SxN.mean(-1))
 
 
 def weight(h: np.ndarray, memorising: np.ndarray, generalising: np.ndarray, rounding_SxN: np.ndarray

@@ -41,7 +41,7 @@ def grams(words_MxT: np.ndarray) -> tuple[Grams, ...]:
     """The n-grams of `aligned` texts, of every order in `samples.ORDERS`."""
     M, T = words_MxT.shape
     length_M, word_MxT = (words_MxT != NO_WORD).sum(1), np.unique(words_MxT, return_inverse=True)[1].reshape(M, T)
-    code_MxT, width, found = word_MxT, int(word_MxT.max(initial=0)) + 1, []
+    code_MxT, width, by_order = word_MxT, int(word_MxT.max(initial=0)) + 1, []
     for n in samples.ORDERS:
         if n > 1:  # the n-gram at t is the (n - 1)-gram there and the word n - 1 further on
             longer = code_MxT[:, :-1] * width + word_MxT[:, n - 1:] if T >= n else code_MxT[:, :0]
@@ -49,21 +49,21 @@ def grams(words_MxT: np.ndarray) -> tuple[Grams, ...]:
         text_R, place_R = np.nonzero(np.arange(code_MxT.shape[1]) <= length_M[:, None] - n)
         kinds = int(code_MxT.max(initial=0)) + 1
         pair_R, count_R = np.unique(text_R * kinds + code_MxT[text_R, place_R], return_counts=True)
-        found.append(Grams(pair_R // kinds, pair_R % kinds, count_R, kinds))
-    return tuple(found)
+        by_order.append(Grams(pair_R // kinds, pair_R % kinds, count_R, kinds))
+    return tuple(by_order)
 
 
-def distinct(found: tuple[Grams, ...], set_M: np.ndarray, sets: int) -> tuple[np.ndarray, np.ndarray]:
+def distinct(grams: tuple[Grams, ...], set_M: np.ndarray, sets: int) -> tuple[np.ndarray, np.ndarray]:
     """(distinct n-grams [S, O], n-grams [S, O]) of the union of each set's texts, no n-gram across two texts."""
-    kinds = [np.bincount(np.unique(set_M[g.text_R] * g.kinds + g.kind_R) // g.kinds, minlength=sets) for g in found]
-    totals = [np.bincount(set_M[g.text_R], g.count_R, minlength=sets) for g in found]
+    kinds = [np.bincount(np.unique(set_M[g.text_R] * g.kinds + g.kind_R) // g.kinds, minlength=sets) for g in grams]
+    totals = [np.bincount(set_M[g.text_R], g.count_R, minlength=sets) for g in grams]
     return np.stack(kinds, axis=-1), np.stack(totals, axis=-1)
 
 
-def distinct_without(found: tuple[Grams, ...], texts: int) -> tuple[np.ndarray, np.ndarray]:
+def distinct_without(grams: tuple[Grams, ...], texts: int) -> tuple[np.ndarray, np.ndarray]:
     """`distinct` of the set of all texts without each one of them: [M, O] twice."""
     kinds, totals = [], []
-    for g in found:
+    for g in grams:
         owners = np.bincount(g.kind_R, minlength=g.kinds)
         alone = np.bincount(g.text_R, owners[g.kind_R] == 1, minlength=texts)
         kinds.append((owners > 0).sum() - alone)
@@ -71,20 +71,20 @@ def distinct_without(found: tuple[Grams, ...], texts: int) -> tuple[np.ndarray, 
     return np.stack(kinds, axis=-1), np.stack(totals, axis=-1)
 
 
-def similarity(found: tuple[Grams, ...], set_M: np.ndarray, sets: int) -> np.ndarray:
+def similarity(grams: tuple[Grams, ...], set_M: np.ndarray, sets: int) -> np.ndarray:
     """Mean cosine of each set's pairs, [S] in [0, 1]; NaN for a set without two texts that have a word."""
     each = []
-    for g in found:
+    for g in grams:
         key, place = np.unique(set_M[g.text_R] * g.kinds + g.kind_R, return_inverse=True)
         length2 = np.bincount(key // g.kinds, np.bincount(place, _unit(g)) ** 2, minlength=sets)
         each.append(_of_pairs(length2, _texts(g, set_M, sets)))
     return _over_orders(np.stack(each, axis=-1))
 
 
-def similarity_without(found: tuple[Grams, ...], texts: int) -> np.ndarray:
+def similarity_without(grams: tuple[Grams, ...], texts: int) -> np.ndarray:
     """`similarity` of the set of all texts without each one of them, [M]."""
     each = []
-    for g in found:
+    for g in grams:
         unit_R = _unit(g)
         sum_K = np.bincount(g.kind_R, unit_R, minlength=g.kinds)
         with_M = np.bincount(g.text_R, unit_R * sum_K[g.kind_R], minlength=texts)

@@ -116,12 +116,12 @@ def worst_regret(mdp: FiniteMDP, true_SxAxS: np.ndarray, learned_SxAxS: np.ndarr
     size, size_learned = (max(np.abs(x).max(), np.finfo(float).tiny) for x in (true, learned))
     states, actions, _ = mdp.transition_SxAxS.shape
     flow = np.repeat(np.eye(states), actions, 1) - mdp.discount * mdp.transition_SxAxS.reshape(-1, states).T
-    found = scipy.optimize.linprog(np.concatenate([-true, true]) / size, b_ub=[0.0],
-                                   A_ub=np.concatenate([learned, -learned])[None] / size_learned,
-                                   A_eq=np.kron(np.eye(2), flow), b_eq=np.tile(mdp.start_S, 2))
-    if not found.success:
-        raise RuntimeError(f"worst_regret: the linear programme was not solved: {found.message}")
-    return _share(-found.fun * size, spread(mdp, true_SxAxS))
+    solution = scipy.optimize.linprog(np.concatenate([-true, true]) / size, b_ub=[0.0],
+                                      A_ub=np.concatenate([learned, -learned])[None] / size_learned,
+                                      A_eq=np.kron(np.eye(2), flow), b_eq=np.tile(mdp.start_S, 2))
+    if not solution.success:
+        raise RuntimeError(f"worst_regret: the linear programme was not solved: {solution.message}")
+    return _share(-solution.fun * size, spread(mdp, true_SxAxS))
 
 
 def _share(lost: float, of: float) -> float:

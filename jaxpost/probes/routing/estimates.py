@@ -61,9 +61,9 @@ def averaged(x_N: np.ndarray) -> dict[str, np.ndarray]:
     """`value`, `lo`, `hi` and `floor` (standard error) of a mean over samples, the first axis: [N] or [N, C]."""
     x = np.moveaxis(np.asarray(x_N, np.float64), 0, -1)
     n = x.shape[-1]
-    found = stats.t_interval(x)
+    interval = stats.t_interval(x)
     error = x.std(-1, ddof=1) / np.sqrt(n) if n > 1 else np.full(x.shape[:-1], np.nan)
-    return {"value": found.value, "lo": found.lo, "hi": found.hi, "floor": error}
+    return {"value": interval.value, "lo": interval.lo, "hi": interval.hi, "floor": error}
 
 
 def drawn(kind: str, x_DxC: np.ndarray, quantiles: bool = False) -> Null:

@@ -105,8 +105,8 @@ def quasi_independence(margin_E: np.ndarray) -> np.ndarray:
     for _ in range(90):
         middle = (low + high) / 2
         total = np.exp(middle)
-        found = small(total[..., None])
-        excess = np.where(swaps, found.sum(-1) - 2 * np.where(largest, found, 0.0).sum(-1), total - found.sum(-1))
+        logs = small(total[..., None])
+        excess = np.where(swaps, logs.sum(-1) - 2 * np.where(largest, logs, 0.0).sum(-1), total - logs.sum(-1))
         above = excess > 0
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     total = np.exp(high)[..., None]

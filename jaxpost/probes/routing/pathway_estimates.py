@@ -32,7 +32,7 @@ def distance_estimates(probs_NxLxE: np.ndarray, tokens: int, *, threshold: float
       tokens: of the longest sample. members: sample numbers; None: all, else the null "random_subset" takes the place of
         "shuffled_samples". params: further parameters of the rows.
     """
-    found = pathways.pathways(probs_NxLxE, threshold)
+    paths = pathways.pathways(probs_NxLxE, threshold)
     everyone = np.arange(len(probs_NxLxE))
     chosen = everyone if members is None else members
     first, second = pathways.pairs(chosen, cap)
@@ -42,32 +42,32 @@ def distance_estimates(probs_NxLxE: np.ndarray, tokens: int, *, threshold: float
     params |= {"pairs": cap} if possible > cap else {}
     if not len(first):
         return _no_pairs(params, probs_NxLxE.shape[1], layers, len(chosen))
-    edits_NxL, cuts = pathways.unsettled(found, tolerance(tokens, probs_NxLxE.shape[-1]), threshold)
-    note = f"{cuts} of {found.length_NxL.size} prefixes end within rounding of the threshold" if cuts else None
+    edits_NxL, cuts = pathways.unsettled(paths, tolerance(tokens, probs_NxLxE.shape[-1]), threshold)
+    note = f"{cuts} of {paths.length_NxL.size} prefixes end within rounding of the threshold" if cuts else None
     rng = np.random.default_rng(0)
-    random = [found._replace(order_NxLxE=pathways.random_routing(load_LxE, found.length_NxL, rng)) for _ in range(draws)]
+    random = [paths._replace(order_NxLxE=pathways.random_routing(load_LxE, paths.length_NxL, rng)) for _ in range(draws)]
     fewer = pathways.pairs(chosen, max(cap // 4, 1))
     nulls = [_drawn("equal_load", random, fewer)]
     if members is None:
         rng = np.random.default_rng(1)
-        nulls.append(_drawn("shuffled_samples", [pathways.shuffled_samples(found, rng) for _ in range(draws)], fewer))
+        nulls.append(_drawn("shuffled_samples", [pathways.shuffled_samples(paths, rng) for _ in range(draws)], fewer))
     else:
-        nulls.append([Null("random_subset", x.mean()) for x in _both(found, *pathways.pairs(everyone, cap))])
+        nulls.append([Null("random_subset", x.mean()) for x in _both(paths, *pathways.pairs(everyone, cap))])
     moved_PxL = edits_NxL[first] + edits_NxL[second]
     moved = moved_PxL.sum(1)
-    length = found.length_NxL.sum(1)
+    length = paths.length_NxL.sum(1)
     errors = moved.mean(), (2 * moved / np.maximum(length[first], length[second])).mean()  # the length may move with it
-    values = _both(found, first, second)
+    values = _both(paths, first, second)
     estimates = [
         Estimate(f"pathway.{name}", **jackknifed(*pathways.mean_of_pairs(values[i], first, second)), num_err=errors[i],
                 nulls=tuple(null[i] for null in nulls), params=params, whole=True, note=note, n=len(chosen))
         for i, name in enumerate(("distance", "distance_normalised"))]
-    return estimates + ([_by_layer(found, first, second, random, fewer, moved_PxL, params, len(chosen))] if layers else [])
+    return estimates + ([_by_layer(paths, first, second, random, fewer, moved_PxL, params, len(chosen))] if layers else [])
 
 
-def _both(found: Pathways, first, second) -> tuple[np.ndarray, np.ndarray]:
+def _both(paths: Pathways, first, second) -> tuple[np.ndarray, np.ndarray]:
     """(distance, distance over the longer length) of pairs."""
-    distance, longer = pathways.distances(found.order_NxLxE, found.length_NxL, first, second)
+    distance, longer = pathways.distances(paths.order_NxLxE, paths.length_NxL, first, second)
     return distance, distance / longer
 
 
@@ -77,8 +77,8 @@ def _drawn(kind: str, paths: list[Pathways], pairs) -> list[Null]:
     return [drawn(kind, x) for x in means.T]
 
 
-def _by_layer(found: Pathways, first, second, random, fewer, moved_PxL, params, n) -> Estimate:
-    apart = pathways.by_layer(found.order_NxLxE, found.length_NxL, first, second)
+def _by_layer(paths: Pathways, first, second, random, fewer, moved_PxL, params, n) -> Estimate:
+    apart = pathways.by_layer(paths.order_NxLxE, paths.length_NxL, first, second)
     value, without = zip(*(pathways.mean_of_pairs(x, first, second) for x in (*apart.T, apart.sum(1))), strict=True)
     null = [pooled(pathways.by_layer(path.order_NxLxE, path.length_NxL, *fewer).mean(0), "sum") for path in random]
     return Estimate("pathway.distance_by_layer", **jackknifed(np.stack(value), np.stack(without)),
@@ -88,24 +88,24 @@ def _by_layer(found: Pathways, first, second, random, fewer, moved_PxL, params, 
 def _no_pairs(params: dict, layers: int, by_layer: bool, n: int) -> list[Estimate]:
     names = ("equal_load", "random_subset" if params["over"] == "memorised" else "shuffled_samples")
     nulls = tuple(Null(name, np.nan) for name in names)
-    found = [Estimate(f"pathway.{name}", np.nan, nulls=nulls, params=params, whole=True, n=n,
+    estimates = [Estimate(f"pathway.{name}", np.nan, nulls=nulls, params=params, whole=True, n=n,
                      missing=ONE_SAMPLE) for name in ("distance", "distance_normalised")]
     if by_layer:
-        found.append(Estimate("pathway.distance_by_layer", np.full(layers + 1, np.nan), nulls=nulls[:1], params=params,
+        estimates.append(Estimate("pathway.distance_by_layer", np.full(layers + 1, np.nan), nulls=nulls[:1], params=params,
                              missing=ONE_SAMPLE, n=n))
-    return found
+    return estimates
 
 
 def length_estimate(probs_NxLxE: np.ndarray, tokens: int, threshold: float) -> Estimate:
     """`pathway.length`: mean experts a layer."""
     experts = probs_NxLxE.shape[-1]
-    found = pathways.pathways(probs_NxLxE, threshold)
+    paths = pathways.pathways(probs_NxLxE, threshold)
     alike = pathways.pathways(np.asarray(probs_NxLxE, np.float64).mean(0)[None], threshold).length_NxL[0]
     flat = int(np.argmax(np.arange(1, experts + 1) / experts > threshold)) + 1
-    cuts = pathways.unsettled(found, tolerance(tokens, experts), threshold)[1]
-    return Estimate("pathway.length", **averaged(pooled(found.length_NxL)),
+    cuts = pathways.unsettled(paths, tolerance(tokens, experts), threshold)[1]
+    return Estimate("pathway.length", **averaged(pooled(paths.length_NxL)),
                    nulls=(Null("uniform", flat), Null("layer_mean", pooled(alike))),
-                   num_err=cuts / found.length_NxL.size, params={"threshold": threshold})
+                   num_err=cuts / paths.length_NxL.size, params={"threshold": threshold})
 
 
 def cosines(probs_NxLxE: np.ndarray, gram_LxExE: np.ndarray, cross_LxExE: np.ndarray, other_NxLxE: np.ndarray | None = None
@@ -156,20 +156,20 @@ def consistency_estimates(probs_NxLxE: np.ndarray, router: dict[str, np.ndarray]
         return [Estimate(f"pathway.{name}", np.nan, nulls=kept, params=params, whole=True, missing=missing, n=n)
                 for name, kept in (("cosine", nulls), ("consistency_c_paper", nulls[:1]))]
     products = router["gram_LxExE"], router["cross_LxExE"]
-    found = cosines(probs_NxLxE, *products)
+    cosine = cosines(probs_NxLxE, *products)
     alike = np.asarray(probs_NxLxE, np.float64).mean(0)[None]
     nulls = (Null(names[0], all_pairs_cosine(probs_NxLxE, *products)), Null(names[1], cosines(alike, *products).mean()))
     rng = np.random.default_rng(0)
     mixed = [consistency(cosines(probs_NxLxE, *products, probs_NxLxE[rng.permutation(n)])).mean()
              for _ in range(draws)]
-    largest = np.abs(found.max(1) + _TINY)
+    largest = np.abs(cosine.max(1) + _TINY)
     relative = (int(router["width"]) + 2) * 2.0**-24 + 2 * tolerance(tokens, probs_NxLxE.shape[-1])
     error = cosine_errors(probs_NxLxE, products[0], relative)
-    error_c = divide(error.mean(1) + np.abs(found.mean(1)) / largest * error.max(1), largest).mean()
+    error_c = divide(error.mean(1) + np.abs(cosine.mean(1)) / largest * error.max(1), largest).mean()
     zero = ("degenerate", "a mean routing vector is zero")
-    return [Estimate("pathway.cosine", **averaged(found.mean(1)), nulls=nulls, params=params, whole=True, missing=zero, n=n,
+    return [Estimate("pathway.cosine", **averaged(cosine.mean(1)), nulls=nulls, params=params, whole=True, missing=zero, n=n,
                     num_err=error.mean()),
-            Estimate("pathway.consistency_c_paper", **averaged(consistency(found)), nulls=(drawn(names[0], mixed),),
+            Estimate("pathway.consistency_c_paper", **averaged(consistency(cosine)), nulls=(drawn(names[0], mixed),),
                     params=params, whole=True, missing=zero, num_err=error_c, n=n)]
 
 

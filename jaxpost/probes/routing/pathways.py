@@ -123,19 +123,19 @@ def mean_of_pairs(x_P: np.ndarray, first_P: np.ndarray, second_P: np.ndarray) ->
     return np.float64(x_P.mean()), divide(x_P.sum() - held, left)
 
 
-def unsettled(found: Pathways, tolerance: float, threshold: float = THRESHOLD) -> tuple[np.ndarray, int]:
+def unsettled(paths: Pathways, tolerance: float, threshold: float = THRESHOLD) -> tuple[np.ndarray, int]:
     """How far rounding of the weights could move pathways: (edits float64[N, L], prefixes that end within rounding).
 
     A prefix whose cumulative weight lies within `tolerance` of the threshold may be one expert shorter or longer, and experts
     within `tolerance` of a neighbour in the ranking may change places: each costs at most one edit, so that the distance of
     two samples changes by at most the sum of theirs.
     """
-    E = found.weight_NxLxE.shape[-1]
-    close = found.weight_NxLxE[..., :-1] - found.weight_NxLxE[..., 1:] <= tolerance
+    E = paths.weight_NxLxE.shape[-1]
+    close = paths.weight_NxLxE[..., :-1] - paths.weight_NxLxE[..., 1:] <= tolerance
     none = np.zeros((*close.shape[:-1], 1), bool)
     tied = np.concatenate([close, none], -1) | np.concatenate([none, close], -1)
-    swapped = (tied & (np.arange(E) < found.length_NxL[..., None])).sum(-1)
-    cumulative = np.cumsum(found.weight_NxLxE, axis=-1)[..., :-1]  # all experts together are no cut
+    swapped = (tied & (np.arange(E) < paths.length_NxL[..., None])).sum(-1)
+    cumulative = np.cumsum(paths.weight_NxLxE, axis=-1)[..., :-1]  # all experts together are no cut
     ends = (np.abs(cumulative - threshold) <= tolerance).any(-1)
     return (swapped + ends).astype(np.float64), int(ends.sum())
 
@@ -151,8 +151,8 @@ def random_routing(load_LxE: np.ndarray, length_NxL: np.ndarray, rng: np.random.
     return np.argsort(-(weight + noise), axis=-1, kind="stable")
 
 
-def shuffled_samples(found: Pathways, rng: np.random.Generator) -> Pathways:
+def shuffled_samples(paths: Pathways, rng: np.random.Generator) -> Pathways:
     """In each layer the pathway of another sample, by a random permutation: the layers' couplings are gone."""
-    chosen = rng.permuted(np.broadcast_to(np.arange(len(found.length_NxL))[:, None], found.length_NxL.shape), axis=0)
-    layer = np.arange(found.length_NxL.shape[1])
-    return Pathways(*(x[chosen, layer] for x in found))
+    chosen = rng.permuted(np.broadcast_to(np.arange(len(paths.length_NxL))[:, None], paths.length_NxL.shape), axis=0)
+    layer = np.arange(paths.length_NxL.shape[1])
+    return Pathways(*(x[chosen, layer] for x in paths))

@@ -125,12 +125,12 @@ class Routing:
             return reduce(self.route(params, rows), self.top)
 
         if self.microbatch is None:
-            found = reduced(examples)
+            values = reduced(examples)
         else:
             rows = gradient_sums.microbatches(examples, self.microbatch)
-            found = jax.tree.map(gradient_sums.in_order, jax.lax.map(reduced, rows))
+            values = jax.tree.map(gradient_sums.in_order, jax.lax.map(reduced, rows))
         vectors = self.vectors(params)
-        return found if vectors is None else found | inner_products(vectors)
+        return values if vectors is None else values | inner_products(vectors)
 
     def arrays(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """What trajectories need, leading axis seeds: mean probabilities, top-k experts, loss, correct, and the router;
@@ -174,7 +174,7 @@ def reduce(routed: Routed, top: int) -> dict[str, jax.Array]:
     share_N = 1.0 / jnp.maximum(tokens_N, 1).astype(jnp.float32)
     entropy = -jnp.where(probs > 0, probs * jax.nn.log_softmax(logits, axis=-1), 0.0).sum(-1)
     ranked, index = jax.lax.top_k(logits, min(top + 1, logits.shape[-1]))
-    found = {
+    values = {
         "probs_NxLxE": probs.sum(2) * share_N[:, None, None],
         "entropy_NxL": entropy.sum(2) * share_N[:, None],
         "top_NxLxTxk": jnp.where(here, index[..., :top], -1).astype(jnp.int32),
@@ -184,7 +184,7 @@ def reduce(routed: Routed, top: int) -> dict[str, jax.Array]:
         "loss_N": routed.loss_N.astype(jnp.float32),
         "correct_N": routed.correct_N.astype(jnp.float32),
     }
-    return found if routed.label_N is None else found | {"label_N": routed.label_N.astype(jnp.int32)}
+    return values if routed.label_N is None else values | {"label_N": routed.label_N.astype(jnp.int32)}
 
 
 def _tied(ranked: jax.Array, top: int, counted_NxT: jax.Array) -> jax.Array:

@@ -32,13 +32,13 @@ def entropy_estimates(entropy_NxL: np.ndarray, probs_NxLxE: np.ndarray, tokens_N
     alike = pooled(_entropy((weight[..., None] * probs_NxLxE).sum(0) / count))
     most = np.log(probs_NxLxE.shape[-1])
     error = (tokens_N.max() + probs_NxLxE.shape[-1] + 4) * 2.0**-24
-    found = [Estimate("router.entropy", **jackknifed(value, without), num_err=error * value,
+    estimates = [Estimate("router.entropy", **jackknifed(value, without), num_err=error * value,
                      nulls=(Null("uniform", most), Null("layer_mean", alike)))]
     if most == 0:
         nothing = np.full(value.shape, np.nan)
-        return [*found, Estimate("router.entropy_relative", nothing, missing=ONE_EXPERT,
+        return [*estimates, Estimate("router.entropy_relative", nothing, missing=ONE_EXPERT,
                                 nulls=(Null("uniform", np.nan), Null("layer_mean", np.nan)))]
-    return [*found, Estimate("router.entropy_relative", **jackknifed(value / most, without / most),
+    return [*estimates, Estimate("router.entropy_relative", **jackknifed(value / most, without / most),
                             num_err=error * value / most, nulls=(Null("uniform", 1.0), Null("layer_mean", alike / most)))]
 
 

@@ -107,13 +107,13 @@ def add(rows: RowTable, probe: Any, estimates_S: Sequence[Sequence[Estimate]], p
         whole = of_seeds[0].whole
         nulls = [(null.kind, *(column(of_seeds, lambda r, i=i, end=end: r.nulls[i][end]) for end in (1, 2, 3)))
                  for i, null in enumerate(of_seeds[0].nulls)]
-        found = {name: column(of_seeds, lambda r, name=name: getattr(r, name))
-                 for name in ("value", "lo", "hi", "floor", "num_err")}
-        status, reason = _statuses(found["value"], of_seeds, policies, probe.dense)
+        columns = {name: column(of_seeds, lambda r, name=name: getattr(r, name))
+                   for name in ("value", "lo", "hi", "floor", "num_err")}
+        status, reason = _statuses(columns["value"], of_seeds, policies, probe.dense)
         row = rows.add(
-            of_seeds[0].metric, found["value"], status, reason, null=nulls[0] if nulls else None, floor=found["floor"],
-            num_err=found["num_err"], ci_lo=found["lo"], ci_hi=found["hi"], unit="example", dtype="fp32", split=probe.split,
-            only=np.arange(layers + 1) == layers if whole else None,
+            of_seeds[0].metric, columns["value"], status, reason, null=nulls[0] if nulls else None, floor=columns["floor"],
+            num_err=columns["num_err"], ci_lo=columns["lo"], ci_hi=columns["hi"], unit="example", dtype="fp32",
+            split=probe.split, only=np.arange(layers + 1) == layers if whole else None,
             params=np.asarray([[_text(r.params)] for r in of_seeds], object),
             n_units=np.asarray([[len(v["tokens_N"]) if r.n is None else r.n] for r, v in zip(of_seeds, policies)], object))
         for null in nulls[1:]:

@@ -29,8 +29,8 @@ def rows(probe: Any, series: Mapping[int, Mapping[str, np.ndarray]], *, arm: str
         table = routing_rows.layer_table(probe, series[step]["probs_NxLxE"].shape[2], arm=arm, step=step, seeds=seeds,
                                          conditional_on=conditional_on)
         now = [path[p] for path in policies]
-        found = [_estimates(probe, v, path[-1], event, p) for v, path, event in zip(now, policies, happened, strict=True)]
-        routing_rows.add(table, probe, found, now)
+        estimates = [_estimates(probe, v, path[-1], event, p) for v, path, event in zip(now, policies, happened, strict=True)]
+        routing_rows.add(table, probe, estimates, now)
         parts.append(table.columns(row_ids))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -100,13 +100,13 @@ def across_runs(step_P, x_SxP, y_SxP, *, method: str = "pearson", reading: str =
     course of training and nothing else in it. NaN where there is no value.
     """
     x_SxP, y_SxP = np.asarray(x_SxP, np.float64), np.asarray(y_SxP, np.float64)
-    found = np.full((len(x_SxP), len(y_SxP)), np.nan)
+    correlations = np.full((len(x_SxP), len(y_SxP)), np.nan)
     for i, x in enumerate(x_SxP):
         for j, y in enumerate(y_SxP):
             left_2xn, _, why = _left(step_P, x, y, method, reading)
             if why is None:
-                found[i, j] = _cosine(left_2xn[0], left_2xn[1:])[0]
-    return found
+                correlations[i, j] = _cosine(left_2xn[0], left_2xn[1:])[0]
+    return correlations
 
 
 def others(r_SxS) -> np.ndarray:

@@ -47,14 +47,14 @@ def columns(step_P, x_SxP, y_SxP, *, x: str, y: str, window: str = "all", start_
     table = pooling.RowTable(scopes, seeds, {"arm": arm, "step": int(step[-1]), "conditional_on": conditional_on})
     for method in trends.METHODS:
         for reading in trends.READINGS:
-            found = [trends.correlation(step[t:], sides[0][s, t:], sides[1][s, t:], method=method, reading=reading, block=block,
-                                        draws=draws, seed=s) for s, t in enumerate(starts)]
+            of_seeds = [trends.correlation(step[t:], sides[0][s, t:], sides[1][s, t:], method=method, reading=reading,
+                                           block=block, draws=draws, seed=s) for s, t in enumerate(starts)]
             others = {t: trends.others(trends.across_runs(step[t:], sides[0][:, t:], sides[1][:, t:], method=method,
                                                           reading=reading)) for t in set(starts)}
             across = [others[t][s] for s, t in enumerate(starts)]
             params = _params(method=method, reading=reading, at=window, x=x, y=y, draws=draws,
                              block="quarter" if block is None else block)
-            _add(table, found, np.asarray(across)[:, None], params)
+            _add(table, of_seeds, np.asarray(across)[:, None], params)
     return table.columns(row_ids)
 
 
@@ -62,9 +62,9 @@ def _params(**values: object) -> str:
     return ";".join(f"{name}={value}" for name, value in sorted(values.items()))
 
 
-def _add(table: pooling.RowTable, found: Sequence[trends.Trend], across_Sx1: np.ndarray, params: str) -> None:
+def _add(table: pooling.RowTable, of_seeds: Sequence[trends.Trend], across_Sx1: np.ndarray, params: str) -> None:
     def of_each(name: str, dtype: type) -> np.ndarray:
-        return np.asarray([[getattr(trend, name)] for trend in found], dtype)
+        return np.asarray([[getattr(trend, name)] for trend in of_seeds], dtype)
 
     status, reason = of_each("status", object), of_each("reason", object)
     null = ("block_permutation", *(of_each(name, float) for name in ("null_mean", "null_lo", "null_hi")))

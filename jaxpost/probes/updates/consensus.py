@@ -145,24 +145,24 @@ class Consensus:
         """Rows of role "estimate" at every measured step; series is step -> `arrays` of all seeds of the arm."""
         parts = []
         for step in sorted(series):
-            found = by_matrix.regroup(series[step])
+            by_tensor = by_matrix.regroup(series[step])
             constant = {"arm": arm, "step": step, "conditional_on": conditional_on}
-            parts += _step_rows([found[info.name] for info in infos], infos, len(seeds), constant, row_ids)
+            parts += _step_rows([by_tensor[info.name] for info in infos], infos, len(seeds), constant, row_ids)
         return by_matrix.concatenate(parts)
 
 
-def _step_rows(found: Sequence[Mapping[str, np.ndarray]], infos, runs: int, constant: dict, row_ids) -> list[dict]:
+def _step_rows(measured: Sequence[Mapping[str, np.ndarray]], infos, runs: int, constant: dict, row_ids) -> list[dict]:
     """Rows of every metric at one step."""
     scopes = pooling.scopes_of(infos)
-    masks = [unpack(x["mask"], info.shape) for x, info in zip(found, infos)]
+    masks = [unpack(x["mask"], info.shape) for x, info in zip(measured, infos)]
     if any(len(mask) != runs for mask in masks):
         raise ValueError(f"consensus: arrays hold {len(masks[0])} runs; expected the {runs} seeds of the arm")
-    broken = np.asarray([np.asarray(x["n_nonfinite"]).sum() > 0 for x in found])
-    bf16 = np.asarray([[np.asarray(x["bf16"]).all() for x in found]])
+    broken = np.asarray([np.asarray(x["n_nonfinite"]).sum() > 0 for x in measured])
+    bf16 = np.asarray([[np.asarray(x["bf16"]).all() for x in measured]])
     kind = by_matrix.kinds("magnitude_conditioned", "law_range", bf16, scopes)[0]
-    rows = _shares(found, masks, scopes, broken, kind, constant, row_ids)
+    rows = _shares(measured, masks, scopes, broken, kind, constant, row_ids)
     for side, axis in zip(SIDES, (0, 1)):
-        rows.append(_stripes(side, axis, found, masks, infos, scopes, broken, kind, constant, row_ids))
+        rows.append(_stripes(side, axis, measured, masks, infos, scopes, broken, kind, constant, row_ids))
     return rows
 
 
@@ -173,7 +173,7 @@ def _few(runs: int, status: np.ndarray, reason: np.ndarray) -> bool:
     return runs < 2
 
 
-def _shares(found, masks, scopes, broken, kind, constant, row_ids) -> list[dict]:
+def _shares(measured, masks, scopes, broken, kind, constant, row_ids) -> list[dict]:
     runs, used = len(masks[0]), np.ones((1, len(masks)), bool)
 
     def pooled(x_Tx):
@@ -186,7 +186,7 @@ def _shares(found, masks, scopes, broken, kind, constant, row_ids) -> list[dict]
     bands = []
     for law in range(len(visibility.LAWS)):
         expected, variance = [], []
-        for x in found:
+        for x in measured:
             p_JxK, once_K = run_counts(np.asarray(x["table"], np.float64)[:, law]), np.asarray(x["class_counts"][0], np.float64)
             expected.append(p_JxK @ once_K)
             variance.append((p_JxK * (1 - p_JxK)) @ once_K)
@@ -207,12 +207,12 @@ def _shares(found, masks, scopes, broken, kind, constant, row_ids) -> list[dict]
     return rows
 
 
-def _stripes(side, axis, found, masks, infos, scopes, broken, kind, constant, row_ids) -> dict:
+def _stripes(side, axis, measured, masks, infos, scopes, broken, kind, constant, row_ids) -> dict:
     """Excess dispersion of the means of C: counts over runs against the summed cumulants of independent blind runs."""
     runs = len(masks[0])
     name = ("blind_row", "blind_col")[axis]
     laws, deleted = [[] for _ in visibility.LAWS], []
-    for x, mask, info in zip(found, masks, infos):
+    for x, mask, info in zip(measured, masks, infos):
         count_RxM, blind_RxLx4xM = mask.sum(2 - axis), np.asarray(x[name], np.float64)
         n = info.shape[1 - axis]
         for law, whole in enumerate(laws):

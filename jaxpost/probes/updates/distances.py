@@ -55,8 +55,8 @@ def spectral_norm(a_MxN: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Arra
     if min(a_MxN.shape) <= EXACT_UP_TO:
         s = linalg.singular_values(a_MxN)[0]
         return s, linalg.ALONE * linalg.VALUE_ERROR * s
-    found = linalg.block_krylov(a_MxN, 1, key, BLOCK, DEPTH)
-    return found.s_K[0], jnp.maximum(found.residual_K[0], linalg.VALUE_ERROR * found.s_K[0])
+    leading = linalg.block_krylov(a_MxN, 1, key, BLOCK, DEPTH)
+    return leading.s_K[0], jnp.maximum(leading.residual_K[0], linalg.VALUE_ERROR * leading.s_K[0])
 
 
 UNCALIBRATED = "no calibrated null: what bf16 shows of an update is not Gaussian"
@@ -67,8 +67,8 @@ def _of_views(view: Callable[[jax.Array], dict], views_VxMxN: jax.Array) -> dict
     same = (views_VxMxN[0] == views_VxMxN[1]).all()
 
     def one(before, i):
-        found = jax.lax.cond((i > 0) & same, lambda: before, lambda: view(views_VxMxN[i]))
-        return found, found
+        read = jax.lax.cond((i > 0) & same, lambda: before, lambda: view(views_VxMxN[i]))
+        return read, read
 
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(view, views_VxMxN[0]))
     return jax.lax.scan(one, nothing, jnp.arange(len(VIEWS)))[1]

@@ -169,8 +169,8 @@ class Drift:
         steps = [step for step in sorted(series) if self.first <= step <= (self.last or step)]
         if not steps:
             return dict(by_matrix.NO_ROWS)
-        found = [by_matrix.regroup(series[step]) for step in steps]
-        read = {name: np.stack([by_matrix.stacked(x, infos, name) for x in found])
+        by_step = [by_matrix.regroup(series[step]) for step in steps]
+        read = {name: np.stack([by_matrix.stacked(x, infos, name) for x in by_step])
                 for name in ("distance", "edge", "n_nonfinite", "bf16")}
         still = (read["distance"] == 0) & (read["bf16"] > 0) & ~(read["bf16"] > 0).all(-1, keepdims=True)
         read["edge"] = np.where(still, read["edge"] * 2.0**-16, read["edge"])  # float32 masters, still on the base's bf16 grid
@@ -198,8 +198,8 @@ def _add_laws(table: RowTable, t_P: np.ndarray, distance_PxSxC, edge_PxSxC, stat
     names = ("log_slope", "log_r2", "power_exponent", "holdout_error/log", "holdout_error/power", "log_advantage")
     out = np.full((len(names), 3, *status.shape), np.nan)
     for s, c in np.argwhere(np.isin(status, ("ok", "unresolved"))):
-        found = fits(t_P, distance_PxSxC[:, s, c], held)
-        out[:, :, s, c] = [found[name] for name in names]
+        laws = fits(t_P, distance_PxSxC[:, s, c], held)
+        out[:, :, s, c] = [laws[name] for name in names]
     for name, (value, walk, line) in zip(names, out):
         metric, _, law = name.partition("/")
         said, why = status.copy(), reason.copy()

@@ -150,11 +150,11 @@ class FixedSpectrum:
                 blind = w0 + norm * nulls.direction(draw_key, jnp.maximum(i - 1, 0), w0.shape)
                 return distances(ref["u0"], ref["s0"], ref["v0"], jnp.where(i == 0, w1, blind))
 
-            found = jax.lax.map(at, jnp.arange(1 + self.draws))
-            found = {"distance": found[0], "blind": found[1:], "norm": norm, "error": 2 * ref["error"],
-                     "edge": by_matrix.rounding_rms(w0, w1) * w1.size**0.5}
-            found = {name: jnp.where(finite, x, jnp.nan) for name, x in found.items()}
-            return found | {"n_nonfinite": 1 - finite.astype(jnp.int32), "bf16": by_matrix.bf16_master(w1).astype(jnp.int32)}
+            values = jax.lax.map(at, jnp.arange(1 + self.draws))
+            values = {"distance": values[0], "blind": values[1:], "norm": norm, "error": 2 * ref["error"],
+                      "edge": by_matrix.rounding_rms(w0, w1) * w1.size**0.5}
+            values = {name: jnp.where(finite, x, jnp.nan) for name, x in values.items()}
+            return values | {"n_nonfinite": 1 - finite.astype(jnp.int32), "bf16": by_matrix.bf16_master(w1).astype(jnp.int32)}
 
         return state, by_matrix.each(one, ctx[base.WEIGHTS0], ctx[base.WEIGHTS], state)
 

@@ -47,7 +47,7 @@ def compare(base1: Mapping, weights1_S: Mapping, base2: Mapping, weights2_S: Map
       "bf16"} f64[S] (what is expected f64[S, L], one a law), and "n". `variance_both` is that of independent entries.
     Raises: ValueError when names or shapes do not match.
     """
-    found = {}
+    by_tensor = {}
     for name, w0 in base1.items():
         given = [np.shape(x[name]) if name in x else None for x in (base1, weights1_S, base2, weights2_S)]
         seeds = given[1][:1] if given[1] else ()
@@ -55,9 +55,9 @@ def compare(base1: Mapping, weights1_S: Mapping, base2: Mapping, weights2_S: Map
             raise ValueError(f"compare: {name!r} has shapes {given}; expected [m, n], [S, m, n], [m, n], [S, m, n]")
         flat = (jnp.reshape(jnp.asarray(x[name]), (*lead, -1)) for x, lead in
                 ((base1, ()), (weights1_S, seeds), (base2, ()), (weights2_S, seeds)))  # one program a size
-        found[name] = {key: np.asarray(x, np.float64) for key, x in jax.device_get(_pairs(*flat)).items()}
-        found[name]["n"] = float(w0.size)
-    return found
+        by_tensor[name] = {key: np.asarray(x, np.float64) for key, x in jax.device_get(_pairs(*flat)).items()}
+        by_tensor[name]["n"] = float(w0.size)
+    return by_tensor
 
 
 @jax.jit
@@ -95,21 +95,21 @@ def scopes_of(infos: Sequence[TensorInfo], groups: Mapping[str, Sequence[str]]) 
             np.asarray([None] * len(infos) + list(groups), object))
 
 
-def finalize(found: Mapping[str, Mapping], infos: Sequence[TensorInfo], groups: Mapping[str, Sequence[str]], *, arm: str,
+def finalize(by_tensor: Mapping[str, Mapping], infos: Sequence[TensorInfo], groups: Mapping[str, Sequence[str]], *, arm: str,
              against: str, mapping: str, step: int, seeds: Sequence[int], conditional_on: str,
              row_ids: Callable[[dict], Sequence[str]]) -> dict:
     """Rows of both metrics, one a seed and scope: run 2 belongs to `arm`, run 1 to the arm `against`.
 
     Args:
-      found: from `compare`.
+      by_tensor: from `compare`.
       groups: name -> tensor names pooled under it; params say group=<name>.
       mapping: "raw" (each run in its own coordinates) or "back" (run 2 mapped to the coordinates of run 1's base).
     """
     scopes, group_C = scopes_of(infos, groups)
     def of(key):
-        return [np.broadcast_to(x, (len(seeds), *np.shape(x)[1:])) for x in (found[info.name][key] for info in infos)]
+        return [np.broadcast_to(x, (len(seeds), *np.shape(x)[1:])) for x in (by_tensor[info.name][key] for info in infos)]
 
-    stacked = {key: np.stack(of(key), axis=1) for key in next(iter(found.values()))}
+    stacked = {key: np.stack(of(key), axis=1) for key in next(iter(by_tensor.values()))}
     state = np.where(stacked["n_nonfinite"] > 0, NAN, np.where(stacked["size1"] == 0, DEGENERATE, OK))
     status, reason = pooling.statuses(state, scopes, "")
     everything = np.ones(state.shape, bool)

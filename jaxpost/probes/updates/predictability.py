@@ -64,8 +64,8 @@ def time_alone(step_T: np.ndarray, y_T: np.ndarray) -> float:
 
 def circular_shifts(x_TxM: np.ndarray, y_T: np.ndarray) -> tuple[float, float, float]:
     """Mean and 2.5 and 97.5 % quantiles of `leave_one_out` over all T - 1 circular shifts of the outcome."""
-    found = [leave_one_out(x_TxM, np.roll(y_T, shift)) for shift in range(1, len(y_T))]
-    return float(np.mean(found)), *(float(q) for q in np.quantile(found, (0.025, 0.975)))
+    shifted = [leave_one_out(x_TxM, np.roll(y_T, shift)) for shift in range(1, len(y_T))]
+    return float(np.mean(shifted)), *(float(q) for q in np.quantile(shifted, (0.025, 0.975)))
 
 
 def linearity_rows(series: Mapping[int, Mapping[str, np.ndarray]], outcome_SxT: np.ndarray, outcome: str, *,
@@ -84,12 +84,12 @@ def linearity_rows(series: Mapping[int, Mapping[str, np.ndarray]], outcome_SxT: 
                          f"and steps from 1; found {steps}")
     scopes = pooling.scopes_of(infos)
     table = RowTable(scopes, seeds, {"arm": arm, "step": steps[-1], "conditional_on": conditional_on})
-    found = [by_matrix.regroup(series[step]) for step in steps]
-    read = {name: np.stack([by_matrix.stacked(x, infos, name) for x in found]) for name in ("norm", "n_nonfinite", "bf16")}
+    by_step = [by_matrix.regroup(series[step]) for step in steps]
+    read = {name: np.stack([by_matrix.stacked(x, infos, name) for x in by_step]) for name in ("norm", "n_nonfinite", "bf16")}
     states = by_matrix.state(read["n_nonfinite"].sum(0), (read["norm"] == 0).any(0), [len(steps) < MIN_STEPS] * len(infos))
     out = np.full((5, len(seeds), len(infos)), np.nan)
     for s, t in np.argwhere(states == OK):
-        x = aligned(np.stack([np.asarray(at[infos[t].name]["u1"][s], np.float64) for at in found]))
+        x = aligned(np.stack([np.asarray(at[infos[t].name]["u1"][s], np.float64) for at in by_step]))
         y = np.asarray(outcome_SxT[s], np.float64)
         out[:, s, t] = leave_one_out(x, y), time_alone(np.asarray(steps, np.float64), y), *circular_shifts(x, y)
     flat = (states == OK) & np.isnan(out[0])

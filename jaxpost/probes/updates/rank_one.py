@@ -175,9 +175,9 @@ class RankOne:
         if self.k > largest:
             raise ValueError(f"RankOne: k={self.k} is above every matrix; the largest possible is {largest}")
         draw = jax.jit(walk_overlaps, static_argnums=(0, 1, 2))
-        found = {shape: draw(shape, self.k, self.draws, jax.random.fold_in(key, zlib.crc32(str(shape).encode())))
+        drawn = {shape: draw(shape, self.k, self.draws, jax.random.fold_in(key, zlib.crc32(str(shape).encode())))
                  for shape in set(shapes.values())}
-        return {name: {"walk": found[shape]} for name, shape in shapes.items()}
+        return {name: {"walk": drawn[shape]} for name, shape in shapes.items()}
 
     def measure(self, ctx: base.Context, state: dict, key: jax.Array) -> tuple[dict, dict]:
         """(state, values): name -> s, u1, v1, v (leading K), norm, gap at 1, error of s1, subspace errors of u1 and v (`turn1`,
@@ -190,13 +190,13 @@ class RankOne:
             top = leading(dw, self.k)
             s = jnp.append(top.s_K, top.next_s)
             edge = linalg.rounding_edge(by_matrix.rounding_rms(w0, w1), *dw.shape)
-            found = {"s": top.s_K, "u1": top.u_MxK[:, 0], "v1": top.v_NxK[:, 0], "v": top.v_NxK, "norm": jnp.linalg.norm(dw),
-                     "gap": s[0] - s[1], "error": jnp.maximum(top.residual_K[0], linalg.VALUE_ERROR * s[0]),
-                     "turn1": linalg.subspace_error(top.residual_K, s, 1),
-                     "turn": linalg.subspace_error(top.residual_K, s, len(s) - 1), "edge": edge} | ref
-            found = {name: jnp.where(finite, x, jnp.nan) for name, x in found.items()}
-            return found | {"n_nonfinite": jnp.sum(~jnp.isfinite(w1), dtype=jnp.int32),
-                            "bf16": by_matrix.bf16_master(w1).astype(jnp.int32)}
+            values = {"s": top.s_K, "u1": top.u_MxK[:, 0], "v1": top.v_NxK[:, 0], "v": top.v_NxK, "norm": jnp.linalg.norm(dw),
+                      "gap": s[0] - s[1], "error": jnp.maximum(top.residual_K[0], linalg.VALUE_ERROR * s[0]),
+                      "turn1": linalg.subspace_error(top.residual_K, s, 1),
+                      "turn": linalg.subspace_error(top.residual_K, s, len(s) - 1), "edge": edge} | ref
+            values = {name: jnp.where(finite, x, jnp.nan) for name, x in values.items()}
+            return values | {"n_nonfinite": jnp.sum(~jnp.isfinite(w1), dtype=jnp.int32),
+                             "bf16": by_matrix.bf16_master(w1).astype(jnp.int32)}
 
         return state, by_matrix.each(one, ctx[base.WEIGHTS0], ctx[base.WEIGHTS], state)
 
@@ -238,10 +238,10 @@ class RankOne:
                row_ids: Callable[[dict], Sequence[str]]) -> dict[str, np.ndarray]:
         """Rows of cosine and subspace_similarity between measured steps (`by_matrix.pairs`)."""
         scopes, parts = pooling.scopes_of(infos), []
-        found = {step: by_matrix.regroup(arrays) for step, arrays in series.items()}
+        by_step = {step: by_matrix.regroup(arrays) for step, arrays in series.items()}
         for earlier, later in by_matrix.pairs(series):
             table = RowTable(scopes, seeds, {"arm": arm, "step": later, "conditional_on": conditional_on})
-            _add_pair(table, found[earlier], found[later], infos, self.k, f"from={earlier}")
+            _add_pair(table, by_step[earlier], by_step[later], infos, self.k, f"from={earlier}")
             parts.append(table.columns(row_ids))
         return by_matrix.concatenate(parts)
 

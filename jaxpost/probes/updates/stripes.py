@@ -66,8 +66,8 @@ def profile(w0: jax.Array, w1: jax.Array) -> dict[str, jax.Array]:
     def cumulants(table_C):
         p = table_C[visibility.class_of(codes0)]
         q = p * (1 - p)
-        found = jnp.stack([p, q, q * (1 - 2 * p), q * (1 - 6 * q)])
-        return {"blind_row": jnp.sum(found, axis=2), "blind_col": jnp.sum(found, axis=1)}
+        each = jnp.stack([p, q, q * (1 - 2 * p), q * (1 - 6 * q)])
+        return {"blind_row": jnp.sum(each, axis=2), "blind_col": jnp.sum(each, axis=1)}
 
     return blind.each_law(cumulants, tables_LxC, stored_bf16) | {
         "count_row": jnp.sum(visible, axis=1, dtype=jnp.int32),
@@ -180,12 +180,12 @@ class Stripes:
         ratio under each law; table [S, L, C], class_counts [S, C] of `profile`.
         """
         out = by_matrix.flat(values, ("table", "class_counts"))
-        for tensor, found in values.items():
-            sizes = {"row": found["count_col"].shape[-1], "col": found["count_row"].shape[-1]}
+        for tensor, fields in values.items():
+            sizes = {"row": fields["count_col"].shape[-1], "col": fields["count_row"].shape[-1]}
             for axis, n in sizes.items():
-                blind = np.asarray(found[f"blind_{axis}"], np.float64)[:, :, :2] / np.asarray([n, n**2])[:, None]
-                ratio = np.asarray(found[f"count_{axis}"], np.float64) / n
-                broken = np.asarray(found["n_nonfinite"]) > 0
+                blind = np.asarray(fields[f"blind_{axis}"], np.float64)[:, :, :2] / np.asarray([n, n**2])[:, None]
+                ratio = np.asarray(fields[f"count_{axis}"], np.float64) / n
+                broken = np.asarray(fields["n_nonfinite"]) > 0
                 out[f"{axis}_ratio/{tensor}"] = np.where(broken[:, None], np.nan, ratio).astype(np.float32)
                 out[f"blind_{axis}/{tensor}"] = blind.astype(np.float32)
         return out
@@ -200,12 +200,12 @@ class Stripes:
         states = by_matrix.state(by_matrix.stacked(values, infos, "n_nonfinite"), nothing)
         kind = by_matrix.kinds("magnitude_conditioned", "law_range", by_matrix.stacked(values, infos, "bf16"), scopes)
         for side, axis, across in zip(SIDES, ("row", "col"), (1, 0)):
-            found = [(np.asarray(values[i.name][f"count_{axis}"]), np.asarray(values[i.name][f"blind_{axis}"], np.float64),
-                      i.shape[across]) for i in infos]
-            laws = [[dispersion(count, cumulants[:, law], n) for count, cumulants, n in found]
+            profiles = [(np.asarray(values[i.name][f"count_{axis}"]), np.asarray(values[i.name][f"blind_{axis}"], np.float64),
+                         i.shape[across]) for i in infos]
+            laws = [[dispersion(count, cumulants[:, law], n) for count, cumulants, n in profiles]
                     for law in range(len(visibility.LAWS))]
             add_dispersion(table, side, laws, states, kind)
-            _add_largest(table, side, found, states, kind)
+            _add_largest(table, side, profiles, states, kind)
         return table.columns(row_ids)
 
     def across(self, series: Mapping[int, Mapping[str, np.ndarray]], *, infos: Sequence[TensorInfo], arm: str,
@@ -226,8 +226,8 @@ def add_dispersion(table: RowTable, side: str, laws: Sequence[Sequence[Dispersio
     """Append cv and excess of one side; `laws` holds, for each blind law, one `Dispersion` a matrix, the primary law first."""
     scopes, used = table.scopes, states == OK
     status, reason = pooling.statuses(states, scopes, "")
-    stacked = [{name: np.stack([getattr(d, name) for d in found], 1) for name in Dispersion.__dataclass_fields__}
-               for found in laws]
+    stacked = [{name: np.stack([getattr(d, name) for d in of_law], 1) for name in Dispersion.__dataclass_fields__}
+               for of_law in laws]
 
     def pooled(x):
         return by_matrix.settled(mean(x, used, scopes), status)
@@ -241,15 +241,15 @@ def add_dispersion(table: RowTable, side: str, laws: Sequence[Sequence[Dispersio
     table.add("weight.stripes.excess", pooled(first["excess"]), status, reason, null=(kind, *null), **common)
 
 
-def _add_largest(table: RowTable, side: str, found, states: np.ndarray, kind: np.ndarray) -> None:
+def _add_largest(table: RowTable, side: str, profiles, states: np.ndarray, kind: np.ndarray) -> None:
     scopes, used = table.scopes, states == OK
     status, reason = pooling.statuses(states, scopes, "")
-    value = np.stack([divide(count.max(-1), count.mean(-1)) for count, _, _ in found], 1)
+    value = np.stack([divide(count.max(-1), count.mean(-1)) for count, _, _ in profiles], 1)
     bands = []
     for law in range(len(visibility.LAWS)):
         expected = np.full((2, *states.shape), np.nan)
         for s, t in np.argwhere(used):
-            cumulants, n = found[t][1][s, law], found[t][2]
+            cumulants, n = profiles[t][1][s, law], profiles[t][2]
             expected[:, s, t] = np.asarray(largest(cumulants, n)) / max(cumulants[0].mean(), 1e-300)
         bands.append(normal_band(mean(expected[0], used, scopes), expected[1], used, scopes, low=1.0))
     value = by_matrix.settled(mean(value, used, scopes), status)
@@ -260,16 +260,16 @@ def _add_largest(table: RowTable, side: str, found, states: np.ndarray, kind: np
 def _add_stability(table: RowTable, side: str, axis: str, across: int, before, after, infos, params: str) -> None:
     scopes = table.scopes
     length_T = np.asarray([info.shape[1 - across] for info in infos])
-    found, broken = [], []
+    stable, broken = [], []
     for info in infos:
         names = [f"{name}/{info.name}" for name in (f"{axis}_ratio", f"blind_{axis}", "table")]
         r0, blind0, p0, r1, blind1, p1 = (np.asarray(x[name], np.float64) for x in (before, after) for name in names)
         once = np.asarray(before[f"class_counts/{info.name}"], np.float64)[:, None]
         kept = ((np.minimum(p0, p1) - p0 * p1) * once).sum(-1) / (np.prod(info.shape) * info.shape[across])
-        found.append([[stability(r0[s], blind0[s, law], r1[s], blind1[s, law], kept[s, law])
-                       for law in range(len(visibility.LAWS))] for s in range(len(r0))])
+        stable.append([[stability(r0[s], blind0[s, law], r1[s], blind1[s, law], kept[s, law])
+                        for law in range(len(visibility.LAWS))] for s in range(len(r0))])
         broken.append(~np.isfinite(r0).all(-1) | ~np.isfinite(r1).all(-1))
-    value, independent, nested = np.moveaxis(np.asarray(found), (0, 1, 2, 3), (2, 1, 3, 0))  # [S, T, L] each
+    value, independent, nested = np.moveaxis(np.asarray(stable), (0, 1, 2, 3), (2, 1, 3, 0))  # [S, T, L] each
     states = by_matrix.state(np.stack(broken, 1), np.isnan(value[..., 0]), length_T < 4)
     used = states == OK
     status, reason = pooling.statuses(states, scopes, _TOO_SHORT)

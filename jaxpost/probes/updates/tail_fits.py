@@ -104,9 +104,9 @@ def _tail_of(log_Q: np.ndarray) -> tuple[int, float, float]:
         law = -np.expm1(-(n_Cx1 / excess_Q[i_Cx1]) * np.maximum(log_Q - log_Q[i_Cx1], 0.0))
         over, under = (rank_Q + 1 - i_Cx1) / n_Cx1 - law, law - (rank_Q - i_Cx1) / n_Cx1
         distances.append(np.where(rank_Q >= i_Cx1, np.maximum(over, under), 0.0).max(axis=1))
-    found = np.concatenate(distances)
-    i = int(kept[np.argmin(found)])
-    return i, float(count_Q[i] / excess_Q[i]), float(found.min())
+    joined = np.concatenate(distances)
+    i = int(kept[np.argmin(joined)])
+    return i, float(count_Q[i] / excess_Q[i]), float(joined.min())
 
 
 def _against_lognormal(y_n: np.ndarray, slope: float) -> tuple[float, float]:
@@ -120,8 +120,8 @@ def _against_lognormal(y_n: np.ndarray, slope: float) -> tuple[float, float]:
     spread = y_n.std()
     start = (y_n.mean(), np.log(spread))
     bounds = ((-200 * spread, y_n.max()), (np.log(spread) - 5, np.log(spread) + 4))
-    found = scipy.optimize.minimize(lambda p: -density(p).sum(), start, method="L-BFGS-B", bounds=bounds)
-    difference = (np.log(slope) - slope * y_n) - density(found.x)
+    optimum = scipy.optimize.minimize(lambda p: -density(p).sum(), start, method="L-BFGS-B", bounds=bounds)
+    difference = (np.log(slope) - slope * y_n) - density(optimum.x)
     scale = difference.std() * np.sqrt(len(y_n))
     if scale == 0:
         return 0.0, 1.0

@@ -152,9 +152,9 @@ class SpectrumTails:
             state_SxT = by_matrix.state(nonfinite, norm == 0, small)
             for name in self._fields:
                 f = _FIELDS.index(name)
-                found = np.where((state_SxT == OK) & np.isnan(value[..., f]), pooling.DEGENERATE, state_SxT)
-                used = found == OK
-                status, reason = pooling.statuses(found, scopes, _TOO_FEW)
+                own_SxT = np.where((state_SxT == OK) & np.isnan(value[..., f]), pooling.DEGENERATE, state_SxT)
+                used = own_SxT == OK
+                status, reason = pooling.statuses(own_SxT, scopes, _TOO_FEW)
                 for s, c in np.argwhere(reason.astype(bool)):
                     reason[s, c] = reason[s, c].replace(pooling.NO_UPDATE, _NO_FIT)
                 null = ("gaussian_matrix", *pooling.prediction_band(mean(drawn[..., f], used, scopes)))
@@ -179,9 +179,9 @@ def _fitted(values: Mapping, infos: Sequence[TensorInfo], subject: int, bootstra
     """Statistics and their errors f64[S, T, statistics], and Frobenius norms [S, T], of one subject."""
     spectra = [np.asarray(values[info.name]["spectrum"], np.float64)[:, subject] for info in infos]
     nothing = np.full((2, len(FITS)), np.nan)
-    found = [[np.stack(fits(s_Q, info.shape, bootstrap)) if np.isfinite(s_Q).all() and s_Q[0] > 0 else nothing for s_Q in s_SxQ]
-             for s_SxQ, info in zip(spectra, infos, strict=True)]
-    both = np.moveaxis(np.asarray(found), 0, 1)  # [S, T, 2, statistics]
+    fitted = [[np.stack(fits(s_Q, info.shape, bootstrap)) if np.isfinite(s_Q).all() and s_Q[0] > 0 else nothing
+               for s_Q in s_SxQ] for s_SxQ, info in zip(spectra, infos, strict=True)]
+    both = np.moveaxis(np.asarray(fitted), 0, 1)  # [S, T, 2, statistics]
     return both[:, :, 0], both[:, :, 1], np.stack([np.linalg.norm(s_SxQ, axis=-1) for s_SxQ in spectra], axis=1)
 
 

@@ -63,8 +63,8 @@ def tables(w0: jax.Array, w1: jax.Array) -> jax.Array:
         p_C = jax.lax.cond(by_matrix.bf16_master(w0), lambda: on_grid, lambda: _off_grid(w0, codes0, dw, counts_C))
         return jnp.broadcast_to(p_C, (len(visibility.LAWS), visibility.CLASSES))
 
-    found = jax.lax.cond(by_matrix.bf16_master(w1), laws, own)
-    return jnp.where(jnp.any(dw != 0), found, 0.0)
+    probability = jax.lax.cond(by_matrix.bf16_master(w1), laws, own)
+    return jnp.where(jnp.any(dw != 0), probability, 0.0)
 
 
 def _off_grid(w0: jax.Array, codes0: jax.Array, dw: jax.Array, counts_C: jax.Array) -> jax.Array:

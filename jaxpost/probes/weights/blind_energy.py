@@ -42,8 +42,8 @@ def shares(blocks: Iterable[tuple[slice, Any, Any]], u_MxR: Any, v_NxR: Any, ks:
         forms = xp.stack([xp.stack([matmul(matmul(left[where].T, v), right), matmul(matmul(left[where].T, square), right),
                                     matmul(matmul(left[where].T ** 2, excess), right**2),
                                     matmul(matmul(left[where].T, excess), right)]) for left, right in sides])
-        found = settle((forms, square.sum(0), excess.sum(0), v.sum(0)))
-        sums = found if sums is None else tuple(a + b for a, b in zip(sums, found))
+        settled = settle((forms, square.sum(0), excess.sum(0), v.sum(0)))
+        sums = settled if sums is None else tuple(a + b for a, b in zip(sums, settled))
         rows.append(settle(v.sum(1)))
     forms, square_sum, excess_sum, cols_N = sums[0], sums[1].sum(), sums[2].sum(), sums[3]
     rows_M = xp.concatenate(rows)

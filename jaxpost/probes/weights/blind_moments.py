@@ -91,15 +91,15 @@ def of_laws(sigma_L: jax.Array, laws: tuple[str, ...] = visibility.LAWS) -> jax.
     the last three divided by sigma, sigma^2, sigma^4."""
     tables_Lx4xX = jnp.asarray(np.stack([table(law) for law in laws]), jnp.float32)
     law, moment = np.arange(len(laws))[:, None, None], np.arange(4)[None, :, None]
-    step, found = _LOG2[1] - _LOG2[0], 0.0
+    step, moments = _LOG2[1] - _LOG2[0], 0.0
     for h_C in visibility.class_half_ulps():
         log_h_C = np.log2(h_C, dtype=np.float64).astype(np.float32)
         place = (log_h_C[None] - jnp.log2(sigma_L)[:, None] - _LOG2[0]) / step  # straight lines between the points
         place = jnp.clip(place, 0.0, len(_LOG2) - 1.001)[:, None]
         left = place.astype(jnp.int32)
         share = place - left
-        found += 0.5 * ((1 - share) * tables_Lx4xX[law, moment, left] + share * tables_Lx4xX[law, moment, left + 1])
-    return found
+        moments += 0.5 * ((1 - share) * tables_Lx4xX[law, moment, left] + share * tables_Lx4xX[law, moment, left + 1])
+    return moments
 
 
 def calibrate_norm(counts_C: jax.Array, mean_square: jax.Array) -> jax.Array:

@@ -42,8 +42,8 @@ def each(measure: Callable[..., Any], *trees: Mapping[str, Any]) -> dict[str, An
     out = {}
     for names in groups.values():
         stacked = tuple(jax.tree.map(lambda *x: jnp.stack(x), *[tree[name] for name in names]) for tree in trees)
-        found = jax.lax.map(lambda x: measure(*x), stacked)
-        out |= {name: jax.tree.map(lambda x, i=i: x[i], found) for i, name in enumerate(names)}
+        measured = jax.lax.map(lambda x: measure(*x), stacked)
+        out |= {name: jax.tree.map(lambda x, i=i: x[i], measured) for i, name in enumerate(names)}
     return out
 
 
@@ -79,8 +79,8 @@ def stacked(values: Mapping[str, Mapping[str, Any]], infos: Sequence[TensorInfo]
 
 def state(nonfinite_SxT: np.ndarray, zero_SxT: np.ndarray, absent_T: Sequence[bool] | None = None) -> np.ndarray:
     """State of every matrix, as `pooling.statuses` reads it: absent, else not finite, else degenerate, else ok."""
-    found = np.where(nonfinite_SxT > 0, NAN, np.where(zero_SxT, DEGENERATE, OK))
-    return found if absent_T is None else np.where(np.asarray(absent_T, bool)[None, :], ABSENT, found)
+    states = np.where(nonfinite_SxT > 0, NAN, np.where(zero_SxT, DEGENERATE, OK))
+    return states if absent_T is None else np.where(np.asarray(absent_T, bool)[None, :], ABSENT, states)
 
 
 def settled(value: np.ndarray, status: np.ndarray) -> np.ndarray:
@@ -125,4 +125,4 @@ def regroup(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]
 
 def flat(values: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays worth keeping, "statistic/tensor" -> array, of some statistics of every tensor."""
-    return {f"{name}/{tensor}": np.asarray(found[name]) for tensor, found in values.items() for name in names}
+    return {f"{name}/{tensor}": np.asarray(fields[name]) for tensor, fields in values.items() for name in names}

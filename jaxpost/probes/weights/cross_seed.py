@@ -40,8 +40,8 @@ def jaccard(weights0: Mapping[str, jax.Array], weights1_S: Mapping[str, jax.Arra
         if w1.shape[1:] != w0.shape:
             raise ValueError(f"jaccard: {name!r} has shapes {w0.shape} and {w1.shape}; expected [S, m, n]")
         flat = jnp.reshape(w0, (1, -1)), jnp.reshape(w1, (len(w1), 1, -1))  # one program a size
-        found = jax.device_get(_pairs(*flat))
-        out[name] = {key: np.asarray(x, np.float64) for key, x in found.items()} | {"n": float(w0.size)}
+        pairs = jax.device_get(_pairs(*flat))
+        out[name] = {key: np.asarray(x, np.float64) for key, x in pairs.items()} | {"n": float(w0.size)}
     return out
 
 
@@ -91,7 +91,7 @@ def _blind_sums(p_SxC: jax.Array, counts_C: jax.Array) -> dict[str, jax.Array]:
 
 
 def jaccard_by_scope(
-    infos: Sequence[TensorInfo], found: Mapping[str, Mapping]
+    infos: Sequence[TensorInfo], measured: Mapping[str, Mapping]
 ) -> tuple[pooling.Scopes, dict[str, np.ndarray]]:
     """Pooled pair statistics: scopes, and {"observed", "expected", "independence"} f64[C, S, S]; "laws", for every law the
     expected mean over pairs and its standard deviation, f64[L, 2, C].
@@ -103,7 +103,7 @@ def jaccard_by_scope(
     used = np.ones((1, len(infos)), bool)
 
     def pooled(read):
-        return total(np.stack([read(found[info.name]) for info in infos])[None], used, scopes)[0]
+        return total(np.stack([read(measured[info.name]) for info in infos])[None], used, scopes)[0]
 
     share = divide(pooled(lambda f: f["density"] * f["n"]), pooled(lambda f: np.asarray(f["n"]))[:, None])
     p, q = share[:, :, None], share[:, None, :]
@@ -140,7 +140,7 @@ def _mean_over_pairs(expected_LxCxSxS: np.ndarray, sums: Mapping[str, np.ndarray
 
 def finalize_jaccard(
     infos: Sequence[TensorInfo],
-    found: Mapping[str, Mapping],
+    measured: Mapping[str, Mapping],
     *,
     arm: str,
     step: int,
@@ -150,11 +150,11 @@ def finalize_jaccard(
     """Rows of `weight.jaccard`: role "estimate" (mean over pairs, jackknife over seeds), and the independence null.
 
     One seed has no pair and two have no jackknife: the row says so (status absent; interval absent). Args as in
-    `weights.rows.finalize`; `found` from `jaccard`.
+    `weights.rows.finalize`; `measured` from `jaccard`.
     """
-    scopes, pairs = jaccard_by_scope(infos, found)
+    scopes, pairs = jaccard_by_scope(infos, measured)
     n_seeds = pairs["observed"].shape[-1]
-    nonfinite = np.asarray([found[info.name]["n_nonfinite"].sum() for info in infos])
+    nonfinite = np.asarray([measured[info.name]["n_nonfinite"].sum() for info in infos])
     state = np.where(nonfinite > 0, NAN, OK)[None, :]
     status, reason = (x[0] for x in pooling.statuses(state, scopes, ""))
     laws = pairs.pop("laws")
@@ -167,7 +167,7 @@ def finalize_jaccard(
         interval = {name: stats.jackknife_pairs(x) for name, x in pairs.items()}
         empty = (status == "ok") & np.isnan(interval["observed"].value)
         status[empty], reason[empty] = "degenerate", "a pair of seeds changed no entry visibly"
-    bf16 = np.asarray([[np.asarray(found[info.name]["bf16"]).all() for info in infos]])
+    bf16 = np.asarray([[np.asarray(measured[info.name]["bf16"]).all() for info in infos]])
     kind = by_matrix.kinds("magnitude_conditioned", "law_range", bf16, scopes)[0]
     return estimate_columns(
         scopes, {"metric": "weight.jaccard", "arm": arm, "step": step, "conditional_on": conditional_on}, n_seeds,

@@ -39,10 +39,10 @@ def measure(panel: Panel, refs: Mapping[str, Any], weights1: Mapping[str, jax.Ar
     Raises: ValueError when the shapes of weights1 are not those of refs, or refs of a cheaper level than the panel's.
     """
     groups = shape_groups({name: w.shape for name, w in weights1.items()})
-    found = {group: len(names) for group, names in groups.items()}
+    counts = {group: len(names) for group, names in groups.items()}
     expected = {group: ref["w0"].shape[0] for group, ref in refs.items()}
-    if found != expected:
-        raise ValueError(f"weights do not match the references: shapes and counts {found}, expected {expected}")
+    if counts != expected:
+        raise ValueError(f"weights do not match the references: shapes and counts {counts}, expected {expected}")
     _check_level(panel, refs)
     parts = [
         jax.lax.map(lambda x: _measure_tensor(panel, *x), (refs[group], stack(weights1, names)))
@@ -62,11 +62,11 @@ def measure(panel: Panel, refs: Mapping[str, Any], weights1: Mapping[str, jax.Ar
 def _check_level(panel: Panel, refs: Mapping[str, Any]) -> None:
     ref = next(iter(refs.values()))
     if "u" in ref:
-        found = "exact" if "spectral_shift" in ref["curves"] else "top"
+        level = "exact" if "spectral_shift" in ref["curves"] else "top"
     else:
-        found = "masks" if ref["principal"].shape[1] else "none"
-    if LEVELS.index(found) < LEVELS.index(panel.spectra):
-        raise ValueError(f"a panel of level {panel.spectra!r} cannot read references of level {found!r}: prepare anew")
+        level = "masks" if ref["principal"].shape[1] else "none"
+    if LEVELS.index(level) < LEVELS.index(panel.spectra):
+        raise ValueError(f"a panel of level {panel.spectra!r} cannot read references of level {level!r}: prepare anew")
 
 
 def _measure_tensor(panel: Panel, ref: Mapping[str, Any], w1: jax.Array) -> dict:
@@ -142,8 +142,8 @@ def within_relative(panel: Panel, w0: jax.Array, sizes_L: jax.Array) -> dict[str
         p = jnp.where(sigma > 0, p, 1.0)
         return jnp.sum(p, axis=(1, 2)), jnp.sum(p * (1 - p), axis=(1, 2))
 
-    found = [of_law(law, sizes_L[i]) for i, law in enumerate(visibility.LAWS)]
-    return {"rel_blind": jnp.stack([mean for mean, _ in found]), "rel_blind_variance": jnp.stack([v for _, v in found])}
+    laws = [of_law(law, sizes_L[i]) for i, law in enumerate(visibility.LAWS)]
+    return {"rel_blind": jnp.stack([mean for mean, _ in laws]), "rel_blind_variance": jnp.stack([v for _, v in laws])}
 
 
 def _view(panel: Panel, ref, w: jax.Array, edge: jax.Array) -> dict[str, jax.Array]:

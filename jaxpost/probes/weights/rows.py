@@ -88,7 +88,7 @@ def _within(law: str, tol: float, size: np.ndarray, n: np.ndarray) -> tuple[np.n
     """
     sigma = size / blind_moments.mean_size(law)
     x = divide(np.full_like(size, tol), sigma)
-    p, below, slope = (np.where(sigma > 0, found, still) for found, still in zip(blind_moments.inside(law, x), (1.0, 0.0, 0.0)))
+    p, below, slope = (np.where(sigma > 0, x, still) for x, still in zip(blind_moments.inside(law, x), (1.0, 0.0, 0.0)))
     unit = blind_moments.mean_size(law)
     b = slope / unit
     variance = p * (1 - p) - 2 * b * (below - p * unit) + b**2 * (1 - unit**2)

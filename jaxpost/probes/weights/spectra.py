@@ -40,9 +40,9 @@ def frame(w: jax.Array, ks: tuple[int, ...], level: str) -> Frame:
         u, v = u[:, :kept], v[:, :kept]
         return Frame(u, s, v, linalg.residuals(w, u, s[:kept], v), jnp.bool_(False))
     kept = min(max(ks), q - 1)
-    found = linalg.top_k(w, kept, jax.random.key(SKETCH), at=tuple(k for k in ks if k <= kept))
-    s, residual = jnp.append(found.s_K, found.next_s), jnp.append(found.residual_K, found.next_residual)
-    return Frame(found.u_MxK, s, found.v_NxK, residual, found.fell_back)
+    top = linalg.top_k(w, kept, jax.random.key(SKETCH), at=tuple(k for k in ks if k <= kept))
+    s, residual = jnp.append(top.s_K, top.next_s), jnp.append(top.residual_K, top.next_residual)
+    return Frame(top.u_MxK, s, top.v_NxK, residual, top.fell_back)
 
 
 def _where_fits(x: jax.Array, ks: tuple[int, ...], q: int) -> jax.Array:

@@ -35,10 +35,10 @@ class Readings:
         place = {name: t for t, name in enumerate(names)}
         groups = shape_groups({info.name: info.shape for info in self.infos})
         self._columns = {g: [place[name] for name in members] for g, members in groups.items()}
-        found = {g: np.shape(ref["w0"])[0] for g, ref in self.refs.items()}
+        counts = {g: np.shape(ref["w0"])[0] for g, ref in self.refs.items()}
         expected = {g: len(columns) for g, columns in self._columns.items()}
-        if found != expected:
-            raise ValueError(f"references do not match infos: shapes and counts {found}, expected {expected}")
+        if counts != expected:
+            raise ValueError(f"references do not match infos: shapes and counts {counts}, expected {expected}")
         shape = np.shape(self.vals["same_bf16"])
         if shape != (self.n_seeds, len(names)):
             raise ValueError(f"values have [seeds, tensors] = {shape}; expected {(self.n_seeds, len(names))}")
@@ -49,10 +49,10 @@ class Readings:
 
     def reference(self, read: Callable[[Mapping], np.ndarray]) -> np.ndarray:
         """f64[T, ...] of something in the references."""
-        found = {g: np.asarray(read(ref), np.float64) for g, ref in self.refs.items()}
-        out = np.empty((len(self.infos), *next(iter(found.values())).shape[1:]))
+        by_group = {g: np.asarray(read(ref), np.float64) for g, ref in self.refs.items()}
+        out = np.empty((len(self.infos), *next(iter(by_group.values())).shape[1:]))
         for g, columns in self._columns.items():
-            out[columns] = found[g]
+            out[columns] = by_group[g]
         return out
 
     @cached_property

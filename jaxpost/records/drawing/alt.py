@@ -38,7 +38,7 @@ def _panel(axis: Axes, names: dict[tuple, str]) -> str:
     if images:
         return _map(axis, title, np.ma.filled(np.ma.asarray(images[0].get_array(), float), np.nan))
     curves = [line for line in axis.lines if np.isfinite(np.asarray(line.get_ydata(), float)).any()]
-    points = [found for found in axis.collections if isinstance(found, PathCollection)]
+    points = [part for part in axis.collections if isinstance(part, PathCollection)]
     if not (curves or points) or axis.get_label() == "<colorbar>":
         return ""
     against = " against ".join(filter(None, (axis.get_ylabel(), axis.get_xlabel())))

@@ -40,12 +40,12 @@ def measured(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
 
 def by_arm(rows: pa.Table, *names: str) -> dict[str, dict[str, np.ndarray]]:
     """arm -> column -> values sorted by step, missing as NaN."""
-    found = {}
+    curves = {}
     rows = rows.sort_by([("arm", "ascending"), ("step", "ascending")])
     for arm in arm_styles(rows["arm"].unique().to_pylist()):
         part = select(rows, arm=arm)
-        found[arm] = {name: part[name].to_numpy().astype(float) for name in ("step", *names)}
-    return found
+        curves[arm] = {name: part[name].to_numpy().astype(float) for name in ("step", *names)}
+    return curves
 
 
 def replicates(*tables: pa.Table) -> str:
@@ -146,20 +146,20 @@ _NULL_LINE = {"linestyle": (0, (1, 1.5)), "linewidth": 0.9, "marker": "", "alpha
 def against_update_norm(table: pa.Table, arrays: dict) -> Drawn:
     """Geometry and policy statistics against the update norm: what is left of a difference at equal distance."""
     norm = measured(table, "weight.update_norm")
-    found = []
+    drawn = []
     for metric, label, wanted, minus_null, scale in _AGAINST_NORM:
         try:
-            found.append((measured(table, metric, **wanted), label, minus_null, scale))
+            drawn.append((measured(table, metric, **wanted), label, minus_null, scale))
         except Missing:
             continue
-    if not found:
+    if not drawn:
         raise Missing("none of the statistics that are drawn against update norm was measured")
     x_of = {(row["arm"], row["step"]): row["value"] for row in norm.to_pylist() if row["value"] > 0}
     if not x_of:
         raise Missing("no update has a norm above 0, where this figure's axis is logarithmic")
     styles = arm_styles(norm["arm"].unique().to_pylist())
-    figure, axes = panels(len(found), 3, 2.35)
-    for axis, (rows, label, minus_null, scale) in zip(axes, found, strict=True):
+    figure, axes = panels(len(drawn), 3, 2.35)
+    for axis, (rows, label, minus_null, scale) in zip(axes, drawn, strict=True):
         for arm, curve in by_arm(rows, "value", "ci_lo", "ci_hi", "null_value").items():
             if arm not in styles:  # the base has no update
                 continue
@@ -176,8 +176,8 @@ def against_update_norm(table: pa.Table, arrays: dict) -> Drawn:
             axis.axhline(0, color=INK, linewidth=0.8)
         axis.set(xscale="log", yscale=scale, xlabel="update norm", title=label)
     legend_below(figure, styles, [("null", {"color": MUTED, **_NULL_LINE})])
-    tables = [norm, *(rows for rows, *_ in found)]
-    variants = "; ".join(f"{label}{variant_suffix(rows)}" for rows, label, *_ in found)
+    tables = [norm, *(rows for rows, *_ in drawn)]
+    variants = "; ".join(f"{label}{variant_suffix(rows)}" for rows, label, *_ in drawn)
     return Drawn(
         figure,
         f"Statistics against the Frobenius norm of the update, one point a measured step ({replicates(*tables)}); "
@@ -190,17 +190,17 @@ def against_update_norm(table: pa.Table, arrays: dict) -> Drawn:
 
 def angles(table: pa.Table, arrays: dict) -> Drawn:
     """Largest principal angle of the left top-k subspace against step, in fp32 and in bf16, with the noise floor."""
-    found = []
+    sides = []
     for dtype in ("fp32", "bf16"):
         try:
-            found.append(measured(table, "weight.rotation.max_angle", side="left", dtype=dtype))
+            sides.append(measured(table, "weight.rotation.max_angle", side="left", dtype=dtype))
         except Missing:
             continue
-    if not found:
+    if not sides:
         raise Missing("no estimates of weight.rotation.max_angle with side=left")
-    styles = arm_styles([arm for rows in found for arm in rows["arm"].to_pylist()])
-    figure, axes = panels(len(found), 2, 2.9, sharey=True)
-    for axis, rows in zip(axes, found, strict=True):
+    styles = arm_styles([arm for rows in sides for arm in rows["arm"].to_pylist()])
+    figure, axes = panels(len(sides), 2, 2.9, sharey=True)
+    for axis, rows in zip(axes, sides, strict=True):
         floors = []
         for arm, curve in by_arm(rows, "value", "ci_lo", "ci_hi", "noise_floor").items():
             degrees = {name: np.degrees(values) for name, values in curve.items() if name != "step"}
@@ -216,7 +216,7 @@ def angles(table: pa.Table, arrays: dict) -> Drawn:
     return Drawn(
         figure,
         f"Largest principal angle between the left top-k subspaces of the base and the tuned weights"
-        f"{variant_suffix(found[0], with_dtype=False)}, {replicates(*found)}. Grey: what rounding of the stored weights "
+        f"{variant_suffix(sides[0], with_dtype=False)}, {replicates(*sides)}. Grey: what rounding of the stored weights "
         "alone reads (highest over arms).",
-        found,
+        sides,
     )

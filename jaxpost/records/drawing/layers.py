@@ -16,10 +16,10 @@ SHOWN_LAYERS = 5  # of a deeper model, evenly spaced
 
 def _families(arms: list[str]) -> dict[str, list[str]]:
     """Arms by the text before their first "-": those of one problem are compared with each other."""
-    found: dict[str, list[str]] = {}
+    families: dict[str, list[str]] = {}
     for arm in arms:
-        found.setdefault(arm.partition("-")[0], []).append(arm)
-    return found
+        families.setdefault(arm.partition("-")[0], []).append(arm)
+    return families
 
 
 def _estimates(table: pa.Table) -> pa.Table:
@@ -69,10 +69,10 @@ def coherence_layers(table: pa.Table, arrays: dict) -> Drawn:
 
 def _layers(rows: pa.Table, most: int | None = SHOWN_LAYERS) -> list[int | None]:
     """None for the whole model, then layer numbers, at most `most` of them."""
-    found = sorted(layer for layer in rows["layer"].unique().to_pylist() if layer is not None)
-    if most is not None and len(found) > most:
-        found = [found[i] for i in np.linspace(0, len(found) - 1, most).round().astype(int)]
-    return [None, *found]
+    layers = sorted(layer for layer in rows["layer"].unique().to_pylist() if layer is not None)
+    if most is not None and len(layers) > most:
+        layers = [layers[i] for i in np.linspace(0, len(layers) - 1, most).round().astype(int)]
+    return [None, *layers]
 
 
 def _panel(axis, rows: pa.Table, nulls: pa.Table, styles: dict) -> None:

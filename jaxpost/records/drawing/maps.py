@@ -19,24 +19,24 @@ _FIRST = ("rlvr-lr1", "sft-lr1", "permuted", "raft")  # what a grid with room fo
 def _gathered(arrays: dict[str, dict], what: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """The arrays of all files named after `what`, and the files read; of files with the same keys (one a base) the
     first is read, so that one figure shows one base."""
-    found: dict[str, np.ndarray] = {}
+    gathered: dict[str, np.ndarray] = {}
     read = []
     for stem in sorted(stem for stem in arrays if what in stem):
-        if not found.keys() & arrays[stem].keys():
-            found |= arrays[stem]
+        if not gathered.keys() & arrays[stem].keys():
+            gathered |= arrays[stem]
             read.append(stem)
-    return found, read
+    return gathered, read
 
 
 def _by_tensor(arrays: dict[str, np.ndarray], what: str) -> dict[str, dict[str, np.ndarray]]:
     """tensor -> arm -> array from keys "<arm>/<tensor>" (tensor names may hold slashes, arms may not)."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+    by_tensor: dict[str, dict[str, np.ndarray]] = {}
     for key, value in arrays.items():
         arm, slash, tensor = key.partition("/")
         if not slash:
             raise ValueError(f"{what}: key {key!r} is not <arm>/<tensor>")
-        found.setdefault(tensor, {})[arm] = value
-    return found
+        by_tensor.setdefault(tensor, {})[arm] = value
+    return by_tensor
 
 
 def _shown_arms(arms: list[str]) -> list[str]:
@@ -48,8 +48,8 @@ def _shown_arms(arms: list[str]) -> list[str]:
 
 def masks(table: pa.Table, arrays: dict) -> Drawn:
     """Share of seeds in which an entry changed visibly, as heat maps: tensors x arms."""
-    found, read = _gathered(arrays, "masks")
-    tensors = _by_tensor(found, "masks")
+    gathered, read = _gathered(arrays, "masks")
+    tensors = _by_tensor(gathered, "masks")
     if not tensors:
         raise Missing("no arrays/masks.safetensors")
     arms = _shown_arms(sorted({arm for of in tensors.values() for arm in of}))

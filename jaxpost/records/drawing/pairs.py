@@ -38,10 +38,10 @@ def _tensors(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
 def layer_maps(table: pa.Table, arrays: dict) -> Drawn:
     """Layer x module heat maps. What has a null is coloured by how far outside its band it lies: noise is white."""
     del arrays
-    found = [(title, rows, banded) for title, metric, wanted, banded in MAPS if len(rows := parts(table, metric, **wanted))]
+    drawn = [(title, rows, banded) for title, metric, wanted, banded in MAPS if len(rows := parts(table, metric, **wanted))]
     arms = tuned(table)[:SHOWN_RUNS]
     grids = [(title if len(arms) == 1 else f"{title}\n{arm}", *_grid(select(rows, arm=arm), banded), banded)
-             for title, rows, banded in found for arm in arms]
+             for title, rows, banded in drawn for arm in arms]
     grids = [grid for grid in grids if grid[1] is not None]
     if not grids:
         raise Missing("no matrix belongs to a layer")
@@ -51,11 +51,11 @@ def layer_maps(table: pa.Table, arrays: dict) -> Drawn:
         _map(axis, figure, title, values, rows_of, columns, banded)
     axes[0].set_ylabel("layer")
     more = f" Shown: {', '.join(arms)}; the others are in the rows." if len(tuned(table)) > len(arms) else ""
-    variants = "; ".join(f"{title} ({variant_label(rows.slice(0, 1).to_pylist()[0])})" for title, rows, _ in found)
+    variants = "; ".join(f"{title} ({variant_label(rows.slice(0, 1).to_pylist()[0])})" for title, rows, _ in drawn)
     return Drawn(figure, "Every matrix by layer and module (mean over the experts of a layer), one pair, no interval. Colour "
                  "is the distance from the null in half widths of its 95 % band, a step for every doubling: white lies inside "
                  "the band, red above, blue below. The relative update norm is shown as it is. Grey is absent, or below the "
-                 f"rounding floor. Variants shown: {variants}.{more}", [rows for _, rows, _ in found])
+                 f"rounding floor. Variants shown: {variants}.{more}", [rows for _, rows, _ in drawn])
 
 
 def _grid(rows: pa.Table, banded: bool) -> tuple:
@@ -134,9 +134,9 @@ def tolerance(table: pa.Table, arrays: dict) -> Drawn:
 
 def _middle(names: list[str], module: str) -> str | None:
     """The matrix of a module in the middle layer among names layers/<i>/<module>."""
-    found = sorted((int(name.split("/")[1]), name) for name in names
-                   if name.startswith("layers/") and name.count("/") == 2 and name.endswith(f"/{module}"))
-    return found[len(found) // 2][1] if found else None
+    layers = sorted((int(name.split("/")[1]), name) for name in names
+                    if name.startswith("layers/") and name.count("/") == 2 and name.endswith(f"/{module}"))
+    return layers[len(layers) // 2][1] if layers else None
 
 
 def _files(arrays: dict, what: str, arms: list[str]) -> dict[str, dict]:
@@ -159,10 +159,10 @@ def angles(table: pa.Table, arrays: dict) -> Drawn:
         floor = np.degrees(np.asarray([row["noise_floor"] for _, row in points], float))
         by_layer.fill_between(x, 0, floor, color=MUTED, alpha=0.15, linewidth=0)
     read = []
-    for arm, found in files.items():
-        name = _middle([key.removeprefix("angles/") for key in found if key.startswith("angles/")], "o")
+    for arm, own in files.items():
+        name = _middle([key.removeprefix("angles/") for key in own if key.startswith("angles/")], "o")
         if name is not None:
-            left_K = np.degrees(np.sort(found[f"angles/{name}"][0]))
+            left_K = np.degrees(np.sort(own[f"angles/{name}"][0]))
             curve.plot(np.arange(1, len(left_K) + 1), left_K, **styles[arm] | {"marker": ""})
             curve.set_title(name)
             read.append(f"spectra-{arm}")
@@ -183,15 +183,15 @@ def stripes(table: pa.Table, arrays: dict) -> Drawn:
     files = _files(arrays, "stripes", arms)
     if not files:
         raise Missing("no arrays/stripes-*.safetensors (level element reads no stripes)")
-    arm, found = next(iter(files.items()))
-    tensors = sorted({key.partition("/")[2] for key in found})
+    arm, own = next(iter(files.items()))
+    tensors = sorted({key.partition("/")[2] for key in own})
     shown = [(name, axis) for module, axis in (("q", "col"), ("o", "row"), ("down", "row"))
              if (name := _middle(tensors, module)) is not None]
     if not shown:
         raise Missing("no matrix of a layer has stripes")
     figure, axes = panels(len(shown), 3, 2.5)
     for axis, (name, side) in zip(axes, shown, strict=True):
-        ratio, (mean, variance) = found[f"{side}_ratio/{name}"], found[f"blind_{side}/{name}"][0]  # of the primary law
+        ratio, (mean, variance) = own[f"{side}_ratio/{name}"], own[f"blind_{side}/{name}"][0]  # of the primary law
         order = np.argsort(mean)
         half = 1.959964 * np.sqrt(variance)
         x = np.arange(len(ratio))
@@ -218,10 +218,10 @@ def spectra(table: pa.Table, arrays: dict) -> Drawn:
         raise Missing("no matrix of a layer has spectra")
     figure, axes = panels(len(shown), 3, 2.7)
     for axis, name in zip(axes, shown, strict=True):
-        for arm, found in files.items():
-            s = found[f"spectrum/{name}"]
+        for arm, own in files.items():
+            s = own[f"spectrum/{name}"]
             axis.plot(np.arange(1, len(s) + 1), np.where(s > 0, s, np.nan), **styles[arm])
-            axis.axhline(found[f"edge/{name}"][1], color=styles[arm]["color"], linewidth=0.8, linestyle=(0, (1, 2)))
+            axis.axhline(own[f"edge/{name}"][1], color=styles[arm]["color"], linewidth=0.8, linestyle=(0, (1, 2)))
         s = next(iter(files.values()))[f"base/{name}"]
         axis.plot(np.arange(1, len(s) + 1), np.where(s > 0, s, np.nan), color=INK, linewidth=0.9)
         axis.set(xscale="log", yscale="log", xlabel="index", title=name)

@@ -16,10 +16,10 @@ def learning_curves(table: pa.Table, arrays: dict) -> Drawn:
     label, by_split = solved_by_split(table.filter(pc.is_valid(table["value"])))
     if not by_split:
         raise Missing(f"no estimates of {' or '.join(metric for metric, _, _ in SOLVED)}")
-    splits, found = list(by_split), list(by_split.items())[:MOST_SPLITS]
-    styles = arm_styles([arm for _, rows in found for arm in rows["arm"].to_pylist()])
-    figure, axes = panels(len(found), 3, 2.4, sharey=True, sharex=True)
-    for axis, (split, rows) in zip(axes, found, strict=True):
+    splits, drawn = list(by_split), list(by_split.items())[:MOST_SPLITS]
+    styles = arm_styles([arm for _, rows in drawn for arm in rows["arm"].to_pylist()])
+    figure, axes = panels(len(drawn), 3, 2.4, sharey=True, sharex=True)
+    for axis, (split, rows) in zip(axes, drawn, strict=True):
         for arm, curve in by_arm(rows, "value", "ci_lo", "ci_hi").items():
             line(axis, curve["step"], curve["value"], curve["ci_lo"], curve["ci_hi"], styles[arm])
         guess = rows["null_value"].to_numpy()
@@ -32,10 +32,10 @@ def learning_curves(table: pa.Table, arrays: dict) -> Drawn:
         if axis.yaxis.get_tick_params()["labelleft"]:
             axis.set_ylabel(f"{label} (share of prompts)")
     legend_below(figure, styles)
-    kinds = sorted({kind for _, rows in found for kind in rows["null_kind"].to_pylist() if kind})
+    kinds = sorted({kind for _, rows in drawn for kind in rows["null_kind"].to_pylist() if kind})
     guess = f" Dashed: {', '.join(kinds)}." if kinds else ""
     left_out = f" Not shown: {', '.join(splits[MOST_SPLITS:])}." if splits[MOST_SPLITS:] else ""
-    rows = [rows for _, rows in found]
+    rows = [rows for _, rows in drawn]
     return Drawn(
         figure,
         f"{label[0].upper()}{label[1:]} on the trained task (id), out of distribution (ood) and on the second task, "

@@ -79,15 +79,15 @@ def kernel_progress(table: pa.Table, arrays: dict) -> Drawn:
         "test rows, {replicates}. Grey: range of the primary null of drift and alignment ({nulls})."), MOST_COLUMNS["kernel"])
 
 
-def _drawn(table: pa.Table, found: tuple[_Panel, ...], of_arms: pa.Table, caption: str, most: int) -> Drawn:
+def _drawn(table: pa.Table, panels_of: tuple[_Panel, ...], of_arms: pa.Table, caption: str, most: int) -> Drawn:
     """The panels one below the other, a column an arm of the rows `of_arms`, at most `most`; `caption` has {replicates} and
     {nulls}.
     """
     known = list(arm_styles(of_arms["arm"].unique().to_pylist()))
     arms, shown, nulls = known[:most], [], []
-    figure, axes = panels(len(found) * len(arms), len(arms), 1.75, sharex=True)
+    figure, axes = panels(len(panels_of) * len(arms), len(arms), 1.75, sharex=True)
     for i, axis in enumerate(axes):
-        panel, arm = found[i // len(arms)], arms[i % len(arms)]
+        panel, arm = panels_of[i // len(arms)], arms[i % len(arms)]
         for curve in panel.curves:
             rows = _rows(table, curve.metric, arm=arm, **curve.wanted)
             _draw(axis, rows, curve)
@@ -101,7 +101,7 @@ def _drawn(table: pa.Table, found: tuple[_Panel, ...], of_arms: pa.Table, captio
     highest = max(axis.get_ylim()[1] for axis in axes[-len(arms):])
     for axis in axes[-len(arms):]:
         axis.set(xlabel="optimizer step", ylim=(axis.get_ylim()[0], highest))
-    named = {curve.legend: curve.style for panel in found for curve in panel.curves}
+    named = {curve.legend: curve.style for panel in panels_of for curve in panel.curves}
     legend_below(figure, {}, [*named.items(), ("null", {"color": MUTED, "alpha": 0.35, "linewidth": 6})])
     left_out = f" Not shown: {', '.join(known[most:])}." if known[most:] else ""
     said = caption.format(replicates=replicates(*shown), nulls=null_kinds(pa.concat_tables(nulls)))
@@ -117,8 +117,8 @@ def _rows(table: pa.Table, metric: str, which: str | None = None, **wanted: obje
 
 
 def _draw(axis: Axes, rows: pa.Table, curve: _Curve) -> None:
-    for found in by_arm(rows, "value", "ci_lo", "ci_hi", "null_lo", "null_hi").values():
+    for arm in by_arm(rows, "value", "ci_lo", "ci_hi", "null_lo", "null_hi").values():
         if curve.nulls:
-            band(axis, found["step"], found["null_lo"], found["null_hi"], MUTED, 0.22)
-        band(axis, found["step"], found["ci_lo"], found["ci_hi"], curve.style["color"])
-        axis.plot(found["step"], found["value"], **curve.style)
+            band(axis, arm["step"], arm["null_lo"], arm["null_hi"], MUTED, 0.22)
+        band(axis, arm["step"], arm["ci_lo"], arm["ci_hi"], curve.style["color"])
+        axis.plot(arm["step"], arm["value"], **curve.style)

@@ -27,21 +27,21 @@ def responses(table: pa.Table, arrays: dict) -> Drawn:
     del arrays
     arms = [arm for arm in select(table, role="estimate")["arm"].unique().to_pylist() if arm and parsed(arm)[1]]
     key = _axis(arms)
-    found = []
+    drawn = []
     for metric, label, wanted in _SHOWN:
         try:
             rows = last_steps(measured(table, metric, **wanted))
         except Missing:
             continue
         if rows := rows.filter(pa.array([arm in arms for arm in rows["arm"].to_pylist()], pa.bool_())):
-            found.append((rows, label))
-    if not found:
+            drawn.append((rows, label))
+    if not drawn:
         raise Missing("none of the statistics that are drawn against a setting was measured")
     styles = arm_styles(sorted({_line(arm, key) for arm in arms}))
-    figure, axes = panels(len(found), 3, 2.5)
+    figure, axes = panels(len(drawn), 3, 2.5)
     values = sorted({float(parsed(arm)[1][key]) for arm in arms})
     log = values[0] > 0 and values[-1] / values[0] > 8
-    for axis, (rows, label) in zip(axes, found, strict=True):
+    for axis, (rows, label) in zip(axes, drawn, strict=True):
         lines = defaultdict(list)
         for row in rows.to_pylist():
             lines[_line(row["arm"], key)].append((float(parsed(row["arm"])[1][key]), row))
@@ -51,8 +51,8 @@ def responses(table: pa.Table, arrays: dict) -> Drawn:
             line(axis, np.asarray([x for x, _ in points]), y, lo, hi, styles[name])
         axis.set(title=label, xlabel=key, xscale="log" if log else "linear")
     legend_below(figure, styles)
-    tables = [rows for rows, _ in found]
-    variants = "; ".join(f"{label}{variant_suffix(rows)}" for rows, label in found)
+    tables = [rows for rows, _ in drawn]
+    variants = "; ".join(f"{label}{variant_suffix(rows)}" for rows, label in drawn)
     caption = f"Statistics at the last step against {key} ({replicates(*tables)}). Variants shown: {variants}."
     return Drawn(figure, caption, tables)
 

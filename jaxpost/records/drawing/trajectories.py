@@ -79,8 +79,8 @@ def pathway_trajectories(table: pa.Table, arrays: dict) -> Drawn:
 def _limits(rows: pa.Table) -> tuple[float, float]:
     """Of an axis that shows values, nulls and the seed bands of all samples; those of a few memorised ones may leave it."""
     shown = [(rows, ("value", "null_value", "null_lo", "null_hi")), (_over(rows, "all"), ("ci_lo", "ci_hi"))]
-    found = np.concatenate([part[name].to_numpy().astype(float) for part, names in shown for name in names])
-    low, high = np.nanmin(found), np.nanmax(found)
+    values = np.concatenate([part[name].to_numpy().astype(float) for part, names in shown for name in names])
+    low, high = np.nanmin(values), np.nanmax(values)
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
 

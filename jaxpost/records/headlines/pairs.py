@@ -101,18 +101,18 @@ def _size(table: pa.Table) -> Cell:
 
 
 def _standing(table: pa.Table, arm: str) -> Cell:
-    found, tests = standing_out(table, arm)
+    beyond, tests = standing_out(table, arm)
     if not tests:
         return Cell("no layer or module has a null band")
-    if not found:
+    if not beyond:
         return Cell(f"nothing: all {tests} statistics of modules, layers and matrices lie within their null bands")
     named: list = []
-    for one in found:  # the farthest of each place
+    for one in beyond:  # the farthest of each place
         if one.where not in {other.where for other in named}:
             named.append(one)
     said = "; ".join(f"{one.where} ({one.statistic} {format_number(one.value)}, blind {format_number(one.null_value)})"
                      for one in named[:_NAMED])
-    return Cell(said, note=f"{len(found)} of {tests} statistics of modules, layers and matrices lie beyond their bands",
+    return Cell(said, note=f"{len(beyond)} of {tests} statistics of modules, layers and matrices lie beyond their bands",
                 row_ids=tuple(i for one in named[:_NAMED] for i in one.row_ids))
 
 

@@ -47,11 +47,11 @@ def candidates(table: pa.Table, arm: str) -> list[Standing]:
     rounding floor is left out: it says nothing.
     """
     table = select(table, arm=arm)
-    found = []
+    standing = []
     for statistic, metric, wanted in WATCHED:
         for row in parts(table, metric, "kind", **wanted).to_pylist():
             if _readable(row):
-                found.append(_standing(f"module {row['module_kind']}", statistic, metric, [row]))
+                standing.append(_standing(f"module {row['module_kind']}", statistic, metric, [row]))
         layers: dict[str, list[Mapping]] = {}
         matrices: dict[str, list[Mapping]] = {}
         for row in parts(table, metric, "tensor", **wanted).to_pylist():
@@ -59,8 +59,8 @@ def candidates(table: pa.Table, arm: str) -> list[Standing]:
                 layers.setdefault(f"layer {row['layer']}", []).append(row)
                 matrices.setdefault(f"layer {row['layer']} {row['module_kind']}", []).append(row)
         if len(layers) > 1:  # one layer is the model
-            found += [_standing(where, statistic, metric, rows) for where, rows in (layers | matrices).items()]
-    return found
+            standing += [_standing(where, statistic, metric, rows) for where, rows in (layers | matrices).items()]
+    return standing
 
 
 def _readable(row: Mapping) -> bool:
@@ -75,8 +75,8 @@ def _standing(where: str, statistic: str, metric: str, rows: list[Mapping]) -> S
 def standing_out(table: pa.Table, arm: str) -> tuple[list[Standing], int]:
     """(what stands out, farthest outside its band first; how many comparisons were made)."""
     tested = candidates(table, arm)
-    found = [one for one in tested if abs(one.excess) > needed(one.metric, len(tested))]
-    return sorted(found, key=lambda one: (-abs(one.excess), one.where, one.statistic)), len(tested)
+    beyond = [one for one in tested if abs(one.excess) > needed(one.metric, len(tested))]
+    return sorted(beyond, key=lambda one: (-abs(one.excess), one.where, one.statistic)), len(tested)
 
 
 def standing_table(table: pa.Table) -> Table:

@@ -51,7 +51,7 @@ def place(row: Mapping) -> str:
     >>> place({"value": 3.0, "null_value": 1.0, "null_lo": 0.5, "null_hi": 1.5})
     'above its null band'
     """
-    found = excess(row)
-    if np.isnan(found):
+    beyond = excess(row)
+    if np.isnan(beyond):
         return "no null"
-    return "inside its null band" if abs(found) <= 1 else f"{'above' if found > 0 else 'below'} its null band"
+    return "inside its null band" if abs(beyond) <= 1 else f"{'above' if beyond > 0 else 'below'} its null band"

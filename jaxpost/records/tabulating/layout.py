@@ -46,8 +46,8 @@ def words(text: str) -> list[str]:
 def column(table: Table, i: int) -> Column:
     """What column i of a table needs and would use."""
     heads = [(table.header[i], _LETTER), (table.variants[i], _SMALL)]
-    found = [*heads, *(line for cells in table.body for line in lines(cells[i]))]
-    least = max((_width(word, letter) for text, letter in found for word in words(text)), default=0.0)
+    texts = [*heads, *(line for cells in table.body for line in lines(cells[i]))]
+    least = max((_width(word, letter) for text, letter in texts for word in words(text)), default=0.0)
     cells = [line for cells in table.body for line in lines(cells[i])]
     return Column(max(least, 12.0), max([least, *(_width(text, letter) for text, letter in cells)]))
 
@@ -55,13 +55,13 @@ def column(table: Table, i: int) -> Column:
 def blocks(columns: Sequence[Column]) -> list[list[int]]:
     """Columns 1, 2, ... in groups, each of which fits beside column 0."""
     need = [GAP + min(c.least + _COMFORT * (c.most - c.least), max(c.least, _WORDY)) for c in columns]
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     for i in range(1, len(columns)):
-        if found and need[0] + sum(need[j] for j in found[-1]) + need[i] <= TEXT_WIDTH:
-            found[-1].append(i)
+        if groups and need[0] + sum(need[j] for j in groups[-1]) + need[i] <= TEXT_WIDTH:
+            groups[-1].append(i)
         else:
-            found.append([i])
-    return found
+            groups.append([i])
+    return groups
 
 
 def shares(columns: Sequence[Column]) -> list[float]:
@@ -84,13 +84,13 @@ def height(cells: Sequence[Cell], widths: Sequence[float]) -> float:
 
 def pages(body: Sequence[Sequence[Cell]], widths: Sequence[float]) -> list[list[Sequence[Cell]]]:
     """The lines of a table in groups that are no higher than a page."""
-    found: list[list[Sequence[Cell]]] = [[]]
+    pages: list[list[Sequence[Cell]]] = [[]]
     used = 0.0
     for cells in body:
         need = height(cells, widths)
-        if found[-1] and used + need > TEXT_HEIGHT:
-            found.append([])
+        if pages[-1] and used + need > TEXT_HEIGHT:
+            pages.append([])
             used = 0.0
-        found[-1].append(cells)
+        pages[-1].append(cells)
         used += need
-    return found
+    return pages

@@ -20,15 +20,16 @@ PRINTED = (  # heading, metric, what must hold, factor, digits: as the papers pr
 
 def pair_table(table: pa.Table) -> Table:
     """Tuned checkpoints x what papers print, in their units, each with its null in parentheses."""
-    found = [(heading, variant(table, metric, **wanted), factor, digits) for heading, metric, wanted, factor, digits in PRINTED]
-    found = [(heading, rows, factor, digits) for heading, rows, factor, digits in found if len(rows)]
+    columns = [(heading, variant(table, metric, **wanted), factor, digits)
+               for heading, metric, wanted, factor, digits in PRINTED]
+    columns = [(heading, rows, factor, digits) for heading, rows, factor, digits in columns if len(rows)]
     result = Table("pair", "As the papers print them: percentages of all compared parameters, angles in degrees (mean over "
                    "matrices of the largest); in parentheses what a blind update would show. One pair each, no interval.",
-                   ["tuned", *(heading for heading, *_ in found)],
-                   ["", *(variant_label(rows.slice(0, 1).to_pylist()[0]) for _, rows, *_ in found)])
+                   ["tuned", *(heading for heading, *_ in columns)],
+                   ["", *(variant_label(rows.slice(0, 1).to_pylist()[0]) for _, rows, *_ in columns)])
     for arm in tuned(table):
         line = [Cell(arm)]
-        for _, rows, factor, digits in found:
+        for _, rows, factor, digits in columns:
             row = next(iter(select(rows, arm=arm).to_pylist()), None)
             line.append(Cell() if row is None else Cell(_text(row["value"], factor, digits), "",
                                                         _text(row["null_value"], factor, digits), (row["row_id"],)))

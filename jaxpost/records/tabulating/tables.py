@@ -63,12 +63,12 @@ def _estimate_cell(row: Mapping) -> Cell:
 
 def main_table(table: pa.Table) -> Table:
     """Arms x key statistics at the last step: value, interval over seeds, primary null."""
-    found = [
+    columns = [
         (heading, last_steps(variant(table, metric, **wanted)).to_pylist()) for heading, metric, wanted in STATISTICS
     ]
-    found = [(heading, {row["arm"]: row for row in rows}) for heading, rows in found if rows]
+    columns = [(heading, {row["arm"]: row for row in rows}) for heading, rows in columns if rows]
     units = sorted(
-        {(row["n_units"], row["unit"]) for _, rows in found for arm, row in rows.items() if arm != "base"}, key=str
+        {(row["n_units"], row["unit"]) for _, rows in columns for arm, row in rows.items() if arm != "base"}, key=str
     )
     counted = " or ".join(f"{n} {unit}{'s' if n != 1 else ''}" for n, unit in units)
     result = Table(
@@ -76,11 +76,11 @@ def main_table(table: pa.Table) -> Table:
         f"Statistics at the last measured step: mean over {counted or 'no'}, 95% interval over them in brackets "
         "(none where there is one), then the primary null; pooling as the metric defines it. † not every "
         "replicate could be read.",
-        ["arm", *(heading for heading, _ in found)],
-        ["", *(variant_label(next(iter(rows.values()))) for _, rows in found)],
+        ["arm", *(heading for heading, _ in columns)],
+        ["", *(variant_label(next(iter(rows.values()))) for _, rows in columns)],
     )
-    for arm in arm_order([arm for _, rows in found for arm in rows]):
-        cells = [_estimate_cell(rows[arm]) if arm in rows else Cell() for _, rows in found]
+    for arm in arm_order([arm for _, rows in columns for arm in rows]):
+        cells = [_estimate_cell(rows[arm]) if arm in rows else Cell() for _, rows in columns]
         result.body.append([Cell(arm), *cells])
     return result
 
@@ -88,17 +88,17 @@ def main_table(table: pa.Table) -> Table:
 def splits_table(table: pa.Table) -> Table:
     """Arms x splits: the share of problems solved at the last step, as in `main_table`; empty where there is one split."""
     name, by_split = solved_by_split(table)
-    found = {split: {row["arm"]: row for row in last_steps(rows).to_pylist()} for split, rows in by_split.items()}
+    by_arm = {split: {row["arm"]: row for row in last_steps(rows).to_pylist()} for split, rows in by_split.items()}
     result = Table(
         "splits",
         f"{name[0].upper()}{name[1:]} (share of prompts) by split at the last measured step: the trained task (id), what "
         "lies out of its distribution (ood), and other tasks; mean, 95% interval, then the share that guessing reaches.",
-        ["arm", *found],
-        [""] * (1 + len(found)),
+        ["arm", *by_arm],
+        [""] * (1 + len(by_arm)),
     )
-    if len(found) > 1:
-        for arm in arm_order([arm for rows in found.values() for arm in rows]):
-            result.body.append([Cell(arm), *(_estimate_cell(rows[arm]) if arm in rows else Cell() for rows in found.values())])
+    if len(by_arm) > 1:
+        for arm in arm_order([arm for rows in by_arm.values() for arm in rows]):
+            result.body.append([Cell(arm), *(_estimate_cell(rows[arm]) if arm in rows else Cell() for rows in by_arm.values())])
     return result
 
 
@@ -155,9 +155,9 @@ def claims_table(table: pa.Table, claims: Sequence[Mapping]) -> Table:
         header,
         [""] * len(header),
     )
-    found = claim_numbers(table)
+    numbers = claim_numbers(table)
     for claim in claims:
-        rows = found.get(claim["id"], {})
+        rows = numbers.get(claim["id"], {})
         if "estimate" not in rows:
             raise ValueError(f"claim {claim['id']!r} has no row of role 'claim' in measurements")
         result.body.append(_claim_line(claim, **{name: rows.get(name) for name in ("estimate", "threshold", "p_holm")}))

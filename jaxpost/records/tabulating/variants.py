@@ -78,8 +78,8 @@ def solved_by_split(table: pa.Table) -> tuple[str, dict[str, pa.Table]]:
     for metric, wanted, name in SOLVED:
         splits = select(table, metric=metric, role="estimate", **wanted)["split"].unique().to_pylist()
         order = sorted(filter(None, splits), key=lambda split: (split != "id", split == "second", split))
-        if found := {split: rows for split in order if len(rows := variant(table, metric, split=split, **wanted))}:
-            return name, found
+        if by_split := {split: rows for split in order if len(rows := variant(table, metric, split=split, **wanted))}:
+            return name, by_split
     return SOLVED[0][2], {}
 
 
@@ -105,11 +105,11 @@ def last_steps(table: pa.Table) -> pa.Table:
 
 def claim_numbers(table: pa.Table) -> dict[str, dict[str, dict]]:
     """claim id -> quantity -> row, of every row of role "claim"."""
-    found: dict[str, dict[str, dict]] = {}
+    numbers: dict[str, dict[str, dict]] = {}
     for row in select(table, role="claim").to_pylist():
         params = parse_params(row["params"])
-        found.setdefault(params["claim"], {})[params["quantity"]] = row
-    return found
+        numbers.setdefault(params["claim"], {})[params["quantity"]] = row
+    return numbers
 
 
 def of_pairs(table: pa.Table) -> bool:
