@@ -107,9 +107,9 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
 def _shares(setup: Setup, trainer: Trainer, bundle: records.Bundle) -> list[Target]:
     """A measurement of each preset, rows included, over the train steps between two measurements."""
     targets = []
-    for name, chosen in setup.chosen.items():
+    for name, selected in setup.chosen.items():
         preset = presets.PRESETS[name]
-        measure = Measurement(trainer.base, setup.model, chosen, batch=setup.batch, directory=bundle.path / "series")
+        measure = Measurement(trainer.base, setup.model, selected, batch=setup.batch, directory=bundle.path / "series")
         trainer.step()
         step_s, measure_s = by_turns(
             trainer.step, lambda m=measure: m(setup.arm, 1, [0], trainer.states.params, trainer.history), setup.config.turns)

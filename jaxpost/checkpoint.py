@@ -168,9 +168,9 @@ class Checkpoints:
             self._move_aside(bad, step)
             return step, about
         if bad:
-            said = "; ".join(f"{step}: {why[:120]}" for step, why in bad.items())
-            raise CheckpointError(f"no checkpoint in {self._directory} is what was saved ({said}); remove the directories of "
-                                  "these steps: the run then starts this part again")
+            reasons = "; ".join(f"{step}: {why[:120]}" for step, why in bad.items())
+            raise CheckpointError(f"no checkpoint in {self._directory} is what was saved ({reasons}); remove the directories "
+                                  "of these steps: the run then starts this part again")
         return None
 
     def _move_aside(self, bad: Mapping[int, str], step: int) -> None:

@@ -65,10 +65,10 @@ def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> P
     for axis, size in zip(axes, shape, strict=True):
         if axis is not None and axis not in rules:
             raise ValueError(f"logical axis {axis!r} has no sharding rule; known: {', '.join(rules)}")
-        chosen = tuple(a for a in (rules[axis] if axis else ()) if a not in used and mesh.shape[a] > 1)
-        if chosen and size % math.prod(mesh.shape[a] for a in chosen) == 0:
-            used |= set(chosen)
-            spec.append(chosen[0] if len(chosen) == 1 else chosen)
+        mesh_axes = tuple(a for a in (rules[axis] if axis else ()) if a not in used and mesh.shape[a] > 1)
+        if mesh_axes and size % math.prod(mesh.shape[a] for a in mesh_axes) == 0:
+            used |= set(mesh_axes)
+            spec.append(mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes)
         else:
             spec.append(None)
     return PartitionSpec(*spec)

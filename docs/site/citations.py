@@ -77,8 +77,8 @@ def links(cited: Cited) -> str:
              for kind, names, page in kinds if names]
     if cited.metrics:
         rooms = sorted({name.partition(".")[0] for name in cited.metrics})
-        shown = ", ".join(f"`{name}`" for name in cited.metrics[:4])
+        named = ", ".join(f"`{name}`" for name in cited.metrics[:4])
         more = f" and {len(cited.metrics) - 4} more" if len(cited.metrics) > 4 else ""
-        parts.append(f"metrics {shown}{more} (" + ", ".join(f"[{room}](metrics.md#{room})" for room in rooms) + ")")
+        parts.append(f"metrics {named}{more} (" + ", ".join(f"[{room}](metrics.md#{room})" for room in rooms) + ")")
     parts += [f"[{path}](../{path})" for path in cited.files]
     return "; ".join(parts)

@@ -44,10 +44,10 @@ def killed(subject: Subject, expected: str, directory: Path, count: int, rng: ra
     return tally
 
 
-def _next(ahead: Sequence[Moment], waited: Counter, rng: random.Random) -> Moment:
+def _next(candidates: Sequence[Moment], waited: Counter, rng: random.Random) -> Moment:
     """One of the moments that were waited for least."""
-    least = min(waited[moment.name] for moment in ahead)
-    return rng.choice([moment for moment in ahead if waited[moment.name] == least])
+    least = min(waited[moment.name] for moment in candidates)
+    return rng.choice([moment for moment in candidates if waited[moment.name] == least])
 
 
 def interrupted(subject: Subject, directory: Path) -> Path:
@@ -97,8 +97,8 @@ def damaged(subject: Subject, expected: str, directory: Path, count: int, rng: r
         (run / name).write_bytes(bytes(data))
         good = ended(subject.start(run)) == 0 and same(run, expected)
         what = "truncated" if cut else "bit flipped"
-        said = " is damaged (" in log_of(run).read_text()  # of the checkpoint that is moved aside
-        outcome = f"{what}, {'previous one used' if said else 'harmless'}" if good else f"{what}: {name} at {at}"
+        noticed = " is damaged (" in log_of(run).read_text()  # of the checkpoint that is moved aside
+        outcome = f"{what}, {'previous one used' if noticed else 'harmless'}" if good else f"{what}: {name} at {at}"
         done(tally, good, run, [outcome])
     return tally
 
@@ -150,8 +150,8 @@ def together(subject: Subject, expected: str, directory: Path, count: int, rng: 
         time.sleep(rng.uniform(0, 0.2 * seconds) if number % 2 else 0)
         second = subject.start(run, name="-b")
         codes = sorted((ended(first) or 0, ended(second) or 0))
-        said = log_of(run, "-a").read_text() + log_of(run, "-b").read_text()
-        good = codes == [0, EXIT_USER] and "is in use by process" in said or codes == [0, 0] and "is finished" in said
+        printed = log_of(run, "-a").read_text() + log_of(run, "-b").read_text()
+        good = codes == [0, EXIT_USER] and "is in use by process" in printed or codes == [0, 0] and "is finished" in printed
         done(tally, good and same(run, expected), run, ["refused" if EXIT_USER in codes else "found finished"])
     return tally
 

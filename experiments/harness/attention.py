@@ -16,8 +16,8 @@ def heads(model: models.TransformerConfig, task: Task) -> circuits.Heads:
     """Sequences of the tokens that the first 256 problems of split `id` are asked with, marks left out."""
     before, between = (tuple(vocab.encode(text)) for text in FORMS.get(task.name, ("", "")))
     marks = (task.pad, vocab.BOS, vocab.EOS, *before, *between)
-    shown = np.setdiff1d(np.asarray(tasks.examples(task, "id", jnp.arange(256)).prompt_NxP), marks)
-    return circuits.Heads(scores_of(model), tuple(shown.tolist()), 2 * model.width + model.head_dim, before, between)
+    symbols = np.setdiff1d(np.asarray(tasks.examples(task, "id", jnp.arange(256)).prompt_NxP), marks)
+    return circuits.Heads(scores_of(model), tuple(symbols.tolist()), 2 * model.width + model.head_dim, before, between)
 
 
 @functools.cache

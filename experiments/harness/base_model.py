@@ -76,9 +76,9 @@ class Pretraining:
           UserError: the range was jumped over or not reached; the message has what was seen.
           CheckpointError: the finished base is not what was saved.
         """
-        with Checkpoints(directory / "base", say=session.say) as chosen:
-            if (latest := chosen.latest()) is not None:
-                params = chosen.restore_params(latest[0], self.abstract().params)
+        with Checkpoints(directory / "base", say=session.say) as checkpoints:
+            if (latest := checkpoints.latest()) is not None:
+                params = checkpoints.restore_params(latest[0], self.abstract().params)
                 params = jax.tree.map(lambda x: x[0], params)
                 if (read := digest(params)) != (was := latest[1].get("digest", read)):
                     raise CheckpointError(f"the base in {directory / 'base'} is {read}, and {was} was saved there: remove that "
@@ -87,8 +87,8 @@ class Pretraining:
             with Checkpoints(directory / "pretraining", say=session.say) as saves:
                 base = self._search(saves, session, every_seconds)
             rounded = self.fresh()._replace(params=jax.tree.map(lambda x: x[None], base.params))
-            chosen.save(base.step, rounded, {"success": base.success, "second": base.second, "digest": base.digest})
-            chosen.wait()
+            checkpoints.save(base.step, rounded, {"success": base.success, "second": base.second, "digest": base.digest})
+            checkpoints.wait()
         return self.run(directory, session, every_seconds) if processes.several() else base
 
     def _search(self, saves: Checkpoints, session: Session, every_seconds: float) -> Base:

@@ -57,11 +57,11 @@ class Answers:
             reward_N, parts = jax.device_get(rewards.compose(terms, answer, step))
         rows = []
         for i in range(self.count):
-            said = format_params({name: f"{float(x[i]):.4g}" for name, x in parts.items()})
+            terms_text = format_params({name: f"{float(x[i]):.4g}" for name, x in parts.items()})
             tokens = answered["prompt"][i], made.tokens_NxT[i][:length_N[i]]
             asked, answer = (tasks.to_text(self.task, x, _HIDDEN) for x in tokens)
             rows.append({"split": self.split, "problem": i, "prompt": asked, "answer": answer, "reward": float(reward_N[i]),
-                         "parts": said or None, "logp": float(made.logp_NxT[i].sum()), "tokens": int(length_N[i]),
+                         "parts": terms_text or None, "logp": float(made.logp_NxT[i].sum()), "tokens": int(length_N[i]),
                          "finished": bool(ended_N[i])})
         return rows
 

@@ -216,8 +216,8 @@ def _segments(arm, block, plan, bundle, session, program, members, states, step,
                            f"{error.step} (learning rate {arm.scalars.learning_rate:g}); kept: {kept} and all rows before; "
                            f"lower --config.{arm.rate_key} and start a new run") from error
         seconds, steps, step = time.monotonic() - began, target - step, target
-        shown = {k: float(np.mean(v[:, -1])) for k, v in history.items() if v.ndim == 2}  # others: a value a tensor
-        bundle.event(arm.name, target, **shown)
+        scalars = {k: float(np.mean(v[:, -1])) for k, v in history.items() if v.ndim == 2}  # others: a value a tensor
+        bundle.event(arm.name, target, **scalars)
         session.telemetry.steps(arm.name, block.seeds, target - steps, history)
         bundle.cost("train", arm=arm.name, step=target, wall_s=seconds)
         if step in plan.grid and not bundle.sealed_rows(block.shard(plan.prefix, step)):

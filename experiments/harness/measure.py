@@ -65,9 +65,9 @@ class Measurement:
       bundle: where costs go; prefix: of its shards. Trajectories wait in `directory` until an arm is finished.
     """
 
-    def __init__(self, base: Base, model: models.TransformerConfig, chosen: Sequence[probes.Probe], *, batch=None, mesh=None,
+    def __init__(self, base: Base, model: models.TransformerConfig, measured: Sequence[probes.Probe], *, batch=None, mesh=None,
                  bundle: Bundle | None = None, directory: Path | None = None, prefix: str = ""):
-        self.base, self.model, self.probes, self.mesh = base, model, tuple(chosen), mesh
+        self.base, self.model, self.probes, self.mesh = base, model, tuple(measured), mesh
         self.bundle, self.directory, self.prefix = bundle, directory, prefix
         self.infos = infos(model)
         self.base_weights = models.matrices(base.params, model)

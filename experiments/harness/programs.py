@@ -136,7 +136,7 @@ def _state(arm: Arm):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
 
 
-def of_probes(chosen: Sequence[probes.Probe], model: models.TransformerConfig, batch: Any, count: int, mesh: Mesh | None,
+def of_probes(measured: Sequence[probes.Probe], model: models.TransformerConfig, batch: Any, count: int, mesh: Mesh | None,
               beside: Any) -> Iterator[Program | Unseen]:
     """The programs of the probes that are compiled apart, of `count` seeds at once, and of their references.
 
@@ -154,7 +154,7 @@ def of_probes(chosen: Sequence[probes.Probe], model: models.TransformerConfig, b
            ever_changed.EVER: stacked(changed, model, count, mesh)}
     first = {probes.WEIGHTS: shared[probes.WEIGHTS0], probes.PARAMS: params}
     states = {}
-    for probe in chosen:
+    for probe in measured:
         if probe.lane == "inline":
             continue
         name = f"probe {probe.id}" + (", other settings" if probe.id in states else "")

@@ -47,9 +47,9 @@ def tables(model: models.TransformerConfig, task: Task) -> tuple[fit.Table, ...]
     """Every problem of every split, for the exact loss and accuracy of the first answer token."""
     listed = []
     for split in task.splits:
-        shown = tasks.table(task, split)
-        listed.append(fit.Table(split, answer_logits(model, task.pad), np.asarray(shown.answer_NxT[:, 0]),
-                                np.asarray(shown.prompt_NxP)))
+        table = tasks.table(task, split)
+        listed.append(fit.Table(split, answer_logits(model, task.pad), np.asarray(table.answer_NxT[:, 0]),
+                                np.asarray(table.prompt_NxP)))
     return tuple(listed)
 
 
@@ -70,12 +70,12 @@ def addition(model: models.TransformerConfig, task: Task) -> fourier.Addition:
     """
     if task.name != modular.NAME:
         raise UserError(f"task.name={task.name!r}: Fourier measures are of {modular.NAME!r} addition")
-    shown = {split: tasks.table(task, split) for split in SPLITS}
-    if any(set(np.unique(table.problem.operator)) != {_ADD} for table in shown.values()):
+    by_split = {split: tasks.table(task, split) for split in SPLITS}
+    if any(set(np.unique(table.problem.operator)) != {_ADD} for table in by_split.values()):
         raise UserError("task.operators: Fourier measures read a + b, and another operation is among the problems")
     p = task.vocab_size - modular.NUMBER
     answer, train = np.full((p, p), -1), np.zeros((p, p), bool)
-    for split, table in shown.items():
+    for split, table in by_split.items():
         at = np.asarray(table.problem.a), np.asarray(table.problem.b)
         answer[at], train[at] = np.asarray(table.answer_NxT[:, 0]) - modular.NUMBER, split == "train"
     grid = np.stack(np.meshgrid(np.arange(p), np.arange(p), indexing="ij")).reshape(2, -1).astype(np.int32)
@@ -110,8 +110,8 @@ def route_of(model: models.TransformerConfig, pad: int) -> routing.Route:
 
 def training_rows(task: Task, count: int) -> Rows:
     """`count` training problems, evenly spaced in the table's order; all of them when there are no more."""
-    shown = tasks.table(task, "train")
-    total = len(shown.prompt_NxP)
-    chosen = np.arange(total) if count >= total else np.linspace(0, total - 1, count).round().astype(int)
-    operator = getattr(shown.problem, "operator", np.zeros(total, np.int32))
-    return Rows(*(np.asarray(x)[chosen] for x in (shown.prompt_NxP, shown.answer_NxT[:, 0], operator)))
+    table = tasks.table(task, "train")
+    total = len(table.prompt_NxP)
+    selected = np.arange(total) if count >= total else np.linspace(0, total - 1, count).round().astype(int)
+    operator = getattr(table.problem, "operator", np.zeros(total, np.int32))
+    return Rows(*(np.asarray(x)[selected] for x in (table.prompt_NxP, table.answer_NxT[:, 0], operator)))

@@ -112,8 +112,8 @@ class Program:
     def _advance(self, params, params0, data, scale, first, last):
         """Steps first .. last - 1 of gradient descent; a traced range, so that every stretch of the grid is one program."""
         def loss(w):
-            said = models.outputs(self.problem, self.kind, scale, params0, w, data["x"])
-            return 0.5 * ((said - data["y"]) ** 2).sum(axis=1).mean()
+            outputs = models.outputs(self.problem, self.kind, scale, params0, w, data["x"])
+            return 0.5 * ((outputs - data["y"]) ** 2).sum(axis=1).mean()
 
         def step(_, w):
             return jax.tree.map(lambda x, g: x - rate * g, w, jax.grad(loss)(w))
@@ -169,8 +169,8 @@ def _trained(program: Program, arm: Arm, name: str, seed: int, params0, data: Ma
     state = program.reference(program.context(params0, params0, data, arm.scale))
     for before, step in zip((0, *program.grid), program.grid, strict=False):
         params = program.advance(params, params0, data["train"], arm.scale, before, step)
-        said = {split: program.outputs(arm.scale, params0, params, data[split]["x"]) for split in lazy_problems.SPLITS}
-        parts += [_fit(name, seed, step, said, data), _norm(name, seed, step, params0, params)]
+        outputs = {split: program.outputs(arm.scale, params0, params, data[split]["x"]) for split in lazy_problems.SPLITS}
+        parts += [_fit(name, seed, step, outputs, data), _norm(name, seed, step, params0, params)]
         if arm.model == "network":  # the kernel of a linearised model never moves
             values = program.measure(program.context(params0, params, data, arm.scale), state, seed, step)
             parts.append(program.probe.finalize(
@@ -179,10 +179,10 @@ def _trained(program: Program, arm: Arm, name: str, seed: int, params0, data: Ma
     return parts
 
 
-def _fit(arm: str, seed: int, step: int, said: Mapping[str, np.ndarray], data: Mapping) -> dict:
+def _fit(arm: str, seed: int, step: int, outputs: Mapping[str, np.ndarray], data: Mapping) -> dict:
     """Rows of R^2. Raises: Diverged where an output is not finite."""
     rows = []
-    for split, f in said.items():
+    for split, f in outputs.items():
         f, y = (np.asarray(x, np.float64) for x in (f, data[split]["y"]))
         if not np.isfinite(f).all():
             raise Diverged(f"{arm}: an output of seed {seed} is not finite at step {step}; lower the learning rate")

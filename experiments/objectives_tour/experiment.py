@@ -149,15 +149,15 @@ def _train(setup: Setup, bundle: records.Bundle, session: Session) -> dict[str, 
 
 def _train_one(arm: arm_table.Arm, block: ensemble.Block, plan: ensemble.Plan, bundle, session: Session) -> str:
     """One block to its end, or to where it diverged; returns why it could not be trained, or nothing."""
-    began, said, refused = time.monotonic(), f"{block.count} seeds, {plan.grid[-1]} steps", ""
+    began, outcome, refused = time.monotonic(), f"{block.count} seeds, {plan.grid[-1]} steps", ""
     try:
         ensemble.train(arm, block, plan, bundle, session)
     except Diverged as error:  # a row of the tour, not its end
-        said = _write_diverged(arm, block, plan, bundle, error)
+        outcome = _write_diverged(arm, block, plan, bundle, error)
     except Untrainable as error:
-        said = refused = str(error)
+        outcome = refused = str(error)
     bundle.cost("arm", arm=arm.name, step=block.first, wall_s=time.monotonic() - began)
-    session.say(f"{arm.name}: {said}, {time.monotonic() - began:.1f} s")
+    session.say(f"{arm.name}: {outcome}, {time.monotonic() - began:.1f} s")
     session.boundary(f"{arm.name} is finished")
     return refused
 

@@ -173,8 +173,8 @@ def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> 
         history = metrics.compute(jax.tree.map(lambda *x: np.stack(x)[None], *processes.whole(told)))
         _require_finite(run, step, history, saves)
         seconds, steps, step = time.monotonic() - began, target - step, target
-        shown = {name: float(x[0, -1]) for name, x in history.items() if x.ndim == 2}  # others: a value a tensor
-        bundle.event(arm.name, step, seed=run.seed, **shown)
+        scalars = {name: float(x[0, -1]) for name, x in history.items() if x.ndim == 2}  # others: a value a tensor
+        bundle.event(arm.name, step, seed=run.seed, **scalars)
         session.telemetry.steps(arm.name, [run.seed], step - steps, history)
         bundle.cost("train", arm=f"{arm.name}-seed-{run.seed}", step=step, wall_s=seconds)
         if step in setup.grid and not bundle.sealed_rows(block.shard("", step)):

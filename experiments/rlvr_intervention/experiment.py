@@ -155,19 +155,19 @@ def _write_pairs(setup: Setup, base: Base, twin: interventions.Transformed, fina
     weights = {(arm, "raw"): w for arm, w in finals.items()} | {("intervened", "back"): back}
     start = {("intervened", "raw"): moved_w0}
     if missing := _missing(bundle, "intervened", setup.seeds, next(iter(mask_pairs.METRICS))):
-        chosen = [setup.seeds.index(seed) for seed in missing]
+        indices = [setup.seeds.index(seed) for seed in missing]
         parts = []
         for against, arm, mapping in PAIRS:
-            runs = [{name: np.asarray(x)[chosen] for name, x in weights[key].items()}
+            runs = [{name: np.asarray(x)[indices] for name, x in weights[key].items()}
                     for key in ((against, "raw"), (arm, mapping))]
             compared = mask_pairs.compare(w0, runs[0], start.get((arm, mapping), w0), runs[1])
             parts.append(mask_pairs.finalize(compared, setup.infos, setup.groups, arm=arm, against=against, mapping=mapping,
                                              step=setup.grid[-1], seeds=missing, conditional_on=base.digest,
                                              row_ids=records.row_ids))
         bundle.write_rows(f"pairs-seeds-{missing[0]}-{missing[-1]}", concatenate(*parts))
-    shown = [info.name for info in setup.infos if info.kind in ("q", "v")]
+    tensors = [info.name for info in setup.infos if info.kind in ("q", "v")]
     bundle.write_arrays("masks", {f"{'-'.join(key)}/{name}": _changed(start.get(key, w0)[name], w[name])
-                                  for key, w in weights.items() for name in shown})
+                                  for key, w in weights.items() for name in tensors})
 
 
 def _changed(w0, w1_S) -> np.ndarray:

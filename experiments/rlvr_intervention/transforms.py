@@ -83,9 +83,9 @@ def groups(infos: Sequence, applied: Sequence[symmetries.HeadSymmetry]) -> dict[
 
 def logit_rows(base: Base, twin: Transformed, suite: training.Suite, task: Task) -> dict:
     """`model.logit_change` of the transform in float32 and of the rounded one; the first is the second's floor."""
-    shown = tasks.examples(task, "id", jnp.arange(suite.problems))
+    asked = tasks.examples(task, "id", jnp.arange(suite.problems))
     read = jax.jit(functools.partial(models.token_logits, suite.model))
-    before, *after = (np.asarray(read(params, shown.prompt_NxP, shown.answer_NxT), np.float64)
+    before, *after = (np.asarray(read(params, asked.prompt_NxP, asked.answer_NxT), np.float64)
                       for params in (base.params, twin.exact, twin.rounded.params))
     changes = [float(np.linalg.norm(x - before) / np.linalg.norm(before)) for x in after]
     return {"metric": [LOGIT_CHANGE.id] * 2, "arm": ["transformed", "rounded"], "role": ["estimate"] * 2, "step": [0, 0],

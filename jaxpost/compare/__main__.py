@@ -86,12 +86,12 @@ def _run(options: argparse.Namespace) -> int:
     if options.out is None and options.format:
         result = comparison.compare(options.base, *options.tuned, level=options.level, map_file=options.map,
                                     memory=settings.memory, allow_unpaired=settings.allow_unpaired)
-        table, said = result.rows, result.headline().splitlines()
+        table, headline = result.rows, result.headline().splitlines()
     else:
         out = comparison.run(options.base, options.tuned, options.out, settings, watching)
-        table, said = records.read_measurements(out), records.headline(out)
+        table, headline = records.read_measurements(out), records.headline(out)
     piped = options.format or expected  # stdout belongs to the rows or the check
-    print("\n".join(said), file=sys.stderr if piped else sys.stdout)
+    print("\n".join(headline), file=sys.stderr if piped else sys.stdout)
     if options.format:
         sys.stdout.flush()
         sys.stdout.buffer.write(written(table, options.format))

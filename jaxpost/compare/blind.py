@@ -54,11 +54,11 @@ def read(panel: Panel, views: Sequence[Any], norms: Sequence[float], law: Blind,
             drawn = matrices.permuted(own, place)
         end = matrices.added(stored.w0_MxN, drawn)
         for v, view in enumerate(views):
-            shown = matrices.rounded(end) if v or law.stored_bf16 else end
+            rounded = matrices.rounded(end) if v or law.stored_bf16 else end
             if not norms[v]:
                 by_view[v].append(_nothing(panel, exact))
                 continue
-            one = decomposed(view.before, view.w0_MxN, shown, True) if exact else _first_order(panel, view, shown)
+            one = decomposed(view.before, view.w0_MxN, rounded, True) if exact else _first_order(panel, view, rounded)
             if exact:
                 one["above_edge"] = np.sum(one["spectrum"] > edge_V[-1 if law.stored_bf16 else v])
             # where only its visible size is known, a law is read at the visible norm
@@ -87,12 +87,12 @@ def tangent(top_K: np.ndarray, rest: np.ndarray, e_top: np.ndarray, e_rest: np.n
     return (top_K * a + rest * b) / (top_K**2 - rest**2)
 
 
-def _first_order(panel: Panel, view: Any, shown: Any) -> dict[str, np.ndarray]:
+def _first_order(panel: Panel, view: Any, rounded: Any) -> dict[str, np.ndarray]:
     """Rotation to first order and leading ranks of a drawn update, in one pass over its rows."""
     before: Frame = view.before
     u, v, s = before.u_MxR, before.v_NxR, before.s_Q
     left, through, square, images = 0.0, 0.0, 0.0, []
-    drawn, base = matrices.difference(shown, view.w0_MxN), view.w0_MxN
+    drawn, base = matrices.difference(rounded, view.w0_MxN), view.w0_MxN
     for i, block in enumerate(rows_of(drawn)):
         rows = slice(i * ROWS, i * ROWS + len(block))
         image = block @ v

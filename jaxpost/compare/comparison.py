@@ -201,10 +201,11 @@ def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path | None = 
         _write(bundle, prepared, measured)
         total = sum(passes.bytes_of(prepared.job, p) for p in prepared.pairing.pairs)
         bundle.cost("compare", wall_s=time.monotonic() - began, disk_bytes=total, peak_bytes=peak_memory())
-        said = all_flags(prepared, measured)
+        notes = all_flags(prepared, measured)
         records.finish(bundle, metrics=probes.METRICS, papers=(), extra={
-            "kind": "compare", "flags": said, "fingerprints": dict(prepared.fingerprints), "base_digest": base_digest(measured),
-            "digest": next(iter(measured.values()))["digest"], "coverage": _coverage(prepared, measured)},
+            "kind": "compare", "flags": notes, "fingerprints": dict(prepared.fingerprints),
+            "base_digest": base_digest(measured), "digest": next(iter(measured.values()))["digest"],
+            "coverage": _coverage(prepared, measured)},
             tensors=rows.tensor_columns(prepared.pairing.pairs, measured, [s.label for s in prepared.job.tuned],
                                         {**prepared.pairing.unpaired, **prepared.pairing.empty}))
         shutil.rmtree(out / passes.FOLDER, ignore_errors=True)

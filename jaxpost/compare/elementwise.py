@@ -160,11 +160,11 @@ def values(panel: Panel, tally: Tally, masks: Masks, blind: Blind) -> dict[str, 
         expected["visible_mean"][place] = class_counts @ p_V
         expected["visible_variance"][place] = class_counts @ (p_V - square_V)
     second, fourth = blind.moments[0]
-    shown = [class_counts[0] @ second * square, class_counts[0] @ (fourth - second**2) * square**2]
+    square_law = [class_counts[0] @ second * square, class_counts[0] @ (fourth - second**2) * square**2]
     reals = {
         "update_norm": np.sqrt([tally.update2, tally.visible2]),
         "update_size": tally.update1 / n,
-        "blind_square": np.full(2, np.nan) if blind.stored_bf16 else shown,
+        "blind_square": np.full(2, np.nan) if blind.stored_bf16 else square_law,
         "rounding_energy": rounding_variance(tally) * n,
     } | _within_relative(panel, tally)
     if tally.nonfinite:

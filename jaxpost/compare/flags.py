@@ -23,8 +23,9 @@ def of_files(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     if a and b:
         differ = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key) and key not in NOT_ARCHITECTURE)
         if differ:
-            said = ", ".join(f"{key} ({a.get(key)!r}, {b.get(key)!r})" for key in differ[:4])
-            notes.append(f"{label}: config.json differs: {said}" + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""))
+            differences = ", ".join(f"{key} ({a.get(key)!r}, {b.get(key)!r})" for key in differ[:4])
+            more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
+            notes.append(f"{label}: config.json differs: {differences}{more}")
     for file in TOKENIZERS:
         here, there = (_digest(_directory(side.path) / file) for side in (base, tuned))
         if here and there and here != there:

@@ -24,8 +24,8 @@ def _csv(table: pa.Table) -> bytes:
     for i, column in enumerate(table.columns):
         if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             made = {x: None if x is None else spreadsheet_cell(x) for x in column.unique().to_pylist()}
-            shown = pa.array([made[x] for x in column.to_pylist()], pa.string())
-            table = table.set_column(i, table.field(i).name, shown)
+            texts = pa.array([made[x] for x in column.to_pylist()], pa.string())
+            table = table.set_column(i, table.field(i).name, texts)
     sink = io.BytesIO()
     pyarrow.csv.write_csv(table, sink)
     return sink.getvalue()

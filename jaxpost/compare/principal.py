@@ -110,11 +110,11 @@ def counts(panel: Panel, before: Frame, w0_MxN: Any, w1_MxN: Any, turned: bool, 
         v = before.v_NxR[:, :min(k, before.residual_R.size)]
         selections = select(w0_MxN, v, panel.alphas, turned)
         count, seen = np.zeros((2, len(selections), elementwise.CODES), np.int64), np.zeros((2, len(selections)), np.int64)
-        for first, chosen, score in masks(w0_MxN, v, selections):
+        for first, selected, score in masks(w0_MxN, v, selections):
             block = slice(first, first + ROWS)
             codes0, codes1 = matrices.codes_of(w0_MxN, block), matrices.codes_of(w1_MxN, block)
             visible = (codes0 != codes1) & (((codes0 | codes1) & MAGNITUDE) != 0)
-            for j, (mask, limit) in enumerate(zip(chosen, limits)):
+            for j, (mask, limit) in enumerate(zip(selected, limits)):
                 magnitude = codes0 & MAGNITUDE
                 inside = magnitude < limit.code if cut[j] is not None or not limit.taken else magnitude <= limit.code
                 for where, part in enumerate((mask, mask & ~_with(inside, ties[j], first))):

@@ -150,8 +150,8 @@ def _without(parts: list[dict], names: Sequence[str], skipped: Mapping[str, str]
     parts = [part for part in parts if len(part["metric"])]
     if not skipped:
         return parts
-    said = f"{of - len(skipped)} of {of} matrices: {', '.join(list(skipped)[:3])} left out"
-    parts = [annotate(part, said, lambda c: np.isin(np.asarray(c["granularity"], str), ("body", "global"))) for part in parts]
+    note = f"{of - len(skipped)} of {of} matrices: {', '.join(list(skipped)[:3])} left out"
+    parts = [annotate(part, note, lambda c: np.isin(np.asarray(c["granularity"], str), ("body", "global"))) for part in parts]
     return [*parts, absent_rows(names, skipped, pairs, constant)]
 
 

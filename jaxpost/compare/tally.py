@@ -148,9 +148,9 @@ class Tally:
         self.off_grid += int(np.count_nonzero(bits1 & 0xFFFF))
         d = self._tolerances(w0, w1, tols, etas, 0)
         with np.errstate(invalid="ignore", over="ignore"):
-            shown = (bf16_values(codes1) - bf16_values(codes0)).astype(np.float64)
-            self.update1, self.visible1 = self.update1 + _sum(np.abs(d)), self.visible1 + _sum(np.abs(shown))
-            self.update2, self.visible2 = self.update2 + _sum(d**2), self.visible2 + _sum(shown**2)
+            rounded = (bf16_values(codes1) - bf16_values(codes0)).astype(np.float64)
+            self.update1, self.visible1 = self.update1 + _sum(np.abs(d)), self.visible1 + _sum(np.abs(rounded))
+            self.update2, self.visible2 = self.update2 + _sum(d**2), self.visible2 + _sum(rounded**2)
             self.tuned2 += _sum(np.square(w1, dtype=np.float64))
             self.base2 += _sum(np.square(w0, dtype=np.float64))
         self.largest = max(self.largest, float(np.max(np.abs(w1[finite]), initial=0.0)))

@@ -170,10 +170,10 @@ def _named(path: Path, base: object, name: str) -> str:
 
 
 def _notes(path: Path, base: object, about: Mapping, updates: int, replaced: int) -> tuple[str, ...]:
-    said = (f"{path}: LoRA adapters of rank {about.get('r')} and alpha {about.get('lora_alpha')} on {updates} matrices, merged "
+    note = (f"{path}: LoRA adapters of rank {about.get('r')} and alpha {about.get('lora_alpha')} on {updates} matrices, merged "
             "in float32 onto the base that was given")
-    said += f"; {replaced} tensors were trained whole" if replaced else ""
+    note += f"; {replaced} tensors were trained whole" if replaced else ""
     stated = str(about.get("base_model_name_or_path") or "")
     if stated and Path(stated).name != Path(base.path).resolve().name:
-        said += f"; {CONFIG} names the base {stated[:120]!r}"
-    return (said,)
+        note += f"; {CONFIG} names the base {stated[:120]!r}"
+    return (note,)

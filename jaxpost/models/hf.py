@@ -118,8 +118,8 @@ def _one_dtype(name: str, stored: list[names.Part], source) -> np.dtype:
     for part in stored:
         members.setdefault(source.tensors[part.tensor].dtype, []).append(part.tensor)
     if len(members) > 1:
-        said = "; ".join(f"{len(tensors)} are {dtype}, first {tensors[0]!r}" for dtype, tensors in members.items())
-        raise FormatError(f"{source.path}: {name!r} is one stack of {len(stored)} tensors of several dtypes ({said}), and "
+        dtypes = "; ".join(f"{len(tensors)} are {dtype}, first {tensors[0]!r}" for dtype, tensors in members.items())
+        raise FormatError(f"{source.path}: {name!r} is one stack of {len(stored)} tensors of several dtypes ({dtypes}), and "
                           'dtype=None keeps one: load with dtype="float32", which holds all of them exactly')
     return safetensors.DTYPES[next(iter(members))]
 

@@ -124,9 +124,9 @@ def extremes_of(metric: str) -> tuple[str, str] | None:
     """(reads high when, reads low when) of a metric id; None for one that is read in another way: against a parameter, a
     profile, the same row of another arm.
     """
-    said = {prefix: words for statistic in _STATISTICS.values() for prefix, words in statistic.extremes.items()
-            if _begins(metric, prefix)}
-    return said[max(said, key=len)] if said else None
+    matching = {prefix: words for statistic in _STATISTICS.values() for prefix, words in statistic.extremes.items()
+                if _begins(metric, prefix)}
+    return matching[max(matching, key=len)] if matching else None
 
 
 def _begins(metric: str, prefix: str) -> bool:

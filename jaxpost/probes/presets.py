@@ -62,21 +62,21 @@ def get(names: Sequence[str], subject: catalog.Subject = catalog.NOTHING, schedu
     """
     if not names:
         raise ValueError(f"no probe is named{nearest('', (*PRESETS, *catalog.CATALOG))}")
-    chosen: dict[str, dict[str, Any]] = {}
+    settings_of: dict[str, dict[str, Any]] = {}
     for name in names:
         if name not in PRESETS and name not in catalog.CATALOG:
             raise ValueError(f"probe or preset {name!r} is not known{nearest(name, (*PRESETS, *catalog.CATALOG))}")
         preset = PRESETS.get(name)
         for member, given in preset.members if preset else ((name, ()),):
             cadence = {"schedule": schedules.Every(preset.every, preset.every)} if preset else {}
-            chosen[member] = cadence | dict(given)
+            settings_of[member] = cadence | dict(given)
     for member, given in (settings or {}).items():
-        if member in chosen:
-            chosen[member] |= given
+        if member in settings_of:
+            settings_of[member] |= given
     if schedule is not None:
-        for member in chosen:
-            chosen[member]["schedule"] = catalog.entry(member).schedule or schedule
-    return tuple(catalog.get(member, subject=subject, **given) for member, given in chosen.items())
+        for member in settings_of:
+            settings_of[member]["schedule"] = catalog.entry(member).schedule or schedule
+    return tuple(catalog.get(member, subject=subject, **given) for member, given in settings_of.items())
 
 
 def budget(names: Sequence[str]) -> float | None:

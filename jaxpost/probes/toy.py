@@ -136,9 +136,9 @@ class Suite:
                 ) -> dict[str, several_samples.Sampled]:
         """Greedy tokens of `count` random prompts a row, likely as they are; a sample is solved if its first token is even."""
         def one(key):
-            said = jax.vmap(lambda t: logits(params, t))(jax.random.randint(key, (ROWS, T), 0, V))
-            token, logp = said.argmax(-1), jax.nn.log_softmax(said).max(-1)
-            entropy = [-(jax.nn.softmax(said / t) * jax.nn.log_softmax(said / t)).sum((1, 2)) for t in temperatures]
+            z_NxTxV = jax.vmap(lambda t: logits(params, t))(jax.random.randint(key, (ROWS, T), 0, V))
+            token, logp = z_NxTxV.argmax(-1), jax.nn.log_softmax(z_NxTxV).max(-1)
+            entropy = [-(jax.nn.softmax(z_NxTxV / t) * jax.nn.log_softmax(z_NxTxV / t)).sum((1, 2)) for t in temperatures]
             return several_samples.Sampled((token[:, 0] % 2 == 0).astype(jnp.float32), token, jnp.ones((ROWS, T), bool),
                                            logp.sum(1), jnp.full(ROWS, float(T)), jnp.stack(entropy, axis=-1))
 

@@ -14,8 +14,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 fine, 1 a mismatch or a bundle that cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m jaxpost.records", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    shown = commands.add_parser("show", help="the result in a few lines: claims with verdicts, or what a comparison found")
-    shown.add_argument("dir")
+    show = commands.add_parser("show", help="the result in a few lines: claims with verdicts, or what a comparison found")
+    show.add_argument("dir")
     commands.add_parser("verify", help="check digests, recompute the bundle id, regenerate the tables").add_argument(
         "dir"
     )

@@ -84,8 +84,8 @@ def config_difference(before: Mapping, now: Mapping) -> str:
     """The first three keys in which two configs differ, for an error message."""
     old, new = _flat(before), _flat(now)
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    shown = ", ".join(f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)" for key in keys[:3])
-    return shown + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    differences = ", ".join(f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)" for key in keys[:3])
+    return differences + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def claims_hash(claims: Sequence[Mapping]) -> str:

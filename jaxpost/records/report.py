@@ -30,16 +30,16 @@ _MEASURED = ("measurements", "metrics", "costs", "tensors", "completions", "even
 
 def _shown_claims(table: pa.Table, claims: Sequence[Mapping]) -> list[dict]:
     """Texts of the claims with the numbers and verdicts of their rows."""
-    by_claim, shown = claim_numbers(table), []
+    by_claim, entries = claim_numbers(table), []
     for claim in claims:
         rows = by_claim[claim["id"]]
         estimate = rows["estimate"]
         quantities = ("threshold", "equivalence_margin", "p", "p_holm")
         numbers = {name: rows[name]["value"] if name in rows else None for name in quantities}
         numbers |= {"estimate": estimate["value"], "lo": estimate["ci_lo"], "hi": estimate["ci_hi"]}
-        said = {"verdict": estimate["status_reason"], "facts": _facts(numbers, estimate["n_units"], estimate["unit"])}
-        shown.append({**claim, **numbers, **said, "drawing": interval_drawing(numbers)})
-    return shown
+        words = {"verdict": estimate["status_reason"], "facts": _facts(numbers, estimate["n_units"], estimate["unit"])}
+        entries.append({**claim, **numbers, **words, "drawing": interval_drawing(numbers)})
+    return entries
 
 
 def _facts(numbers: Mapping[str, float | None], n_units: int | None, unit: str) -> list[str]:

@@ -88,9 +88,9 @@ def _statuses(table: pa.Table, group: np.ndarray, n_units: np.ndarray, unit: str
         tally = Counter(dict(zip(STATUSES, tally_GxS[g].tolist(), strict=True)))
         status[g] = "unresolved" if n_units[g] else max(STATUSES[1:], key=lambda name: tally[name])
         reason[g] = _reason(tally, unit)
-    said = _joined(table, "status_reason", group, n_groups)
-    for g in np.flatnonzero([text is not None for text in said]):
-        reason[g] = f"{reason[g]}; {said[g]}" if reason[g] else said[g]
+    reasons = _joined(table, "status_reason", group, n_groups)
+    for g in np.flatnonzero([text is not None for text in reasons]):
+        reason[g] = f"{reason[g]}; {reasons[g]}" if reason[g] else reasons[g]
     return status, reason
 
 

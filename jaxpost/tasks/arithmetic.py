@@ -126,8 +126,8 @@ def _expression(M, p):
         def grow(token_W, word_3):
             place_word, op_word, second_word = word_3
             number_W = token_W >= vocab.ID
-            chosen = base.below(place_word, jnp.sum(number_W))
-            place = jnp.argmax(jnp.cumsum(number_W) > chosen)
+            rank = base.below(place_word, jnp.sum(number_W))
+            place = jnp.argmax(jnp.cumsum(number_W) > rank)
             value, op = token_W[place] - vocab.ID, base.below(op_word, 4)
             b = jnp.where(op < 2, base.below(second_word, p), 1 + base.below(second_word, p - 1))  # + - * /
             a = jnp.stack([value - b, value + b, value * _inverses(p)[b], value * b])[op] % p

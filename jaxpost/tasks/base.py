@@ -250,10 +250,10 @@ def to_text(task, tokens, hidden=(vocab.PAD,)):
     """Text of symbolic tokens, those in `hidden` left out: characters of the shared vocabulary, its names as their number in
     braces; of a family with `words`, these with spaces between.
     """
-    shown = [token for token in map(int, tokens) if token not in hidden]
+    visible = [token for token in map(int, tokens) if token not in hidden]
     if task.words is None:
-        return "".join(vocab.decode([token]) if token < vocab.ID else f"{{{token - vocab.ID}}}" for token in shown)
-    return " ".join(task.words.get(token, vocab.decode([token]) if token <= vocab.EOS else f"{{{token}}}") for token in shown)
+        return "".join(vocab.decode([token]) if token < vocab.ID else f"{{{token - vocab.ID}}}" for token in visible)
+    return " ".join(task.words.get(token, vocab.decode([token]) if token <= vocab.EOS else f"{{{token}}}") for token in visible)
 
 
 def check_tokens(task_name, tokens, completion_len):

@@ -185,12 +185,12 @@ def _prompt(problem, number_width, target_width, prompt_len):
     most = problem.number_K.shape[0]
     tokens, keep = [jnp.asarray([vocab.BOS])], [jnp.ones((1,), bool)]
     for k in range(most):
-        digits, shown = vocab.decimal(problem.number_K[k], number_width)
+        digits, used = vocab.decimal(problem.number_K[k], number_width)
         active = k < problem.count
         mark = jnp.where(k == problem.count - 1, vocab.TOKEN["?"], vocab.TOKEN[","])
         tokens += [digits, mark[None]]
-        keep += [shown & active, active[None]]
-    digits, shown = vocab.decimal(problem.target, target_width)
+        keep += [used & active, active[None]]
+    digits, used = vocab.decimal(problem.target, target_width)
     tokens += [digits, jnp.asarray([vocab.TOKEN["="]])]
-    keep += [shown, jnp.ones((1,), bool)]
+    keep += [used, jnp.ones((1,), bool)]
     return vocab.pack(jnp.concatenate(tokens), jnp.concatenate(keep), prompt_len, "right")

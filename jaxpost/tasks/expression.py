@@ -166,7 +166,7 @@ def _read(state, token, number_K, active_K, slots):
     after_op = _where(op <= MINUS, after_sign, _set_top(levels, product_op=op))
     outer = jax.tree.map(lambda x: jnp.roll(x, -1), levels)
     after_close, close_ok = _apply(outer, summed[:2])
-    chosen = _where(is_op, after_op, _where(is_open, _push(levels), _where(is_close, after_close, levels)))
+    stacked = _where(is_op, after_op, _where(is_open, _push(levels), _where(is_close, after_close, levels)))
 
     # 3. Was it allowed here?
     leading_zero = state.reading & (state.number == 0)
@@ -183,7 +183,7 @@ def _read(state, token, number_K, active_K, slots):
     )
     too_large = jnp.max(jnp.where(active_K, number_K, 0)) + 1  # a value that no number has
     following = State(
-        levels=chosen,
+        levels=stacked,
         depth=state.depth + is_open.astype(jnp.int32) - is_close.astype(jnp.int32),
         number=jnp.where(is_digit, jnp.minimum(state.number * 10 + digit, too_large), 0),
         reading=is_digit,

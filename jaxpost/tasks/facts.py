@@ -186,8 +186,8 @@ def _split(atomic, inferred, facts, hash_N, ratio, held_out):
     count = round(ratio * facts)
     base.require(count <= len(free), NAME, "ratio", ratio, f"at most {len(free) / facts:.2f}: {len(free)} inferences for "
                  f"{facts} facts in distribution")
-    chosen = np.sort(free[np.argsort(hash_N[free], kind="stable")[:count]])
-    train = jax.tree.map(lambda told, inferred: np.concatenate([told, inferred[chosen]]), atomic, problems)
+    trained = np.sort(free[np.argsort(hash_N[free], kind="stable")[:count]])
+    train = jax.tree.map(lambda told, inferred: np.concatenate([told, inferred[trained]]), atomic, problems)
     return {"train": train, "id": jax.tree.map(lambda x: x[held_N], problems),
             "ood/facts": jax.tree.map(lambda x: x[ood_N], problems)}
 

@@ -275,8 +275,8 @@ def _binary_search(W):
     rounds = W.bit_length()
 
     def draw(word, other, size):
-        chosen = jnp.argsort(other[:vocab.LETTERS])[:W]
-        row_W = jnp.sort(jnp.where(jnp.arange(W) < size, chosen, vocab.LETTERS))
+        letters = jnp.argsort(other[:vocab.LETTERS])[:W]
+        row_W = jnp.sort(jnp.where(jnp.arange(W) < size, letters, vocab.LETTERS))
         row_W = jnp.where(row_W < vocab.LETTERS, row_W, -1)
         return jnp.stack([row_W, jnp.full(W, -1).at[0].set(row_W[base.below(word[1, 0], size)])])
 

@@ -64,8 +64,8 @@ class Answer:
         if match and match[0] == "{}" and text.startswith("\\{") and match[1].strip():
             self.kind, self.parts = "{}", _signs([match[1].strip()])
             return
-        outside = _CONNECTIVE.sub(",", text)
-        parts = [part for part in _split(outside) if part]
+        with_commas = _CONNECTIVE.sub(",", text)
+        parts = [part for part in _split(with_commas) if part]
         if len(parts) > 1:
             self.kind, self.parts = "list", parts
         self._name()

@@ -67,12 +67,12 @@ def make(skills=("rank", "draws"), style="answer", room=0):
     transformed = [i for i, name in enumerate(skills) if SKILLS[name][2]]
     prompt_len = 1 + max(length for _, *lengths in [*(SKILLS[name] for name in skills), *composed] for length in lengths)
 
-    def setting(fold, index, level):
-        return base.setting(fold, form_F=(list(index) * len(form))[:len(form)], count=len(index), level=level)
+    def setting(fold, indices, level):
+        return base.setting(fold, form_F=(list(indices) * len(form))[:len(form)], count=len(indices), level=level)
 
     def sample(key, knobs):
         which = base.words(jax.random.fold_in(key, base.ATTEMPTS), 1)[0][0]  # not drawn again: skills are balanced
-        chosen = jnp.asarray(knobs["form_F"])[base.below(which, knobs["count"])]
+        index = jnp.asarray(knobs["form_F"])[base.below(which, knobs["count"])]
 
         def of(template, word):
             tokens, numerator, denominator, content = template(*word, knobs["level"])
@@ -83,8 +83,8 @@ def make(skills=("rank", "draws"), style="answer", room=0):
 
         def draw(*word):
             every = [of(template, word) for template, _ in form]
-            made = jax.tree.map(lambda *leaf: jnp.stack(leaf)[chosen], *every)
-            return made._replace(content_C=jnp.append(chosen, made.content_C))
+            made = jax.tree.map(lambda *leaf: jnp.stack(leaf)[index], *every)
+            return made._replace(content_C=jnp.append(index, made.content_C))
 
         def accept(made):
             return (made.numerator != 0) & (base.fold_of(made.content_C) == knobs["fold"])

@@ -82,8 +82,8 @@ def parse(text: str, task_name: str, kinds: tuple[str, ...]) -> Style:
     match = re.fullmatch(r"([a-z]+)(?:\((\d+)\))?", str(text))
     kind, count = match.groups() if match else (str(text), None)
     if kind not in kinds:
-        shown = [f"{k}(k)" if k == "backtrack" or k in CONTROLS else k for k in kinds]
-        raise ValueError(f"unknown style of task {task_name!r} {text!r}{nearest(kind, shown)}")
+        valid = [f"{k}(k)" if k == "backtrack" or k in CONTROLS else k for k in kinds]
+        raise ValueError(f"unknown style of task {task_name!r} {text!r}{nearest(kind, valid)}")
     if count is not None and kind in ("answer", "cot", "scratchpad"):
         raise ValueError(f"style {text!r} of task {task_name!r} takes no number of detours; write {kind!r}, or "
                          f"backtrack({count})")

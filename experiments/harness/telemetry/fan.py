@@ -90,11 +90,11 @@ def opened(config: Mapping, name: str, folder: Path, say: Callable[[str], None])
     if "tensorboard" in config and config["tensorboard"]:
         wanted.append(("TensorBoard", "tensorboardX", lambda: TensorBoardSink(place / "tensorboard")))
     sinks = []
-    for shown, package, make in wanted:
+    for label, package, make in wanted:
         try:
             sinks.append(make())
         except ImportError:
-            say(f"{shown} mirror is off: {package} is not installed (pip install {package})")
+            say(f"{label} mirror is off: {package} is not installed (pip install {package})")
         except Exception as error:  # no network, no login: never a reason to stop
-            say(f"{shown} mirror is off: {type(error).__name__}: {one_line(error)}")
+            say(f"{label} mirror is off: {type(error).__name__}: {one_line(error)}")
     return Telemetry(sinks, say)

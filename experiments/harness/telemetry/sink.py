@@ -44,8 +44,8 @@ def probe_scalars(columns: Mapping[str, Sequence]) -> Iterator[tuple[int, str, f
         if row["role"] != "seed" or row["granularity"] not in SHOWN:
             continue
         row["side"] = row["side"] or "none"
-        said = ", ".join(filter(None, (row["split"], variant_label(row))))
-        key = f"probe/{row['metric']}" + (f"/{said}" if said else "")
+        variant = ", ".join(filter(None, (row["split"], variant_label(row))))
+        key = f"probe/{row['metric']}" + (f"/{variant}" if variant else "")
         for name, value in ((key, row["value"]), (f"{key}/null", row["null_value"])):
             if value is not None and value == value:
                 yield int(row["seed"]), name, float(value)

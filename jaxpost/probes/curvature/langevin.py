@@ -61,9 +61,9 @@ def draws(loss: gradient_sums.Loss, centre: Any, rows: Any, inverse_temperature:
         raise ValueError(f"langevin: batch={walk.batch} is larger than the {count} rows")
 
     def gradient(w, key):
-        chosen = rows if walk.batch == count else jax.tree.map(
+        minibatch = rows if walk.batch == count else jax.tree.map(
             lambda x: x[jax.random.choice(key, count, (walk.batch,), replace=False)], rows)
-        slope = jax.grad(lambda w: jax.vmap(lambda row: loss(w, row))(chosen).mean())(w)
+        slope = jax.grad(lambda w: jax.vmap(lambda row: loss(w, row))(minibatch).mean())(w)
         return jax.tree.map(lambda g, x, c: inverse_temperature * g + walk.localisation * (x - c), slope, w, centre)
 
     def advance(w, key):

@@ -51,9 +51,9 @@ base.register(*SPECTRUM)
 def cross_entropy(predict: Predict) -> gradient_sums.Loss:
     """The loss whose GGN `products.ggn` is: minus the log-probability of a row's targets, summed."""
     def loss(params, row):
-        said = predict(params, row)
-        logp_TxV = jax.nn.log_softmax(said.logits_TxV)
-        return -(jnp.take_along_axis(logp_TxV, said.target_T[:, None], axis=1)[:, 0] * said.mask_T).sum()
+        predicted = predict(params, row)
+        logp_TxV = jax.nn.log_softmax(predicted.logits_TxV)
+        return -(jnp.take_along_axis(logp_TxV, predicted.target_T[:, None], axis=1)[:, 0] * predicted.mask_T).sum()
 
     return loss
 

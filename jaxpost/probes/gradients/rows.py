@@ -155,9 +155,9 @@ def bare(value: np.ndarray, error=np.nan, reason: str = "no interval") -> Estima
     """An estimate without an interval; "nan" where it is not finite."""
     value = np.asarray(value, np.float64)
     status = np.where(np.isfinite(value), "ok", "nan").astype(object)
-    said = np.where(status == "ok", reason, "the value is not finite").astype(object)
+    reasons = np.where(status == "ok", reason, "the value is not finite").astype(object)
     nothing = np.full(value.shape, np.nan)
-    return Estimate(value, nothing, nothing, np.broadcast_to(error, value.shape), status, said)
+    return Estimate(value, nothing, nothing, np.broadcast_to(error, value.shape), status, reasons)
 
 
 def coherence(rows: Rows, s1_SxT, square_SxTxm, dot_SxTxm=None, *, permuted=None, params=None, chunk: int = 1) -> None:

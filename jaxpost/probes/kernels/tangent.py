@@ -55,10 +55,10 @@ class Jacobian(NamedTuple):
 def of_policy(predict: Predict) -> Read:
     """The logits of the first target position of a row, and its target as a one-hot vector."""
     def read(params, row):
-        said = predict(params, row)
-        first = jnp.argmax(said.mask_T > 0)
-        logits_V = said.logits_TxV[first]
-        return Answer(logits_V, jax.nn.one_hot(said.target_T[first], len(logits_V), dtype=logits_V.dtype))
+        predicted = predict(params, row)
+        first = jnp.argmax(predicted.mask_T > 0)
+        logits_V = predicted.logits_TxV[first]
+        return Answer(logits_V, jax.nn.one_hot(predicted.target_T[first], len(logits_V), dtype=logits_V.dtype))
 
     return read
 

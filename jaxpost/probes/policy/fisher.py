@@ -65,10 +65,10 @@ Predict = Callable[[Any, Any], Predictions]  # (params, one row) -> Predictions
 
 def _pullback(predict: Predict, params: Any, row: Any):
     """(logits [T, V] in at least float32, target, mask, cotangent of the logits -> gradient in at least float32)."""
-    said = predict(params, row)
+    target_T, mask_T = predict(params, row)[1:]
     logits, pull = jax.vjp(lambda w: predict(w, row).logits_TxV, params)
     wide = logits.astype(gradient_sums.accumulator_dtype(logits))
-    return wide, said.target_T, said.mask_T.astype(wide.dtype), lambda c: gradient_sums.wide(pull(c.astype(logits.dtype))[0])
+    return wide, target_T, mask_T.astype(wide.dtype), lambda c: gradient_sums.wide(pull(c.astype(logits.dtype))[0])
 
 
 def _squares(total_: Any, grads_b: Any) -> Any:

@@ -142,8 +142,8 @@ def bootstrap(p: Points, unit: str, draws: int, rng: np.random.Generator) -> tup
         return np.nan, np.nan
     resampled = []
     for _ in range(draws):
-        chosen = np.concatenate([members[u] for u in rng.integers(len(members), size=len(members))])
-        resampled.append(r2(p.x[chosen], p.y[chosen]))
+        drawn = np.concatenate([members[u] for u in rng.integers(len(members), size=len(members))])
+        resampled.append(r2(p.x[drawn], p.y[drawn]))
     return tuple(np.nanquantile(resampled, (0.025, 0.975))) if np.isfinite(resampled).any() else (np.nan, np.nan)
 
 
@@ -217,8 +217,8 @@ def _rows(p: Points, predictor: Mapping, unit: str, conditional_on, draws: int, 
 
     def row(metric, value, missing, **more):
         ok = np.isfinite(value)
-        said = (None if ok else missing) if status == "ok" else reason
-        return common | more | {"metric": metric, "value": value if ok else None, "status_reason": said,
+        status_reason = (None if ok else missing) if status == "ok" else reason
+        return common | more | {"metric": metric, "value": value if ok else None, "status_reason": status_reason,
                                 "status": ("ok" if ok else "absent") if status == "ok" else status}
 
     alone = "fewer than two arms share seeds and steps"

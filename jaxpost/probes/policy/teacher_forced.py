@@ -56,9 +56,10 @@ class TeacherForced:
 
     def _measured(self, params: Any, batch: Any) -> dict[str, jax.Array]:
         def one(params, row):
-            said = self.predict(params, row)
-            return {"target": said.target_T, "counts": said.mask_T > 0, "right": said.logits_TxV.argmax(-1) == said.target_T,
-                    "finite": jnp.isfinite(said.logits_TxV).all()}
+            predicted = self.predict(params, row)
+            return {"target": predicted.target_T, "counts": predicted.mask_T > 0,
+                    "right": predicted.logits_TxV.argmax(-1) == predicted.target_T,
+                    "finite": jnp.isfinite(predicted.logits_TxV).all()}
 
         rows = len(jax.tree.leaves(batch)[0])
         size = max(n for n in range(1, min(self.microbatch, rows) + 1) if rows % n == 0)

@@ -98,8 +98,8 @@ def regret(mdp: FiniteMDP, true_SxAxS: np.ndarray, learned_SxAxS: np.ndarray) ->
 
     Source: the experiments of STARC, arXiv:2309.15257. Differs: where several policies are optimal, that of `optimal`.
     """
-    best, chosen = (expected_return(mdp, true_SxAxS, optimal(mdp, reward)) for reward in (true_SxAxS, learned_SxAxS))
-    return _share(best - chosen, spread(mdp, true_SxAxS))
+    best, reached = (expected_return(mdp, true_SxAxS, optimal(mdp, reward)) for reward in (true_SxAxS, learned_SxAxS))
+    return _share(best - reached, spread(mdp, true_SxAxS))
 
 
 def worst_regret(mdp: FiniteMDP, true_SxAxS: np.ndarray, learned_SxAxS: np.ndarray) -> float:

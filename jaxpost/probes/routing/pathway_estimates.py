@@ -34,19 +34,19 @@ def distance_estimates(probs_NxLxE: np.ndarray, tokens: int, *, threshold: float
     """
     paths = pathways.pathways(probs_NxLxE, threshold)
     everyone = np.arange(len(probs_NxLxE))
-    chosen = everyone if members is None else members
-    first, second = pathways.pairs(chosen, cap)
-    load_LxE = np.asarray(probs_NxLxE, np.float64)[chosen].mean(0) if len(chosen) else None
-    possible = len(chosen) * (len(chosen) - 1) // 2
+    selected = everyone if members is None else members
+    first, second = pathways.pairs(selected, cap)
+    load_LxE = np.asarray(probs_NxLxE, np.float64)[selected].mean(0) if len(selected) else None
+    possible = len(selected) * (len(selected) - 1) // 2
     params = params | {"threshold": threshold, "over": "all" if members is None else "memorised"}
     params |= {"pairs": cap} if possible > cap else {}
     if not len(first):
-        return _no_pairs(params, probs_NxLxE.shape[1], layers, len(chosen))
+        return _no_pairs(params, probs_NxLxE.shape[1], layers, len(selected))
     edits_NxL, cuts = pathways.unsettled(paths, tolerance(tokens, probs_NxLxE.shape[-1]), threshold)
     note = f"{cuts} of {paths.length_NxL.size} prefixes end within rounding of the threshold" if cuts else None
     rng = np.random.default_rng(0)
     random = [paths._replace(order_NxLxE=pathways.random_routing(load_LxE, paths.length_NxL, rng)) for _ in range(draws)]
-    fewer = pathways.pairs(chosen, max(cap // 4, 1))
+    fewer = pathways.pairs(selected, max(cap // 4, 1))
     nulls = [_drawn("equal_load", random, fewer)]
     if members is None:
         rng = np.random.default_rng(1)
@@ -60,9 +60,9 @@ def distance_estimates(probs_NxLxE: np.ndarray, tokens: int, *, threshold: float
     values = _both(paths, first, second)
     estimates = [
         Estimate(f"pathway.{name}", **jackknifed(*pathways.mean_of_pairs(values[i], first, second)), num_err=errors[i],
-                nulls=tuple(null[i] for null in nulls), params=params, whole=True, note=note, n=len(chosen))
+                nulls=tuple(null[i] for null in nulls), params=params, whole=True, note=note, n=len(selected))
         for i, name in enumerate(("distance", "distance_normalised"))]
-    return estimates + ([_by_layer(paths, first, second, random, fewer, moved_PxL, params, len(chosen))] if layers else [])
+    return estimates + ([_by_layer(paths, first, second, random, fewer, moved_PxL, params, len(selected))] if layers else [])
 
 
 def _both(paths: Pathways, first, second) -> tuple[np.ndarray, np.ndarray]:

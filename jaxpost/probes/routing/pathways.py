@@ -75,10 +75,10 @@ def distances(order_NxLxE: np.ndarray, length_NxL: np.ndarray, first_P: np.ndarr
               ) -> tuple[np.ndarray, np.ndarray]:
     """(distance int[P], the longer length int[P]) of pairs of samples; pairs of equal pathways are computed once."""
     coded, length = symbols(order_NxLxE, length_NxL)
-    _, chosen, place = np.unique(coded, axis=0, return_index=True, return_inverse=True)
+    _, unique, place = np.unique(coded, axis=0, return_index=True, return_inverse=True)
     a_P, b_P = place.ravel()[first_P], place.ravel()[second_P]
-    pair, where = np.unique(np.minimum(a_P, b_P) * len(chosen) + np.maximum(a_P, b_P), return_inverse=True)
-    a, b = (chosen[side] for side in np.divmod(pair, len(chosen)))
+    pair, where = np.unique(np.minimum(a_P, b_P) * len(unique) + np.maximum(a_P, b_P), return_inverse=True)
+    a, b = (unique[side] for side in np.divmod(pair, len(unique)))
     return levenshtein(coded[a], length[a], coded[b], length[b])[where], np.maximum(length[first_P], length[second_P])
 
 
@@ -98,8 +98,8 @@ def pairs(members: np.ndarray, cap: int) -> tuple[np.ndarray, np.ndarray]:
     first, second = members[i], members[j]
     if len(first) <= cap:
         return first, second
-    chosen = np.sort(np.argsort(_hash(first, second), kind="stable")[:cap])
-    return first[chosen], second[chosen]
+    kept = np.sort(np.argsort(_hash(first, second), kind="stable")[:cap])
+    return first[kept], second[kept]
 
 
 def _hash(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -153,6 +153,6 @@ def random_routing(load_LxE: np.ndarray, length_NxL: np.ndarray, rng: np.random.
 
 def shuffled_samples(paths: Pathways, rng: np.random.Generator) -> Pathways:
     """In each layer the pathway of another sample, by a random permutation: the layers' couplings are gone."""
-    chosen = rng.permuted(np.broadcast_to(np.arange(len(paths.length_NxL))[:, None], paths.length_NxL.shape), axis=0)
+    source = rng.permuted(np.broadcast_to(np.arange(len(paths.length_NxL))[:, None], paths.length_NxL.shape), axis=0)
     layer = np.arange(paths.length_NxL.shape[1])
-    return Pathways(*(x[chosen, layer] for x in paths))
+    return Pathways(*(x[source, layer] for x in paths))

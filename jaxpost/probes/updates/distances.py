@@ -92,8 +92,8 @@ def distances(w0: jax.Array, w1: jax.Array, reference: Mapping[str, jax.Array]) 
         spectral, error = spectral_norm(dw, key)
         return {"l1": _l1(dw), "spectral": spectral, "spectral_error": error, "frobenius": jnp.linalg.norm(dw)}
 
-    shown = visibility.bf16_values(codes1) - visibility.bf16_values(codes0)
-    out = _of_views(view, jnp.where(finite, jnp.stack([w1 - w0, shown]), 0.0))
+    visible = visibility.bf16_values(codes1) - visibility.bf16_values(codes0)
+    out = _of_views(view, jnp.where(finite, jnp.stack([w1 - w0, visible]), 0.0))
     stored_bf16 = by_matrix.bf16_master(w1)
     coarse = jnp.stack([jnp.where(stored_bf16, 1.0, 2.0**-16), 1.0])  # float32 ULPs are 2^-16 of bf16's
     out["l1_floor"] = coarse * _l1(visibility.ulp(codes1)) / 4

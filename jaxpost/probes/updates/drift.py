@@ -89,12 +89,12 @@ def r_squared(t_P: np.ndarray, d_P: np.ndarray) -> float:
 
 def holdout_errors(t_P: np.ndarray, d_P: np.ndarray, held: int) -> dict[str, float]:
     """Root mean square error over the mean distance of the last `held` points, of each law fitted on the others."""
-    t, d, late, far = t_P[:-held], d_P[:-held], t_P[-held:], d_P[-held:]
+    t, d, late, held_out = t_P[:-held], d_P[:-held], t_P[-held:], d_P[-held:]
     level, slope = log_law(t, d)
     c, p = power_law(t, d)
     predicted = {"log": level + slope * np.log(late), "power": c * late**p, "random_walk": scale(t, d, 0.5) * np.sqrt(late),
                  "straight_line": scale(t, d, 1.0) * late}
-    return {law: float(np.sqrt(np.mean((x - far) ** 2)) / far.mean()) for law, x in predicted.items()}
+    return {law: float(np.sqrt(np.mean((x - held_out) ** 2)) / held_out.mean()) for law, x in predicted.items()}
 
 
 def fits(t_P: np.ndarray, d_P: np.ndarray, held: int) -> dict[str, tuple[float, float, float]]:
@@ -202,12 +202,12 @@ def _add_laws(table: RowTable, t_P: np.ndarray, distance_PxSxC, edge_PxSxC, stat
         out[:, :, s, c] = [laws[name] for name in names]
     for name, (value, walk, line) in zip(names, out):
         metric, _, law = name.partition("/")
-        said, why = status.copy(), reason.copy()
-        exact = (said == "ok") & (metric == "log_advantage") & (np.fmax(out[3, 0], out[4, 0]) < _EXACT)
-        said[exact], why[exact] = "unresolved", "both laws predict to the precision of the distances"
+        own, why = status.copy(), reason.copy()
+        exact = (own == "ok") & (metric == "log_advantage") & (np.fmax(out[3, 0], out[4, 0]) < _EXACT)
+        own[exact], why[exact] = "unresolved", "both laws predict to the precision of the distances"
         kind, further = ("equal", "random_walk") if metric == "log_advantage" else ("random_walk", "straight_line")
         floor = edge_PxSxC[-1] if metric == "log_slope" else None
-        row = table.add(f"weight.drift.{metric}", value, said, why, null=(kind, walk, None, None), floor=floor, dtype=dtype,
+        row = table.add(f"weight.drift.{metric}", value, own, why, null=(kind, walk, None, None), floor=floor, dtype=dtype,
                         params=_params(held, law))
         table.add_null(row, further, line, None, None)
 

@@ -89,7 +89,7 @@ def scopes_of(infos: Sequence[TensorInfo], groups: Mapping[str, Sequence[str]]) 
     """Every matrix, and every named group of matrices (granularity "body"); and the name of each scope's group, or None."""
     names = [info.name for info in infos]
     rows = [("tensor", info.name, info.kind, info.layer) for info in infos] + [("body", None, None, None)] * len(groups)
-    members = [np.isin(names, [name]) for name in names] + [np.isin(names, list(chosen)) for chosen in groups.values()]
+    members = [np.isin(names, [name]) for name in names] + [np.isin(names, list(group)) for group in groups.values()]
     columns = dict(zip(("granularity", "tensor", "module_kind", "layer"), zip(*rows)))
     return (pooling.Scopes(np.stack(members), {name: np.asarray(x, object) for name, x in columns.items()}),
             np.asarray([None] * len(infos) + list(groups), object))

@@ -16,8 +16,8 @@ _CURVES = 6  # of a panel, by their legend
 def seen(figure: Figure) -> str:
     """Panels with their axes; of each curve that the legend names its first and last value; of each map its range and peak."""
     names = _legend(figure)
-    said = [text for axis in figure.axes if axis.get_visible() and (text := _panel(axis, names))]
-    text = f"{len(said)} panel{'' if len(said) == 1 else 's'}. " + " ".join(said)
+    texts = [text for axis in figure.axes if axis.get_visible() and (text := _panel(axis, names))]
+    text = f"{len(texts)} panel{'' if len(texts) == 1 else 's'}. " + " ".join(texts)
     return text if len(text) <= LONGEST else text[:LONGEST].rsplit(" ", 1)[0] + " …"
 
 

@@ -67,9 +67,9 @@ def changes_figure(table: pa.Table, arrays: dict) -> Drawn:
     verdicts = {name: rows["estimate"]["status_reason"] for name, rows in claim_numbers(table).items()}
     rows, losses = measured(table, METRIC, split=SPLIT), measured(table, LOSS)
     success, loss = by_arm(rows, "value", "ci_lo", "ci_hi"), by_arm(losses, "value")
-    shown = [name for name in verdicts if name in success]
-    figure, axes = panels(len(shown), COLUMNS, 1.25, sharey=True, sharex=True)
-    for i, (axis, name) in enumerate(zip(axes, shown, strict=True)):
+    drawn = [name for name in verdicts if name in success]
+    figure, axes = panels(len(drawn), COLUMNS, 1.25, sharey=True, sharex=True)
+    for i, (axis, name) in enumerate(zip(axes, drawn, strict=True)):
         curve = {k: np.concatenate([success["base"][k], success[name][k]]) for k in success[name]}
         axis.axhspan(null["null_lo"], null["null_hi"], color=MUTED, alpha=0.18, linewidth=0)
         _loss_behind(axis, loss[name])
@@ -81,7 +81,7 @@ def changes_figure(table: pa.Table, arrays: dict) -> Drawn:
                   color=COLOURS.get(verdicts[name], INK))
         axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     figure.supxlabel("batches", fontsize=8)
-    left_out = [f"{name} ({verdict})" for name, verdict in verdicts.items() if name not in shown]
+    left_out = [f"{name} ({verdict})" for name, verdict in verdicts.items() if name not in drawn]
     return Drawn(
         figure,
         f"Success on the new task against batches trained on, one panel a row of the recipe table ({replicates(rows)}); the "

@@ -33,8 +33,8 @@ def measured(table: pa.Table, metric: str, **wanted: object) -> pa.Table:
     rows = select(table, metric=metric, role="estimate")
     rows = variant(rows.filter(pc.is_valid(rows["value"])), metric, **wanted)
     if not len(rows):
-        said = ", ".join(f"{name}={value}" for name, value in wanted.items())
-        raise Missing(f"no estimates of {metric}{f' with {said}' if said else ''}")
+        filters = ", ".join(f"{name}={value}" for name, value in wanted.items())
+        raise Missing(f"no estimates of {metric}{f' with {filters}' if filters else ''}")
     return rows
 
 

@@ -71,16 +71,16 @@ def _save(folder: Path, name: str, drawn: Drawn) -> None:
 
 def _source(name: str, drawn: Drawn, bundle_id: str) -> dict:
     """What a figure was drawn from: exact row ids, the filter that finds them, and array files."""
-    shown = [rows for rows in drawn.rows if len(rows)]
+    tables = [rows for rows in drawn.rows if len(rows)]
     filters = [
         {
             "metric": rows["metric"].unique().to_pylist(),
             "role": rows["role"].unique().to_pylist(),
             **{key: rows[key].unique().to_pylist() for key in ("granularity", "side", "k", "params", "split", "dtype")},
         }
-        for rows in shown
+        for rows in tables
     ]
-    ids = sorted({row_id for rows in shown for row_id in rows["row_id"].to_pylist()})
+    ids = sorted({row_id for rows in tables for row_id in rows["row_id"].to_pylist()})
     return {
         "bundle_id": bundle_id,
         "figure": name,

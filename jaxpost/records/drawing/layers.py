@@ -42,10 +42,10 @@ def coherence_layers(table: pa.Table, arrays: dict) -> Drawn:
     nulls = nulls.filter(pc.is_in(nulls["of"], rows["row_id"].combine_chunks()))
     styles = arm_styles(rows["arm"].unique().to_pylist())
     families = _families(list(styles))
-    shown = {name: _layers(select(rows, arm=arms)) for name, arms in families.items()}
-    columns = max(map(len, shown.values()))
-    figure, axes = panels(len(shown) * columns, columns, 1.9, sharex=True)
-    for i, (name, layers) in enumerate(shown.items()):
+    drawn = {name: _layers(select(rows, arm=arms)) for name, arms in families.items()}
+    columns = max(map(len, drawn.values()))
+    figure, axes = panels(len(drawn) * columns, columns, 1.9, sharex=True)
+    for i, (name, layers) in enumerate(drawn.items()):
         for j, axis in enumerate(axes[i * columns:(i + 1) * columns]):
             if j >= len(layers):
                 axis.set_axis_off()
@@ -58,7 +58,7 @@ def coherence_layers(table: pa.Table, arrays: dict) -> Drawn:
             axis.tick_params(labelbottom=True)
     legend_below(figure, styles, [("permuted labels", {"color": MUTED, "linestyle": (0, (1, 1.5)), "linewidth": 0.9}),
                                   ("orthogonal", {"color": INK, "linewidth": 0.8})])
-    left_out = sum(len(_layers(select(rows, arm=arms), None)) - len(shown[name]) for name, arms in families.items())
+    left_out = sum(len(_layers(select(rows, arm=arms), None)) - len(drawn[name]) for name, arms in families.items())
     return Drawn(
         figure,
         f"m-coherence of per-example gradients{variant_suffix(rows)}, {replicates(rows)}: by how many examples one example is "

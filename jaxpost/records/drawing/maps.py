@@ -42,8 +42,8 @@ def _by_tensor(arrays: dict[str, np.ndarray], what: str) -> dict[str, dict[str, 
 def _shown_arms(arms: list[str]) -> list[str]:
     ordered = arm_order(arms)
     first = [arm for arm in _FIRST if arm in ordered]
-    chosen = (first + [arm for arm in ordered if arm not in first])[:SHOWN_ARMS]
-    return [arm for arm in ordered if arm in chosen]
+    kept = (first + [arm for arm in ordered if arm not in first])[:SHOWN_ARMS]
+    return [arm for arm in ordered if arm in kept]
 
 
 def masks(table: pa.Table, arrays: dict) -> Drawn:

@@ -185,12 +185,12 @@ def stripes(table: pa.Table, arrays: dict) -> Drawn:
         raise Missing("no arrays/stripes-*.safetensors (level element reads no stripes)")
     arm, own = next(iter(files.items()))
     tensors = sorted({key.partition("/")[2] for key in own})
-    shown = [(name, axis) for module, axis in (("q", "col"), ("o", "row"), ("down", "row"))
+    drawn = [(name, axis) for module, axis in (("q", "col"), ("o", "row"), ("down", "row"))
              if (name := _middle(tensors, module)) is not None]
-    if not shown:
+    if not drawn:
         raise Missing("no matrix of a layer has stripes")
-    figure, axes = panels(len(shown), 3, 2.5)
-    for axis, (name, side) in zip(axes, shown, strict=True):
+    figure, axes = panels(len(drawn), 3, 2.5)
+    for axis, (name, side) in zip(axes, drawn, strict=True):
         ratio, (mean, variance) = own[f"{side}_ratio/{name}"], own[f"blind_{side}/{name}"][0]  # of the primary law
         order = np.argsort(mean)
         half = 1.959964 * np.sqrt(variance)
@@ -213,11 +213,11 @@ def spectra(table: pa.Table, arrays: dict) -> Drawn:
         raise Missing("no arrays/spectra-*.safetensors (level element reads no spectra)")
     styles = {arm: style | {"marker": "", "linewidth": 1.2} for arm, style in arm_styles(arms).items()}
     names = [key.removeprefix("base/") for key in next(iter(files.values())) if key.startswith("base/")]
-    shown = [name for module in ("q", "o", "down") if (name := _middle(names, module)) is not None]
-    if not shown:
+    drawn = [name for module in ("q", "o", "down") if (name := _middle(names, module)) is not None]
+    if not drawn:
         raise Missing("no matrix of a layer has spectra")
-    figure, axes = panels(len(shown), 3, 2.7)
-    for axis, name in zip(axes, shown, strict=True):
+    figure, axes = panels(len(drawn), 3, 2.7)
+    for axis, name in zip(axes, drawn, strict=True):
         for arm, own in files.items():
             s = own[f"spectrum/{name}"]
             axis.plot(np.arange(1, len(s) + 1), np.where(s > 0, s, np.nan), **styles[arm])

@@ -84,14 +84,14 @@ def _drawn(table: pa.Table, panels_of: tuple[_Panel, ...], of_arms: pa.Table, ca
     {nulls}.
     """
     known = list(arm_styles(of_arms["arm"].unique().to_pylist()))
-    arms, shown, nulls = known[:most], [], []
+    arms, tables, nulls = known[:most], [], []
     figure, axes = panels(len(panels_of) * len(arms), len(arms), 1.75, sharex=True)
     for i, axis in enumerate(axes):
         panel, arm = panels_of[i // len(arms)], arms[i % len(arms)]
         for curve in panel.curves:
             rows = _rows(table, curve.metric, arm=arm, **curve.wanted)
             _draw(axis, rows, curve)
-            shown.append(rows)
+            tables.append(rows)
             nulls += [rows] if curve.nulls else []
         axis.set(xscale="log", yscale=panel.scale, ylim=panel.limits)
         if i < len(arms):
@@ -104,8 +104,8 @@ def _drawn(table: pa.Table, panels_of: tuple[_Panel, ...], of_arms: pa.Table, ca
     named = {curve.legend: curve.style for panel in panels_of for curve in panel.curves}
     legend_below(figure, {}, [*named.items(), ("null", {"color": MUTED, "alpha": 0.35, "linewidth": 6})])
     left_out = f" Not shown: {', '.join(known[most:])}." if known[most:] else ""
-    said = caption.format(replicates=replicates(*shown), nulls=null_kinds(pa.concat_tables(nulls)))
-    return Drawn(figure, said + left_out, [rows for rows in shown if len(rows)])
+    described = caption.format(replicates=replicates(*tables), nulls=null_kinds(pa.concat_tables(nulls)))
+    return Drawn(figure, described + left_out, [rows for rows in tables if len(rows)])
 
 
 def _rows(table: pa.Table, metric: str, which: str | None = None, **wanted: object) -> pa.Table:

@@ -65,21 +65,21 @@ def pathway_trajectories(table: pa.Table, arrays: dict) -> Drawn:
     legend_below(figure, {}, [("test accuracy", {"color": INK, **_TEST}), ("train accuracy", {"color": INK, **_TRAIN}),
                               ("memorised samples", {"color": INK, **_MEMORISED}), ("all samples", {"color": INK, **_ALL}),
                               ("null of all samples", _NULL)])
-    shown = [select(rows, arm=arms) for rows in (fit, *routing.values())]
+    tables = [select(rows, arm=arms) for rows in (fit, *routing.values())]
     left_out = sorted(set(styles) - set(arms))
     return Drawn(
         figure,
-        f"Accuracy over whole tables, and routing of training samples, {replicates(shown[0])}; of memorised samples over the "
+        f"Accuracy over whole tables, and routing of training samples, {replicates(tables[0])}; of memorised samples over the "
         "seeds that have some. Grey: the primary null of the rows over all samples, with its band where it has one "
-        f"({null_kinds(pa.concat_tables(shown[1:]))})."
+        f"({null_kinds(pa.concat_tables(tables[1:]))})."
         + (f" Not shown: {', '.join(left_out)}." if left_out else ""),
-        shown)
+        tables)
 
 
 def _limits(rows: pa.Table) -> tuple[float, float]:
     """Of an axis that shows values, nulls and the seed bands of all samples; those of a few memorised ones may leave it."""
-    shown = [(rows, ("value", "null_value", "null_lo", "null_hi")), (_over(rows, "all"), ("ci_lo", "ci_hi"))]
-    values = np.concatenate([part[name].to_numpy().astype(float) for part, names in shown for name in names])
+    parts = [(rows, ("value", "null_value", "null_lo", "null_hi")), (_over(rows, "all"), ("ci_lo", "ci_hi"))]
+    values = np.concatenate([part[name].to_numpy().astype(float) for part, names in parts for name in names])
     low, high = np.nanmin(values), np.nanmax(values)
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin

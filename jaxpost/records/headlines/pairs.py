@@ -45,14 +45,14 @@ def pair_headline(table: pa.Table, coverage: Mapping | None = None) -> list[str]
         for heading, cell, label in _lines(table, arm, coverage):
             sentences[label].append(_sentence(heading, cell))
         out += [visible(arm)] if len(arms) > 1 else []
-        out += [f"{label:<12}{visible('; '.join(said))}" for label, said in sentences.items()]
+        out += [f"{label:<12}{visible('; '.join(parts))}" for label, parts in sentences.items()]
     return out
 
 
 def _sentence(heading: str, cell: Cell) -> str:
-    said = cell.text if heading in LABELS else f"{heading} {cell.text}".strip()
-    said += f" (blind {cell.null})" if cell.null else ""
-    return f"{said}: {cell.note}" if cell.note else said
+    sentence = cell.text if heading in LABELS else f"{heading} {cell.text}".strip()
+    sentence += f" (blind {cell.null})" if cell.null else ""
+    return f"{sentence}: {cell.note}" if cell.note else sentence
 
 
 def _lines(table: pa.Table, arm: str, coverage: Mapping | None) -> list[tuple[str, Cell, str]]:
@@ -110,9 +110,9 @@ def _standing(table: pa.Table, arm: str) -> Cell:
     for one in beyond:  # the farthest of each place
         if one.where not in {other.where for other in named}:
             named.append(one)
-    said = "; ".join(f"{one.where} ({one.statistic} {format_number(one.value)}, blind {format_number(one.null_value)})"
-                     for one in named[:_NAMED])
-    return Cell(said, note=f"{len(beyond)} of {tests} statistics of modules, layers and matrices lie beyond their bands",
+    places = "; ".join(f"{one.where} ({one.statistic} {format_number(one.value)}, blind {format_number(one.null_value)})"
+                       for one in named[:_NAMED])
+    return Cell(places, note=f"{len(beyond)} of {tests} statistics of modules, layers and matrices lie beyond their bands",
                 row_ids=tuple(i for one in named[:_NAMED] for i in one.row_ids))
 
 

@@ -61,13 +61,13 @@ def study_headline(table: pa.Table, claims: Sequence[Mapping]) -> list[str]:
 
 def _aligned(built: Table) -> list[str]:
     """The columns of the main table that a terminal has room for, value beside null, under their headings."""
-    chosen = [i for i, heading in enumerate(built.header) if heading in _COLUMNS][:4]
-    if not chosen:
+    columns = [i for i, heading in enumerate(built.header) if heading in _COLUMNS][:4]
+    if not columns:
         return [f"{len(built.body)} arms; none of the key statistics was measured"]
-    cells = [["arm", *(built.header[i] for i in chosen)]]
+    cells = [["arm", *(built.header[i] for i in columns)]]
     for line in built.body[:_ARMS]:
-        shown = (line[i].text + (f" (null {line[i].null})" if line[i].null else "") for i in chosen)
-        cells.append([visible(line[0].text), *shown])
+        texts = (line[i].text + (f" (null {line[i].null})" if line[i].null else "") for i in columns)
+        cells.append([visible(line[0].text), *texts])
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(f"{text:<{width}}" for text, width in zip(line, widths)).rstrip() for line in cells]
     more = len(built.body) - _ARMS

@@ -27,8 +27,8 @@ class Cell:
     note: str = ""
 
     def __str__(self) -> str:
-        said = " ".join(filter(None, (self.text, self.interval, f"(null {self.null})" if self.null else "")))
-        return "; ".join(filter(None, (said, self.note)))
+        text = " ".join(filter(None, (self.text, self.interval, f"(null {self.null})" if self.null else "")))
+        return "; ".join(filter(None, (text, self.note)))
 
 
 @dataclass
@@ -52,7 +52,8 @@ class Table:
     def headings(self) -> list[str]:
         """Heading and variant as one text each."""
         return [
-            f"{heading} ({said})" if said else heading for heading, said in zip(self.header, self.variants, strict=True)
+            f"{heading} ({variant})" if variant else heading
+            for heading, variant in zip(self.header, self.variants, strict=True)
         ]
 
 

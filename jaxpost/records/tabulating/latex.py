@@ -100,8 +100,8 @@ def _cell(cell: Cell) -> str:
                              for text, _ in lines(cell))
 
 
-def _heading(heading: str, said: str) -> str:
-    return _broken(heading) + (rf"\newline {{\scriptsize {_broken(said)}}}" if said else "")
+def _heading(heading: str, variant: str) -> str:
+    return _broken(heading) + (rf"\newline {{\scriptsize {_broken(variant)}}}" if variant else "")
 
 
 def _tabular(table: Table, columns: list[int], widths: list[float], body: Sequence[Sequence[Cell]]) -> list[str]:
@@ -127,10 +127,10 @@ def tex_table(table: Table, bundle_id: str) -> str:
     columns = [column(table, i) for i in range(len(table.header))]
     parts = []
     for block in blocks(columns) or [[]]:
-        chosen = [0, *block]
-        widths = shares([columns[i] for i in chosen])
-        body = [[line[i] for i in chosen] for line in table.body]
-        parts += [_tabular(table, chosen, widths, page) for page in pages(body, widths)]
+        indices = [0, *block]
+        widths = shares([columns[i] for i in indices])
+        body = [[line[i] for i in indices] for line in table.body]
+        parts += [_tabular(table, indices, widths, page) for page in pages(body, widths)]
     out = [PACKAGES]
     for n, tabular in enumerate(parts):
         of = f" Part {n + 1} of {len(parts)}." if len(parts) > 1 else ""
