@@ -16,6 +16,10 @@ evaluation problems from the other, by a hash of their content, so that no evalu
 For other tools than this package, `python -m jaxpost.tasks freeze countdown --split id=512 --out sets` writes problems as a
 TFDS data set with digests, without TensorFlow, and `python -m jaxpost.tasks frozen DIRECTORY` reads and checks one.
 
+How much a learner has to bring along to generalise on a task, in bits, and the intrinsic dimension of its prompts
+([arXiv:2305.01034](https://arxiv.org/abs/2305.01034)) are in `jaxpost.tasks.complexity`; `python -m experiments.run
+--config=task_complexity` measures both on ten tasks, without a model.
+
 Styles are how an oracle writes before its answer: `cot`, `backtrack(k)` with k wrong steps that are undone, and the controls
 `filler(k)`, `shuffled(k)` and `wrong(k)`, which have exactly its length. A model of families beyond the first four needs a
 vocabulary of `tasks.get(...).vocab_size` tokens (`model.vocab`).
