@@ -86,11 +86,15 @@ def _independent(rng: np.random.Generator, points_NxD: np.ndarray, places: int) 
 
 def _row(metric: str, value: float, half: float, null_kind: str, null: Sequence[float], params: str | None) -> dict:
     """A value with its null and, as noise floor, what half of the problems change; absent where it is not finite."""
-    ok, lo_hi = np.isfinite(value), np.quantile(null, (0.025, 0.975)) if np.isfinite(null).all() else (None, None)
-    return {"metric": metric, "params": params, "value": value if ok else None, "status": "ok" if ok else "absent",
-            "status_reason": None if ok else "the problems leave nothing open, or have one answer", "null_kind": null_kind,
-            "null_value": math.fsum(null) / len(null) if np.isfinite(null).all() else None, "null_lo": lo_hi[0], "null_hi": lo_hi[1],
-            "noise_floor": abs(value - half) if ok and np.isfinite(half) else None}
+    ok = math.isfinite(value)
+    row = {"metric": metric, "params": params, "value": value if ok else None, "status": "ok" if ok else "absent",
+           "status_reason": None if ok else "the problems leave nothing open, or have one answer", "null_kind": null_kind,
+           "null_value": None, "null_lo": None, "null_hi": None,
+           "noise_floor": abs(value - half) if ok and math.isfinite(half) else None}
+    if np.isfinite(null).all():
+        lo, hi = np.quantile(null, (0.025, 0.975))
+        row |= {"null_value": float(np.clip(np.mean(null), min(null), max(null))), "null_lo": lo, "null_hi": hi}
+    return row
 
 
 def run(config: ConfigDict, claims: Sequence[Mapping], workdir: Path, name: str, signals: StopSignals) -> None:
