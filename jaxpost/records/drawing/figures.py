@@ -13,7 +13,7 @@ from jaxpost.records import storage
 from jaxpost.records.drawing import changes, curves, layers, maps, pairs, policy, progress, responses, trajectories
 from jaxpost.records.drawing.alt import seen
 from jaxpost.records.drawing.curves import Drawn, Missing
-from jaxpost.records.drawing.style import RC
+from jaxpost.records.drawing.style import RC, label_log_axes
 from jaxpost.records.tabulating.variants import of_pairs, summarised
 
 # name -> (title, draw): the order of the report.
@@ -113,6 +113,7 @@ def write_figures(path: Path, table: pa.Table, bundle_id: str) -> list[Rendered]
                     old.unlink()
                 rendered.append(Rendered(name, title, reason=str(reason)))
                 continue
+            label_log_axes(drawn.figure)
             _save(folder, name, drawn)
             storage.write_json(folder / f"{name}.src.json", _source(name, drawn, bundle_id))
             rendered.append(Rendered(name, title, caption=drawn.caption, alt=seen(drawn.figure)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -49,6 +50,7 @@ _FAMILIES = (
     ("rlvr-sgd", ("#3f5fa8",), "--"),
     ("rlvr-bf16", ("#3aa0d8",), ":"),
     ("rlvr", ("#0072b2",), "-"),
+    ("grpo", ("#0072b2", "#74b3dd", "#08306b"), "-"),
     ("raft", ("#009e73",), "-"),
     ("sft-lr", ("#7f3300", "#d55e00", "#f2a65a"), "-"),
     ("sft-sgd", ("#b8860b",), "--"),
@@ -97,6 +99,21 @@ def panels(n: int, columns: int, height: float, **kwargs: object) -> tuple[Figur
         elif i + columns >= n:
             axis.tick_params(labelbottom=True)
     return figure, flat[:n]
+
+
+def label_log_axes(figure: Figure) -> None:
+    """Ticks of logarithmic axes that do not run into each other: powers of ten, and 1, 2, 5 of each where an axis spans less
+    than a decade and a half (fewer than two of these: round numbers).
+    """
+    for axis in (one for axes in figure.axes for one in (axes.xaxis, axes.yaxis) if one.get_scale() == "log"):
+        axis.set_minor_formatter(ticker.NullFormatter())
+        low, high = sorted(axis.get_view_interval())
+        if high / low >= 10**1.5:
+            continue
+        fine = ticker.LogLocator(subs=(1.0, 2.0, 5.0))
+        inside = [x for x in fine.tick_values(low, high) if low <= x <= high]
+        axis.set_major_locator(fine if len(inside) > 1 else ticker.MaxNLocator(3))
+        axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:.3g}"))
 
 
 def legend_below(figure: Figure, styles: dict[str, dict], extra: Sequence[tuple[str, dict]] = ()) -> None:
