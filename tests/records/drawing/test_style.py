@@ -14,7 +14,8 @@ def test_labels_of_a_logarithmic_axis(low, high, labels):
     label_log_axes(figure)
     figure.draw_without_rendering()
     assert not any(text.get_text() for text in axis.get_xticklabels(minor=True))
-    ticks = [(x, text.get_text()) for x, text in zip(axis.get_xticks(), axis.get_xticklabels(), strict=True) if low <= x <= high]
+    labelled = zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+    ticks = [(x, text.get_text()) for x, text in labelled if low <= x <= high]
     assert len(ticks) > 1 and (labels is None or [text for _, text in ticks] == labels)
     if high / low < 30:
         np.testing.assert_allclose([float(text) for _, text in ticks], [x for x, _ in ticks], rtol=1e-3)
