@@ -11,6 +11,7 @@ from experiments.harness.claims.gates import FEWEST, Gate, mean_interval, stacke
 from experiments.harness.claims.terms import contrast, scale, terms
 from jaxpost import stats
 from jaxpost.probes import trends
+from jaxpost.records import parse_params, select
 
 
 def judge(claims: Sequence[Mapping], table: pa.Table, last: Mapping[str, int], gate: Callable) -> list[dict]:
@@ -64,7 +65,8 @@ def _judge(claim: Mapping, table: pa.Table, last: Mapping[str, int], gate: Calla
     if missing and claim["at"] in statistics.EVENTS:
         return result | {"note": f"in seed {missing[0][1]} the event did not happen, so the claim supports nothing; {note}"}
     if not counted:
-        return result | {"note": f"{ambiguous or 'no seed has the value in every term and counts'}; {note}"}
+        none = f"no seed has the value in every term and counts{_absent(claim, table)}"
+        return result | {"note": f"{ambiguous or none}; {note}"}
     x_BxS = stacked(counted)
     unit = x_BxS.mean(axis=1) if len(x_BxS) > 1 else x_BxS[0]
     if len(x_BxS) > 1:
@@ -76,6 +78,16 @@ def _judge(claim: Mapping, table: pa.Table, last: Mapping[str, int], gate: Calla
                "p": float(stats.t_pvalue(unit, threshold, claim["direction"], claim["equivalence_margin"]))}
     gated = _gated(result, interval, gates)
     return across_arms.permuted(gated, sample, counted) if sample else gated
+
+
+def _absent(claim: Mapping, table: pa.Table) -> str:
+    """What the rows say that have no value where the claim reads, ` (arm: reason, ...)`; empty where none says anything."""
+    wanted, reasons = {"split": claim["split"]} if claim.get("split") else {}, {}
+    for row in select(table, role="seed", metric=claim["metric"], arm=list(claim["arms"]), **wanted).to_pylist():
+        at = parse_params(row["params"]).get("at")
+        if row["status_reason"] and at == (claim["at"] if claim["at"] in statistics.MATCHED else None):
+            reasons.setdefault(row["arm"], row["status_reason"])
+    return f" ({', '.join(f'{arm}: {reason}' for arm, reason in reasons.items())})" if reasons else ""
 
 
 def _gated(result: dict, interval: stats.Interval, gates: Sequence[Gate]) -> dict:

@@ -140,3 +140,14 @@ def test_bad_claims_are_refused_before_any_compute():
         claims.check([CLAIM | {"threshold": 0.0}], ["id"])
     with pytest.raises(UserError, match="at most 4"):
         claims.check([CLAIM] * 5, ["id"])
+
+
+def test_where_no_seed_has_a_value_the_note_says_what_the_rows_say():
+    rows = [{"metric": "weight.sparsity.bf16", "arm": arm, "seed": 0, "granularity": "global", "dtype": "bf16", "value": None,
+             "step": step, "params": params, "conditional_on": BASE, "status": "absent", "status_reason": reason}
+            for arm, step, params, reason in (("a", None, "among=a+b;at=matched_success;on=id", "outside the range"),
+                                              ("b", 9, None, "something else"))]
+    columns = {name: [row[name] for row in rows] for name in rows[0]} | {"role": "seed"}
+    (result,) = claims.judge([CLAIM | {"at": "matched_success"}], measurement_table(columns), LAST,
+                             lambda table, claim, arm: claims.gates.Gate(True, "counts"))
+    assert "every term and counts (a: outside the range); " in result["note"]
