@@ -392,6 +392,17 @@ def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to():
         assert not np.any(got)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("scale", ["group", "batch"])
+@pytest.mark.parametrize("baseline", ["mean", "leave_one_out", "batch_mean", "length_weighted", "best_gap"])
+def test_equal_rewards_have_no_advantage_without_an_eps(baseline, scale, dtype):
+    """0 / 0, or a rounding error over a rounding error: the mean of three 0.1 need not be 0.1."""
+    A = advantages.advantage(jnp.full((2, 3), 0.1, dtype), baseline=baseline, scale=scale, eps=0.0,
+                             length_BxG=jnp.array([[1, 2, 3], [3, 1, 1]], dtype))
+    np.testing.assert_array_equal(A, 0)
+    np.testing.assert_array_equal(advantages.whiten(jnp.full((2, 7), 0.1, dtype), jnp.ones((2, 7), dtype), "row", 0.0), 0)
+
+
 def test_k3_is_that_of_verl_with_its_clamps_and_finite_without():
     """verl's kl_penalty "low_var_kl": -d held in [-20, 20], the estimate in [-10, 10]; no gradient beyond either."""
     d = np.asarray([0.3, -0.3, 2.0, -2.0, -2.9, 15.0, -15.0, 30.0, -30.0, 100.0, -100.0, -700.0])
