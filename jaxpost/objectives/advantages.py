@@ -134,7 +134,8 @@ def _moments(x, present, ddof, axis):
     """Mean and standard deviation of the present entries; 0 where there are not enough. Equal entries are their own mean."""
     n = present.sum(axis=axis, keepdims=True)
     mean = jnp.where(present, x, 0.0).sum(axis=axis, keepdims=True) / jnp.maximum(n, 1)
-    low, high = (f(jnp.where(present, x, end), axis=axis, keepdims=True) for f, end in ((jnp.min, jnp.inf), (jnp.max, -jnp.inf)))
+    low = jnp.where(present, x, jnp.inf).min(axis=axis, keepdims=True)
+    high = jnp.where(present, x, -jnp.inf).max(axis=axis, keepdims=True)
     mean = jnp.where(low == high, low, mean)  # exactly, whatever their sum rounds to
     square = jnp.where(present, (x - mean) ** 2, 0.0).sum(axis=axis, keepdims=True)
     return mean, jnp.sqrt(square / jnp.maximum(n - ddof, 1))

@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxpost.objectives import clipping
+
 FORMULAS = {  # estimator -> k, as docs/objectives.md writes it
     "k1": "d",
     "k2": "d^2 / 2",
@@ -46,11 +48,11 @@ def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, clam
         raise ValueError(f"KL estimator {estimator!r} is unknown; choose one of {', '.join(sampled)}")
     d = logp_NxT - reference_NxT
     if log_ratio_clamp is not None:
-        d = jnp.clip(d, -log_ratio_clamp, log_ratio_clamp)
+        d = clipping.within(d, -log_ratio_clamp, log_ratio_clamp)
     if estimator == "k3":
         d = jnp.maximum(d, -FINITE)
     k = d if estimator == "k1" else d * d / 2 if estimator == "k2" else jnp.expm1(-d) + d
-    return k if clamp is None else jnp.clip(k, -clamp, clamp)
+    return k if clamp is None else clipping.within(k, -clamp, clamp)
 
 
 def penalty(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, gradient: str,

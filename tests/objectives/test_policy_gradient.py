@@ -77,6 +77,28 @@ def test_the_clip_table(case, ratio, sign):
     np.testing.assert_allclose([float(x) for x in got], expected(ratio, sign), atol=1e-12)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("ratio, bounds", [(1.2, {"low": 0.2, "high": 0.2}), (0.8, {"low": 0.2, "high": 0.2}),
+                                           (1.5, {"ratio_cap": 1.5})])
+def test_a_ratio_at_a_bound_is_not_held(ratio, bounds, sign):
+    """Its slope is that inside, as in PyTorch; a minimum of equal numbers followed by a clip would leave 3/4 or 1/2 of it."""
+    def loss(r):
+        return clipping.clipped(r, jnp.log(r), jnp.asarray(sign), **bounds)
+
+    (x, held), slope = jax.value_and_grad(loss, has_aux=True)(ratio)
+    assert (float(x), bool(held), float(slope)) == (-sign * ratio, False, -sign)
+
+
+def test_what_is_held_in_bounds_keeps_its_slope_up_to_them():
+    slopes = jax.vmap(jax.grad(lambda x: clipping.within(x, -0.5, 0.5)))(jnp.array([-0.6, -0.5, 0.0, 0.5, 0.6]))
+    np.testing.assert_array_equal(slopes, [0, 1, 1, 1, 0])
+    assert float(jax.grad(lambda x: kl.estimate(x, 0.0, "k1", clamp=0.5))(0.5)) == 1
+    assert float(jax.grad(lambda x: kl.estimate(x, 0.0, "k1", log_ratio_clamp=0.5))(-0.5)) == 1
+    one = jnp.ones((1, 1))
+    slope = jax.grad(lambda x: ratios.ratio(x * one, 0 * one, one, "token", 0.5)[0, 0])(0.5)
+    assert float(slope) == pytest.approx(np.exp(0.5), rel=1e-12)
+
+
 # ---- identities by enumeration ----------------------------------------------------------------------------------------------
 
 ON_POLICY = ["grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "cispo", "luspo", "sapo", "vespo", "reinforce_pp", "rloo", "ppo"]
