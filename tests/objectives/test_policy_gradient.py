@@ -483,3 +483,13 @@ def test_a_cap_is_a_bound_or_a_distance_by_name():
     np.testing.assert_allclose(capped(high=0.2), [[0.1, 0.2, 1.0, 1.2, 1.2]], rtol=1e-6)
     for parts in ({"clip_cap": 0.2, "clip_high": None}, {"clip_high": 0.2}):
         objectives.get("cispo", clip="capped_weight", **parts)
+
+
+def test_tokens_that_cannot_be_taken_add_nothing_to_a_divergence_or_an_entropy():
+    """Logits of -inf, as of a truncated or a barred vocabulary: values and gradients of the other entries alone."""
+    logits, other = jnp.array([[[0.0, 1.0, -jnp.inf]]]), jnp.array([[[0.5, 0.2, -jnp.inf]]])
+    for f in (lambda z: kl.entropy(z).sum(), lambda z: kl.full_vocabulary(z, other[..., :z.shape[-1]]).sum()):
+        (x, slope), (alone, own) = (jax.value_and_grad(f)(z) for z in (logits, logits[..., :2]))
+        np.testing.assert_allclose(x, alone, rtol=1e-12)
+        np.testing.assert_allclose(slope[0, 0], [*own[0, 0], 0], atol=1e-14)
+    assert float(kl.full_vocabulary(jnp.zeros((1, 1, 2)), jnp.array([[[0.0, -jnp.inf]]]))[0, 0]) == np.inf
