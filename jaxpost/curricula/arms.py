@@ -76,6 +76,12 @@ class Sec(Bandit):
     temperature: float = 1.0
     decay_undrawn: bool = True
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not (0 < self.rate <= 1 and self.temperature > 0):
+            raise ValueError(f"rate={self.rate}, temperature={self.temperature}: expected a rate in (0, 1] and a temperature "
+                             "above 0, e.g. 0.5 and 1")
+
     @property
     def needs(self) -> frozenset[str]:
         """Advantages."""
@@ -109,6 +115,12 @@ class Dump(Bandit):
 
     window: int = 300  # rollouts
     temperature: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.window >= 1 and self.window == int(self.window) and self.temperature > 0):
+            raise ValueError(f"window={self.window}, temperature={self.temperature}: expected a whole number of rollouts of at "
+                             "least 1 and a temperature above 0, e.g. 300 and 0.1")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -161,6 +173,10 @@ class Tscl(Bandit):
         super().__post_init__()
         if self.variant not in (variants := ("online", "naive", "window", "sampling")):
             raise ValueError(f"variant={self.variant!r} is not known (valid: {', '.join(variants)})")
+        if not (0 < self.rate <= 1 and self.window >= 1 and self.window == int(self.window) and 0 <= self.epsilon <= 1
+                and self.temperature > 0):
+            raise ValueError(f"rate={self.rate}, window={self.window}, epsilon={self.epsilon}, temperature={self.temperature}: "
+                             "expected a rate in (0, 1], a whole number of at least 1, a share and a temperature above 0")
 
     @property
     def needs(self) -> frozenset[str]:

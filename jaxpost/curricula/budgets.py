@@ -50,9 +50,11 @@ class Knapsack(Pooled):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (1 <= self.least <= self.average and 1 <= self.extreme <= self.average and 0 < self.sure < 1):
-            raise ValueError(f"least={self.least}, extreme={self.extreme}, average={self.average}, sure={self.sure}: expected "
-                             "1 <= least, extreme <= average and sure in (0, 1)")
+        if not (1 <= self.least <= self.average and 1 <= self.extreme <= self.average and 0 < self.sure < 1
+                and self.known >= 1 and self.window >= 1):
+            raise ValueError(f"least={self.least}, extreme={self.extreme}, average={self.average}, sure={self.sure}, "
+                             f"known={self.known}, window={self.window}: expected 1 <= least, extreme <= average, sure in "
+                             "(0, 1), and known and window of at least 1")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -183,6 +185,12 @@ class Gvm(Counted):
     average: int = 8
     least: int = 2
     alpha: float = 1e-3
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (1 <= self.least <= self.average and self.alpha > 0):
+            raise ValueError(f"average={self.average}, least={self.least}, alpha={self.alpha}: expected 1 <= least <= average "
+                             "and an alpha above 0, e.g. 0.001")
 
     @property
     def needs(self) -> frozenset[str]:

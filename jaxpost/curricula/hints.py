@@ -53,11 +53,12 @@ class NextVisit(Pooled):
         return state, plan._replace(knobs=plan.knobs | {SHARE: share_B})
 
     def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
-        """Up where all failed, else down."""
+        """Up where all failed, else down; once for an item that a step drew more than once, by all its rows."""
         item_B = feedback.plan.index_B.astype(jnp.int32)
         failed_B = ((feedback.reward_BxG <= 0) | (feedback.used_BxG <= 0)).all(axis=1)
-        level_B = jnp.clip(state["level_M"][item_B] + jnp.where(failed_B, 1, -1), 0, len(self.shares) - 1)
-        return {"level_M": state["level_M"].at[item_B].set(level_B)}, weights
+        visits_M, failed_M = (jnp.zeros(self.pool, jnp.int32).at[item_B].add(x_B) for x_B in (1, failed_B.astype(jnp.int32)))
+        move_M = jnp.where(visits_M == 0, 0, jnp.where(failed_M == visits_M, 1, -1))
+        return {"level_M": jnp.clip(state["level_M"] + move_M, 0, len(self.shares) - 1)}, weights
 
 
 @dataclasses.dataclass(frozen=True)

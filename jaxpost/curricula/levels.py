@@ -109,7 +109,8 @@ class Saturn(Levels):
 
     def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
         """Count, and judge where there are enough."""
-        success = state["success"] + (feedback.used_BxG * feedback.reward_BxG).sum()
+        counted_BxG = jnp.where(feedback.used_BxG > 0, feedback.used_BxG * feedback.reward_BxG, 0.0)
+        success = state["success"] + counted_BxG.sum()
         rollouts = state["rollouts"] + feedback.used_BxG.sum()
         judged = rollouts >= self.every
         passed = judged & (success > self.threshold * rollouts)

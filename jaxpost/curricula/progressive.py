@@ -60,8 +60,10 @@ class ProgressiveContext(Graded):
         return state, plan._replace(index_B=order_M[jnp.where(reviews_B, old_B, new_B)].astype(jnp.uint32))
 
     def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
-        """The mean reward of each item's last visit."""
-        return {"reward_M": state["reward_M"].at[feedback.plan.index_B].set(feedback.mean(feedback.reward_BxG))}, weights
+        """The mean reward of each item's last visit: of all its rows that count, where a step drew it more than once."""
+        item_N = jnp.repeat(feedback.plan.index_B.astype(jnp.int32), feedback.used_BxG.shape[1])
+        mean_M, rows_M = statistics.means_by(item_N, feedback.reward_BxG.reshape(-1), feedback.used_BxG.reshape(-1), self.pool)
+        return {"reward_M": jnp.where(rows_M > 0, mean_M, state["reward_M"])}, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,5 +114,6 @@ class Sari(Pooled):
         """Count, in the warm-up alone."""
         counts = (feedback.step < self.warm_up * self.steps) * feedback.used_BxG
         item_B = feedback.plan.index_B.astype(jnp.int32)
-        return {"success_M": state["success_M"].at[item_B].add((counts * feedback.reward_BxG).sum(axis=1)),
+        success_BxG = jnp.where(counts > 0, counts * feedback.reward_BxG, 0.0)
+        return {"success_M": state["success_M"].at[item_B].add(success_BxG.sum(axis=1)),
                 "count_M": state["count_M"].at[item_B].add(counts.sum(axis=1))}, weights

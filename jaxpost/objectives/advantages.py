@@ -103,9 +103,9 @@ def advantage(reward_BxG: jax.Array, *, baseline: str, scale: str = "none", ddof
         flat_Bx1 = informative(reward_BxG) == 0  # exactly 0 there, whatever the mean rounds to
         centred = jnp.where(n_Bx1 > 1, jnp.where(flat_Bx1, 0.0, (r - mean_Bx1) * share), r if lone == "reward" else 0.0)
     if scale == "group":
-        centred = jnp.where(n_Bx1 > 1, centred / (std_Bx1 + eps), centred)
+        centred = jnp.where(n_Bx1 > 1, _over(centred, std_Bx1 + eps), centred)
     elif scale == "batch":
-        centred = centred / (_moments(r, present, ddof, None)[1] + eps)
+        centred = _over(centred, _moments(r, present, ddof, None)[1] + eps)
     elif scale == "informative":
         told_Bx1 = informative(reward_BxG) * n_Bx1
         centred = centred * (n_Bx1.sum() / jnp.maximum(told_Bx1.sum(), 1))
@@ -125,10 +125,18 @@ def _second(r, present):
     return second_Bx1, jnp.where((r == ranked[:, -1:]) & present, r, second_Bx1)
 
 
+def _over(x, spread):
+    """x / spread; x itself where the spread is 0: nothing varies and no eps is added."""
+    return x / jnp.where(spread > 0, spread, 1.0)
+
+
 def _moments(x, present, ddof, axis):
-    """Mean and standard deviation of the present entries; 0 where there are not enough."""
+    """Mean and standard deviation of the present entries; 0 where there are not enough. Equal entries are their own mean."""
     n = present.sum(axis=axis, keepdims=True)
     mean = jnp.where(present, x, 0.0).sum(axis=axis, keepdims=True) / jnp.maximum(n, 1)
+    low = jnp.where(present, x, jnp.inf).min(axis=axis, keepdims=True)
+    high = jnp.where(present, x, -jnp.inf).max(axis=axis, keepdims=True)
+    mean = jnp.where(low == high, low, mean)  # exactly, whatever their sum rounds to
     square = jnp.where(present, (x - mean) ** 2, 0.0).sum(axis=axis, keepdims=True)
     return mean, jnp.sqrt(square / jnp.maximum(n - ddof, 1))
 
@@ -178,7 +186,7 @@ def whiten(advantage_NxT: jax.Array, mask_NxT: jax.Array, unit: str, eps: float 
         weigh = (counted_N > 0)[:, None] & (jnp.arange(mask.shape[1]) == 0)[None]
     mean, std = _moments(advantage_NxT, weigh, 1, None)
     spread = jnp.sqrt(std * std + 1e-8) if unit == "token" else std + eps
-    return jnp.where(mask, (advantage_NxT - mean) / spread, 0.0)
+    return jnp.where(mask, _over(advantage_NxT - mean, spread), 0.0)
 
 
 def returns(reward_NxT: jax.Array, mask_NxT: jax.Array, gamma: float) -> jax.Array:

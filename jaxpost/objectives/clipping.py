@@ -22,12 +22,17 @@ def written(rule: str, low: float | None, high: float | None, cap: float | None,
     return f"-{free} A" if bounded == free else f"-min({free} A, {bounded} A)"
 
 
+def within(x: jax.Array, low: jax.Array | float, high: jax.Array | float) -> jax.Array:
+    """x held in [low, high]: slope 1 inside and at the bounds, 0 beyond, as torch.clamp; `jnp.clip` has 1/2 at a bound."""
+    return jnp.where(x < low, low, jnp.where(x > high, high, x)).astype(x.dtype)
+
+
 def clipped(ratio_NxT: jax.Array, logp_NxT: jax.Array, advantage_NxT: jax.Array, *, rule: str = "surrogate",
             low: float | None = None, high: float | None = None, cap: float | None = None, dual: float | None = None,
             ratio_cap: float | None = None) -> tuple[jax.Array, jax.Array]:
     """(per-token loss, which tokens the clip holds).
 
-      surrogate      -min(r A, clip(r, 1-low, 1+high) A); held tokens have no gradient
+      surrogate      -min(r A, clip(r, 1-low, 1+high) A); held tokens have no gradient, one at a bound is not held
                      PPO, arXiv:1707.06347 (low = high); DAPO, arXiv:2503.14476 (low < high)
       weight         -sg(clip(r, 1-low, 1+high)) A l; every token keeps its gradient (CISPO, arXiv:2506.13585, as verl)
       capped_weight  -sg(min(r, cap)) A l; no lower bound (CISPO as TRL, whose `epsilon_high` is the cap itself: its default
@@ -52,9 +57,10 @@ def clipped(ratio_NxT: jax.Array, logp_NxT: jax.Array, advantage_NxT: jax.Array,
         limit = upper if cap is None else cap
         bounded = jnp.clip(ratio_NxT, lower, upper) if rule == "weight" else jnp.minimum(ratio_NxT, limit)
         return -jax.lax.stop_gradient(bounded) * advantage_NxT * logp_NxT, bounded != ratio_NxT
-    open_NxT = ratio_NxT if ratio_cap is None else jnp.minimum(ratio_NxT, ratio_cap)
-    free, bounded = open_NxT * advantage_NxT, jnp.clip(ratio_NxT, lower, upper) * advantage_NxT
-    x_NxT, held = -jnp.minimum(free, bounded), (bounded < free) | (open_NxT < ratio_NxT)
+    open_NxT = ratio_NxT if ratio_cap is None else within(ratio_NxT, -jnp.inf, ratio_cap)
+    free, bounded = open_NxT * advantage_NxT, within(ratio_NxT, lower, upper) * advantage_NxT
+    closed = bounded < free
+    x_NxT, held = -jnp.where(closed, bounded, free), closed | (open_NxT < ratio_NxT)
     if dual is not None:
         beyond = (advantage_NxT < 0) & (x_NxT > -dual * advantage_NxT)
         x_NxT, held = jnp.where(beyond, -dual * advantage_NxT, x_NxT), held | beyond

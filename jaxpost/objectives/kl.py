@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxpost.objectives import clipping
+
 FORMULAS = {  # estimator -> k, as docs/objectives.md writes it
     "k1": "d",
     "k2": "d^2 / 2",
@@ -46,11 +48,11 @@ def estimate(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, clam
         raise ValueError(f"KL estimator {estimator!r} is unknown; choose one of {', '.join(sampled)}")
     d = logp_NxT - reference_NxT
     if log_ratio_clamp is not None:
-        d = jnp.clip(d, -log_ratio_clamp, log_ratio_clamp)
+        d = clipping.within(d, -log_ratio_clamp, log_ratio_clamp)
     if estimator == "k3":
         d = jnp.maximum(d, -FINITE)
     k = d if estimator == "k1" else d * d / 2 if estimator == "k2" else jnp.expm1(-d) + d
-    return k if clamp is None else jnp.clip(k, -clamp, clamp)
+    return k if clamp is None else clipping.within(k, -clamp, clamp)
 
 
 def penalty(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, gradient: str,
@@ -83,13 +85,14 @@ def penalty(logp_NxT: jax.Array, reference_NxT: jax.Array, estimator: str, gradi
 def full_vocabulary(logits_NxTxV: jax.Array, other_NxTxV: jax.Array) -> jax.Array:
     """Exact KL(softmax(logits) || softmax(other)) per token, nats: kl_NxT = sum_v p_v (log p_v - log q_v)."""
     logp, logq = jax.nn.log_softmax(logits_NxTxV, axis=-1), jax.nn.log_softmax(other_NxTxV, axis=-1)
-    return jnp.sum(jnp.exp(logp) * (logp - logq), axis=-1)
+    there = logp > -jnp.inf  # an entry that the policy cannot take adds 0, and passes no gradient
+    return jnp.sum(jnp.exp(logp) * jnp.where(there, jnp.where(there, logp, 0.0) - jnp.where(there, logq, 0.0), 0.0), axis=-1)
 
 
 def entropy(logits_NxTxV: jax.Array) -> jax.Array:
     """Entropy of softmax(logits) per token, nats."""
     logp = jax.nn.log_softmax(logits_NxTxV, axis=-1)
-    return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+    return -jnp.sum(jnp.exp(logp) * jnp.where(logp > -jnp.inf, logp, 0.0), axis=-1)
 
 
 def collision(logits_NxTxV: jax.Array) -> jax.Array:

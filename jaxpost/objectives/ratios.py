@@ -6,6 +6,8 @@ Shapes: N rows, T tokens.
 import jax
 import jax.numpy as jnp
 
+from jaxpost.objectives import clipping
+
 LARGEST = 80.0  # of a log-ratio
 FORMULAS = {  # level -> r, as docs/objectives.md writes it
     "none": "exp(l - sg(l)), whose value is 1",
@@ -56,7 +58,7 @@ def ratio(logp_NxT: jax.Array, behaviour_NxT: jax.Array, mask_NxT: jax.Array, le
         return own_NxT
     log_ratio = jnp.where(mask_NxT > 0, logp_NxT - behaviour_NxT, 0.0)
     if clamp is not None:
-        log_ratio = jnp.clip(log_ratio, -clamp, clamp)
+        log_ratio = clipping.within(log_ratio, -clamp, clamp)
     if level == "token":
         return jnp.exp(jnp.clip(log_ratio, -LARGEST, LARGEST))
     total_N = log_ratio.sum(axis=1, keepdims=True)

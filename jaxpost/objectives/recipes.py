@@ -56,6 +56,8 @@ def get(name: str, **parts) -> Objective:
     for key in parts:
         if key not in valid:
             raise ValueError(f"objective {name!r} has no part {key!r}{nearest(key, valid)}")
+        if isinstance(parts[key], str) and isinstance(getattr(row, key), (bool, int, float)):
+            raise ValueError(f"objective {name!r}: {key}={parts[key]!r} is text; expected a value like {getattr(row, key)!r}")
     return dataclasses.replace(row, **parts)
 
 

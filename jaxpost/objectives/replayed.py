@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxpost.objectives import kl, ratios
+from jaxpost.objectives import clipping, kl, ratios
 from jaxpost.objectives.base import Batch, View
 from jaxpost.objectives.policy_gradient import PolicyGradient
 from jaxpost.objectives.selection import CovarianceGuard
@@ -79,8 +79,8 @@ class MixedProximal(PolicyGradient):
         r_NxT = ratios.ratio(view.logp_NxT, batch.behaviour_NxT, batch.mask_NxT, "token", self.log_ratio_clamp)
         c_NxT = jax.lax.stop_gradient(ratios.ratio(batch.proximal_NxT, batch.behaviour_NxT, batch.mask_NxT, "token"))
         free = r_NxT * batch.advantage_NxT
-        bounded = jnp.clip(r_NxT, c_NxT - self.clip_low, c_NxT + self.clip_high) * batch.advantage_NxT
-        return -jnp.minimum(free, bounded), bounded < free
+        bounded = clipping.within(r_NxT, c_NxT - self.clip_low, c_NxT + self.clip_high) * batch.advantage_NxT
+        return -jnp.where(bounded < free, bounded, free), bounded < free
 
     def prepare(self, batch: Batch, group: int = 1, kl_coef: jax.Array | float | None = None,
                 state: dict | None = None) -> Batch:

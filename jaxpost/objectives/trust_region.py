@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxpost.objectives import clipping
 from jaxpost.objectives.base import Batch, View
 from jaxpost.objectives.policy_gradient import PolicyGradient
 
@@ -104,8 +105,9 @@ class GeometricMean(PolicyGradient):
         """(per-token policy loss, the same on all tokens of a row with one advantage; which tokens the bounds hold)."""
         mask = batch.mask_NxT > 0
         log_NxT = jnp.where(mask, view.logp_NxT - self.old(batch), 0.0)
-        bounded = jnp.where(batch.advantage_NxT > 0, jnp.minimum(log_NxT, self.log_clip_high),
-                            jnp.maximum(log_NxT, -self.log_clip_low))
+        rises = batch.advantage_NxT > 0
+        bounded = clipping.within(log_NxT, jnp.where(rises, -jnp.inf, -self.log_clip_low),
+                                  jnp.where(rises, self.log_clip_high, jnp.inf))
         mean_Nx1 = bounded.sum(axis=1, keepdims=True) / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
         return -jnp.exp(jnp.clip(mean_Nx1, -80.0, 80.0)) * batch.advantage_NxT, (bounded != log_NxT) & mask
 

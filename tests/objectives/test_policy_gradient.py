@@ -77,6 +77,28 @@ def test_the_clip_table(case, ratio, sign):
     np.testing.assert_allclose([float(x) for x in got], expected(ratio, sign), atol=1e-12)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("ratio, bounds", [(1.2, {"low": 0.2, "high": 0.2}), (0.8, {"low": 0.2, "high": 0.2}),
+                                           (1.5, {"ratio_cap": 1.5})])
+def test_a_ratio_at_a_bound_is_not_held(ratio, bounds, sign):
+    """Its slope is that inside, as in PyTorch; a minimum of equal numbers followed by a clip would leave 3/4 or 1/2 of it."""
+    def loss(r):
+        return clipping.clipped(r, jnp.log(r), jnp.asarray(sign), **bounds)
+
+    (x, held), slope = jax.value_and_grad(loss, has_aux=True)(ratio)
+    assert (float(x), bool(held), float(slope)) == (-sign * ratio, False, -sign)
+
+
+def test_what_is_held_in_bounds_keeps_its_slope_up_to_them():
+    slopes = jax.vmap(jax.grad(lambda x: clipping.within(x, -0.5, 0.5)))(jnp.array([-0.6, -0.5, 0.0, 0.5, 0.6]))
+    np.testing.assert_array_equal(slopes, [0, 1, 1, 1, 0])
+    assert float(jax.grad(lambda x: kl.estimate(x, 0.0, "k1", clamp=0.5))(0.5)) == 1
+    assert float(jax.grad(lambda x: kl.estimate(x, 0.0, "k1", log_ratio_clamp=0.5))(-0.5)) == 1
+    one = jnp.ones((1, 1))
+    slope = jax.grad(lambda x: ratios.ratio(x * one, 0 * one, one, "token", 0.5)[0, 0])(0.5)
+    assert float(slope) == pytest.approx(np.exp(0.5), rel=1e-12)
+
+
 # ---- identities by enumeration ----------------------------------------------------------------------------------------------
 
 ON_POLICY = ["grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "cispo", "luspo", "sapo", "vespo", "reinforce_pp", "rloo", "ppo"]
@@ -392,6 +414,17 @@ def test_equal_rewards_have_no_advantage_whatever_their_mean_rounds_to():
         assert not np.any(got)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("scale", ["group", "batch"])
+@pytest.mark.parametrize("baseline", ["mean", "leave_one_out", "batch_mean", "length_weighted", "best_gap"])
+def test_equal_rewards_have_no_advantage_without_an_eps(baseline, scale, dtype):
+    """0 / 0, or a rounding error over a rounding error: the mean of three 0.1 need not be 0.1."""
+    A = advantages.advantage(jnp.full((2, 3), 0.1, dtype), baseline=baseline, scale=scale, eps=0.0,
+                             length_BxG=jnp.array([[1, 2, 3], [3, 1, 1]], dtype))
+    np.testing.assert_array_equal(A, 0)
+    np.testing.assert_array_equal(advantages.whiten(jnp.full((2, 7), 0.1, dtype), jnp.ones((2, 7), dtype), "row", 0.0), 0)
+
+
 def test_k3_is_that_of_verl_with_its_clamps_and_finite_without():
     """verl's kl_penalty "low_var_kl": -d held in [-20, 20], the estimate in [-10, 10]; no gradient beyond either."""
     d = np.asarray([0.3, -0.3, 2.0, -2.0, -2.9, 15.0, -15.0, 30.0, -30.0, 100.0, -100.0, -700.0])
@@ -450,3 +483,13 @@ def test_a_cap_is_a_bound_or_a_distance_by_name():
     np.testing.assert_allclose(capped(high=0.2), [[0.1, 0.2, 1.0, 1.2, 1.2]], rtol=1e-6)
     for parts in ({"clip_cap": 0.2, "clip_high": None}, {"clip_high": 0.2}):
         objectives.get("cispo", clip="capped_weight", **parts)
+
+
+def test_tokens_that_cannot_be_taken_add_nothing_to_a_divergence_or_an_entropy():
+    """Logits of -inf, as of a truncated or a barred vocabulary: values and gradients of the other entries alone."""
+    logits, other = jnp.array([[[0.0, 1.0, -jnp.inf]]]), jnp.array([[[0.5, 0.2, -jnp.inf]]])
+    for f in (lambda z: kl.entropy(z).sum(), lambda z: kl.full_vocabulary(z, other[..., :z.shape[-1]]).sum()):
+        (x, slope), (alone, own) = (jax.value_and_grad(f)(z) for z in (logits, logits[..., :2]))
+        np.testing.assert_allclose(x, alone, rtol=1e-12)
+        np.testing.assert_allclose(slope[0, 0], [*own[0, 0], 0], atol=1e-14)
+    assert float(kl.full_vocabulary(jnp.zeros((1, 1, 2)), jnp.array([[[0.0, -jnp.inf]]]))[0, 0]) == np.inf

@@ -289,3 +289,10 @@ def test_an_override_moves_only_its_part():
 
 def test_every_row_names_its_paper():
     assert all(row["paper"] and row["family"] in ("sft", "preference", "rl", "hybrid") for row in objectives.table())
+
+
+def test_text_in_place_of_a_number_is_refused_by_its_part():
+    for name, parts in (("grpo", {"clip_low": "0.2"}), ("dpo", {"beta": "0.1"}), ("ift", {"detach_weights": "yes"})):
+        (key, value), = parts.items()
+        with pytest.raises(ValueError, match=f"objective '{name}': {key}='{value}' is text; expected a value like"):
+            objectives.get(name, **parts)

@@ -186,3 +186,12 @@ def test_planning_tokens_are_raised_on_both_signs():
 def test_what_is_refused(name, parts, message):
     with pytest.raises(ValueError, match=message):
         objectives.get(name, **parts)
+
+
+def test_the_subset_of_largest_variance_is_found_far_from_zero():
+    """In float32, by brute force: a mean of squares less the square of the mean loses all digits at 1000."""
+    value = (np.random.default_rng(3).normal(size=8) + 3000).astype(np.float32)
+    best = max(np.var(value.astype(float)[list(c)]) for c in itertools.combinations(range(8), 4))
+    chosen = np.asarray(selection.largest_variance(jnp.asarray(value), jnp.ones(8, bool), 4)) > 0
+    assert chosen.sum() == 4
+    assert np.var(value.astype(float)[chosen]) == pytest.approx(best, rel=1e-3)
