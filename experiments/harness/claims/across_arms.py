@@ -35,7 +35,7 @@ def read(claim: Mapping, table: pa.Table, last: Mapping[str, int]) -> Sample:
     """Both statistics of a claim in every arm."""
     by_side = [[statistics.of(term, table, last) for term in side] for side in sides(claim)]
     runs = sorted(set.intersection(*(set(of_arm) for side in by_side for of_arm in side)), key=str)
-    return Sample(runs, *(np.asarray([[of_arm[run] for of_arm in side] for run in runs]).reshape(len(runs), -1)
+    return Sample(runs, *(np.asarray([[of_arm[run] for of_arm in side] for run in runs]).reshape(len(runs), len(side))
                           for side in by_side))
 
 

@@ -85,7 +85,9 @@ def test_a_seed_whose_arms_all_tie_has_no_correlation_and_is_left_out():
     result = judged(table(y_SxA=tied))
     assert result["n_units"] == 2 and result["estimate"] == pytest.approx((1 + scipy.stats.spearmanr(X[2], Y[2]).statistic) / 2)
     nothing = judged(table(y_SxA=np.full_like(Y, 0.2)))
-    assert nothing["verdict"] == "inconclusive" and "no seed has the value" in nothing["note"]
+    absent = judged(table(y_SxA=np.concatenate([np.full_like(Y[:, :1], np.nan), Y[:, 1:]], axis=1)))  # an arm has no value
+    for result in (nothing, absent):
+        assert result["verdict"] == "inconclusive" and "no seed has the value" in result["note"]
 
 
 @pytest.mark.parametrize(("fields", "message"), [
