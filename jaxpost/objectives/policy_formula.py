@@ -24,32 +24,32 @@ def lines(o, name: str = "loss", tokens: str = "") -> list[str]:
     if o.entropy_bonus:
         x += f" - {o.bonus_formula()}"
     x += o.further_formula()
-    found = [f"{name} = {aggregation.FORMULAS[o.aggregation]} [ {x} ]{tokens}", *where]
-    if re.search(r"\br\b", " ".join(found)):
-        found.append(f"r = {_ratio(o)}")
-    return [*found, *o.advantage_formula()]
+    formulas = [f"{name} = {aggregation.FORMULAS[o.aggregation]} [ {x} ]{tokens}", *where]
+    if re.search(r"\br\b", " ".join(formulas)):
+        formulas.append(f"r = {_ratio(o)}")
+    return [*formulas, *o.advantage_formula()]
 
 
 def advantage(o) -> list[str]:
     """The advantage that the batch is prepared with, from the score of a row to the number of a token."""
-    found = [f"R = {_reward(o)}"] if _reward(o) != "score" else []
+    formulas = [f"R = {_reward(o)}"] if _reward(o) != "score" else []
     centred = o.centred_formula()
     if o.credit_unit == "row":
-        found.insert(0, f"A = {centred}")
+        formulas.insert(0, f"A = {centred}")
     else:
         penalty = " - kl_coef k" if o.kl_place == "reward" else ""
-        found = [*o.credit_formula(), f"s_t = (on the row's last token: {centred}; else 0){penalty}", *found]
+        formulas = [*o.credit_formula(), f"s_t = (on the row's last token: {centred}; else 0){penalty}", *formulas]
     if o.rejected == "left_out":
-        found.append("rows with A = 0 do not count")
+        formulas.append("rows with A = 0 do not count")
     if o.informative_only:
-        found.append("A = 0 in a group whose R are all equal")
+        formulas.append("A = 0 in a group whose R are all equal")
     if o.whiten != "none":
-        found.append(f"A <- {advantages.WHITENING_FORMULAS[o.whiten]}")
+        formulas.append(f"A <- {advantages.WHITENING_FORMULAS[o.whiten]}")
     if o.kl_place != "none":
-        found.append(f"k = {_estimate(o)}")
+        formulas.append(f"k = {_estimate(o)}")
     if o.mask_truncated:
-        found.append("a row that was cut before its end token carries no loss and stays in its group")
-    return found
+        formulas.append("a row that was cut before its end token carries no loss and stays in its group")
+    return formulas
 
 
 def _corrected(o, x: str) -> tuple[str, list[str]]:

@@ -102,20 +102,20 @@ class PolicyGradient(Objective):
     @property
     def needs(self) -> frozenset[str]:
         """Keys of NEEDS."""
-        found = set()
+        needed = set()
         if self.kl_place != "none":
-            found.add("reference_logits" if self.kl_estimator == "full" else "reference")
+            needed.add("reference_logits" if self.kl_estimator == "full" else "reference")
         if self.kl_place == "loss" and self.kl_estimator == "full":
-            found.add("logits")
+            needed.add("logits")
         if self.entropy_bonus:
-            found.add("policy_entropy")
+            needed.add("policy_entropy")
         if self.corrects_sampler:
-            found.add("proximal")
+            needed.add("proximal")
         if self.mask_truncated:
-            found.add("truncated")
+            needed.add("truncated")
         if self.baseline == "outside":
-            found.add("outside")
-        return frozenset(found)
+            needed.add("outside")
+        return frozenset(needed)
 
     def formula(self) -> list[str]:
         """As `Objective.formula`."""

@@ -38,17 +38,17 @@ def pairs(weights: Mapping[str, float] | tuple) -> tuple[tuple[str, float], ...]
     >>> pairs({"think": 0.5, "answer": 1})
     (('answer', 1.0), ('think', 0.5))
     """
-    found = {name: float(weight) for name, weight in dict(weights).items()}
-    for name, weight in found.items():
+    weight_of = {name: float(weight) for name, weight in dict(weights).items()}
+    for name, weight in weight_of.items():
         roles.code(name)
         if not weight >= 0:
             raise ValueError(f"weight {weight:g} of the token role {name!r} is not a number of at least 0, e.g. 1")
-    return tuple(sorted(found.items(), key=lambda pair: roles.code(pair[0])))
+    return tuple(sorted(weight_of.items(), key=lambda pair: roles.code(pair[0])))
 
 
 def of_roles(role_NxT: jax.Array, weights: tuple[tuple[str, float], ...]) -> jax.Array:
     """weight_NxT, float32: the weight of each token's role; 0 for a role that is not named."""
-    found = jnp.zeros((len(roles.ROLES),), jnp.float32)
+    weight_R = jnp.zeros((len(roles.ROLES),), jnp.float32)
     for name, weight in weights:
-        found = found.at[roles.code(name)].set(weight)
-    return found[role_NxT]
+        weight_R = weight_R.at[roles.code(name)].set(weight)
+    return weight_R[role_NxT]

@@ -116,9 +116,9 @@ def _take(params: Mapping, kind: str) -> jax.Array:
     return params["layers"][kind] if kind in params["layers"] else params[kind]
 
 
-def _put(params: Mapping, found: Mapping[str, jax.Array]) -> dict:
+def _put(params: Mapping, factors: Mapping[str, jax.Array]) -> dict:
     """`params` with some kinds replaced, in the dtypes that they had."""
-    cast = {kind: x.astype(_take(params, kind).dtype) for kind, x in found.items()}
+    cast = {kind: x.astype(_take(params, kind).dtype) for kind, x in factors.items()}
     outer = {kind: x for kind, x in cast.items() if kind not in params["layers"]}
     return {**params, **outer, "layers": params["layers"] | {k: x for k, x in cast.items() if k not in outer}}
 

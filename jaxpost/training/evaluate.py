@@ -33,9 +33,9 @@ class Suite:
         Args:
           only: a single label to sample, or all. Splits of one task are sampled as one batch.
         """
-        found = self._drawn(params, key, only)
-        return ({label: score_N.mean() for label, (score_N, _, _) in found.items()},
-                {label: (prompt_NxP, made) for label, (_, prompt_NxP, made) in found.items()})
+        drawn = self._drawn(params, key, only)
+        return ({label: score_N.mean() for label, (score_N, _, _) in drawn.items()},
+                {label: (prompt_NxP, made) for label, (_, prompt_NxP, made) in drawn.items()})
 
     def samples(self, params: dict, key: jax.Array, count: int, temperatures: Sequence[float] = ()
                 ) -> dict[str, several_samples.Sampled]:
@@ -64,8 +64,8 @@ class Suite:
         def read(logits_NxCxV):
             return tuple(kl.entropy(logits_NxCxV / temperature) for temperature in temperatures)
 
-        found = _read(self.model, read, (params,), prompt_NxP, made.tokens_NxT, pad)
-        return jnp.stack([(entropy_NxT * made.mask_NxT).sum(1) for entropy_NxT in found], axis=-1)
+        entropies = _read(self.model, read, (params,), prompt_NxP, made.tokens_NxT, pad)
+        return jnp.stack([(entropy_NxT * made.mask_NxT).sum(1) for entropy_NxT in entropies], axis=-1)
 
     def first_answers(self, params: dict) -> dict[str, tuple[jax.Array, jax.Array]]:
         """{label: (logits_NxV before the first answer token, that token of the oracle's answer i32[N])}."""
@@ -87,15 +87,15 @@ class Suite:
 
     def strategies(self, params: dict) -> dict[str, in_context.Answers]:
         """Of these splits, what a policy and both predictors say of the first answer token, its other tokens left out."""
-        found = {}
+        by_label = {}
         for label, task, split in (part for part in self.splits if part[0] in self.strategic):
             shown = tasks.examples(task, split, jnp.arange(self.problems))
             known = jax.vmap(task.strategies)(shown.problem)
             logits_NxV = models.token_logits(self.model, params, shown.prompt_NxP, shown.answer_NxT[:, :1], task.pad)[:, 0]
             logits_NxC = jnp.take_along_axis(logits_NxV, known.token_C, axis=1)
-            found[label] = in_context.Answers(jax.nn.log_softmax(logits_NxC), known.memorising_C, known.generalising_C,
-                                              lens.tolerance(logits_NxC, self.model.width))
-        return found
+            by_label[label] = in_context.Answers(jax.nn.log_softmax(logits_NxC), known.memorising_C, known.generalising_C,
+                                                 lens.tolerance(logits_NxC, self.model.width))
+        return by_label
 
     def vocabularies(self) -> dict[str, int]:
         """{label: number of words of the split's task}."""
@@ -107,11 +107,11 @@ class Suite:
         The free answers are those of `success` with this key. Raises: ValueError as `interrupting.check`.
         """
         interrupting.check(self._reasoned, budgets, control)
-        found = {}
+        by_label = {}
         for task, rows, problems_N, prompt_NxP in self._asked([label for label, _ in self._reasoned]):
             cut = interrupting.answers(self.model, params, task, problems_N, prompt_NxP, key, budgets, control)
-            found |= _by_label(cut, rows)
-        return found
+            by_label |= _by_label(cut, rows)
+        return by_label
 
     def given_reasoning(self, params: dict, key: jax.Array, shares: Sequence[float]) -> dict[str, given_reasoning.Given]:
         """Every split whose answers begin with reasoning, {label: answers behind each share of the oracle's}.
@@ -119,12 +119,12 @@ class Suite:
         The free answers are those of `success` with this key. Raises: ValueError as `reasoning_given.check`.
         """
         reasoning_given.check(self._reasoned, self.problems)
-        found = {}
+        by_label = {}
         for task, rows, problems_N, prompt_NxP in self._asked([label for label, _ in self._reasoned]):
             next_N = np.concatenate([np.roll(np.arange(part.start, part.stop), -1) for part in rows.values()])
             given = reasoning_given.answers(self.model, params, task, problems_N, prompt_NxP, next_N, key, shares)
-            found |= _by_label(given, rows)
-        return found
+            by_label |= _by_label(given, rows)
+        return by_label
 
     @property
     def _reasoned(self) -> list[tuple[str, Task]]:
@@ -133,25 +133,25 @@ class Suite:
 
     def _asked(self, labels: Sequence[str]) -> list[tuple]:
         """(task, {label: its rows}, problems_N, prompt_NxP) of every task of these splits: they are sampled as one batch."""
-        found = []
+        asked_of = []
         for task in dict.fromkeys(task for label, task, _ in self.splits if label in labels):
             asked = [(label, split) for label, t, split in self.splits if t is task and label in labels]
             parts = [tasks.problems(task, split, jnp.arange(self.problems)) for _, split in asked]
             problems_N = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
             rows = {label: slice(i * self.problems, (i + 1) * self.problems) for i, (label, _) in enumerate(asked)}
-            found.append((task, rows, problems_N, jax.vmap(task.prompt)(problems_N)))
-        return found
+            asked_of.append((task, rows, problems_N, jax.vmap(task.prompt)(problems_N)))
+        return asked_of
 
     def _drawn(self, params: dict, key: jax.Array, only: str | None = None) -> dict[str, tuple]:
         """{label: (score_N, prompt_NxP, completions)} of one sample a problem."""
-        found = {}
+        by_label = {}
         for task, rows, problems_N, prompt_NxP in self._asked([s[0] for s in self.splits if only in (None, s[0])]):
             made = closed_loop.answers(self.model, params, task, problems_N, prompt_NxP, key)
             score_N = jax.vmap(task.verify)(problems_N, made.tokens_NxT)
             if made.forced_NxT is not None:  # statistics are of what the policy has drawn
                 made = made._replace(mask_NxT=made.mask_NxT * (1 - made.forced_NxT))
-            found |= _by_label((score_N, prompt_NxP, made), rows)
-        return found
+            by_label |= _by_label((score_N, prompt_NxP, made), rows)
+        return by_label
 
     def measure(self, params: dict, base: dict, key: jax.Array) -> dict[str, jax.Array]:
         """Success of every split, and on the KL split's prompts, with pi the policy and pi0 the base:
@@ -218,8 +218,8 @@ def _read(model: models.TransformerConfig, read: Callable, policies: Sequence[di
     def one(hidden_NxCxD):
         return read(*(models.head_logits(model, weights, x) for weights, x in zip(policies, hidden_NxCxD)))
 
-    found = jax.lax.map(one, tuple(map(states, policies)))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(N, parts * C)[:, :T], found)
+    by_part = jax.lax.map(one, tuple(map(states, policies)))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(N, parts * C)[:, :T], by_part)
 
 
 def means(sums: dict) -> dict:

@@ -37,9 +37,9 @@ class Mask(NamedTuple):
 
     def start(self, params: dict) -> dict:
         """The parameters, as they are. Raises: ValueError for a mask of another tree."""
-        found, wanted = (jax.tree.map(jnp.shape, tree) for tree in (self.kept, params))
-        if found != wanted:
-            raise ValueError(f"the mask is shaped {found}, the parameters {wanted}; build the mask from these parameters")
+        shapes, wanted = (jax.tree.map(jnp.shape, tree) for tree in (self.kept, params))
+        if shapes != wanted:
+            raise ValueError(f"the mask is shaped {shapes}, the parameters {wanted}; build the mask from these parameters")
         return params
 
     def moments(self, params: dict) -> dict:
@@ -80,13 +80,13 @@ def references(config: models.TransformerConfig, params: Mapping, k: int, alpha:
     Raises:
       ValueError: k or alpha out of range; the largest k is named.
     """
-    settings, found = settings_of(config, k, alpha), {}
+    settings, by_matrix = settings_of(config, k, alpha), {}
     matrices = {name: w for name, w in models.matrices(params, config).items() if name.split("/")[-1] in LINEAR}
     for name, w in state.bf16_grid(matrices).items():
         wide = inventory.is_wide(w.shape)  # measured transposed, as the weight probes do
         masks = _reference_masks(settings, (w.T if wide else w).astype(jnp.float32), wide)
-        found[name] = {mask: np.asarray(x.T if wide else x) for mask, x in masks.items()}
-    return found
+        by_matrix[name] = {mask: np.asarray(x.T if wide else x) for mask, x in masks.items()}
+    return by_matrix
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -96,7 +96,7 @@ def _reference_masks(settings: panel.Panel, w0: jax.Array, wide: bool) -> dict[s
     return {"low": low[0], "principal": principal[0, 0]}
 
 
-def pattern(name: str, found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def pattern(name: str, by_matrix: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """One of PATTERNS for every matrix of `references`.
 
       dense          every entry
@@ -113,7 +113,7 @@ def pattern(name: str, found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[st
              "safe": lambda low, principal: low | ~principal}
     if name not in rules:
         raise ValueError(f"mask {name!r} is unknown; choose one of {', '.join(PATTERNS)}, or random_like one of them")
-    return {matrix: rules[name](**masks) for matrix, masks in found.items()}
+    return {matrix: rules[name](**masks) for matrix, masks in by_matrix.items()}
 
 
 def random_like(masks: Mapping[str, np.ndarray], key: jax.Array) -> dict[str, np.ndarray]:

@@ -195,30 +195,30 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
         batch = batch._replace(real_NxT=batch.mask_NxT)
 
     def said(rows):
-        found = {}
+        fields = {}
         if "outside" in needs and rows.outside_N is None and source_of(spec.objective) == "Demonstrations":
-            found["outside_N"] = mean_logp(spec, given(spec, reference), rows)
+            fields["outside_N"] = mean_logp(spec, given(spec, reference), rows)
         if "reference" in needs:
-            found["reference_NxT"] = token_logp(spec, given(spec, reference), rows)
+            fields["reference_NxT"] = token_logp(spec, given(spec, reference), rows)
         if needs & {"proximal", "value", "entropy", "collision"}:
             out = output(spec, state.params, rows)
             own = statistics(spec, state.params, out, rows, entropy="entropy" in needs)
-            found |= {field: x for need, field, x in (("proximal", "proximal_NxT", own.logp_NxT),
-                                                      ("value", "value_NxT", out.taps.get("value")),
-                                                      ("entropy", "entropy_NxT", own.entropy_NxT)) if need in needs}
+            fields |= {field: x for need, field, x in (("proximal", "proximal_NxT", own.logp_NxT),
+                                                       ("value", "value_NxT", out.taps.get("value")),
+                                                       ("entropy", "entropy_NxT", own.entropy_NxT)) if need in needs}
             if "collision" in needs:
-                found["collision_NxT"] = kl.collision(out.logits)
-        return found
+                fields["collision_NxT"] = kl.collision(out.logits)
+        return fields
 
-    found = _by_microbatches(said, batch, spec.microbatches)
+    fields = _by_microbatches(said, batch, spec.microbatches)
     if "prompt" in needs:
-        found["prompt_mask_NxQ"] = models.prompt_tokens(batch.prompt_NxP, spec.pad).astype(batch.mask_NxT.dtype)
+        fields["prompt_mask_NxQ"] = models.prompt_tokens(batch.prompt_NxP, spec.pad).astype(batch.mask_NxT.dtype)
     if "seed" in needs:
-        found["seed_N"] = jax.random.bits(stream(member.seed, "rows", state.step), batch.mask_NxT.shape[:1], "uint32")
+        fields["seed_N"] = jax.random.bits(stream(member.seed, "rows", state.step), batch.mask_NxT.shape[:1], "uint32")
     if "token_weight" in needs and batch.token_weight_NxT is None:
         role_NxT = jnp.zeros(batch.mask_NxT.shape, jnp.int32) if batch.role_NxT is None else batch.role_NxT
-        found["token_weight_NxT"] = token_weights.of_roles(role_NxT, spec.objective.role_weights)
-    return batch._replace(**found)
+        fields["token_weight_NxT"] = token_weights.of_roles(role_NxT, spec.objective.role_weights)
+    return batch._replace(**fields)
 
 
 def mean_logp(spec: StepSpec, params: dict, batch: Batch) -> jax.Array:
@@ -232,5 +232,5 @@ def _by_microbatches(said: Callable[[Batch], dict], batch: Batch, parts: int) ->
     if parts == 1:
         return said(batch)
     rows_MxN = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-    found = jax.lax.map(lambda rows: said(sharding.constrain(rows, ("batch",))), rows_MxN)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    by_microbatch = jax.lax.map(lambda rows: said(sharding.constrain(rows, ("batch",))), rows_MxN)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_microbatch)

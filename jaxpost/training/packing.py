@@ -71,15 +71,15 @@ def pack(prompt_NxP: np.ndarray, answer_NxT: np.ndarray, pad: int, ends: Sequenc
     row_N = first_fit(prompt_N + answer_N, P + T)
     if (needed := int(row_N.max()) + 1) > rows:
         raise ValueError(f"{N} demonstrations need {needed} rows of {P + T} tokens; there are {rows}")
-    found = Packed(*(np.full((rows, P + T), fill, dtype) for fill, dtype in zip((pad, 0, 0), DTYPES)))
+    packed = Packed(*(np.full((rows, P + T), fill, dtype) for fill, dtype in zip((pad, 0, 0), DTYPES)))
     used, count = np.zeros(rows, int), np.zeros(rows, int)
     for n, row in enumerate(row_N):
         begin, middle, end = np.cumsum([used[row], prompt_N[n], answer_N[n]])
-        found.token_MxS[row, begin:end] = np.concatenate([prompt_NxP[n, P - prompt_N[n]:], answer_NxT[n, :answer_N[n]]])
-        found.counted_MxS[row, middle:end] = 1
+        packed.token_MxS[row, begin:end] = np.concatenate([prompt_NxP[n, P - prompt_N[n]:], answer_NxT[n, :answer_N[n]]])
+        packed.counted_MxS[row, middle:end] = 1
         count[row] += 1
-        found.segment_MxS[row, begin:end], used[row] = count[row], end
-    return found
+        packed.segment_MxS[row, begin:end], used[row] = count[row], end
+    return packed
 
 
 def batch(packed: Packed) -> Batch:

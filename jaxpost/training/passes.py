@@ -12,12 +12,12 @@ from jaxpost.objectives import Batch
 
 def further(spec, params: dict, out: models.Output, batch: Batch) -> dict[str, jax.Array]:
     """Fields of `View` from further passes, those that the objective of a `StepSpec` needs; `out` is the usual pass."""
-    found = {}
+    fields = {}
     if "prompt" in spec.objective.needs:
-        found["prompt_logp_NxQ"] = _prompt_logp(spec, params, batch)
+        fields["prompt_logp_NxQ"] = _prompt_logp(spec, params, batch)
     if "mixed_inputs" in spec.objective.needs:
-        found["mixed_logp_NxT"] = _mixed_logp(spec, params, out, batch)
-    return found
+        fields["mixed_logp_NxT"] = _mixed_logp(spec, params, out, batch)
+    return fields
 
 
 def _prompt_logp(spec, params, batch):

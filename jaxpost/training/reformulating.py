@@ -60,10 +60,10 @@ class Reformulation:
 
             return rows._replace(made=jax.tree.map(put, rows.made, made), reward_N=put(rows.reward_N, reward_M))
 
-        found = jax.lax.cond(fails_B.any(), anew, lambda rows: rows, rows)
+        drawn = jax.lax.cond(fails_B.any(), anew, lambda rows: rows, rows)
         told_M = again_M.astype(jnp.float32)
-        return Again(found, {"guided_groups": (fails_B.sum(dtype=jnp.float32), jnp.asarray(fails_B.size, jnp.float32)),
-                             "guided_reward": ((found.reward_N[index_M] * told_M).sum(), told_M.sum())})
+        return Again(drawn, {"guided_groups": (fails_B.sum(dtype=jnp.float32), jnp.asarray(fails_B.size, jnp.float32)),
+                             "guided_reward": ((drawn.reward_N[index_M] * told_M).sum(), told_M.sum())})
 
 
 def in_sight(solution_MxT: jax.Array, prompt_MxP: jax.Array, task: tasks.Task) -> jax.Array:

@@ -17,8 +17,8 @@ def measure(logp_NxT: jax.Array, entropy_NxT: jax.Array | None, rows: Batch) -> 
     """
     if rows.role_NxT is None:
         return {}
-    found = {}
+    metrics = {}
     for code, name in enumerate(roles.ROLES):
         mask_NxT = rows.mask_NxT * (rows.role_NxT == code)
-        found |= {f"logp_{name}": mean_over(logp_NxT, mask_NxT), f"entropy_{name}": mean_over(entropy_NxT, mask_NxT)}
-    return found
+        metrics |= {f"logp_{name}": mean_over(logp_NxT, mask_NxT), f"entropy_{name}": mean_over(entropy_NxT, mask_NxT)}
+    return metrics

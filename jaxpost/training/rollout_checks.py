@@ -62,8 +62,8 @@ def _reward(source):
     if "terms" in source.spec.objective.needs and not source.reward:
         raise ValueError(f"objective {name!r} normalises the terms of a reward, and reward is empty; give it two or more, "
                          "e.g. (Reward('correct'), Reward('finished', 0.5))")
-    if (wanted := source.spec.objective.reward_terms) not in (None, found := len(source.reward)):
-        raise ValueError(f"objective {name!r} weighs {wanted} terms of a reward, and reward has {found}: "
+    if (wanted := source.spec.objective.reward_terms) not in (None, terms := len(source.reward)):
+        raise ValueError(f"objective {name!r} weighs {wanted} terms of a reward, and reward has {terms}: "
                          f"{', '.join(term.kind for term in source.reward)}; give it {wanted}, or change the objective's "
                          "settings")
     if source.reward and source.needs_greedy:
@@ -102,8 +102,8 @@ def _truncation(source):
     spec = source.spec
     others = {"forced tokens": source.forcing, "episodes": source.task.episodes, "a second pass": source.second,
               "replay": source.replay, "demonstrated rows": source.demonstrations or None}
-    if spec.truncates and (found := [what for what, rule in others.items() if rule is not None]):
-        raise ValueError(f"top_k={spec.top_k}, top_p={spec.top_p} with {found[0]}: ratios are then taken to the policy before "
+    if spec.truncates and (rules := [what for what, rule in others.items() if rule is not None]):
+        raise ValueError(f"top_k={spec.top_k}, top_p={spec.top_p} with {rules[0]}: ratios are then taken to the policy before "
                          "the update, which did not make those tokens; set top_k=0 and top_p=1")
 
 

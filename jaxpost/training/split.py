@@ -77,8 +77,8 @@ def programs(task: Task, spec: StepSpec, source: Rollouts | None = None, mesh: M
     def update(state, member, reference, prompt_NxP, made, plan, reward_N, outside_B):
         reference = reference_of(spec, state, reference)
         planned = Planned(state.curriculum_state, plan)
-        found = source.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B)
-        return kept(*learn(spec, member, state, reference, *found, probes=source.curriculum.probes))
+        verified = source.verified(member, state, reference, prompt_NxP, made, planned, reward_N, outside_B)
+        return kept(*learn(spec, member, state, reference, *verified, probes=source.curriculum.probes))
 
     def shown(state, member, reference, problems_N):
         reference = reference_of(spec, state, reference)
@@ -135,11 +135,11 @@ def rl_step(run: Programs, member: Member, state: TrainState, reference: dict | 
     """
     with sharding.on_mesh(run.mesh):
         fed = None if problems_N is None else put(problems_N, run.mesh)
-        found = run.rollout(state.params, member.seed, state.step, state.curriculum_state, fed)
-        reward_N = put(_verified(verify, found.problems_N, found.made), run.mesh)
-        outside_B = None if found.greedy is None else put(_verified(verify, *found.greedy), run.mesh)
-        state = state._replace(curriculum_state=found.planned.state)
-        return run.update(state, member, reference, found.prompt_NxP, found.made, found.planned.plan, reward_N, outside_B)
+        rollout = run.rollout(state.params, member.seed, state.step, state.curriculum_state, fed)
+        reward_N = put(_verified(verify, rollout.problems_N, rollout.made), run.mesh)
+        outside_B = None if rollout.greedy is None else put(_verified(verify, *rollout.greedy), run.mesh)
+        state = state._replace(curriculum_state=rollout.planned.state)
+        return run.update(state, member, reference, rollout.prompt_NxP, rollout.made, rollout.planned.plan, reward_N, outside_B)
 
 
 def _verified(verify, problems, made: models.Completions) -> np.ndarray:
@@ -170,8 +170,8 @@ def local(rows: int, mesh: Mesh | None) -> np.ndarray:
     """Indices of the rows that this process holds, ascending; all of them without a mesh."""
     if mesh is None:
         return np.arange(rows)
-    found = row_sharding(rows, mesh).addressable_devices_indices_map((rows,)).values()
-    return np.unique(np.concatenate([np.arange(rows)[index] for index in found]))
+    rows_of = row_sharding(rows, mesh).addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in rows_of]))
 
 
 def put(tree, mesh: Mesh | None):

@@ -143,7 +143,7 @@ def view(spec: StepSpec, params: dict, batch: Batch, reference: dict | None = No
     return seen._replace(**passes.further(spec, params, out, batch))
 
 
-def view_of(spec: StepSpec, out: models.Output, found: models.TokenStatistics, batch: Batch,
+def view_of(spec: StepSpec, out: models.Output, token_statistics: models.TokenStatistics, batch: Batch,
             reference: dict | None = None) -> View:
     """`view` of a forward pass that was made, and of its statistics."""
     needs, logits_NxTxV, value_NxT = spec.objective.needs, out.logits, out.taps.get("value")
@@ -151,8 +151,8 @@ def view_of(spec: StepSpec, out: models.Output, found: models.TokenStatistics, b
     if "value" in needs and value_NxT is None:
         raise ValueError(f"objective {spec.objective.name!r} needs a value head, and the model or its parameters have none; "
                          "set value_head=True on the model and start from training.create")
-    return View(found.logp_NxT, logits_NxTxV if "logits" in needs else None, far_NxTxV,
-                value_NxT if "value" in needs else None, found.entropy_NxT if "policy_entropy" in needs else None)
+    return View(token_statistics.logp_NxT, logits_NxTxV if "logits" in needs else None, far_NxTxV,
+                value_NxT if "value" in needs else None, token_statistics.entropy_NxT if "policy_entropy" in needs else None)
 
 
 def given(spec: StepSpec, reference: dict | None) -> dict:
@@ -231,8 +231,8 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
     def loss(params, rows):
         out = output(spec, params, rows)
         entropy = "policy_entropy" in spec.objective.needs or rows.role_NxT is not None
-        found = statistics(spec, params, out, rows, entropy)
-        seen = view_of(spec, out, found, rows, reference)._replace(**passes.further(spec, params, out, rows))
+        token_statistics = statistics(spec, params, out, rows, entropy)
+        seen = view_of(spec, out, token_statistics, rows, reference)._replace(**passes.further(spec, params, out, rows))
         total, count, aux = spec.objective.loss(seen, rows, state.objective_state, scalars.kl_coef)
         if rows.behaviour_NxT is not None:
             sampled = rows.sampled_NxT if rows.age_N is None else rows.sampled_NxT * (rows.age_N == 0)[:, None]
@@ -240,7 +240,7 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
             aux["sampler_gap"] = (gap.sum(), sampled.sum())
             if rows.advantage_NxT is not None:
                 aux["advantage_covariance"] = advantage_covariance(seen.logp_NxT, rows, mean_advantage)
-        aux |= role_metrics.measure(found.logp_NxT, found.entropy_NxT, rows)
+        aux |= role_metrics.measure(token_statistics.logp_NxT, token_statistics.entropy_NxT, rows)
         if not spec.model.experts:
             return total, (total, count, aux)
         counts_NxS = models.real_tokens(rows.prompt_NxP, rows.room_NxT, spec.pad)
@@ -261,8 +261,8 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
     watched = spec.microbatches > 1 and not several  # several terms have no gradient before their weights are known
 
     def accumulate(carry, rows):
-        found = differentiate(rows)
-        return jax.tree.map(jnp.add, carry, found), gradient_sums.dots(found[0], found[0]) if watched else None
+        gradients = differentiate(rows)
+        return jax.tree.map(jnp.add, carry, gradients), gradient_sums.dots(gradients[0], gradients[0]) if watched else None
 
     (grads, total, count, aux), square_MxT = jax.lax.scan(accumulate, zero, rows_MxN)
     examples = batch.mask_NxT.shape[0] // (2 if spec.objective.batch == "pairs" else 1)

@@ -53,9 +53,9 @@ class TextSuite:
     def reward(self, made: Sequence[models.Completions]) -> float:
         """Mean reward, each process's rows verified on its host."""
         R, own = self.at_a_time, split.local(self.at_a_time, self.mesh)
-        found = [text.reward(self.task, self.decode, [self.problems[i * R + row] for row in own], split.own(part.tokens_NxT))
-                 for i, part in enumerate(made)]
-        told_2 = np.asarray([sum(map(np.sum, found)), sum(map(len, found))], np.float32)
+        rewards = [text.reward(self.task, self.decode, [self.problems[i * R + row] for row in own], split.own(part.tokens_NxT))
+                   for i, part in enumerate(made)]
+        told_2 = np.asarray([sum(map(np.sum, rewards)), sum(map(len, rewards))], np.float32)
         total, count = np.asarray(multihost_utils.process_allgather(told_2)).reshape(-1, 2).sum(axis=0)
         return float(total / count)
 
