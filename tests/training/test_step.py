@@ -74,12 +74,12 @@ def test_the_gradient_against_finite_differences_in_float64(make):
         assert float((up - down) / (2 * step)) == pytest.approx(float(slope), rel=1e-6)
 
 
-@pytest.mark.parametrize("kind, objective, storage, microbatches", [
-    ("rl", "grpo", "bfloat16", 2), *(pytest.param(*x, marks=pytest.mark.slow) for x in (
-        ("sft", "cross_entropy", "float32", 1), ("rl", "grpo", "float32", 1), ("sft", "cross_entropy", "bfloat16", 2)))])
-def test_inline_probes_change_no_bit_in_50_steps(make, monkeypatch, users_emitters, kind, objective, storage, microbatches):
+@pytest.mark.parametrize("objective, storage, microbatches", [
+    ("grpo", "bfloat16", 2), *(pytest.param(*x, marks=pytest.mark.slow) for x in (
+        ("cross_entropy", "float32", 1), ("grpo", "float32", 1), ("cross_entropy", "bfloat16", 2)))])
+def test_inline_probes_change_no_bit_in_50_steps(feed, monkeypatch, users_emitters, objective, storage, microbatches):
     def final():
-        run = make(objective, kind, storage=storage, microbatches=microbatches)
+        run = feed(objective, storage_dtype=storage, microbatches=microbatches)
         program = jax.jit(lambda s: jax.lax.fori_loop(
             0, 50, lambda i, s: training.one_step(run.source, run.spec, run.member, s, None)[0], s))
         return program(run.state).params
