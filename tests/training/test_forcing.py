@@ -87,7 +87,7 @@ def test_hints_and_interruptions_are_context(feed):
         if code == roles.INTERRUPT:
             live = np.asarray(batch.completion_NxT)[:, 1] == 9
             assert live.any() and (np.asarray(batch.completion_NxT)[live, 2] == 8).all()
-        assert np.isfinite(float(run.step(run.member, run.state, None)[1]["loss"][0]))
+    assert np.isfinite(float(run.step(run.member, run.state, None)[1]["loss"][0]))
 
 
 def test_what_is_context_of_a_loss_is_read_by_the_experts(feed):
