@@ -109,7 +109,7 @@ def test_detours_differ_and_without_them_the_steps_are_those_of_cot(name, option
 
 
 def test_dead_ends_of_countdown_reach_nothing():
-    """Plain Python: after the first join of a detour no joins of the rest make the target."""
+    """Plain Python: after the first join of the one detour no joins of the rest make the target."""
     task = tasks.get("countdown", style="backtrack(1)")
     batch = tasks.examples(task, "train", jnp.arange(COUNT))
 
@@ -126,6 +126,7 @@ def test_dead_ends_of_countdown_reach_nothing():
     for prompt, answer in zip(batch.prompt_NxP, batch.answer_NxT):
         numbers, target = vocab.decode(prompt).strip("_^=").split("?")
         values, left = list(map(int, numbers.split(","))), []
+        assert vocab.decode(answer).count("~") == 1  # however few tokens a detour has
         for step in vocab.decode(answer).split("]")[0].strip("[").split(";")[:-1]:
             undone = step.startswith("~")
             step = step.removeprefix("~")
