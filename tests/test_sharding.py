@@ -23,7 +23,11 @@ def place(tree, mesh, model=MODEL):
     return jax.device_put(tree, sharding.like_parameters(tree, models.parameter_table(model), mesh))
 
 
-@pytest.mark.parametrize("sizes", LAYOUTS, ids=str)
+every_axis = pytest.mark.parametrize("sizes", [*(pytest.param(x, marks=pytest.mark.slow) for x in LAYOUTS[:-1]), LAYOUTS[-1]],
+                                     ids=str)
+
+
+@every_axis
 def test_loss_and_gradient_agree_with_one_device(sizes):
     s = spec()
     params = models.init(MODEL, jax.random.key(0))
@@ -52,7 +56,8 @@ def test_loss_and_gradient_agree_with_one_device(sizes):
     assert difference <= 1e-5 * size, (difference, size)
 
 
-@pytest.mark.parametrize("sizes", [*(pytest.param(x, marks=pytest.mark.slow) for x in LAYOUTS[:-1]), LAYOUTS[-1]], ids=str)
+@pytest.mark.slow  # with a critic and a reference: below
+@pytest.mark.parametrize("sizes", LAYOUTS, ids=str)
 def test_the_fused_step_runs_on_a_mesh_and_samples_the_same_tokens(sizes):
     s = spec()
     source = training.Rollouts(TASK, 4, s)

@@ -86,6 +86,7 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path
     assert ids[0] == ids[1]
 
 
+@pytest.mark.slow  # of a study: test_grokking_modular.py
 def test_seeds_are_added_and_finished_ones_kept(tmp_path, capsys):
     few = ("--config.arms=('clusters-real','clusters-random')",)
     assert run.main(arguments(tmp_path, *few)) == 0

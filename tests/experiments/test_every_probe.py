@@ -21,7 +21,7 @@ STEPS, SEEDS = (1, 2, 4, 8), [7, 8]
 SETTINGS = {"weight": {"ks": (4,), "alphas": (0.5,)}, "weight.rank_one": {"k": 4}, "gradient": {"draws": 1},
             "gradient_gram": {"examples": 4}, "gate.curvature": {"k": 4}}
 DEAR = {"weight", "weight.consensus", "weight.rank_one", "weight.fixed_spectrum", "gate.leash", "gate.ulp", "distance",
-        "interpolation", "gradient"}
+        "interpolation", "gradient", "gate.curvature", "weight.stripes"}
 CHOSEN = [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ())
           for name, row in catalog.CATALOG.items() if row.make is not None and not row.by_name]
 

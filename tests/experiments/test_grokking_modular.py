@@ -99,7 +99,8 @@ def test_every_key_is_read(finished):
     assert unread <= {"experiment", "wandb.project"}, unread
 
 
-@pytest.mark.parametrize("dies_at", [2, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.slow  # of a study with a base: test_run.py
+@pytest.mark.parametrize("dies_at", [2, 7])
 def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path, monkeypatch, dies_at):
     class Killed(BaseException):
         pass

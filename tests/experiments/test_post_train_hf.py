@@ -18,6 +18,7 @@ from jaxpost.formats import lora, open_checkpoint
 from jaxpost.models import hf
 from jaxpost.records import completions, storage
 from jaxpost.records.verify import verify
+from tests import compiled
 
 from .conftest import record_reads
 
@@ -257,8 +258,8 @@ def test_the_tiny_model_answers_by_chance_so_that_rewards_differ_within_a_group(
     setup = post_train_hf.Setup(configs.load("post_train_hf:smoke", overrides(place)), ())
     shares = []
     for prompt_P in setup.train.prompt_NxP[:8]:
-        made = models.sample(setup.model, params, np.tile(prompt_P, (64, 1)), jax.random.key(0),
-                             length=setup.task.completion_len, eos=setup.task.eos, pad=setup.task.pad)
+        made = compiled.sample(setup.model, params, np.tile(prompt_P, (64, 1)), jax.random.key(0),
+                               length=setup.task.completion_len, eos=setup.task.eos, pad=setup.task.pad)
         said = [setup.tokenizer.decode(row) for row in np.asarray(made.tokens_NxT)]
         shares.append(max(map(said.count, said)) / len(said))
         assert np.mean([text.isdigit() for text in said]) > 0.5

@@ -28,10 +28,9 @@ def full_disk(*given):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A finished run of one seed, stopped once before its pairs were compared, that was then extended by another seed;
-    beside it the keys that were read."""
+    """A finished run that was stopped once before its pairs were compared; beside it the keys that were read."""
     path = tmp_path_factory.mktemp("intervention") / "run"
-    call = [f"--config={TINY}", f"--workdir={path}", "--config.seeds.count=1"]
+    call = [f"--config={TINY}", f"--workdir={path}"]
     with pytest.MonkeyPatch.context() as patch:
         seen, read = record_reads(patch), set()
         with pytest.MonkeyPatch.context() as broken:
@@ -39,7 +38,6 @@ def done(tmp_path_factory):
             assert run.main(call) == 2
         read |= seen  # every call loads anew, which clears what was seen, and later ones find the base made
         assert run.main(call) == 0
-        assert run.main([*call[:2], "--config.seeds.count=2"]) == 0
         read |= seen
     (path.parent / "reads.txt").write_text("\n".join(sorted(read)))
     return path
@@ -106,8 +104,9 @@ def test_a_second_call_says_that_it_is_finished(done, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_an_undisturbed_run_has_the_same_rows(done, tmp_path):
-    assert run.main([f"--config={TINY}", f"--workdir={tmp_path}/run"]) == 0
+def test_a_run_whose_seeds_were_added_one_by_one_has_the_same_rows(done, tmp_path):
+    for count in (1, 2):
+        assert run.main([f"--config={TINY}", f"--workdir={tmp_path}/run", f"--config.seeds.count={count}"]) == 0
     plain, kept = ({r["row_id"]: r for r in rows(path, role="seed").to_pylist()} for path in (tmp_path / "run", done))
     assert plain == kept
 

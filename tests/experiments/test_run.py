@@ -151,7 +151,7 @@ def test_a_kill_at_any_write_loses_nothing(finished, tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "write_atomic", write)
     stops = []
-    for budget, where in zip((6, 21, 34, 45, 57, 85, 10_000), itertools.cycle(("before", "after"))):
+    for budget, where in zip((6, 30, 57, 85, 10_000), itertools.cycle(("before", "after"))):
         left[:] = budget, where
         try:
             assert run.main(arguments(path)) == 0

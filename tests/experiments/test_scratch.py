@@ -25,6 +25,7 @@ def finished(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow  # of a study with a base: test_study.py; from scratch: test_grokking_modular.py
 def test_a_chain_and_an_average_are_measured_and_judged(finished):
     assert not verify(finished)[1]
     rows = records.select(records.read_measurements(finished), role="seed", metric="policy.pass_at_k")
@@ -39,6 +40,7 @@ def test_a_chain_and_an_average_are_measured_and_judged(finished):
     assert {row["arm"]: row["value"] for row in work} == {"first": 8.0, "second": 16.0, "average": 16.0}
 
 
+@pytest.mark.slow  # of a study with a base: test_study.py
 def test_an_arm_begins_where_the_one_before_it_ended(finished):
     setup = setup_of(configs.load(str(TINY), {}), ())
     arms = {arm.name: arm for arm in setup.arms}

@@ -17,8 +17,9 @@ from .conftest import ROOT
 
 TINY = Path(__file__).resolve().parent / "tiny_stages.py"
 LARGER = ("grokking_modular", "grokking_pathways")  # whose claims fill more than the lines of a study
-SECONDS = ("another_rule", "atomic_composite", "backtracking_dose", "board_games", "causal_axioms", "curriculum_race",
-           "grokked_circuits", "in_context_strategies", "length_generalisation", "phrasing", "step_by_step")  # to prepare
+SECONDS = ("another_rule", "atomic_composite", "backtracking_dose", "board_games", "causal_axioms", "credit_of_turns",
+           "curriculum_race", "gaming", "grokked_circuits", "in_context_strategies", "induction_heads", "length_generalisation",
+           "phrasing", "rlvr_curvature", "step_by_step", "weight_interpolation")  # to prepare
 STUDIES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SECONDS)) for name in configs.names()
            if name not in LARGER and configs.load(name, {}).experiment == "study"]
 

@@ -20,11 +20,12 @@ def get_config(argument: str = "default"):
     c.train.learning_rate = 1e-3
     c.arm = ConfigDict({
         "warm-up": {"objective": "cross_entropy", "steps": 2, "pool": 8},
-        "still": {"start": "warm-up", "learning_rate": 1e-30, "task": "later"},
+        "still": {"start": "warm-up", "objective": "cross_entropy", "learning_rate": 1e-30, "task": "later"},
         "ppo": {"start": "warm-up", "objective": "reft", "task": "later", "reference": ("base", "still"), "schedule": "cosine",
                 "optimizer_settings": {"weight_decay": 0.1}},
         "average": {"start": ("base", "ppo")},
     })
     c.arms = ("still", "ppo", "average")
-    c.measure.update({"grid_points": 2, "problems": 8, "ks": (4,)})
+    c.measure.update({"grid_points": 2, "problems": 8, "ks": (4,), "completions": 0, "probes": ("weight", "policy")})
+    c.probe = ConfigDict({"weight": {"spectra": "none"}})
     return c

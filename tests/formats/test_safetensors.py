@@ -130,9 +130,14 @@ def accepted_elsewhere(path):
         return None
 
 
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_mutations_neither_crash_nor_allocate_nor_pass_where_the_public_reader_refuses(tmp_path_factory, data):
+@pytest.mark.parametrize("examples", [500, pytest.param(3000, marks=pytest.mark.slow)])
+def test_mutations_neither_crash_nor_allocate_nor_pass_where_the_public_reader_refuses(tmp_path_factory, examples):
+    run = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))(
+        given(data=st.data())(mutated))
+    run(tmp_path_factory=tmp_path_factory)
+
+
+def mutated(tmp_path_factory, data):
     base = tmp_path_factory.getbasetemp() / "mutated.safetensors"
     save_file({"a": TENSORS["a"], "b": TENSORS["flags"]}, base)
     content = bytearray(base.read_bytes())

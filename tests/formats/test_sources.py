@@ -151,9 +151,14 @@ def test_a_damaged_orbax_array_is_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_mutated_indexes_do_no_harm(tmp_path_factory, data):
+@pytest.mark.parametrize("examples", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_mutated_indexes_do_no_harm(tmp_path_factory, examples):
+    run = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))(
+        given(data=st.data())(mutated))
+    run(tmp_path_factory=tmp_path_factory)
+
+
+def mutated(tmp_path_factory, data):
     place = tmp_path_factory.getbasetemp() / "index"
     place.mkdir(exist_ok=True)
     safetensors.write(place / "a.safetensors", {"x": TENSORS["layer.0"]})

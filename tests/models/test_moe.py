@@ -262,7 +262,8 @@ def test_bad_mixtures_are_refused(changes, message):
         config(**changes)
 
 
-@pytest.mark.parametrize(("capacity", "products"), [(0.0, "dense"), (0.5, "dense"), (0.5, "grouped")])
+@pytest.mark.parametrize(("capacity", "products"), [
+    (0.0, "dense"), pytest.param(0.5, "dense", marks=pytest.mark.slow), (0.5, "grouped")])
 def test_a_mesh_changes_nothing(capacity, products):
     c = config(layers=1, experts=4, capacity=capacity, shared_ff=8, expert_products=products)
     params = models.init(c, jax.random.key(0))

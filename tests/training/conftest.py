@@ -58,13 +58,21 @@ def fed(objective, prompts=4, group=4, make=training.source, task=NOISY, **parts
 def _run(task, model, spec, source, params):
     member = training.Member(jnp.uint32(5), training.Scalars(1e-3, 0.0, False))
     return types.SimpleNamespace(task=task, model=model, spec=spec, source=source, params=params, member=member,
-                                 state=training.create(spec, params, {}),
-                                 batch=jax.jit(lambda member, state, reference: source.batch(member, state, reference)),
-                                 rollout=jax.jit(lambda *given: source.rollout(*given)),
-                                 logp=functools.partial(compiled.token_logp, spec),
-                                 update=jax.jit(lambda state, batch: training.train_step(spec, state, batch, member.scalars)),
-                                 step=jax.jit(lambda member, state, reference: training.one_step(source, spec, member, state,
-                                                                                                 reference)))
+                                 state=training.create(spec, params, {}), logp=functools.partial(compiled.token_logp, spec),
+                                 **_programs(source, spec, jax.jit))
+
+
+@functools.cache
+def _programs(source, spec, jit):
+    """Programs of a source and a spec, the same ones for every test that asks for both, so that each is traced once."""
+    scalars = training.Scalars(1e-3, 0.0, False)
+    return dict(
+        batch=jit(lambda member, state, reference: source.batch(member, state, reference)),
+        rollout=jit(lambda *given: source.rollout(*given)),
+        rows_of=jit(lambda prompt, made, reward, member, state, reference: source.rows_of(prompt, made, reward, member, state,
+                                                                                          reference)),
+        update=jit(lambda state, batch: training.train_step(spec, state, batch, scalars)),
+        step=jit(lambda member, state, reference: training.one_step(source, spec, member, state, reference)))
 
 
 def widened(run):

@@ -10,6 +10,7 @@ import pytest
 from jaxpost import models, objectives, roles, tasks, training
 from jaxpost.tasks import grid, vocab
 from jaxpost.training import closed_loop
+from tests import compiled
 
 LAKE = {"world": "lake", "answer": "next", "size": 3, "moves": 4}
 
@@ -27,9 +28,10 @@ def test_a_policy_acts_on_what_it_sees():
                                                         jax.random.key(0)))()
     problem, rules = tasks.problems(task, "id", jnp.arange(32)), grid.Rules("lake", 4)
     won_N = np.zeros(32, bool)
+    move, solved = jax.jit(jax.vmap(lambda p: rules.move(p, 1))), jax.jit(jax.vmap(rules.solved))
     for _ in range(4):
-        problem = jax.vmap(lambda p: rules.move(p, 1))(problem)
-        won_N |= np.asarray(jax.vmap(rules.solved)(problem))
+        problem = move(problem)
+        won_N |= np.asarray(solved(problem))
     np.testing.assert_array_equal(down.reward_N, won_N)
     assert 0 < float(down.reward_N.mean()) < 1
 
@@ -59,17 +61,18 @@ def test_an_episode_is_actions_and_the_observations_that_follow_them(played):
     task, _, _, problems, _, made = played
     episodes = task.episodes
     A, P, env = episodes.action.completion_len, episodes.action.prompt_len, episodes.environment
+    reset, turn = jax.jit(env.reset), jax.jit(env.step)
     assert made.tokens_NxT.shape == (16, episodes.length) == (16, 3 * A + 2 * P)
     ended, rewards = 0, []
     for n in range(16):
-        state, done, total = env.reset(jax.tree.map(lambda x, n=n: x[n], problems)), False, 0.0
+        state, done, total = reset(jax.tree.map(lambda x, n=n: np.asarray(x)[n], problems)), False, 0.0
         tokens, mask, forced = (np.asarray(x)[n] for x in (made.tokens_NxT, made.mask_NxT, made.forced_NxT))
         for u in range(3):
             action = slice(u * (A + P), u * (A + P) + A)
             if done:
                 assert not tokens[action].any() and not mask[action].any()
             else:
-                state, seen, reward, over = env.step(state, jnp.asarray(tokens[action]))
+                state, seen, reward, over = turn(state, jnp.asarray(tokens[action]))
                 total, done = total + float(reward), bool(over)
                 end = np.flatnonzero(tokens[action] == vocab.EOS)
                 assert mask[action].sum() == (end[0] + 1 if len(end) else A)
@@ -80,12 +83,12 @@ def test_an_episode_is_actions_and_the_observations_that_follow_them(played):
                 np.testing.assert_array_equal(forced[shown], (tokens[shown] != 0) if not done else 0)
         ended += done
         rewards.append(total)
-    np.testing.assert_allclose(jax.vmap(task.verify)(problems, made.tokens_NxT), rewards)
+    np.testing.assert_allclose(jax.jit(jax.vmap(task.verify))(problems, made.tokens_NxT), rewards)
 
 
 def test_what_was_drawn_has_the_trainer_s_log_probabilities(played):
     _, model, params, _, prompt, made = played
-    logp = jax.nn.log_softmax(models.token_logits(model, params, prompt, made.tokens_NxT))
+    logp = jax.nn.log_softmax(compiled.token_logits(model, params, prompt, made.tokens_NxT))
     logp = jnp.take_along_axis(logp, made.tokens_NxT[..., None], -1)[..., 0]
     drawn = np.asarray(made.mask_NxT * (1 - made.forced_NxT)) > 0
     np.testing.assert_allclose(np.asarray(made.logp_NxT)[drawn], np.asarray(logp)[drawn], atol=5e-5)
@@ -120,8 +123,8 @@ def test_episodes_train(played):
         training.Rollouts(task, 2, spec, forcing=training.forcing.Prefix(role="hint"))
     per_turn = dataclasses.replace(source, spec=dataclasses.replace(spec, objective=objectives.get("eapo")))
     batch, _, _ = jax.jit(lambda s: per_turn.batch(member, s, None))(state)
-    problems, _, made, _ = per_turn.rollout(state.params, member.seed, state.step, {})
-    expected = np.asarray(jax.vmap(lambda p, t: closed_loop_rewards(episodes, p, t))(problems, made.tokens_NxT))
+    problems, _, made, _ = jax.jit(per_turn.rollout)(state.params, member.seed, state.step, {})
+    expected = np.asarray(jax.jit(jax.vmap(lambda p, t: closed_loop_rewards(episodes, p, t)))(problems, made.tokens_NxT))
     np.testing.assert_array_equal(batch.turn_reward_NxU, expected)
     assert np.asarray(batch.turn_NxT)[0].tolist() == [turn for u in range(3) for turn in [u] * episodes.action.completion_len
                                                       + [-1] * episodes.action.prompt_len][:episodes.length]

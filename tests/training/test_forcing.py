@@ -10,7 +10,7 @@ import pytest
 from jaxpost import models, roles, tasks, training
 from jaxpost.models import DRAW
 from jaxpost.objectives import hybrid
-from jaxpost.training import forcing, step
+from jaxpost.training import forcing
 from tests import compiled
 
 
@@ -49,7 +49,7 @@ def test_answers_begin_with_the_demonstration_of_their_prompt(feed, name):
     rule = forcing.Prefix("fixed", 0.7, 0.7, rows=1 if name == "prefix_rft" else None)
     run = feed(name, make=guided(rule), temperature=0.8)
     batch, _, _ = run.batch(run.member, run.state, run.params)
-    answer = np.asarray(jax.vmap(lambda p: run.task.oracle(p, None))(
+    answer = np.asarray(jax.jit(jax.vmap(lambda p: run.task.oracle(p, None)))(
         run.rollout(run.params, run.member.seed, run.state.step, {})[0]))
     shown, n = np.asarray(batch.demonstration_NxT), (answer != 0).sum(axis=1)
     for row in range(16):
@@ -68,8 +68,9 @@ def test_answers_begin_with_the_demonstration_of_their_prompt(feed, name):
 def test_a_prefix_of_another_problem_is_the_next_one_s(feed):
     run = feed("grpo", make=guided(forcing.Prefix("fixed", 0.7, 0.7, role="hint")))
     problems = run.rollout(run.params, run.member.seed, run.state.step, {})[0]
-    own, other = (np.asarray(dataclasses.replace(run.source.forcing, another=another).tokens(
-        run.task, problems, jax.random.key(0), 0, run.spec.group)) for another in (False, True))
+    own, other = (np.asarray(jax.jit(lambda problems, another=another: dataclasses.replace(
+        run.source.forcing, another=another).tokens(run.task, problems, jax.random.key(0), 0, run.spec.group))(problems))
+        for another in (False, True))
     np.testing.assert_array_equal(other, np.roll(own, -run.spec.group, axis=0))
     assert (own != other).any()
 
@@ -86,7 +87,7 @@ def test_hints_and_interruptions_are_context(feed):
         if code == roles.INTERRUPT:
             live = np.asarray(batch.completion_NxT)[:, 1] == 9
             assert live.any() and (np.asarray(batch.completion_NxT)[live, 2] == 8).all()
-        assert np.isfinite(float(run.step(run.member, run.state, None)[1]["loss"][0]))
+    assert np.isfinite(float(run.step(run.member, run.state, None)[1]["loss"][0]))
 
 
 def test_what_is_context_of_a_loss_is_read_by_the_experts(feed):
@@ -101,7 +102,7 @@ def test_what_is_context_of_a_loss_is_read_by_the_experts(feed):
     batch, _, _ = run.batch(run.member, state, None)
     behind = np.asarray(batch.mask_NxT)[:, 3] > 0
     assert behind.any() and not np.asarray(batch.mask_NxT)[behind, 1:3].any()
-    logp = step.token_logp(run.source.spec, params, batch)
+    logp = compiled.token_logp(run.source.spec, params, batch)
     np.testing.assert_allclose(batch.behaviour_NxT * batch.mask_NxT, logp * batch.mask_NxT, atol=2e-5)
     counts = models.real_tokens(batch.prompt_NxP, batch.room_NxT, run.task.pad)
     assert int(counts.sum()) == int((np.asarray(batch.prompt_NxP) != 0).sum() + np.asarray(batch.real_NxT)[:, :3].sum())

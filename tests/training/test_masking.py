@@ -32,8 +32,8 @@ def bits(tree):
 
 
 @pytest.mark.parametrize("optimizer, storage", [
-    ("adamw", "float32"), ("sgd", "bfloat16"),
-    pytest.param("adamw", "bfloat16", marks=pytest.mark.slow), pytest.param("sgd", "float32", marks=pytest.mark.slow)])
+    ("adamw", "bfloat16"), *(pytest.param(*x, marks=pytest.mark.slow) for x in (
+        ("adamw", "float32"), ("sgd", "bfloat16"), ("sgd", "float32")))])
 def test_frozen_entries_keep_their_bits_and_kept_ones_move(make, optimizer, storage):
     run = make("cross_entropy", "sft", optimizer=optimizer, storage=storage)
     spec = dataclasses.replace(run.spec, optimizer=(("name", optimizer), *((("weight_decay", 0.1),) if optimizer == "adamw"

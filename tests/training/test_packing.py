@@ -54,7 +54,7 @@ def test_every_token_is_there_once_and_answers_count():
         packing.pack(prompt[:1], np.full((1, 5), 3, np.int32), PAD, (END,), 1)
 
 
-@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize("microbatches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_step_on_packed_rows_is_the_step_on_padded_ones(microbatches):
     prompt, answer = demonstrations(10)
     params = jax.tree.map(lambda w: 2 * w, models.init(MODEL, jax.random.key(0)))

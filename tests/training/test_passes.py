@@ -55,5 +55,5 @@ def test_mixed_inputs_are_the_policy_s_guesses_and_carry_no_gradient(feed):
         expected.append(jnp.take_along_axis(jax.nn.log_softmax(out), batch.completion_NxT[n][:, None], -1)[:, 0])
     got = compiled.view(whole, run.params, batch).mixed_logp_NxT[:2]
     np.testing.assert_allclose(got, jnp.stack(expected), atol=2e-5)
-    slope = jax.grad(lambda p: step.view(whole, p, batch).mixed_logp_NxT.sum())(run.params)
+    slope = jax.jit(jax.grad(lambda p: step.view(whole, p, batch).mixed_logp_NxT.sum()))(run.params)
     assert not np.any(slope["embed"]) and np.any(slope["head"])

@@ -11,6 +11,7 @@ from jaxpost import curricula, models, objectives, training
 from jaxpost.training import reformulating
 from jaxpost.training.reformulating import Reformulation
 from jaxpost.training.second import Rows
+from tests import compiled
 from tests.training.conftest import NOISY, TASK
 
 G, V = 2, 4
@@ -73,11 +74,11 @@ def test_without_clipping_guided_answers_give_the_policy_gradient_of_the_bare_pr
 def test_rows_of_a_step_have_the_likelihood_that_they_were_drawn_with(feed):
     run = feed("egsr", task=dataclasses.replace(NOISY, verify=lambda problem, tokens_T: jnp.float32(0)))
     batch, metrics, _ = run.batch(run.member, run.state, None)
-    problems, prompt, *_ = run.source.rollout(run.params, run.member.seed, run.state.step, {})
+    problems, prompt, *_ = run.rollout(run.params, run.member.seed, run.state.step, {})
     assert float(metrics["guided_groups"][0]) == 4 and float(metrics["guided_reward"][1]) == 4
-    solution = jax.vmap(lambda p: run.task.oracle(p, None))(problems)
+    solution = jax.jit(jax.vmap(lambda p: run.task.oracle(p, None)))(problems)
     context = reformulating.in_sight(solution, prompt, run.task)
-    logits = [models.token_logits(run.model, run.params, x, batch.completion_NxT) for x in (context, prompt)]
+    logits = [compiled.token_logits(run.model, run.params, x, batch.completion_NxT) for x in (context, prompt)]
     said = [np.take_along_axis(np.asarray(jax.nn.log_softmax(x)), np.asarray(batch.completion_NxT)[..., None], -1)[..., 0]
             for x in logits]
     first = (np.arange(16) % 4 == 0)[:, None]

@@ -26,7 +26,7 @@ ANSWERED = dataclasses.replace(PLAIN, role=lambda tokens_T: jnp.zeros_like(token
 COLUMN = np.asarray([roles.PLAN, roles.THINK, roles.ANSWER, roles.ANSWER])
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "grpo"])
+@pytest.mark.parametrize("name", [pytest.param("cross_entropy", marks=pytest.mark.slow), "grpo"])
 def test_answers_alone_leave_every_bit_as_it_is(feed, name):
     ends = []
     for task in (PLAIN, ANSWERED):
@@ -58,7 +58,7 @@ def test_weights_and_metrics_follow_the_roles(feed, name, parts, weight):
 
 def test_a_mixture_of_tasks_with_and_without_roles():
     short, long = ROLED, tasks.get("addition", digits=2)
-    batch = training.Demonstrations(((short, 2), (long, 2))).batch(
+    batch = jax.jit(training.Demonstrations(((short, 2), (long, 2))).batch)(
         training.Member(jnp.uint32(0), training.Scalars(1e-3, 0.0, False)), _at_step_0(), None)[0]
     np.testing.assert_array_equal(batch.role_NxT, [[*COLUMN, 0]] * 2 + [[0] * 5] * 2)
 

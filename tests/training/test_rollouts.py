@@ -11,6 +11,7 @@ from jaxpost import curricula, models, objectives, tasks, training
 from jaxpost.models import Completions
 from jaxpost.objectives import rewards
 from jaxpost.objectives.rewards import Reward
+from tests import compiled
 
 EOS = tasks.vocab.EOS
 
@@ -31,7 +32,7 @@ def test_the_last_rows_of_a_group_are_the_oracles_answers(feed, shown):
     assert (grouped["prompt_NxP"] == grouped["prompt_NxP"][:, :1]).all()
     problems, *_ = run.rollout(run.state.params, run.member.seed, run.state.step, {})
     problems = jax.tree.map(lambda x: x[::4], problems)
-    answer_BxT = np.asarray(jax.vmap(run.task.oracle)(problems, jax.random.split(jax.random.key(0), 4)))
+    answer_BxT = np.asarray(jax.jit(jax.vmap(run.task.oracle))(problems, jax.random.split(jax.random.key(0), 4)))
     own = slice(4 - shown, 4)  # addition has one answer a problem
     np.testing.assert_array_equal(grouped["completion_NxT"][:, own], np.repeat(answer_BxT[:, None], shown, 1))
     np.testing.assert_array_equal(grouped["mask_NxT"][:, own], grouped["completion_NxT"][:, own] != tasks.vocab.PAD)
@@ -76,7 +77,7 @@ def test_the_permuted_control_shuffles_sampled_rows_only(feed):
     batch = run.batch(run.member, run.state, None)[0]
     made = Completions(batch.completion_NxT, batch.behaviour_NxT, batch.mask_NxT)
     reward = np.random.default_rng(0).normal(size=48).astype(np.float32)
-    rows = run.source.rows_of(batch.prompt_NxP, made, jnp.asarray(reward), permuting(run), run.state, None)
+    rows = run.rows_of(batch.prompt_NxP, made, jnp.asarray(reward), permuting(run), run.state, None)
     before, after = reward.reshape(6, 8), np.asarray(rows.reward_N).reshape(6, 8)
     np.testing.assert_array_equal(before[:, 6:], after[:, 6:])
     np.testing.assert_array_equal(np.sort(before[:, :6]), np.sort(after[:, :6]))
@@ -85,12 +86,11 @@ def test_the_permuted_control_shuffles_sampled_rows_only(feed):
 
 def test_the_permutation_is_another_one_in_every_group_step_and_seed(feed):
     run = feed("grpo", prompts=6, group=8)
-    batch = run.batch(run.member, run.state, None)[0]
-    made = Completions(batch.completion_NxT, batch.behaviour_NxT, batch.mask_NxT)
+    made = Completions(jnp.ones((48, 4), jnp.int32), -jnp.ones((48, 4)), jnp.ones((48, 4)))
 
     def order(step, seed):
         member, state = permuting(run)._replace(seed=jnp.uint32(seed)), run.state._replace(step=jnp.int32(step))
-        rows = run.source.rows_of(batch.prompt_NxP, made, jnp.tile(jnp.arange(8.0), 6), member, state, None)
+        rows = run.rows_of(jnp.ones((48, 7), jnp.int32), made, jnp.tile(jnp.arange(8.0), 6), member, state, None)
         return [tuple(x) for x in np.asarray(rows.reward_N).reshape(6, 8).tolist()]
 
     first = order(3, 1)
@@ -104,7 +104,7 @@ def test_rows_without_an_end_token_are_truncated(feed, wanting):
     tokens[ended, 1], tokens[ended, 2:] = EOS, 0
     mask = jnp.asarray((tokens != 0).astype(np.float32))
     made = Completions(jnp.asarray(tokens), -mask, mask)
-    batch = run.source.rows_of(jnp.ones((16, 7), jnp.int32), made, jnp.zeros(16), run.member, run.state, None)
+    batch = run.rows_of(jnp.ones((16, 7), jnp.int32), made, jnp.zeros(16), run.member, run.state, None)
     np.testing.assert_array_equal(batch.truncated_N, ~ended)
 
 
@@ -114,7 +114,7 @@ def test_any_of_several_end_tokens_is_an_end(feed, wanting):
     tokens = np.tile(np.asarray([[3, EOS, 0, 0], [3, 6, 0, 0], [3, 3, 3, 7], [3, 3, 3, 3]], np.int32), (4, 1))
     mask = jnp.asarray((tokens != 0).astype(np.float32))
     made = Completions(jnp.asarray(tokens), -mask, mask)
-    batch = source.rows_of(jnp.ones((16, 7), jnp.int32), made, jnp.zeros(16), run.member, run.state, None)
+    batch = jax.jit(source.rows_of)(jnp.ones((16, 7), jnp.int32), made, jnp.zeros(16), run.member, run.state, None)
     np.testing.assert_array_equal(batch.truncated_N, [0, 0, 0, 1] * 4)
 
 
@@ -132,7 +132,7 @@ def test_informative_groups_are_kept_in_the_order_drawn(feed, reward_BxG, kept, 
     assert run.source.rows == 4 and run.source.sampled == 12
     tokens = jnp.arange(12, dtype=jnp.int32)[:, None] + 5 + jnp.zeros((1, 4), jnp.int32)
     made = Completions(tokens, -jnp.ones((12, 4)), jnp.ones((12, 4)))
-    rows = run.source.rows_of(jnp.ones((12, 7), jnp.int32), made, jnp.asarray(reward_BxG, jnp.float32).reshape(-1), run.member,
+    rows = run.rows_of(jnp.ones((12, 7), jnp.int32), made, jnp.asarray(reward_BxG, jnp.float32).reshape(-1), run.member,
                               run.state, None)
     expected = [2 * b + g for b in kept for g in range(2)]
     np.testing.assert_array_equal(rows.completion_NxT[:, 0] - 5, expected)
@@ -150,7 +150,7 @@ def test_a_demonstration_does_not_make_a_group_informative(feed):
     tokens = jnp.arange(9, dtype=jnp.int32)[:, None] + 5 + jnp.zeros((1, 4), jnp.int32)
     made = Completions(tokens, -jnp.ones((9, 4)), jnp.ones((9, 4)))
     reward_N = jnp.asarray([0, 0, 1, 0, 1, 1, 1, 1, 1.0])
-    rows = run.source.rows_of(jnp.ones((9, 7), jnp.int32), made, reward_N, run.member, run.state, None)
+    rows = run.rows_of(jnp.ones((9, 7), jnp.int32), made, reward_N, run.member, run.state, None)
     np.testing.assert_array_equal(rows.completion_NxT[:, 0] - 5, [3, 4, 5])
     np.testing.assert_array_equal(rows.mask_NxT[:, 0], [1, 1, 1])
 
@@ -196,10 +196,10 @@ def test_the_greedy_baseline_is_the_reward_of_the_argmax_decode(feed):
     prompt, N, T = prompt_NxP[::4], 4, run.task.completion_len
     tokens, done = np.zeros((N, T), np.int32), np.zeros(N, bool)
     for t in range(T):
-        logits = models.teacher_forced(run.model, run.state.params, prompt, jnp.asarray(tokens)).logits[:, t]
+        logits = compiled.token_logits(run.model, run.state.params, prompt, jnp.asarray(tokens))[:, t]
         tokens[:, t] = np.where(done, tasks.vocab.PAD, np.argmax(logits, axis=-1))
         done |= tokens[:, t] == EOS
-    expected = jax.vmap(run.task.verify)(first, jnp.asarray(tokens))
+    expected = jax.jit(jax.vmap(run.task.verify))(first, jnp.asarray(tokens))
     np.testing.assert_array_equal(batch.outside_N, np.repeat(expected, 4))
 
 

@@ -219,7 +219,7 @@ def test_gradients_of_examples_are_mapped_and_ghosts_refused(params, batch):
     with pytest.raises(ValueError, match="mixture of experts has none; take gradients.sums.per_example"):
         gradient_ghost.Ghost(of_rows).per_example(params, batch, 2)
     found = jax.jit(lambda p, b: gradient_sums.per_example(loss, p, b, 2, intervals=False, gsnr=False))(params, batch)
-    grads = jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batch)
+    grads = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(params, batch)
     squares = sum(np.asarray(g, np.float64).reshape(4, -1).__pow__(2).sum(1) for g in jax.tree.leaves(grads))
     np.testing.assert_allclose(np.asarray(found.square_mxT).sum(axis=1), squares, rtol=1e-5)
 

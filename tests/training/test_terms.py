@@ -15,8 +15,7 @@ def after(run, objective, microbatches=1):
     spec = dataclasses.replace(run.spec, objective=objective, microbatches=microbatches)
     source = dataclasses.replace(run.source, spec=spec)
     state = training.create(spec, run.params, {})
-    batch = jax.jit(lambda s: source.batch(run.member, s, None)[0])(state)
-    return jax.jit(lambda s, b: training.train_step(spec, s, b, run.member.scalars))(state, batch)
+    return jax.jit(lambda s: training.one_step(source, spec, run.member, s, None))(state)
 
 
 @pytest.mark.parametrize("microbatches", [pytest.param(1, marks=pytest.mark.slow), 2])

@@ -46,6 +46,8 @@ def test_the_first_gradient_of_the_head_in_closed_form(feed, in_float64):
 def test_the_critic_learns_beside_the_policy(feed):
     run = feed("ppo", minibatches=2)
     state, metrics = run.step(run.member, run.state, run.params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics)) and int(state.step) == 1
+    assert np.abs(state.params["head"] - run.state.params["head"]).max() > 0
     assert np.abs(np.asarray(state.params["value"])).max() > 0
     assert float(metrics["value_loss"][0]) > 0
 
@@ -56,4 +58,4 @@ def test_a_view_without_a_head_says_what_is_missing(feed):
     with pytest.raises(ValueError, match="'ppo' needs a value head.*value_head=True"):
         compiled.view(run.spec, run.params, batch, run.params)
     model = dataclasses.replace(run.model, value_head=False)
-    assert models.teacher_forced(model, run.params, batch.prompt_NxP, batch.completion_NxT).taps == {}
+    assert jax.eval_shape(lambda: models.teacher_forced(model, run.params, batch.prompt_NxP, batch.completion_NxT).taps) == {}

@@ -1,6 +1,7 @@
 """The full batch: every problem of a split at every step, and gradient descent on it without sampling noise."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -15,14 +16,17 @@ TASK = tasks.get("modular", modulus=5, train_fraction=0.6)
 MODEL = models.TransformerConfig(vocab=TASK.vocab_size, width=8, layers=1, heads=1, kv_heads=1, head_dim=8, ff=8)
 SPEC = training.StepSpec(MODEL, objectives.get("cross_entropy"), (("name", "adamw"),))
 
+PARAMS = functools.cache(lambda: models.init(MODEL, jax.random.key(0)))
+
 
 def state():
-    return training.create(SPEC, models.init(MODEL, jax.random.key(0)), {})
+    return training.create(SPEC, PARAMS(), {})
 
 
 def test_every_step_and_seed_has_every_row_of_the_split_once():
     source = training.WholeTable(TASK, tokens=1)
-    rows = [source.batch(training.Member(seed, training.Scalars(1e-3)), state()._replace(step=jnp.int32(step)), None)[0]
+    made = jax.jit(source.batch)
+    rows = [made(training.Member(jnp.uint32(seed), training.Scalars(1e-3)), state()._replace(step=jnp.int32(step)), None)[0]
             for seed, step in ((1, 0), (2, 7))]
     shown = tasks.table(TASK, "train")
     for batch in rows:
@@ -48,7 +52,7 @@ def test_a_step_descends_the_mean_loss_of_the_whole_table():
 
     member = training.Member(jnp.uint32(3), training.Scalars(1e-3))
     _, measured = jax.jit(lambda s: training.one_step(source, SPEC, member, s, None))(before)
-    loss, grads = jax.value_and_grad(mean_loss)(before.params)
+    loss, grads = jax.jit(jax.value_and_grad(mean_loss))(before.params)
     assert float(measured["loss"][0] / measured["loss"][1]) == pytest.approx(float(loss), rel=1e-5)
     norm = float(jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads))))
     assert float(measured["grad_norm"][0]) == pytest.approx(norm, rel=1e-5)
@@ -85,7 +89,7 @@ def test_the_rows_are_an_argument_of_the_program_and_no_constant_of_it():
 def test_what_aligned_models_say_is_filled_in_parts():
     spec = dataclasses.replace(SPEC, objective=objectives.get("poft"), microbatches=3)
     source, reference = training.WholeTable(TASK, spec=spec), models.init(MODEL, jax.random.key(1))
-    batch = source.batch(training.Member(jnp.uint32(3), training.Scalars(1e-3)), state(), reference)[0]
+    batch = jax.jit(source.batch)(training.Member(jnp.uint32(3), training.Scalars(1e-3)), state(), reference)[0]
     logits = compiled.token_logits(MODEL, reference, batch.prompt_NxP, batch.completion_NxT)
     logp = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(batch.completion_NxT)[..., None], 2)[..., 0]
     np.testing.assert_allclose(batch.outside_N, logp.mean(axis=1), atol=1e-5)  # every token counts

@@ -13,6 +13,7 @@ from jaxpost.objectives import Batch
 from jaxpost.probes.gradients import conflict as gradient_conflict
 from jaxpost.probes.gradients import sums as gradient_sums
 from jaxpost.training.step import view
+from tests import compiled
 
 MODEL = models.TransformerConfig(vocab=tasks.vocab.SIZE, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, ff=16)
 
@@ -34,17 +35,17 @@ def batch(params, spec, seed, rows=8):
     prompt, completion = (jnp.asarray(rng.integers(1, MODEL.vocab, size=(rows, n)), jnp.int32) for n in (3, 4))
     mask = jnp.asarray(np.arange(4)[None] < rng.integers(1, 5, size=rows)[:, None], jnp.float32)
     found = Batch(prompt, completion, mask, reward_N=jnp.asarray(rng.integers(0, 2, size=rows), jnp.float32))
-    found = found._replace(behaviour_NxT=training.token_logp(spec, params, found))
-    return spec.objective.balance(spec.objective.prepare(found, spec.group))
+    found = found._replace(behaviour_NxT=compiled.token_logp(spec, params, found))
+    return jax.jit(lambda x: spec.objective.balance(spec.objective.prepare(x, spec.group)))(found)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "grpo"])
+@pytest.mark.parametrize("name", [pytest.param("cross_entropy", marks=pytest.mark.slow), "grpo"])
 def test_gradients_of_prepared_rows_add_up_to_that_of_the_step(name):
     params = models.init(MODEL, jax.random.key(0))
     spec, loss = example_loss(name)
     rows = batch(params, spec, 0)
     total, square_mxT = jax.jit(lambda p, r: gradient_sums.first_pass(loss, p, r, 4))(params, rows)
-    whole = jax.grad(lambda p: spec.objective.loss(view(spec, p, rows), rows, {})[0])(params)
+    whole = jax.jit(jax.grad(lambda p: spec.objective.loss(view(spec, p, rows), rows, {})[0]))(params)
     scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(whole))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale), total, whole)
     assert square_mxT.shape == (8, len(gradient_sums.inventory(params))) and float(square_mxT.sum()) > 0

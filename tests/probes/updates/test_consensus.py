@@ -137,6 +137,7 @@ def test_the_order_of_runs_does_not_matter(blind):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-6)
 
 
+@pytest.mark.slow  # of another probe of updates: test_fixed_spectrum.py
 def test_sidecar_and_offline_give_the_same_bits():
     check_lanes(PROBE, INFOS, W0, runs(n=2))
 

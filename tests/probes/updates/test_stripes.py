@@ -166,6 +166,7 @@ def test_bf16_masters_use_the_calibrated_law():
     assert np.mean([r["null_lo"] <= r["value"] <= r["null_hi"] for r in found]) > 0.85
 
 
+@pytest.mark.slow  # of another probe of updates: test_fixed_spectrum.py
 def test_sidecar_and_offline_give_the_same_bits():
     check_lanes(PROBE, INFOS, W0, update())
 

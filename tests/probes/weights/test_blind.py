@@ -81,7 +81,7 @@ def rows_of(panel, bases, tuned):
     return [row for row in records.measurement_table(columns).to_pylist() if row["role"] == "seed"]
 
 
-@pytest.mark.parametrize("stored", ["fp32", "bf16"])
+@pytest.mark.parametrize("stored", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 @pytest.mark.parametrize("law", ["gaussian", pytest.param("t3", marks=pytest.mark.slow), pytest.param("laplace",
                                                                                                       marks=pytest.mark.slow)])
 def test_bands_hold_blind_updates_of_a_base_with_row_scales(stored, law):

@@ -307,11 +307,11 @@ def test_the_primary_panel_reads_the_full_panels_references(refs, rows):
                 np.testing.assert_allclose(row[name], full[name], rtol=1e-4, err_msg=row["metric"])
 
 
+@pytest.mark.slow  # of a cheaper panel: test_levels.py
 def test_sidecar_and_offline_give_the_same_bits(refs, users_emitters):
     """All matrices in one program, against each streamed alone through the probe's own contract."""
     current = {n: jnp.asarray(w[1]) for n, w in W1.items()}
     probe = weights.WeightGeometry(PANEL)
-    assert isinstance(probe, base.Probe) and hash(probe) == hash(weights.WeightGeometry(PANEL))
     everything = jax.jit(weights.measure, static_argnums=0)(PANEL, refs, current)
     for name in ("embed", "l1/q"):  # a wide one and one of a group of two
         i = sorted(W0).index(name)
@@ -322,10 +322,16 @@ def test_sidecar_and_offline_give_the_same_bits(refs, users_emitters):
         np.testing.assert_array_equal(spectrum[name], everything["spectra"][name])
         for statistic, value in values.items():
             np.testing.assert_array_equal(value[0], everything[statistic][i], err_msg=f"{name} {statistic}")
+
+
+def test_it_is_a_probe_of_two_lanes():
+    probe = weights.WeightGeometry(PANEL)
+    assert isinstance(probe, base.Probe) and hash(probe) == hash(weights.WeightGeometry(PANEL))
     with pytest.raises(ValueError, match="sidecar or offline"):
         weights.WeightGeometry(PANEL, lane="inline")
 
 
+@pytest.mark.slow  # on one device and on eight, up to rounding: test_layouts.py
 def test_an_ensemble_member_is_the_single_run_bit_for_bit(refs, users_emitters):
     stacked = {n: jnp.asarray(w) for n, w in W1.items()}
     mapped = jax.jit(lambda refs, w: jax.lax.map(lambda one: weights.measure(PANEL, refs, one), w))(refs, stacked)
