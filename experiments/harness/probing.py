@@ -302,8 +302,9 @@ def predict(session: Session, measured: Sequence[probes.Probe], given: Mapping, 
         raise UserError(f"{error} (--config.measure.budget)") from error
 
 
-def prices_of(reference: str) -> tuple[dict[str, float], list[price.Priced], float]:
-    """(probe id -> seconds of a measurement, a line a chosen probe, seconds of a train step) of a config; nothing is run.
+def prices_of(reference: str) -> tuple[dict[str, float | str], list[price.Priced], float]:
+    """(probe id -> seconds of a measurement or why it refuses, a line a chosen probe, seconds of a train step) of a config;
+    nothing is run.
 
     The step is counted from its program, not timed.
 
@@ -328,15 +329,17 @@ def prices_of(reference: str) -> tuple[dict[str, float], list[price.Priced], flo
     return _prices_of_all(subject(setup.suite), given), lines, step
 
 
-def _prices_of_all(measured: catalog.Subject, given: Mapping) -> dict[str, float]:
-    """probe id -> seconds, of every probe of the catalogue that these problems can be read with."""
+def _prices_of_all(measured: catalog.Subject, given: Mapping) -> dict[str, float | str]:
+    """probe id -> seconds, of every probe of the catalogue that can be made here, or why it refuses, such as where problems
+    have no reasoning that could be interrupted.
+    """
     prices = {}
     for row in catalog.CATALOG.values():
         if row.make and all(getattr(measured, field) is not None for field in row.takes):
             try:
                 prices[row.id] = price.one(catalog.get(row.id, subject=measured), given)[1]
-            except ValueError:  # refused, such as where problems have no reasoning that could be interrupted
-                continue
+            except ValueError as error:
+                prices[row.id] = f"refused: {error}"
     return prices
 
 

@@ -48,15 +48,16 @@ def nulls_of(row: Entry) -> list[str]:
                               for name in example(row).metrics))
 
 
-def catalogue(seconds: Mapping[str, float], of: str) -> Table:
+def catalogue(seconds: Mapping[str, float | str], of: str) -> Table:
     """Every row with id, papers, needs, lane, null and the predicted seconds of one measurement of one policy.
 
     Args:
-      seconds: id -> seconds, of the rows that were priced; of: what they were priced on.
+      seconds: id -> seconds, of the rows that were priced, or why a row cannot be measured; of: what they were priced on.
     """
     view = Table("id", "paper", "needs", "lane", "null", "predicted", title=f"probes, priced on {of}", show_lines=True)
     for row in rows():
-        cost = f"{seconds[row.id]:.2g} s" if row.id in seconds else row.where or f"needs {row.takes[0]}"
+        cost = seconds.get(row.id, row.where or f"needs {', '.join(row.takes)}")
+        cost = cost if isinstance(cost, str) else f"{cost:.2g} s"
         view.add_row(row.id, "; ".join(papers_of(row)) or "-", needs_of(row), example(row).lane,
                      "; ".join(nulls_of(row)) or "-", cost)
     return view
