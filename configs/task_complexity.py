@@ -14,6 +14,10 @@ Reads:     the measure was made for images. Distances between token sequences ti
            classes as answers in the draw it depends on the number of problems: compare tasks at one number, not with the paper.
 Differs from the paper in: one-hot tokens instead of pixels; the margin is the smallest one of the draw, without its
            extreme-value fit.
+Came out:  (bundle 599b2c734b64) dimension does not order these tasks: rank correlation +0.21 [+0.16, +0.27], p = 0.3 of the
+           permutations, INCONCLUSIVE. A third digit of addition takes 1.45 [1.39, 1.51] decimal orders more, SUPPORTED; a
+           fourth node of chains 1.7 [1.3, 2.1] fewer, CONTRADICTED: 2,048 of its far more problems lie further apart, a margin
+           of 2.1 instead of 1.4. Half of the problems change an estimate by 0.1 to 1.6: these are figures of a sample size.
 Left out:  slabs and facts of the first claim, after a first run in which they had no value: 2,048 problems of slabs leave
            nothing open, and nearly all distances between the two tokens of facts tie (a dimension of 650).
 """
@@ -22,7 +26,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured in its default form"
+RUN_TIME = "5 min on one CPU core (smoke 20 s)"
 BITS = "task.inductive_bias_complexity"
 
 # Written before the run; their hash enters the manifest before the first draw.
