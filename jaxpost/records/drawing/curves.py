@@ -100,7 +100,7 @@ def sparsity_tolerance(table: pa.Table, arrays: dict) -> Drawn:
     if len({tol for _, tol in points}) < 2:
         raise Missing("weight.sparsity.abs was measured at fewer than two tolerances")
     styles = arm_styles([row["arm"] for row, _ in points])
-    families = {"RL": [a for a in styles if a.startswith("rlvr")], "SFT": [a for a in styles if a.startswith("sft")]}
+    families = {"RL": [a for a in styles if a.startswith(("rlvr", "grpo"))], "SFT": [a for a in styles if a.startswith("sft")]}
     families["controls"] = [a for a in styles if a not in families["RL"] + families["SFT"]]
     families = {name: arms for name, arms in families.items() if arms}
     figure, axes = panels(len(families), 3, 2.7, sharey=True, sharex=True)

@@ -10,7 +10,18 @@ import pyarrow as pa
 from safetensors.numpy import load_file
 
 from jaxpost.records import storage
-from jaxpost.records.drawing import changes, curves, layers, maps, pairs, policy, progress, responses, trajectories
+from jaxpost.records.drawing import (
+    changes,
+    curves,
+    layers,
+    maps,
+    pairs,
+    policy,
+    progress,
+    reasoning,
+    responses,
+    trajectories,
+)
 from jaxpost.records.drawing.alt import seen
 from jaxpost.records.drawing.curves import Drawn, Missing
 from jaxpost.records.drawing.style import RC, label_log_axes
@@ -19,6 +30,7 @@ from jaxpost.records.tabulating.variants import of_pairs, summarised
 # name -> (title, draw): the order of the report.
 FIGURES: dict[str, tuple[str, Callable[[pa.Table, dict], Drawn]]] = {
     "learning_curves": ("Learning", policy.learning_curves),
+    "reasoning": ("Success by how much reasoning there is", reasoning.reasoning),
     "forgetting": ("Forgetting against learning", policy.forgetting),
     "sparsity_tolerance": ("Update sparsity against tolerance", curves.sparsity_tolerance),
     "against_update_norm": ("At equal distance from the base", curves.against_update_norm),
