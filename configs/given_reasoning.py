@@ -15,7 +15,11 @@ Reads:     an answer behind another problem's reasoning comes from that reasonin
            the prompt (near 0): the two answers differ wherever it is counted.
 Differs from the paper in: parts of one written reasoning instead of plans, subproblems and facts that people wrote; a small
            transformer and one task; what is given stands in the answer, not in the prompt.
-Came out:  not run in its default form.
+Came out:  (bundle a0f21264bcc5, 5 seeds) half of the own reasoning is worth +0.141 [+0.062, +0.219] more than half of another
+           problem's, SUPPORTED, and after GRPO +0.592 [+0.439, +0.745] more than with permuted rewards, SUPPORTED. At equal
+           success GRPO follows another problem's reasoning as often as SFT, +0.005 [-0.015, +0.025], INCONCLUSIVE. Whole
+           reasoning is carried out alike, +0.0026 [-0.0017, +0.0068]: within the margin, read from the bundle's rows, since
+           the commit of that run read no statistic with several shares at equal success.
 Learning rate: the default of rlvr_sparsity's pilot, the same for all arms, not tuned here.
 """
 
@@ -23,7 +27,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "not measured in its default form"
+RUN_TIME = "17 min on one CPU core (smoke 4 CPU minutes)"
 
 
 def _claim(name, statement, arms, metric="policy.success_given_reasoning", share=None, **fields):

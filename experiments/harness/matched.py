@@ -55,12 +55,11 @@ def path(series: Mapping, **wanted) -> tuple[np.ndarray, np.ndarray]:
     if len(matching) != 1:
         raise KeyError(f"{len(matching)} series match {wanted}")
     return (np.asarray([r["step"] for r in matching[0]], float),
-            np.asarray([_number(r["value"]) for r in matching[0]], float))
+            np.asarray(_values(matching[0]), float))
 
 
-def _single(series: Mapping, metric: str, split: str | None) -> bool:
-    """Whether there is one series of a metric on a split."""
-    return sum((key[0], key[_KEY.index("split")]) == (metric, split) for key in series) == 1
+def _values(rows: Sequence[Mapping]) -> list[float]:
+    return [_number(row["value"]) for row in rows]
 
 
 def update_norm(series: Mapping) -> np.ndarray:
@@ -133,8 +132,8 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
     """What else a policy does where each run first had the target success on one split, linear between measured steps.
 
     Args:
-      on: the split on which the runs are matched; read: what is read there, (metric, split or None), of the runs that have one
-        such series.
+      on: the split on which the runs are matched; read: what is read there, (metric, split or None), every variant of it that
+        a run and its start have at the steps of success.
       before: arm -> the arm whose end it starts from; those that are not there start from the base.
       metric: what success is. level: a run's curve of it -> what the run can do, its last value or its best.
 
@@ -144,23 +143,25 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
     runs = collected.of(arms, base)
     start = collected.of([*{before.get(arm, "base") for arm in arms}], base)
 
-    def curve(arm, seed, series, metric, split):
-        first = path(start[before.get(arm, "base"), seed], metric=metric, split=split)[1][-1:]
-        return np.concatenate([first, path(series, metric=metric, split=split)[1]])
+    def began(run):
+        arm, seed = run
+        return start[before.get(arm, "base"), seed]
 
-    reached = {run: curve(*run, series, metric, on) for run, series in runs.items()}
-    target = min(float(level(success)) for success in reached.values())
+    def success(series):
+        return path(series, metric=metric, split=on)[1]
+
+    reached = {run: np.concatenate([success(began(run))[-1:], success(series)]) for run, series in runs.items()}
+    target = min(float(level(values)) for values in reached.values())
     place = {"at": "matched_success", "among": among} | ({"on": on} if on != "id" else {})
     rows = []
     for run, series in runs.items():
-        for other, split in read:
-            if not all(_single(x, other, split) for x in (series, start[before.get(run[0], "base"), run[1]])):
+        for key, points in series.items():
+            if (key[0], key[_KEY.index("split")]) not in read or key not in began(run):
                 continue
-            new, old = reached[run], curve(*run, series, other, split)
-            value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear in success: the logarithm undoes the exp
-            key = next(k for k in series if k[0] == other and dict(zip(_KEY, k))["split"] == split)
-            last = series[key][-1]
-            rows.append(_row(last, place, {"value": value, "null_value": _number(last["null_value"])}))
+            new, old = reached[run], np.asarray(_values([began(run)[key][-1], *points]), float)
+            if len(new) == len(old):
+                value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear: the logarithm undoes the exp
+                rows.append(_row(points[-1], place, {"value": value, "null_value": _number(points[-1]["null_value"])}))
     return _columns(rows), target
 
 

@@ -95,19 +95,24 @@ def test_matched_success_reads_the_old_task_where_the_new_one_was_first_reached(
     assert got["a"][0] == pytest.approx(0.85) and got["b"][0] == pytest.approx(0.6)
 
 
-def test_another_statistic_is_read_at_matched_success_if_it_is_one_series(two_arms):
+def test_other_statistics_are_read_at_matched_success_each_variant_by_itself(two_arms):
     similarity = {"metric": "policy.similarity_per_input", "granularity": "policy", "split": "id", "role": "seed", "seed": 1,
                   "conditional_on": BASE, "params": "samples=8"}
     steps = [("base", 0, 0.1), *(("a", step, x) for step, x in ((1, 0.2), (2, 0.4), (4, 0.8))),
              *(("b", step, x) for step, x in ((1, 0.3), (2, 0.5), (4, 0.7)))]
     own = [similarity | {"arm": arm, "step": step, "value": x} for arm, step, x in steps]
-    several = [row | {"metric": "policy.ead", "params": f"samples={n}"} for row in own for n in (4, 8)]
+    ead = [row | {"metric": "policy.ead"} for row in own]
+    several = [row | {"params": f"samples={n}", "value": n * row["value"]} for row in ead for n in (4, 8)]
+    several += [row | {"params": "samples=2"} for row in ead if row["step"] in (0, 4)]  # not at every step
     runs = matched.Trajectories(table(two_arms.to_pylist(), own, several))
     read = (("policy.similarity_per_input", "id"), ("policy.ead", "id"), ("policy.ood_gap", "id"))
     columns, target = matched.at_matched_success(runs, ("a", "b"), BASE, "a+b", read=read)
     got = values(columns, "policy.similarity_per_input", "id")
     assert target == 0.6 and got["a"][0] == pytest.approx(0.4) and got["b"][0] == pytest.approx(0.7)
-    assert set(columns["metric"]) == {"policy.similarity_per_input"}
+    ead = {(arm, parse_params(params)["samples"]): value for metric, arm, params, value in zip(
+        *(columns[name] for name in ("metric", "arm", "params", "value")), strict=True) if metric == "policy.ead"}
+    assert ead == pytest.approx({("a", "4"): 1.6, ("a", "8"): 3.2, ("b", "4"): 2.8, ("b", "8"): 5.6})
+    assert set(columns["metric"]) == {"policy.similarity_per_input", "policy.ead"}
 
 
 @pytest.mark.parametrize("first, reached, wanted", [(0.5, 0.6, 0.7), (0.8, 0.2, 0.8)])
