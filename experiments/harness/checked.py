@@ -51,6 +51,7 @@ class Checked:
         claim_rules.check(self.claims, splits)
         claim_rules.require_curves(self.claims, self.last)
         probing.require(measured, compared, self.claims)
+        claim_rules.require_read(self.claims)
         probing.require_settings(config.probe, measured)
         metrics = probing.metrics_of(measured)
         self.gate = claim_rules.gates.named(config.gate, self.ends, metrics, splits)

@@ -20,11 +20,20 @@ equivalent or inconclusive (`stats.verdict`); an arm that its gate (`gates`) doe
 """
 
 from experiments.harness.claims import gates
-from experiments.harness.claims.checking import check, check_strength, fields, judgeable, placed, require_arms, require_curves
+from experiments.harness.claims.checking import (
+    check,
+    check_strength,
+    fields,
+    judgeable,
+    placed,
+    require_arms,
+    require_curves,
+    require_read,
+)
 from experiments.harness.claims.curves import curves, values
 from experiments.harness.claims.gates import End
 from experiments.harness.claims.judging import judge, judging, statistic
 from experiments.harness.claims.terms import among, contrast, target
 
 __all__ = ["End", "among", "check", "check_strength", "contrast", "curves", "fields", "gates", "judge", "judgeable", "judging",
-           "placed", "require_arms", "require_curves", "statistic", "target", "values"]
+           "placed", "require_arms", "require_curves", "require_read", "statistic", "target", "values"]

@@ -193,6 +193,17 @@ def require_curves(claims: Sequence[Mapping], last: Mapping[str, int]) -> None:
                             f"there is a curve{nearest(still[0], [arm for arm, step in last.items() if step])}")
 
 
+def require_read(claims: Sequence[Mapping]) -> None:
+    """Refuse a claim on a statistic that the comparisons at equal norm, KL or success do not read. Raises: UserError."""
+    for claim in claims:
+        for stated in (claim, *(part for field, part in _parts(claim) if field == "term")):
+            metric, at = (stated.get(field, claim[field]) for field in ("metric", "at"))
+            rooms = ("policy.",) if at == "matched_success" else ("weight.", "policy.")
+            if at in statistics.MATCHED and (not metric.startswith(rooms) or metric == "policy.loss_tokens"):
+                raise UserError(f"claim {claim['id']!r}: {metric} is not read at {at!r}; "
+                                f"{' and '.join(f'{room}*' for room in rooms)} are, without policy.loss_tokens")
+
+
 def _arms(claim: Mapping) -> tuple[str, ...]:
     return (*claim["arms"], *(stated["arm"] for _, stated in _parts(claim) if "arm" in stated))
 

@@ -141,3 +141,14 @@ def test_a_claim_needs_every_arm_that_it_names_and_curves_where_it_reads_one():
     for claim in (trend, mean):
         with pytest.raises(UserError, match="arm 'b' takes no step and has one measurement.*valid: a"):
             claims.require_curves([claim], {"a": 8, "b": 0})
+
+
+def test_what_is_not_read_at_a_matched_point_is_refused():
+    good = defaults.claim("c", "a claim", "policy.ead", ("a", "b"), at="matched_success")
+    term = {**good, "kind": "signed_sum", "terms": ((1, {"arm": "a", "metric": "fit.loss", "at": "matched_kl"}),)}
+    claims.require_read([good, {**good, "metric": "weight.update_norm", "at": "matched_norm"}])
+    for claim, message in (({**good, "metric": "weight.update_norm"}, "weight.update_norm is not read at 'matched_success'"),
+                           ({**good, "metric": "policy.loss_tokens"}, "without policy.loss_tokens"),
+                           (term, r"fit.loss is not read at 'matched_kl'; weight.\* and policy.\* are")):
+        with pytest.raises(UserError, match=message):
+            claims.require_read([claim])
