@@ -153,7 +153,7 @@ class PolicyGradient(Objective):
         Raises:
           ValueError: rows that G does not divide, or a field that `needs` names is missing.
         """
-        self.check(batch, group)
+        batch = self.check(batch, group)
         for field in ("reward_N", "behaviour_NxT"):
             self.require(getattr(batch, field) is not None, f"needs Batch.{field}, and the batch has none")
         self.require(group > 1 or self.lone_reward == "reward" or not self.compares,

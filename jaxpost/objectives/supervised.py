@@ -31,8 +31,7 @@ class RowObjective(Objective):
           ValueError: a field that `needs` names is missing.
         """
         del group, kl_coef, state
-        self.check(batch)
-        return batch
+        return self.check(batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,6 +124,30 @@ def test_jit_and_float32_agree_with_float64(name):
 
 
 @every_row
+def test_half_precision_in_is_summed_in_float32(name):
+    """More than 256 tokens and rows in bfloat16, against the same numbers in float64.
+
+    In float32 where a rule draws tokens by random numbers, which are others in float64.
+    """
+    draws = name in ("clip_cov", "spear")
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype.kind == "f" else x, given.rows(N=264))
+    objective = given.recipe(name)
+    with jax.enable_x64(not draws):
+        exact = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.bfloat16 else x, half)
+        view, batch = given.needed(objective, *exact)
+        s, count, _ = objective.loss(view, given.prepared(objective, batch), objective.init())
+    with jax.enable_x64(False):
+        view, batch = given.needed(objective, *half)
+        batch, state = given.prepared(objective, batch), objective.init()
+        half_s, half_count, _ = objective.loss(view, batch, state)
+        gradients = jax.grad(lambda v: objective.loss(v, batch, state)[0].sum())(view)
+    assert half_s.dtype == half_count.dtype == jnp.float32
+    np.testing.assert_allclose(half_count, count, rtol=2e-6)
+    np.testing.assert_allclose(half_s, s, rtol=2e-5, atol=2e-5 * np.abs(count).max())
+    assert {x.dtype for x in jax.tree.leaves(gradients)} == {jnp.dtype(jnp.bfloat16)}
+
+
+@every_row
 def test_a_missing_need_is_named_before_the_first_step(name):
     objective = given.recipe(name)
     _, batch = given.needed(objective, *given.rows())
