@@ -1,11 +1,12 @@
 """The table of rules: a name, the rule, and the settings that make it that row; `get` refuses what is not known."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from jaxpost import lookup
+from jaxpost import kinds, lookup
 from jaxpost.curricula.alp_gmm import AlpGmm, CovarGmm
 from jaxpost.curricula.arms import Dump, Sec, Tscl
 from jaxpost.curricula.base import Curriculum, Pooled, chain
@@ -99,13 +100,16 @@ def get(name: str, **settings) -> Curriculum:
     """A row of the table with settings replaced.
 
     Raises:
-      ValueError: a name or setting that is not known (the message has the nearest), or a value that the rule refuses.
+      ValueError: a name or setting that is not known (the message has the nearest), or a value of another kind than it is
+        declared, or that the rule refuses.
     """
     row = lookup.find("curriculum", name, RULES)
-    valid = takes(name)
+    valid, declared = takes(name), typing.get_type_hints(row.rule)
     for setting in settings:
         if setting not in valid:
             raise ValueError(f"curriculum {name!r}: setting {setting!r} is not known{nearest(setting, valid)}")
+        if refusal := kinds.refusal(settings[setting], declared[setting]):
+            raise ValueError(f"curriculum {name!r}: {setting}={settings[setting]!r}, {refusal}")
     try:
         return row.rule(**{**row.settings, **settings})
     except (TypeError, ValueError) as error:

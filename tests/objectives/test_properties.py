@@ -315,8 +315,22 @@ def test_every_row_names_its_paper():
     assert all(row["paper"] and row["family"] in ("sft", "preference", "rl", "hybrid") for row in objectives.table())
 
 
-def test_text_in_place_of_a_number_is_refused_by_its_part():
-    for name, parts in (("grpo", {"clip_low": "0.2"}), ("dpo", {"beta": "0.1"}), ("ift", {"detach_weights": "yes"})):
-        (key, value), = parts.items()
-        with pytest.raises(ValueError, match=f"objective '{name}': {key}='{value}' is text; expected a value like"):
-            objectives.get(name, **parts)
+@pytest.mark.parametrize("name, parts, expected", [
+    ("grpo", {"clip_low": "0.2"}, "a finite number or None; nearest valid: 0.2"),
+    ("grpo", {"sampler_cap": [2.0]}, "a finite number or None"), ("grpo", {"kl_coef": float("nan")}, "a finite number"),
+    ("grpo", {"clip_low": float("inf")}, "a finite number or None"),
+    ("dpo", {"beta": True}, "a finite number; nearest valid: 1.0"),
+    ("grpo", {"overlong_limit": 2.5}, "a whole number or None; nearest valid: 2"),
+    ("grpo", {"mask_truncated": 2}, "True or False"),
+    ("ift", {"detach_weights": "yes"}, "True or False; nearest valid: True"),
+    ("weighted_sft", {"role_weights": 1}, "a list or a table")])
+def test_a_value_of_another_kind_is_refused_by_its_part(name, parts, expected):
+    (key, value), = parts.items()
+    with pytest.raises(ValueError) as refused:
+        objectives.get(name, **parts)
+    assert str(refused.value) == f"objective '{name}': {key}={value!r}, expected {expected}"
+
+
+def test_every_row_is_of_the_kinds_that_it_declares():
+    for name, row in objectives.RECIPES.items():
+        objectives.get(name, **{part: getattr(row, part) for part in objectives.recipes.overrides(row)})
