@@ -26,6 +26,8 @@ def test_two_visits_of_a_step_are_one_whatever_their_order(order):
     rule = curricula.get("ghpo_next_visit", pool=4)
     np.testing.assert_array_equal(observed(rule, index[order], reward[order], used)["level_M"], [0, 0, 0, 1])
     np.testing.assert_array_equal(observed(rule, [3, 3], np.zeros((2, 2)), np.ones((2, 2)))["level_M"], [0, 0, 0, 1])
+    rule = curricula.get("adcl", pool=4, chunks=2)
+    np.testing.assert_allclose(observed(rule, index[order], reward[order], used)["score_M"], [0, 0.25, 0, 0])
 
 
 def test_a_missing_reward_of_a_row_that_does_not_count_is_not_read():
