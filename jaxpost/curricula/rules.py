@@ -13,6 +13,7 @@ from jaxpost.curricula.base import Curriculum, Pooled, chain
 from jaxpost.curricula.budgets import Cures, Gvm, Knapsack
 from jaxpost.curricula.clpo import Clpo
 from jaxpost.curricula.designer import Designer
+from jaxpost.curricula.dots import Dots
 from jaxpost.curricula.filters import D3s, D3sTokens, DifficultyFilter, Pods, VlCogito
 from jaxpost.curricula.goal_gan import GoalGan
 from jaxpost.curricula.hints import NextVisit, Scaffold
@@ -69,6 +70,7 @@ RULES = {
     "saturn": Row(Saturn),
     "adcl": Row(Adcl),
     "cures": Row(Cures),
+    "dots": Row(Dots),
     "pcl": Row(Pcl),
     "knapsack": Row(Knapsack),
     "gvm": Row(Gvm),
