@@ -20,7 +20,7 @@ from jaxpost.curricula.hints import NextVisit, Scaffold
 from jaxpost.curricula.length import LengthBudget
 from jaxpost.curricula.levels import Saturn, Staged
 from jaxpost.curricula.limits import Horizon, StagedLength
-from jaxpost.curricula.orders import Curry, Cyclical, Ordered
+from jaxpost.curricula.orders import Curry, Cyclical, CyclicalLosses, Ordered
 from jaxpost.curricula.progressive import ProgressiveContext, Sari
 from jaxpost.curricula.quota import Quota
 from jaxpost.curricula.randomised import Adr
@@ -66,6 +66,8 @@ RULES = {
     "progressive_context": Row(ProgressiveContext),
     "designer": Row(Designer),
     "cyclical": Row(Cyclical),
+    "cyclical_losses": Row(CyclicalLosses),
+    "cyclical_self_paced": Row(CyclicalLosses, {"self_paced": True}),
     "masked_spans": Row(Staged),
     "saturn": Row(Saturn),
     "adcl": Row(Adcl),

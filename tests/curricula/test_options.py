@@ -1,4 +1,4 @@
-"""What SEC and PLR learn and draw by under each of their options, and DOTS, against plain numpy.
+"""What SEC, PLR and cycles by losses learn and draw by under each of their options, and DOTS, against plain numpy.
 
 Feedback with an item drawn twice, rows that do not count, and NaN where nothing may be read.
 """
@@ -92,10 +92,54 @@ def test_dots_draws_by_the_distance_of_the_difficulty_from_a_half():
     np.testing.assert_allclose(frequencies(rule, state, lambda item: item), weight / weight.sum(), atol=4 * 0.5 / 4000**0.5)
 
 
+@pytest.mark.parametrize("name", ["cyclical_losses", "cyclical_self_paced"])
+def test_cycles_score_the_pool_in_steps_that_do_not_train(name):
+    """Eleven epochs of four or five steps, of which the first two score six problems in batches of four."""
+    steps, epochs = 48, (0.25, 0.5, 1, 0.5, 0.25, 0.5, 1, 0.5, 0.25, 0.5, 1)
+    rule, loss, rng, subsets = curricula.get(name, pool=M, steps=steps), np.ones(M), np.random.default_rng(0), {}
+    state = rule.init(jax.random.key(0))
+    for step in range(steps):
+        epoch = step * 11 // steps
+        within = step - min(s for s in range(steps) if s * 11 // steps == epoch)
+        key = jax.random.key(step)
+        state, plan = rule.sample(state, key, curricula.blank(key, B), Context(step))
+        scored = within < 2 and (epoch == 0 or name == "cyclical_self_paced")
+        index, loss_Bx1 = np.asarray(plan.index_B), rng.uniform(0.1, 2, (B, 1))
+        assert bool(plan.train) == (not scored)
+        state, _ = rule.observe(state, Feedback(step, plan, jnp.ones((B, 1)), loss_BxG=jnp.asarray(loss_Bx1)), Weights())
+        if scored:
+            np.testing.assert_array_equal(index, (within * B + np.arange(B)) % M)
+            loss[index] = loss_Bx1[:, 0]
+        else:
+            subsets.setdefault(epoch, set()).update(index)
+        np.testing.assert_allclose(state["loss_M"], loss, rtol=1e-6)
+    assert all(len(subset) <= max(1, int(epochs[epoch] * M)) for epoch, subset in subsets.items())
+
+
+@pytest.mark.parametrize("favours", ["easy", "hard", "exponential", "random"])
+def test_what_cycles_by_losses_favour(favours):
+    """The only item of a subset of one, over runs."""
+    loss = np.array([0.3, 1.0, 2.0])
+    rule = curricula.get("cyclical_losses", pool=3, steps=100, start=0.34, favours=favours, rate=0.8)
+    state = rule.init(jax.random.key(0)) | {"loss_M": jnp.asarray(loss)}
+    first = jax.jit(jax.vmap(lambda word: rule.sample(state | {"word": word}, jax.random.key(0), curricula.blank(
+        jax.random.key(0), 1), Context(5))[1].index_B[0]))
+    weight = {"easy": 1 / loss, "hard": loss, "exponential": np.exp(-0.8 * loss), "random": loss**0}[favours]
+    share = np.bincount(first(jnp.arange(4000, dtype=jnp.uint32)), minlength=3) / 4000
+    np.testing.assert_allclose(share, weight / weight.sum(), atol=4 * 0.5 / 4000**0.5)
+
+
+def test_cycles_that_scoring_leaves_no_step_to_train_are_refused():
+    rule = curricula.get("cyclical_self_paced", pool=M, steps=30)
+    with pytest.raises(ValueError, match="takes 2 steps, and 30 steps are 11 epochs of 2; nearest valid: 33 steps"):
+        rule.sample(rule.init(jax.random.key(0)), jax.random.key(0), curricula.blank(jax.random.key(0), B), Context(0))
+
+
 @pytest.mark.parametrize("name, settings, message", [
+    ("cyclical_losses", {"pool": 3, "steps": 9, "favours": "loss"}, "favours='loss'"),
     ("sec", {"draws": "epsilon"}, "draws='epsilon' is not known"), ("sec", {"learns": "progres"}, "did you mean 'progress'"),
     ("sec", {"floor": 0.0}, "floor=0.0"), ("plr", {"scored_by": "maxmc"}, "scored_by='maxmc' is not known"),
     ("dots", {"temperature": 0.0}, "temperature=0.0: expected")])
 def test_mistakes_are_named(name, settings, message):
     with pytest.raises(ValueError, match=f"curriculum '{name}': .*{message}"):
-        curricula.get(name, **{key: KNOWN[key] for key in KNOWN if key in curricula.rules.takes(name)}, **settings)
+        curricula.get(name, **{key: KNOWN[key] for key in KNOWN if key in curricula.rules.takes(name)} | settings)
