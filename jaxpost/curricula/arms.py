@@ -9,6 +9,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxpost import lookup
 from jaxpost.curricula import scores, selection, statistics
 from jaxpost.curricula.base import Context, Feedback, Graded, Plan, Weights
 
@@ -64,42 +65,76 @@ class Bandit(Graded):
 class Sec(Bandit):
     """Self-evolving curriculum: arms by softmax(Q / temperature), Q an exponential average of the mean |advantage|.
 
-      Q <- (1 - rate) Q + rate r,  r = mean over the arm's rollouts of |A|, 0 for an arm that was not drawn
+      Q <- (1 - rate) Q + rate r,  r of the arm's rollouts, 0 for an arm that was not drawn
+
+      learns  advantage     r = mean |A|
+              unnormalised  r = mean |reward - mean reward of the group|
+              progress      r = mean reward - that of the step which last drew the arm; 0 the first time
+      draws   boltzmann     softmax(Q / temperature)
+              clipped       max(Q, floor) / sum of max(Q, floor)
+              greedy        the largest Q with probability 1 - epsilon, else any arm; ties go to any of the largest
 
     With decay_undrawn=False, the paper's text, Q of arms that were not drawn stays; its code lets them decay.
     """
 
     paper: ClassVar[str] = "arXiv:2505.14970"
-    differs: ClassVar[str] = "categories are difficulties; of the released modes only the Boltzmann one"
+    differs: ClassVar[str] = "categories are difficulties"
+    reconstructed: ClassVar[str] = "ties of draws=\"greedy\"; progress counts from the step that last drew the arm"
 
     rate: float = 0.5
     temperature: float = 1.0
     decay_undrawn: bool = True
+    learns: str = "advantage"  # advantage, unnormalised, progress
+    draws: str = "boltzmann"  # boltzmann, clipped, greedy
+    floor: float = 0.01
+    epsilon: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
+        choices = {"learns": ("advantage", "unnormalised", "progress"), "draws": ("boltzmann", "clipped", "greedy")}
+        for field, valid in choices.items():
+            if (value := getattr(self, field)) not in valid:
+                raise ValueError(f"{field}={value!r} is not known{lookup.nearest(value, valid)}")
+        if not (self.floor > 0 and 0 <= self.epsilon <= 1):
+            raise ValueError(f"floor={self.floor}, epsilon={self.epsilon}: expected a floor above 0 and a share, "
+                             "e.g. 0.01 and 0.1")
         if not (0 < self.rate <= 1 and self.temperature > 0):
             raise ValueError(f"rate={self.rate}, temperature={self.temperature}: expected a rate in (0, 1] and a temperature "
                              "above 0, e.g. 0.5 and 1")
 
     @property
     def needs(self) -> frozenset[str]:
-        """Advantages."""
-        return frozenset({"advantage"})
+        """Advantages, or success."""
+        return frozenset({"advantage" if self.learns == "advantage" else "reward"})
 
     def memory(self) -> dict:
-        """Q = 0."""
-        return {"q_A": jnp.zeros(self.arms)}
+        """Q = 0; for progress no success yet."""
+        last = {"last_A": jnp.zeros(self.arms), "drawn_A": jnp.zeros(self.arms, bool)} if self.learns == "progress" else {}
+        return {"q_A": jnp.zeros(self.arms)} | last
 
     def draw(self, state: dict, key: jax.Array, count: int) -> jax.Array:
-        """Independent, by softmax(Q / temperature)."""
-        return selection.categorical(key, state["q_A"] / self.temperature, count)
+        """Independent, by the probabilities of `draws`."""
+        q_A = state["q_A"]
+        if self.draws == "boltzmann":
+            return selection.categorical(key, q_A / self.temperature, count)
+        if self.draws == "clipped":
+            return selection.categorical(key, jnp.log(jnp.maximum(q_A, self.floor)), count)
+        best_A = selection.normalised((q_A == q_A.max()).astype(jnp.float32))
+        return selection.categorical(key, jnp.log((1 - self.epsilon) * best_A + self.epsilon / self.arms), count)
 
     def learn(self, state: dict, feedback: Feedback, arm_B: jax.Array) -> dict:
         """One step of the exponential average."""
-        reward_A, count_A = self.means(jnp.abs(feedback.advantage_BxG), feedback, arm_B)
+        last = {}
+        if self.learns == "progress":
+            success_A, count_A = self.means(feedback.reward_BxG, feedback, arm_B)
+            reward_A = jnp.where((count_A > 0) & state["drawn_A"], success_A - state["last_A"], 0.0)
+            last = {"last_A": jnp.where(count_A > 0, success_A, state["last_A"]), "drawn_A": state["drawn_A"] | (count_A > 0)}
+        else:
+            away_BxG = feedback.advantage_BxG if self.learns == "advantage" else (
+                feedback.reward_BxG - feedback.mean(feedback.reward_BxG)[:, None])
+            reward_A, count_A = self.means(jnp.abs(away_BxG), feedback, arm_B)
         new_A = statistics.ema(state["q_A"], reward_A, self.rate)
-        return {"q_A": new_A if self.decay_undrawn else jnp.where(count_A > 0, new_A, state["q_A"])}
+        return last | {"q_A": new_A if self.decay_undrawn else jnp.where(count_A > 0, new_A, state["q_A"])}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,15 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.curricula import scores, selection
-from jaxpost.curricula.base import Context, Graded, Plan, Pooled
+from jaxpost.curricula import scores, selection, statistics
+from jaxpost.curricula.base import Context, Feedback, Graded, Plan, Pooled, Weights
 
+FAVOURS = ("easy", "hard", "exponential", "random")
 ORDERS = ("easy_to_hard", "hard_to_easy", "random")
 
 
 def _require_steps(steps: int) -> None:
     if steps < 1:
         raise ValueError(f"steps={steps}: the schedule needs the number of steps")
+
+
+def _require_cycle(o) -> None:
+    if not (0 < o.start <= o.end <= 1 and 0 < o.factor < 1 and o.total > 0):
+        raise ValueError(f"start={o.start}, end={o.end}, factor={o.factor}, total={o.total}: expected "
+                         "0 < start <= end <= 1, a factor in (0, 1) and epochs above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +137,7 @@ class Cyclical(Graded):
     def __post_init__(self):
         super().__post_init__()
         _require_steps(self.steps)
-        if not (0 < self.start <= self.end <= 1 and 0 < self.factor < 1 and self.total > 0):
-            raise ValueError(f"start={self.start}, end={self.end}, factor={self.factor}, total={self.total}: expected "
-                             "0 < start <= end <= 1, a factor in (0, 1) and epochs above 0")
+        _require_cycle(self)
 
     def init(self, key: jax.Array) -> dict:
         """A word from which every epoch's subset is drawn."""
@@ -143,8 +148,101 @@ class Cyclical(Graded):
         shares = cycle(self.start, self.factor, self.end, self.total)
         epoch = jnp.clip(jnp.asarray(context.step) * len(shares) // self.steps, 0, len(shares) - 1)
         logit_M = -jnp.log1p(jnp.asarray(self.difficulty, jnp.float32))
-        subset_key = jax.random.fold_in(jax.random.key(state["word"]), epoch)
-        order_M = selection.without_replacement(subset_key, logit_M, self.pool)
-        sizes = [max(1, math.floor(share * self.pool)) for share in shares]
-        place_B = jax.random.randint(key, plan.index_B.shape, 0, jnp.asarray(sizes)[epoch])
-        return state, plan._replace(index_B=order_M[place_B].astype(jnp.uint32))
+        return state, plan._replace(index_B=_of_subset(key, state["word"], epoch, shares, logit_M, plan.index_B.shape[0]))
+
+
+def _of_subset(key: jax.Array, word: jax.Array, epoch: jax.Array, shares: tuple[float, ...], logit_M: jax.Array,
+               count: int) -> jax.Array:
+    """index_B: uniform draws from an epoch's subset, which is drawn without replacement by softmax(logit)."""
+    pool = logit_M.shape[0]
+    order_M = selection.without_replacement(jax.random.fold_in(jax.random.key(word), epoch), logit_M, pool)
+    sizes = [max(1, math.floor(share * pool)) for share in shares]
+    place_B = jax.random.randint(key, (count,), 0, jnp.asarray(sizes)[epoch])
+    return order_M[place_B].astype(jnp.uint32)
+
+
+@dataclasses.dataclass(frozen=True)
+class CyclicalLosses(Pooled):
+    """Cyclical curriculum by losses: as `cyclical`, subsets drawn in proportion to a score of each example's loss.
+
+      favours  easy         1 / loss
+               hard         loss
+               exponential  rate exp(-rate loss)
+               random       1
+
+    The pool is scored in the order of its problems by steps that do not train: before the first epoch or, if self_paced, at
+    the beginning of each. They are steps of the epoch, which trains in those that are left.
+
+    Raises:
+      ValueError: no pool or steps, or numbers out of range; when traced, epochs that scoring leaves no step to train.
+    """
+
+    paper: ClassVar[str] = "arXiv:2202.05531"
+    differs: ClassVar[str] = "losses of the policy that the run begins with, not of a model trained before; epochs have " \
+        "equal steps, scoring included"
+
+    favours: str = "easy"  # FAVOURS
+    rate: float = 1.0  # of exponential, 1 / nats
+    self_paced: bool = False
+    start: float = 0.25
+    factor: float = 0.5
+    end: float = 1.0
+    total: float = 6.0  # epochs of the whole data
+    steps: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_steps(self.steps)
+        _require_cycle(self)
+        if self.favours not in FAVOURS or not self.rate > 0:
+            raise ValueError(f"favours={self.favours!r}, rate={self.rate}: expected one of {', '.join(FAVOURS)}, and a rate "
+                             "above 0")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Losses."""
+        return frozenset({"loss"})
+
+    @property
+    def probes(self) -> bool:
+        """Scoring does not train."""
+        return True
+
+    def init(self, key: jax.Array) -> dict:
+        """No losses; a word from which every epoch's subset is drawn."""
+        return {"word": jax.random.bits(key, (), "uint32"), "loss_M": jnp.ones(self.pool)}
+
+    def phase(self, step: jax.Array | int, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(epoch, step within it, whether it scores)."""
+        epochs, scoring = len(self.shares), -(-self.pool // count)
+        if self.steps // epochs <= scoring:
+            raise ValueError(f"scoring {self.pool} problems in batches of {count} takes {scoring} steps, and {self.steps} "
+                             f"steps are {epochs} epochs of {self.steps // epochs}; nearest valid: "
+                             f"{epochs * (scoring + 1)} steps")
+        epoch = jnp.clip(jnp.asarray(step) * epochs // self.steps, 0, epochs - 1)
+        within = step - -(-epoch * self.steps // epochs)
+        return epoch, within, (within < scoring) & (self.self_paced | (epoch == 0))
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the data, by epoch."""
+        return cycle(self.start, self.factor, self.end, self.total)
+
+    def sample(self, state: dict, key: jax.Array, plan: Plan, context: Context) -> tuple[dict, Plan]:
+        """The next of the pool where it is scored, else as `Cyclical.sample`."""
+        count = plan.index_B.shape[0]
+        epoch, within, scores_it = self.phase(context.step, count)
+        loss_M = jnp.maximum(state["loss_M"], 1e-6)
+        logit_M = {"easy": -jnp.log(loss_M), "hard": jnp.log(loss_M), "exponential": -self.rate * loss_M,
+                   "random": jnp.zeros(self.pool)}[self.favours]
+        drawn_B = _of_subset(key, state["word"], epoch, self.shares, logit_M, count)
+        next_B = selection.cursor(jnp.arange(self.pool, dtype=jnp.uint32), within * count, count)
+        return state, plan._replace(index_B=jnp.where(scores_it, next_B, drawn_B), train=plan.train & ~scores_it)
+
+    def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
+        """Note the losses of a scoring step."""
+        item_B = feedback.plan.index_B.astype(jnp.int32)
+        scores_it = self.phase(feedback.step, item_B.shape[0])[2]
+        item_N = jnp.repeat(item_B, feedback.used_BxG.shape[1])
+        mean_M, rows_M = statistics.means_by(item_N, feedback.loss_BxG.reshape(-1), feedback.used_BxG.reshape(-1), self.pool)
+        return state | {"loss_M": jnp.where(scores_it & (rows_M > 0), mean_M, state["loss_M"])}, weights

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxpost.curricula import selection
+from jaxpost.curricula import selection, statistics
 from jaxpost.curricula.base import Context, Feedback, Plan, Pooled, Weights
 
 
@@ -69,10 +69,12 @@ class Adcl(Pooled):
         return state, plan._replace(index_B=item_B.astype(jnp.uint32), train=plan.train & ~probing)
 
     def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
-        """Note scores; at the end of a scoring phase, sort what it scored."""
+        """Note scores, of all rows of an item that count; at the end of a scoring phase, sort what it scored."""
         item_B = feedback.plan.index_B
         probing, chunk, _, last = self.phase(state["tick"], item_B.shape[0])
-        score_M = state["score_M"].at[item_B].set(feedback.mean(feedback.reward_BxG))
+        mean_M, rows_M = statistics.means_by(jnp.repeat(item_B.astype(jnp.int32), feedback.used_BxG.shape[1]),
+                                             feedback.reward_BxG.reshape(-1), feedback.used_BxG.reshape(-1), self.pool)
+        score_M = jnp.where(rows_M > 0, mean_M, state["score_M"])
         chunk_M = jnp.arange(self.pool) // (self.pool // self.chunks)
         sorts_M = probing & last & ((chunk < 0) | (chunk_M == chunk))
         within_M = jnp.where(sorts_M, -score_M[state["order_M"]], 0.0)

@@ -1,24 +1,26 @@
 """The table of rules: a name, the rule, and the settings that make it that row; `get` refuses what is not known."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from jaxpost import lookup
+from jaxpost import kinds, lookup
 from jaxpost.curricula.alp_gmm import AlpGmm, CovarGmm
 from jaxpost.curricula.arms import Dump, Sec, Tscl
 from jaxpost.curricula.base import Curriculum, Pooled, chain
 from jaxpost.curricula.budgets import Cures, Gvm, Knapsack
 from jaxpost.curricula.clpo import Clpo
 from jaxpost.curricula.designer import Designer
+from jaxpost.curricula.dots import Dots
 from jaxpost.curricula.filters import D3s, D3sTokens, DifficultyFilter, Pods, VlCogito
 from jaxpost.curricula.goal_gan import GoalGan
 from jaxpost.curricula.hints import NextVisit, Scaffold
 from jaxpost.curricula.length import LengthBudget
 from jaxpost.curricula.levels import Saturn, Staged
 from jaxpost.curricula.limits import Horizon, StagedLength
-from jaxpost.curricula.orders import Curry, Cyclical, Ordered
+from jaxpost.curricula.orders import Curry, Cyclical, CyclicalLosses, Ordered
 from jaxpost.curricula.progressive import ProgressiveContext, Sari
 from jaxpost.curricula.quota import Quota
 from jaxpost.curricula.randomised import Adr
@@ -64,10 +66,13 @@ RULES = {
     "progressive_context": Row(ProgressiveContext),
     "designer": Row(Designer),
     "cyclical": Row(Cyclical),
+    "cyclical_losses": Row(CyclicalLosses),
+    "cyclical_self_paced": Row(CyclicalLosses, {"self_paced": True}),
     "masked_spans": Row(Staged),
     "saturn": Row(Saturn),
     "adcl": Row(Adcl),
     "cures": Row(Cures),
+    "dots": Row(Dots),
     "pcl": Row(Pcl),
     "knapsack": Row(Knapsack),
     "gvm": Row(Gvm),
@@ -99,13 +104,16 @@ def get(name: str, **settings) -> Curriculum:
     """A row of the table with settings replaced.
 
     Raises:
-      ValueError: a name or setting that is not known (the message has the nearest), or a value that the rule refuses.
+      ValueError: a name or setting that is not known (the message has the nearest), or a value of another kind than it is
+        declared, or that the rule refuses.
     """
     row = lookup.find("curriculum", name, RULES)
-    valid = takes(name)
+    valid, declared = takes(name), typing.get_type_hints(row.rule)
     for setting in settings:
         if setting not in valid:
             raise ValueError(f"curriculum {name!r}: setting {setting!r} is not known{nearest(setting, valid)}")
+        if refusal := kinds.refusal(settings[setting], declared[setting]):
+            raise ValueError(f"curriculum {name!r}: {setting}={settings[setting]!r}, {refusal}")
     try:
         return row.rule(**{**row.settings, **settings})
     except (TypeError, ValueError) as error:

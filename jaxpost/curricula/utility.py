@@ -9,12 +9,14 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxpost import linalg
 from jaxpost.curricula.base import Curriculum, Feedback, Weights
 
 
 def nuclear_norm(x_TxV: jax.Array) -> jax.Array:
-    """Sum of the singular values, by the eigenvalues of the Gram matrix of rows."""
-    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(x_TxV @ x_TxV.T), 0.0)).sum()
+    """Sum of the singular values: those of the triangular factor of the longer side, whose small ones are not squared."""
+    tall = x_TxV if x_TxV.shape[0] >= x_TxV.shape[1] else x_TxV.T
+    return linalg.singular_values(jnp.linalg.qr(tall, mode="r")).sum()
 
 
 def project(key: jax.Array, x_BxTxV: jax.Array, rows: int, columns: int) -> jax.Array:
@@ -73,7 +75,7 @@ class Uds(Curriculum):
         B = logits_BxTxV.shape[0]
         if B % self.among:
             raise ValueError(f"among={self.among} does not divide the {B} rows of a batch")
-        utility_B = jax.vmap(nuclear_norm)(logits_BxTxV)
+        utility_B = jax.lax.map(nuclear_norm, logits_BxTxV)
         projected_BxP = project(jax.random.key(state["word"]), logits_BxTxV, self.rows, self.columns)
 
         def choose(carried, group):

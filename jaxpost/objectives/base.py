@@ -174,8 +174,8 @@ class Objective:
         if not holds:
             raise ValueError(f"objective {self.name!r}: {message}")
 
-    def check(self, batch: Batch, group: int = 1) -> None:
-        """Refuse rows that do not fit: shapes while a step is traced, values too where they are concrete.
+    def check(self, batch: Batch, group: int = 1) -> Batch:
+        """The rows as `widened`; refuse those that do not fit: shapes while a step is traced, values where they are concrete.
 
         Raises:
           ValueError: the rows are not a multiple of `group` (of two for pairs), a field that `needs` names is absent,
@@ -199,6 +199,7 @@ class Objective:
         if _concrete(batch.reward_N) and np.isinf(np.asarray(batch.reward_N)).any():
             raise ValueError(f"objective {self.name!r}: Batch.reward_N has infinite entries; a reward is finite, or NaN "
                              "where it is missing")
+        return widened(batch)
 
     def formula(self) -> list[str]:
         """Its loss and what the loss reads, a line each, numbers by the names of its fields: what docs/objectives.md shows.
@@ -310,13 +311,24 @@ def _refuse_probabilities(name: str, field: str, x_NxT, mask_NxT) -> None:
                          "like probabilities; pass their logarithm")
 
 
+def widened(part):
+    """A view or batch whose floating-point numbers are float32 at least: a loss, a count of tokens and a statistic of rewards
+    are sums, which bfloat16 rounds from 256 on. Gradients come back in the dtype of the array that was given."""
+    def wide(x):
+        narrow = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
+        return x.astype(jnp.float32) if narrow else x
+
+    return jax.tree.map(wide, part)
+
+
 def masked(view: View, batch: Batch) -> tuple[View, Batch]:
-    """The same with every per-token number off the mask set to 0, so that nothing there can reach a gradient.
+    """The same, `widened`, with every per-token number off the mask set to 0, so that nothing there can reach a gradient.
 
     Raises:
       ValueError: `view.logp_NxT` is concrete and above 0 somewhere.
     """
     _refuse_probabilities("loss", "View.logp_NxT", view.logp_NxT, batch.mask_NxT)
+    view, batch = widened(view), widened(batch)
     keep_NxT = batch.mask_NxT > 0
 
     def clean(name, x):

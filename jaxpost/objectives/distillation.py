@@ -68,8 +68,7 @@ class Distillation(Objective):
           ValueError: rows that `group` does not divide, or a field that `needs` names is missing.
         """
         del kl_coef, state
-        self.check(batch, group)
-        return batch
+        return self.check(batch, group)
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; aux: `reverse_kl`, the mean of l - f's expectation KL(p || q), nats."""

@@ -129,7 +129,7 @@ class FlowBalance(Objective):
           ValueError: a field that `needs` names is missing, or flows="group" with one row a prompt.
         """
         del kl_coef, state
-        self.check(batch, group)
+        batch = self.check(batch, group)
         if self.flows == "termination":
             return batch
         self.require(batch.reward_N is not None, "needs Batch.reward_N, and the batch has none")

@@ -20,6 +20,7 @@ PLACE_FORMULAS = {
     "reward": "R - kl_coef sum_t k, or with credit_unit=\"token\" s_t - kl_coef k; no gradient",
 }
 ESTIMATORS, GRADIENTS, PLACES = tuple(FORMULAS), tuple(GRADIENT_FORMULAS), tuple(PLACE_FORMULAS)
+NOWHERE = -1e30  # a finite log-probability that is none
 FINITE = 80.0  # exp of it is finite in float32, with room for a sum
 
 
@@ -115,5 +116,7 @@ def jensen_shannon(logits_NxTxV: jax.Array, other_NxTxV: jax.Array, weight: floa
     Source: arXiv:2306.13649; divided by w it tends to KL(q || p) for w -> 0, divided by 1 - w to KL(p || q) for w -> 1.
     """
     logp, logq = jax.nn.log_softmax(logits_NxTxV, axis=-1), jax.nn.log_softmax(other_NxTxV, axis=-1)
+    p_NxTxV, q_NxTxV = jnp.exp(logp), jnp.exp(logq)
+    logp, logq = (jnp.where(x > -jnp.inf, x, NOWHERE) for x in (logp, logq))  # such an entry adds 0, and passes no gradient
     logm = jnp.logaddexp(logq + math.log(weight), logp + math.log1p(-weight))
-    return jnp.sum(weight * jnp.exp(logq) * (logq - logm) + (1 - weight) * jnp.exp(logp) * (logp - logm), axis=-1)
+    return jnp.sum(weight * q_NxTxV * (logq - logm) + (1 - weight) * p_NxTxV * (logp - logm), axis=-1)

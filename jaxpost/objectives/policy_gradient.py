@@ -17,6 +17,9 @@ class PolicyGradient(Objective):
     """Parts of an RL algorithm over groups.
 
     loss = aggregate( surrogate(ratio, advantage) + kl_coef * kl - entropy_coef * entropy )
+
+    Differs from the papers in: `gvm_raft` is the loss of RAFT++ with its clip_high of 0.2, since its paper defines no loss of
+    its own; the run script that it released raises the bound, which is clip_high=0.3 here.
     """
 
     reward_low: float = 0.0  # a verifier's score s in [0, 1] counts reward_low + (1 - reward_low) s
@@ -153,7 +156,7 @@ class PolicyGradient(Objective):
         Raises:
           ValueError: rows that G does not divide, or a field that `needs` names is missing.
         """
-        self.check(batch, group)
+        batch = self.check(batch, group)
         for field in ("reward_N", "behaviour_NxT"):
             self.require(getattr(batch, field) is not None, f"needs Batch.{field}, and the batch has none")
         self.require(group > 1 or self.lone_reward == "reward" or not self.compares,

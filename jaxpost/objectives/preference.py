@@ -207,8 +207,7 @@ class Preference(Objective):
         Raises:
           ValueError: an odd number of rows, or a field that `needs` names is missing.
         """
-        self.check(batch)
-        return batch
+        return self.check(batch)
 
     def balance(self, batch: Batch) -> Batch:
         """Fill `total_N`: (number of pairs) / (count of the likelihood term) over the update's rows."""
@@ -230,7 +229,7 @@ class Preference(Objective):
           ValueError: an odd number of rows: a microbatch has cut a pair.
         """
         del state, kl_coef
-        self.check(batch)
+        batch = self.check(batch)
         batch, full_K = self._complete(batch)
         view, batch = masked(view, batch)
         reward_Kx2 = self.beta * self.score(view, batch).reshape(-1, 2)

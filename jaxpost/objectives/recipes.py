@@ -4,8 +4,9 @@ Each family's rows stand next to the class whose parts they pick.
 """
 
 import dataclasses
+import typing
 
-from jaxpost import lookup
+from jaxpost import kinds, lookup
 from jaxpost.lookup import nearest
 from jaxpost.objectives import (
     actor_critic,
@@ -49,15 +50,16 @@ def get(name: str, **parts) -> Objective:
     """The named recipe with some of its parts replaced, e.g. `get("grpo", clip_high=0.28)`.
 
     Raises:
-      ValueError: unknown name or override; the message has the nearest valid one and all of them.
+      ValueError: unknown name or override (the message has the nearest valid one and all of them), or a value of another
+        kind than the part is declared.
     """
     row = lookup.find("objective", name, RECIPES)
-    valid = overrides(row)
+    valid, declared = overrides(row), typing.get_type_hints(type(row))
     for key in parts:
         if key not in valid:
             raise ValueError(f"objective {name!r} has no part {key!r}{nearest(key, valid)}")
-        if isinstance(parts[key], str) and isinstance(getattr(row, key), (bool, int, float)):
-            raise ValueError(f"objective {name!r}: {key}={parts[key]!r} is text; expected a value like {getattr(row, key)!r}")
+        if refusal := kinds.refusal(parts[key], declared[key]):
+            raise ValueError(f"objective {name!r}: {key}={parts[key]!r}, {refusal}")
     return dataclasses.replace(row, **parts)
 
 

@@ -5,6 +5,7 @@ before the first update, and enters the loss as data: a mask (D3S, whose count s
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -215,7 +216,7 @@ class Planned(PolicyGradient):
     """Advantages of planning tokens are raised: A + gain |A| where `Batch.token_weight_NxT` is 1 (HICRA, arXiv:2509.03646)."""
 
     planning_gain: float = 0.2  # read in third-party ports, not in the paper
-    role_weights: tuple = (("plan", 1.0),)  # ((role, weight), ...) that make the tokens' weights
+    role_weights: tuple | Mapping = (("plan", 1.0),)  # ((role, weight), ...) that make the tokens' weights
 
     def __post_init__(self):
         super().__post_init__()

@@ -4,6 +4,7 @@ Shapes: N rows, T completion tokens, V vocabulary.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,7 @@ class RowObjective(Objective):
           ValueError: a field that `needs` names is missing.
         """
         del group, kl_coef, state
-        self.check(batch)
-        return batch
+        return self.check(batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Supervised(RowObjective):
     label_smoothing: float = 0.0  # eps: share of the target that is spread over the whole vocabulary
     token_weight: str = "none"  # token_weights.KINDS: from the token's own probability
     data_weight: str = "none"  # DATA_WEIGHTS: from the data
-    role_weights: tuple = ()  # ((role, weight), ...) that make the data's weights; a role not named has weight 0
+    role_weights: tuple | Mapping = ()  # ((role, weight), ...) that make the data's weights; a role not named has weight 0
     anchor: str = "none"  # ANCHORS
     anchor_coef: float = 0.0  # default weight of the anchor; a step may pass its own as kl_coef
 

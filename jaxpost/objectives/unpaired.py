@@ -69,7 +69,7 @@ class Unpaired(Objective):
         Raises:
           ValueError: a field that `needs` names is missing.
         """
-        self.check(batch, group)
+        batch = self.check(batch, group)
         if self.reference_point == "zero":
             return batch._replace(outside_N=jnp.zeros_like(batch.mask_NxT[:, 0]))
         known_N = self._counted(batch) & ~jnp.isnan(batch.outside_N)

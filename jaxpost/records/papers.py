@@ -183,6 +183,10 @@ _TABLE = (  # arXiv number, year, title, authors
     ("2506.04723", 2025,
      "Beyond Accuracy: Dissecting Mathematical Reasoning for LLMs Under Reinforcement Learning",
      "Wang, Jiayu and Ming, Yifei and Ke, Zixuan and Xiong, Caiming and Joty, Shafiq and Albarghouthi, Aws and Sala, Frederic"),
+    ("2506.05316", 2025,
+     "Improving Data Efficiency for LLM Reinforcement Fine-tuning Through Difficulty-targeted Online Data Selection and "
+     "Rollout Replay",
+     "Sun, Yifan and Shen, Jingyan and Wang, Yibin and Chen, Tianyu and Wang, Zhendong and Zhou, Mingyuan and Zhang, Huan"),
     ("2506.13284", 2025,
      "AceReason-Nemotron 1.1: Advancing Math and Code Reasoning through SFT and RL Synergy",
      "Liu, Zihan and Yang, Zhuolin and Chen, Yang and Lee, Chankyu and Shoeybi, Mohammad and Catanzaro, Bryan and Ping, Wei"),

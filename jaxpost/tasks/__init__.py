@@ -10,7 +10,7 @@ import inspect
 import numbers
 from collections.abc import Hashable
 
-from jaxpost import lookup
+from jaxpost import kinds, lookup
 from jaxpost.tasks import (
     addition,
     arc,
@@ -146,13 +146,11 @@ def _require_kind(name, option, value, default):
     """Refuses what no option can be; no list for a default that is one, and no number for one; and 2.0 or True for 2 or 1."""
     leaves, usual = _leaves(value), _leaves(default)
     require(all(isinstance(x, Hashable) for x in leaves), name, option, value, "a number, a text, or a list of them")
-    if isinstance(default, tuple):
-        require(isinstance(value, (list, tuple)), name, option, value, f"a list, as in {default!r}")
-    if isinstance(default, float):
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        require(number, name, option, value, f"a number, as in {default}")
+    kind = type(default) if isinstance(default, (tuple, float)) else object
+    refusal = kinds.refusal(value, kind)
+    require(not refusal, name, option, value, f"{refusal.removeprefix('expected ')}, as in {default!r}")
     if usual and all(type(x) is int for x in usual):
-        disguised = any(isinstance(x, bool) or isinstance(x, float) and x.is_integer() for x in leaves)
+        disguised = any(isinstance(x, numbers.Real) and kinds.refusal(x, int) for x in leaves)
         require(not disguised, name, option, value, f"whole numbers, as in {default!r}")
 
 

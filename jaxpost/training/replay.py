@@ -18,7 +18,7 @@ from jaxpost import curricula
 from jaxpost.objectives import Batch
 
 KEPT = ("newest", "best")
-DRAWN = ("uniform", "score")
+DRAWN = ("uniform", "score", "recent")
 EMPTY = -1
 
 
@@ -30,6 +30,8 @@ class Replay:
             best    the C groups of the largest score
       draw  uniform without replacement, among groups of at most `max_age` batches
             score   the same with probability proportional to the score
+            recent  the same by TTI's weights (arXiv:2506.07976): 1/2 recency + 1/2 inverse frequency of the domain, each of
+                    sum 1; recency is in proportion to how many of these groups are no younger, and all are of one domain
 
     With `shuffled`, a control, the rewards of a group are permuted among its rows when it is drawn: what is replayed is as
     old and as rewarded, and says nothing of single rows.
@@ -70,6 +72,9 @@ class Replay:
         age_C = step - buffer["step_C"]
         valid_C = (buffer["step_C"] != EMPTY) & (age_C <= self.max_age)
         weight_C = buffer["score_C"] if self.draw == "score" else jnp.ones_like(buffer["score_C"])
+        if self.draw == "recent":
+            older_C = jnp.where(valid_C[None], buffer["step_C"][None] <= buffer["step_C"][:, None], False).sum(axis=1) * valid_C
+            weight_C = older_C / jnp.maximum(older_C.sum(), 1) / 2 + valid_C / jnp.maximum(valid_C.sum(), 1) / 2
         drawable_C = valid_C & (weight_C > 0)
         order_C = jnp.log(jnp.where(drawable_C, weight_C, 1.0)) + jax.random.gumbel(key, weight_C.shape)
         _, index_K = jax.lax.top_k(jnp.where(drawable_C, order_C, -jnp.inf), self.groups)

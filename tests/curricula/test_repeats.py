@@ -26,6 +26,8 @@ def test_two_visits_of_a_step_are_one_whatever_their_order(order):
     rule = curricula.get("ghpo_next_visit", pool=4)
     np.testing.assert_array_equal(observed(rule, index[order], reward[order], used)["level_M"], [0, 0, 0, 1])
     np.testing.assert_array_equal(observed(rule, [3, 3], np.zeros((2, 2)), np.ones((2, 2)))["level_M"], [0, 0, 0, 1])
+    rule = curricula.get("adcl", pool=4, chunks=2)
+    np.testing.assert_allclose(observed(rule, index[order], reward[order], used)["score_M"], [0, 0.25, 0, 0])
 
 
 def test_a_missing_reward_of_a_row_that_does_not_count_is_not_read():
@@ -48,3 +50,15 @@ def test_numbers_out_of_range_are_refused_when_built(name, settings):
     known = POOL if name in ("sec", "dump") or name.startswith("tscl") else {"pool": 4}
     with pytest.raises(ValueError, match=f"curriculum '{name}': .*{key}={value}.*expected"):
         curricula.get(name, **known, **settings)
+
+
+@pytest.mark.parametrize("name, settings, expected", [
+    ("sec", {"rate": True}, "a finite number; nearest valid: 1.0"), ("sec", {"temperature": float("inf")}, "a finite number"),
+    ("sec", {"decay_undrawn": 2}, "True or False"), ("tscl_online", {"absolute": "no"}, "True or False; nearest valid: False"),
+    ("dump", {"window": 2.5}, "a whole number; nearest valid: 2"),
+    ("dump", {"difficulty": 1.0}, "a list (each a finite number)")])
+def test_values_of_another_kind_are_refused_when_built(name, settings, expected):
+    (key, value), = settings.items()
+    with pytest.raises(ValueError) as refused:
+        curricula.for_run({name: settings}, POOL)
+    assert str(refused.value) == f"curriculum '{name}': {key}={value!r}, expected {expected}"

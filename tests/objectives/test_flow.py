@@ -242,7 +242,7 @@ def test_a_plain_reward_has_a_floor():
     ("subtrajectory_balance", {"aggregation": "constant", "aggregation_length": 4}, "choose one of token, sequence"),
     ("subtrajectory_balance", {"flows": "termination"}, "only 'reference' gives every prefix the reward"),
     ("modified_detailed_balance", {"end_token": None}, "needs the id of the end token"),
-    ("modified_detailed_balance", {"end_token": 1.5}, "needs the id of the end token"),
+    ("modified_detailed_balance", {"end_token": 1.5}, "expected a whole number or None"),
 ])
 def test_what_is_refused_when_built(name, parts, message):
     with pytest.raises(ValueError, match=message):

@@ -134,7 +134,7 @@ def test_the_reward_is_scaled_by_what_the_batch_before_added():
     ("gradient_weighted_rewards", {"weight_rate": 0.0, "gradient_clip": 2.0}, "keeps the weights"),
     ("hypervolume_rewards", {"capacity": 65}, "a whole number from 1 to 64"),
     ("hypervolume_rewards", {"reference_point": (0.0,)}, "two or more terms"),
-    ("hypervolume_rewards", {"reference_point": (0.0, float("nan"))}, "finite number for each"),
+    ("hypervolume_rewards", {"reference_point": (0.0, float("nan"))}, "each a finite number"),
     ("hypervolume_rewards", {"kl_place": "reward", "kl_coef": 0.1}, "put the KL in the loss")])
 def test_what_is_refused(name, parts, message):
     with pytest.raises(ValueError, match=message):

@@ -72,6 +72,19 @@ def test_groups_are_drawn_once_and_by_their_score():
     assert not np.any(rule.insert(rule.empty(SHAPES), masked, 4, 2)["step_C"] != EMPTY)
 
 
+def test_recent_groups_are_drawn_more_often():
+    """TTI's weights of groups that were made at four different steps, one of them too old, against their frequencies."""
+    rule = Replay(1, 8, 4, draw="recent")
+    buffer = rule.empty(SHAPES)
+    for step in range(4):
+        buffer = rule.insert(buffer, fresh([2 * step, 2 * step + 1], [[1, 0], [0, 0]]), step, 2)
+    draw = jax.jit(jax.vmap(lambda key: (rule.sample(buffer, key, 5)[0]["completion_NxT"][0, 0])))
+    share = np.bincount(draw(jax.random.split(jax.random.key(0), 4000)), minlength=8) / 4000
+    recency = np.array([0, 0, 2, 2, 4, 4, 6, 6])  # groups of step 0 are five batches old
+    wanted = recency / recency.sum() / 2 + (recency > 0) / 6 / 2
+    np.testing.assert_allclose(share, wanted, atol=4 * 0.5 / 4000**0.5)
+
+
 @pytest.mark.parametrize("name", ["spear", *(
     pytest.param(name, marks=pytest.mark.slow) for name in ("remix", "grpo", "trajectory_balance"))])
 def test_replayed_rows_are_those_of_earlier_steps(feed, name):
