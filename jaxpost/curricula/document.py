@@ -30,10 +30,10 @@ def title(name: str) -> str:
 def needs(name: str) -> str:
     """What the row needs of a run, with its defaults."""
     rule = RULES[name].rule
-    shown = rule.__new__(rule)
+    blank = rule.__new__(rule)
     for field in dataclasses.fields(rule):
-        object.__setattr__(shown, field.name, RULES[name].settings.get(field.name, field.default))
-    return ", ".join(["pool"] * ("pool" in takes(name) and name != "uniform") + sorted(shown.needs))
+        object.__setattr__(blank, field.name, RULES[name].settings.get(field.name, field.default))
+    return ", ".join(["pool"] * ("pool" in takes(name) and name != "uniform") + sorted(blank.needs))
 
 
 def settings(name: str) -> str:

@@ -71,8 +71,8 @@ class Pods(Curriculum):
 
     def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
         """Keep the subset of largest variance of every group."""
-        chosen = jax.vmap(lambda x, used: selection.largest_variance(x, self.keep, used))
-        return state, weights.times(keep=chosen(feedback.reward_BxG, feedback.used_BxG))
+        keep_of = jax.vmap(lambda x, used: selection.largest_variance(x, self.keep, used))
+        return state, weights.times(keep=keep_of(feedback.reward_BxG, feedback.used_BxG))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,15 +140,15 @@ class D3sTokens(D3s):
 
     def observe(self, state: dict, feedback: Feedback, weights: Weights) -> tuple[dict, Weights]:
         """The rollouts, then their tokens; ties go to the earlier ones."""
-        state, chosen = super().observe(state, feedback, Weights())
-        counted_BxGxT = feedback.counted_BxGxT * (chosen.train_BxG * feedback.used_BxG)[..., None]
+        state, kept_rows = super().observe(state, feedback, Weights())
+        counted_BxGxT = feedback.counted_BxGxT * (kept_rows.train_BxG * feedback.used_BxG)[..., None]
         score_BxGxT = jnp.abs(feedback.advantage_BxG)[..., None] * feedback.entropy_BxGxT
         flat = jnp.where(counted_BxGxT > 0, score_BxGxT, -jnp.inf).reshape(-1)
         share = scores.along(self.first_tokens, self.last_tokens, feedback.step / self.steps)
         count = jnp.maximum(jnp.round(share * counted_BxGxT.sum()), 1)
         first = (jnp.arange(flat.size) < count).astype(jnp.float32)
         kept = jnp.zeros(flat.shape).at[jnp.argsort(-flat, stable=True)].set(first)
-        return state, weights.times(train=chosen.train_BxG, token=kept.reshape(score_BxGxT.shape))
+        return state, weights.times(train=kept_rows.train_BxG, token=kept.reshape(score_BxGxT.shape))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,8 +36,8 @@ class Uniform(Curriculum):
         del context
         count = plan.index_B.shape[0]
         if self.indices:
-            chosen = jax.random.randint(key, (count,), 0, len(self.indices))
-            return state, plan._replace(index_B=jnp.asarray(self.indices, jnp.uint32)[chosen])
+            place_B = jax.random.randint(key, (count,), 0, len(self.indices))
+            return state, plan._replace(index_B=jnp.asarray(self.indices, jnp.uint32)[place_B])
         if self.pool:
             return state, plan._replace(index_B=jax.random.randint(key, (count,), 0, self.pool).astype(jnp.uint32))
         return state, plan

@@ -192,8 +192,8 @@ class Objective:
         for need in sorted(self.needs):
             for place in NEEDS[need].partition(":")[0].split(" and "):
                 if place.startswith("Batch.") and getattr(batch, place.removeprefix("Batch.")) is None:
-                    said = NEEDS[need] if place in NEEDS[need].split(" and ")[0] else place
-                    raise ValueError(f"objective {self.name!r} needs {said}, and the batch has none")
+                    words = NEEDS[need] if place in NEEDS[need].split(" and ")[0] else place
+                    raise ValueError(f"objective {self.name!r} needs {words}, and the batch has none")
         for field in ("behaviour_NxT", "reference_NxT", "proximal_NxT"):
             _refuse_probabilities(self.name, f"Batch.{field}", getattr(batch, field), batch.mask_NxT)
         if _concrete(batch.reward_N) and np.isinf(np.asarray(batch.reward_N)).any():

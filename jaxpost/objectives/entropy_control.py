@@ -56,8 +56,8 @@ class HighEntropy(PolicyGradient):
         """As `PolicyGradient.prepare`; `share_NxT` is 1 on the tokens that carry the policy loss."""
         batch = super().prepare(batch, group, kl_coef, state)
         least = masked_quantile(batch.entropy_NxT, batch.mask_NxT, 1 - self.top_entropy)
-        chosen = (batch.entropy_NxT >= least) & (batch.mask_NxT > 0)
-        return batch._replace(share_NxT=jax.lax.stop_gradient(chosen.astype(batch.mask_NxT.dtype)))
+        selected = (batch.entropy_NxT >= least) & (batch.mask_NxT > 0)
+        return batch._replace(share_NxT=jax.lax.stop_gradient(selected.astype(batch.mask_NxT.dtype)))
 
     def surrogate(self, view: View, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(per-token policy loss, which tokens the clip holds)."""

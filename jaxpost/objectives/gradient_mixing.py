@@ -75,11 +75,11 @@ class GradientMixed(PolicyGradient):
         absent = [batch.leave_out(rows_N).absent_N
                   for rows_N in (wholly_demonstrated(batch), ~(batch.demonstration_NxT > 0).any(axis=1))]
         view, batch = masked(view, batch)
-        sampled, shown = parts(batch)
+        sampled, demonstrated = parts(batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
         pairs = [aggregation.aggregate(x, mask, self.aggregation, empty=self.aggregation_empty, absent_N=absent_N)
-                 for x, mask, absent_N in zip((x_NxT, -view.logp_NxT), (sampled, shown), absent)]
-        aux["sft"] = mean_over(-view.logp_NxT, shown)
+                 for x, mask, absent_N in zip((x_NxT, -view.logp_NxT), (sampled, demonstrated), absent)]
+        aux["sft"] = mean_over(-view.logp_NxT, demonstrated)
         sums, counts = (jnp.stack(x) for x in zip(*pairs, strict=True))
         return sums, counts, aux
 

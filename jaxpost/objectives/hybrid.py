@@ -65,8 +65,8 @@ class MixedPolicy(PolicyGradient):
             p_NxT = jnp.exp(self.reshape_constant * view.logp_NxT)
         elif self.reshape in ("logp", "p_logp"):
             p_NxT = view.logp_NxT * (1.0 if self.reshape == "logp" else p_NxT)
-        shown = batch.demonstration_NxT > 0
-        return jnp.where(shown, -batch.advantage_NxT * p_NxT, x_NxT), held & ~shown
+        demonstrated = batch.demonstration_NxT > 0
+        return jnp.where(demonstrated, -batch.advantage_NxT * p_NxT, x_NxT), held & ~demonstrated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,26 +147,26 @@ class WeightedSum(PolicyGradient):
 
         An update without anything sampled is on the count of L_SFT, with share 1.
         """
-        sampled, shown = parts(batch)
+        sampled, demonstrated = parts(batch)
         count = self.aggregate(sampled, batch.leave_out(wholly_demonstrated(batch))._replace(mask_NxT=sampled))[1]
-        own = aggregation.aggregate(shown, shown, self.sft_aggregation)[1]
+        own = aggregation.aggregate(demonstrated, demonstrated, self.sft_aggregation)[1]
         share = jnp.where(count > 0, count / jnp.maximum(own, 1.0), 1.0)
-        return super().balance(batch)._replace(share_NxT=jnp.broadcast_to(share, shown.shape),
-                                               total_N=jnp.broadcast_to(count, shown.shape[:1]))
+        return super().balance(batch)._replace(share_NxT=jnp.broadcast_to(share, demonstrated.shape),
+                                               total_N=jnp.broadcast_to(count, demonstrated.shape[:1]))
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; the count is that of L_RL, of L_SFT in an update that sampled nothing."""
         demonstrated_N = wholly_demonstrated(batch)
         view, batch = masked(view, batch)
-        sampled, shown = parts(batch)
+        sampled, demonstrated = parts(batch)
         x_NxT, aux = self.token_loss(view, batch, kl_coef)
         logp_NxT = view.logp_NxT if self.sft_cutoff is None else jnp.minimum(view.logp_NxT, math.log(self.sft_cutoff))
         nll_NxT = -logp_NxT * token_weights.stopped(view.logp_NxT, self.sft_token_weight)
         rl, count = self.aggregate(x_NxT, batch.leave_out(demonstrated_N)._replace(mask_NxT=sampled))
-        sft, own = aggregation.aggregate(nll_NxT * batch.share_NxT, shown, self.sft_aggregation)
+        sft, own = aggregation.aggregate(nll_NxT * batch.share_NxT, demonstrated, self.sft_aggregation)
         count = jnp.where(batch.total_N[0] > 0, count, own)
         mu = jnp.asarray(self.weight(state), rl.dtype)
-        aux["sft"] = mean_over(nll_NxT, shown)
+        aux["sft"] = mean_over(nll_NxT, demonstrated)
         return (1 - mu if self.complement else 1.0) * rl + mu * sft, count, aux
 
 
@@ -207,11 +207,11 @@ class SingleStage(PolicyGradient):
                 state: dict | None = None) -> Batch:
         """As `PolicyGradient.prepare`; `share_NxT` is the weight of a token's likelihood, negative where it is to fall."""
         batch = super().prepare(batch, group, kl_coef, state)
-        sampled, shown = parts(batch)
-        entropy = [jnp.where(m > 0, batch.entropy_NxT, 0.0).sum() / jnp.maximum(m.sum(), 1.0) for m in (sampled, shown)]
+        sampled, demonstrated = parts(batch)
+        entropy = [jnp.where(m > 0, batch.entropy_NxT, 0.0).sum() / jnp.maximum(m.sum(), 1.0) for m in (sampled, demonstrated)]
         own_N = jnp.where(batch.reward_N >= self.right, self.sampled_weight * jnp.exp(entropy[0]), -1.0)
         own_Nx1 = jnp.where(jnp.isnan(batch.reward_N), 0.0, own_N)[:, None]
-        weight_NxT = jnp.where(shown > 0, self.shown_weight * jnp.exp(-entropy[1]), own_Nx1)
+        weight_NxT = jnp.where(demonstrated > 0, self.shown_weight * jnp.exp(-entropy[1]), own_Nx1)
         return batch._replace(share_NxT=jax.lax.stop_gradient(jnp.where(batch.mask_NxT > 0, weight_NxT, 0.0)))
 
     def balance(self, batch: Batch) -> Batch:
@@ -219,21 +219,21 @@ class SingleStage(PolicyGradient):
 
         An update without anything sampled is on the count of the demonstrated tokens. `total_N` is the number of sampled ones.
         """
-        sampled, shown = parts(batch)
+        sampled, demonstrated = parts(batch)
         count = sampled.sum()
-        scale = jnp.where((shown > 0) & (count > 0), count / jnp.maximum(shown.sum(), 1.0), 1.0)
+        scale = jnp.where((demonstrated > 0) & (count > 0), count / jnp.maximum(demonstrated.sum(), 1.0), 1.0)
         return super().balance(batch)._replace(share_NxT=batch.share_NxT * scale, advantage_NxT=batch.advantage_NxT * scale,
-                                               total_N=jnp.broadcast_to(count, shown.shape[:1]))
+                                               total_N=jnp.broadcast_to(count, demonstrated.shape[:1]))
 
     def loss(self, view: View, batch: Batch, state: dict, kl_coef: jax.Array | float | None = None):
         """As `Objective.loss`; the count is that of the sampled tokens, of the demonstrated ones where an update has none."""
         del state, kl_coef
         view, batch = masked(view, batch)
-        sampled, shown = parts(batch)
+        sampled, demonstrated = parts(batch)
         x_NxT = -batch.share_NxT * view.logp_NxT
-        x_NxT = x_NxT - jnp.where(shown > 0, batch.advantage_NxT * jnp.exp(view.logp_NxT), 0.0)
-        count = jnp.where(batch.total_N[0] > 0, sampled.sum(), shown.sum())
-        return jnp.where(batch.mask_NxT > 0, x_NxT, 0.0).sum(), count, {"sft": mean_over(-view.logp_NxT, shown)}
+        x_NxT = x_NxT - jnp.where(demonstrated > 0, batch.advantage_NxT * jnp.exp(view.logp_NxT), 0.0)
+        count = jnp.where(batch.total_N[0] > 0, sampled.sum(), demonstrated.sum())
+        return jnp.where(batch.mask_NxT > 0, x_NxT, 0.0).sum(), count, {"sft": mean_over(-view.logp_NxT, demonstrated)}
 
 
 def wholly_demonstrated(batch: Batch) -> jax.Array:
@@ -243,8 +243,8 @@ def wholly_demonstrated(batch: Batch) -> jax.Array:
 
 def parts(batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Masks of sampled and of demonstrated tokens."""
-    shown = jnp.where(batch.mask_NxT > 0, batch.demonstration_NxT, 0.0)
-    return batch.sampled_NxT, shown
+    demonstrated = jnp.where(batch.mask_NxT > 0, batch.demonstration_NxT, 0.0)
+    return batch.sampled_NxT, demonstrated
 
 
 ROWS = (

@@ -17,8 +17,8 @@ def lines(o, name: str = "loss", tokens: str = "") -> list[str]:
         over = " of sampled tokens" if o.needs & {"demonstrations", "prefixes"} else ""
         where.append(f"m = 0 where A < 0 and mean_t(b - l){over} > off_policy_limit, else 1")
     if o.corrects_sampler:
-        x, said = _corrected(o, x)
-        where += said
+        x, corrected = _corrected(o, x)
+        where += corrected
     if o.kl_place == "loss":
         x += f" + kl_coef {kl.GRADIENT_FORMULAS[o.kl_gradient]}"
     if o.entropy_bonus:

@@ -41,8 +41,8 @@ def largest_variance(value_N: jax.Array, present_N: jax.Array, count: jax.Array 
     variance = jnp.where(i <= count, subset(squares) / jnp.maximum(count, 1) - mean**2, -jnp.inf)
     best = jnp.argmax(variance)
     rank_N = jnp.zeros(N, jnp.int32).at[order].set(jnp.arange(N, dtype=jnp.int32))
-    chosen = (rank_N < best) | ((rank_N >= above[best]) & (rank_N < total))
-    return (chosen & present_N).astype(value_N.dtype)
+    selected = (rank_N < best) | ((rank_N >= above[best]) & (rank_N < total))
+    return (selected & present_N).astype(value_N.dtype)
 
 
 def top_tokens(score_NxT: jax.Array, mask_NxT: jax.Array, share: jax.Array | float) -> jax.Array:

@@ -62,9 +62,9 @@ def play(model: models.TransformerConfig, params: dict, task: Task, problems_N, 
         live_Nx1 = (~done_N)[:, None]
         shown_NxP = jnp.where(live_Nx1, seen_NxP, task.pad).astype(jnp.int32)
         there_NxP = (live_Nx1 & (jnp.cumsum(shown_NxP != task.pad, axis=1) > 0)).astype(jnp.float32)
-        shown = models.Completions(shown_NxP, jnp.zeros(shown_NxP.shape, jnp.float32), there_NxP, there_NxP)
+        observed = models.Completions(shown_NxP, jnp.zeros(shown_NxP.shape, jnp.float32), there_NxP, there_NxP)
         context_NxW = jnp.concatenate([context_NxW, acted.tokens_NxT, shown_NxP], axis=1)[:, -W:]
-        return (state_N, done_N, context_NxW), jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), acted, shown)
+        return (state_N, done_N, context_NxW), jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), acted, observed)
 
     start = (jax.vmap(environment.reset)(problems_N), jnp.zeros(N, bool),
              jnp.concatenate([jnp.full((N, W - P), task.pad, prompt_NxP.dtype), prompt_NxP], axis=1))

@@ -71,9 +71,9 @@ class Suite:
         """{label: (logits_NxV before the first answer token, that token of the oracle's answer i32[N])}."""
         out = {}
         for label, task, split in self.splits:
-            shown = tasks.examples(task, split, jnp.arange(self.problems))
-            logits_Nx1xV = models.token_logits(self.model, params, shown.prompt_NxP, shown.answer_NxT[:, :1], task.pad)
-            out[label] = logits_Nx1xV[:, 0], shown.answer_NxT[:, 0]
+            examples = tasks.examples(task, split, jnp.arange(self.problems))
+            logits_Nx1xV = models.token_logits(self.model, params, examples.prompt_NxP, examples.answer_NxT[:, :1], task.pad)
+            out[label] = logits_Nx1xV[:, 0], examples.answer_NxT[:, 0]
         return out
 
     @property
@@ -89,9 +89,10 @@ class Suite:
         """Of these splits, what a policy and both predictors say of the first answer token, its other tokens left out."""
         by_label = {}
         for label, task, split in (part for part in self.splits if part[0] in self.strategic):
-            shown = tasks.examples(task, split, jnp.arange(self.problems))
-            known = jax.vmap(task.strategies)(shown.problem)
-            logits_NxV = models.token_logits(self.model, params, shown.prompt_NxP, shown.answer_NxT[:, :1], task.pad)[:, 0]
+            examples = tasks.examples(task, split, jnp.arange(self.problems))
+            known = jax.vmap(task.strategies)(examples.problem)
+            first_Nx1 = examples.answer_NxT[:, :1]
+            logits_NxV = models.token_logits(self.model, params, examples.prompt_NxP, first_Nx1, task.pad)[:, 0]
             logits_NxC = jnp.take_along_axis(logits_NxV, known.token_C, axis=1)
             by_label[label] = in_context.Answers(jax.nn.log_softmax(logits_NxC), known.memorising_C, known.generalising_C,
                                                  lens.tolerance(logits_NxC, self.model.width))

@@ -194,7 +194,7 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
     if spec.model.experts and batch.real_NxT is None:
         batch = batch._replace(real_NxT=batch.mask_NxT)
 
-    def said(rows):
+    def filled(rows):
         fields = {}
         if "outside" in needs and rows.outside_N is None and source_of(spec.objective) == "Demonstrations":
             fields["outside_N"] = mean_logp(spec, given(spec, reference), rows)
@@ -210,7 +210,7 @@ def fill(spec: StepSpec, batch: Batch, member: Member, state: TrainState, refere
                 fields["collision_NxT"] = kl.collision(out.logits)
         return fields
 
-    fields = _by_microbatches(said, batch, spec.microbatches)
+    fields = _by_microbatches(filled, batch, spec.microbatches)
     if "prompt" in needs:
         fields["prompt_mask_NxQ"] = models.prompt_tokens(batch.prompt_NxP, spec.pad).astype(batch.mask_NxT.dtype)
     if "seed" in needs:
@@ -227,10 +227,10 @@ def mean_logp(spec: StepSpec, params: dict, batch: Batch) -> jax.Array:
     return logp_NxT.sum(axis=1) / jnp.maximum(batch.mask_NxT.sum(axis=1), 1.0)
 
 
-def _by_microbatches(said: Callable[[Batch], dict], batch: Batch, parts: int) -> dict:
+def _by_microbatches(fill_rows: Callable[[Batch], dict], batch: Batch, parts: int) -> dict:
     """What is said of all rows, as many at a time as a gradient takes: logits of a whole batch may not fit."""
     if parts == 1:
-        return said(batch)
+        return fill_rows(batch)
     rows_MxN = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-    by_microbatch = jax.lax.map(lambda rows: said(sharding.constrain(rows, ("batch",))), rows_MxN)
+    by_microbatch = jax.lax.map(lambda rows: fill_rows(sharding.constrain(rows, ("batch",))), rows_MxN)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_microbatch)

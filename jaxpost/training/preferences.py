@@ -104,17 +104,17 @@ class Preferences:
         key = stream(member.seed, f"data/{self.task.name}", state.step)
         curriculum_state, plan = self.curriculum.sample(state.curriculum_state, key, curricula.blank(key, self.pairs),
                                                         curricula.Context(state.step))
-        shown = tasks.examples(self.task, "train", *needs.planned_problems(self.task, plan))
-        shown = sharding.constrain(shown, ())  # as in rl.rollout: no vote in redraw loops
-        made, reward_K = self._other(reference, shown, member, state)
-        batch = self._filled(self.rows_of(shown, made, reward_K), member, state, reference)
+        examples = tasks.examples(self.task, "train", *needs.planned_problems(self.task, plan))
+        examples = sharding.constrain(examples, ())  # as in rl.rollout: no vote in redraw loops
+        made, reward_K = self._other(reference, examples, member, state)
+        batch = self._filled(self.rows_of(examples, made, reward_K), member, state, reference)
         count = jnp.asarray(self.pairs, jnp.float32)
         metrics = {"reference_reward": (reward_K.sum(), count), "informative": ((reward_K != 1).sum(dtype=jnp.float32), count)}
         return batch, metrics, curriculum_state  # the policy's own success is not seen here
 
-    def _other(self, reference, shown, member, state) -> tuple[models.Completions, jax.Array]:
+    def _other(self, reference, examples, member, state) -> tuple[models.Completions, jax.Array]:
         """(the other answer of each pair, its reward)."""
-        problems, prompt_NxP = shown.problem, shown.prompt_NxP
+        problems, prompt_NxP = examples.problem, examples.prompt_NxP
         if self.ranked is not None:
             R = self.ranked.responses
             problems, prompt_NxP = jax.tree.map(lambda x: jnp.repeat(x, R, axis=0), (problems, prompt_NxP))
@@ -128,17 +128,17 @@ class Preferences:
                                      stream(member.seed, "rank", state.step))
         return jax.tree.map(lambda x: x[jnp.arange(self.pairs) * R + which_K], (made, reward_N))
 
-    def rows_of(self, shown: tasks.Examples, made: models.Completions, reward_K: jax.Array) -> Batch:
+    def rows_of(self, examples: tasks.Examples, made: models.Completions, reward_K: jax.Array) -> Batch:
         """Answers and samples interleaved; a pair whose sample is right (reward 1) has mask 0."""
         def interleave(preferred, other):
             return jnp.stack([preferred, other], axis=1).reshape(-1, *other.shape[1:])
 
-        mask_NxT = interleave(tasks.through(shown.answer_NxT, self.task.ends), made.mask_NxT)
+        mask_NxT = interleave(tasks.through(examples.answer_NxT, self.task.ends), made.mask_NxT)
         right_N = jnp.repeat(reward_K == 1, 2)
         ties = "tie" in self.spec.objective.needs
         wrong_Nx1 = jnp.ones_like(right_N)[:, None] if ties else ~right_N[:, None]
-        tokens_NxT = interleave(shown.answer_NxT, made.tokens_NxT)
-        return sharding.constrain(Batch(jnp.repeat(shown.prompt_NxP, 2, axis=0), tokens_NxT, mask_NxT * wrong_Nx1,
+        tokens_NxT = interleave(examples.answer_NxT, made.tokens_NxT)
+        return sharding.constrain(Batch(jnp.repeat(examples.prompt_NxP, 2, axis=0), tokens_NxT, mask_NxT * wrong_Nx1,
                                         role_NxT=needs.roles_of(self.task, tokens_NxT),
                                         tie_N=right_N.astype(jnp.float32) if ties else None), ("batch",))
 

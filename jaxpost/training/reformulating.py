@@ -48,9 +48,9 @@ class Reformulation:
         about_M = (index_M + group) % rows.reward_N.size if self.another else index_M
 
         def anew(rows):
-            shown = jax.tree.map(lambda x: x[about_M], rows.problems_N)
+            problems = jax.tree.map(lambda x: x[about_M], rows.problems_N)
             key_M = jax.random.split(jax.random.fold_in(key, 0), index_M.size)
-            solution_MxT = jax.vmap(task.oracle)(shown, key_M)
+            solution_MxT = jax.vmap(task.oracle)(problems, key_M)
             context_MxC = in_sight(solution_MxT, rows.prompt_NxP[index_M], task)
             asked = jax.tree.map(lambda x: x[index_M], rows.problems_N)
             made, reward_M = draw(asked, context_MxC, jax.random.fold_in(key, 1))

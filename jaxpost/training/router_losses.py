@@ -32,8 +32,8 @@ def measure(k: int, router: Mapping[str, jax.Array], counts_BxS: jax.Array) -> t
     L, X = logits.shape[0], logits.shape[-1]
     counts = counts_BxS[None, ..., None].astype(logits.dtype)
     tokens = jnp.maximum(counts.sum(), 1.0)
-    chosen = jax.nn.one_hot(jax.lax.top_k(logits, k)[1], X, dtype=logits.dtype).sum(axis=-2)
-    load_LxX = (chosen * counts).sum(axis=(1, 2)) / tokens
+    routed = jax.nn.one_hot(jax.lax.top_k(logits, k)[1], X, dtype=logits.dtype).sum(axis=-2)
+    load_LxX = (routed * counts).sum(axis=(1, 2)) / tokens
     share_LxX = (jax.nn.softmax(logits, axis=-1) * counts).sum(axis=(1, 2)) / tokens
     square = (jax.nn.logsumexp(logits, axis=-1, keepdims=True) ** 2 * counts).sum()
     balance, one = X * (load_LxX * share_LxX).sum(axis=-1).mean(), jnp.ones((), logits.dtype)

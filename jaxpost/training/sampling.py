@@ -108,15 +108,15 @@ class Sampling:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(jax.tree.leaves(asked)[0].shape[0]))
         answer = sharding.constrain(jax.vmap(self.task.oracle)(asked, keys), ())  # as above: no vote in redraw loops
         zero = jnp.zeros(answer.shape, jnp.float32)
-        shown = models.Completions(answer, zero, tasks.through(answer, self.task.ends),
-                                   None if made.forced_NxT is None else zero)
+        demonstrated = models.Completions(answer, zero, tasks.through(answer, self.task.ends),
+                                          None if made.forced_NxT is None else zero)
 
         def join(a, b):
             groups = self.oversample * self.prompts
             both = jnp.concatenate([x.reshape(groups, -1, *x.shape[1:]) for x in (a, b)], axis=1)
             return both.reshape(-1, *both.shape[2:])
 
-        return jax.tree.map(join, made, shown)
+        return jax.tree.map(join, made, demonstrated)
 
     def verify(self, problems_N, made: models.Completions) -> jax.Array:
         """reward_N in [0, 1] from the task's device verifier."""

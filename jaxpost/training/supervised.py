@@ -104,9 +104,9 @@ class Demonstrations:
 
 def demonstrations(task: Task, split: str, index_N: jax.Array, knobs_N: dict | None = None) -> Batch:
     """The oracle's answers as supervised rows; the end token counts, padding does not. knobs_N as in `tasks.examples`."""
-    shown = sharding.constrain(tasks.examples(task, split, index_N, knobs_N), ())  # as in rl.rollout: no vote in redraw loops
-    return Batch(shown.prompt_NxP, shown.answer_NxT, tasks.through(shown.answer_NxT, task.ends),
-                 role_NxT=needs.roles_of(task, shown.answer_NxT))
+    examples = sharding.constrain(tasks.examples(task, split, index_N, knobs_N), ())  # as in rl.rollout: no vote in redraws
+    return Batch(examples.prompt_NxP, examples.answer_NxT, tasks.through(examples.answer_NxT, task.ends),
+                 role_NxT=needs.roles_of(task, examples.answer_NxT))
 
 
 def _stack(parts: list[Batch]) -> Batch:

@@ -59,9 +59,9 @@ class WholeTable:
 
     def table(self) -> Batch:
         """The rows: the oracle's answers, cut to `tokens`; padding does not count."""
-        shown = tasks.table(self.task, self.split)
-        answer_NxT = shown.answer_NxT[:, : self.lengths[1]]
-        return Batch(shown.prompt_NxP, answer_NxT, tasks.through(shown.answer_NxT, self.task.ends)[:, : self.lengths[1]],
+        problems = tasks.table(self.task, self.split)
+        answer_NxT = problems.answer_NxT[:, : self.lengths[1]]
+        return Batch(problems.prompt_NxP, answer_NxT, tasks.through(problems.answer_NxT, self.task.ends)[:, : self.lengths[1]],
                      role_NxT=needs.roles_of(self.task, answer_NxT))
 
     def batch(self, member: Member, state: TrainState, reference: dict | None) -> tuple[Batch, dict, dict]:
