@@ -22,7 +22,7 @@ from experiments import study
 from experiments.harness import claims as claim_rules
 from experiments.harness import config as configs
 from experiments.harness.claims.checking import FIELDS
-from experiments.harness.command import refuse
+from experiments.harness.command import Parser, refuse
 from experiments.harness.errors import UserError
 from jaxpost import records
 from jaxpost.records import BundleError, settings, storage
@@ -161,13 +161,13 @@ def _papers(members: Sequence[Run]) -> list[Mapping]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.collect", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m experiments.collect", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIRECTORY")
     parser.add_argument("--out", type=Path, help="of the bundle; default: <first DIRECTORY>/collected")
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    out = options.out or options.directories[0] / "collected"
     try:
+        options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        out = options.out or options.directories[0] / "collected"
         bundle_id = collect(options.directories, out)
     except (UserError, BundleError) as error:
         return refuse(error)

@@ -57,6 +57,8 @@ def test_a_grid_is_every_combination_and_brackets_keep_their_commas():
     (["--over", "seeds.first=1,,2"], "expected KEY=VALUE"),
     (["--over", "seeds.frst=1"], "did you mean 'seeds.first'"),
     (["--over", "seeds.first=1,1"], "are the same run"),
+    (["--over", "seeds.first=1,0x1"], "are the same run: {'seeds.first': '1'} and {'seeds.first': '0x1'}; leave one out"),
+    (["--over", "seeds.first="], "expected KEY=VALUE"),
     (["--over", "seeds.first=1", "--over", "seeds.first=2"], "given twice"),
     (["--over", "seeds.first=1", "--executor=locl"], "did you mean 'local'"),
     (["--over", "seeds.first=1", "--workers=0"], "at least 1"),
