@@ -52,8 +52,8 @@ def runs(directories: Sequence[Path]) -> list[Run]:
             if (path / "manifest.json").is_file():
                 manifest = storage.read_manifest(path / "manifest.json")
                 if manifest["status"] == "complete" and manifest.get("kind") == "compare":
-                    raise UserError(f"{path} is a comparison of checkpoints and has no seeds; name directories of runs, or give "
-                                    "its checkpoints to one python -m jaxpost.compare")
+                    raise UserError(f"{path} is a comparison of checkpoints and has no seeds; name directories of runs, or "
+                                    "give its checkpoints to one python -m jaxpost.compare")
                 if manifest["status"] == "complete" and "collected" not in manifest:
                     by_id[manifest["bundle_id"]] = Run(path, manifest)
     if not by_id:
