@@ -22,7 +22,7 @@ from experiments import study
 from experiments.harness import claims as claim_rules
 from experiments.harness import config as configs
 from experiments.harness.claims.checking import FIELDS
-from experiments.harness.command import refuse
+from experiments.harness.command import Parser, refuse
 from experiments.harness.errors import UserError
 from jaxpost import records
 from jaxpost.records import BundleError, settings, storage
@@ -44,13 +44,16 @@ def runs(directories: Sequence[Path]) -> list[Run]:
     """The finished runs in or below the directories, with what differs between them.
 
     Raises:
-      UserError: no finished run, or runs of different experiments.
+      UserError: no finished run, a comparison, or runs of different experiments.
     """
     by_id = {}
     for directory in directories:
         for path in sorted({directory, *(file.parent for file in directory.rglob("manifest.json"))}):
             if (path / "manifest.json").is_file():
                 manifest = storage.read_manifest(path / "manifest.json")
+                if manifest["status"] == "complete" and manifest.get("kind") == "compare":
+                    raise UserError(f"{path} is a comparison of checkpoints and has no seeds; name directories of runs, or "
+                                    "give its checkpoints to one python -m jaxpost.compare")
                 if manifest["status"] == "complete" and "collected" not in manifest:
                     by_id[manifest["bundle_id"]] = Run(path, manifest)
     if not by_id:
@@ -122,7 +125,7 @@ def _once(tables: Sequence[pa.Table]) -> dict:
     table = pa.concat_tables(tables)
     ids = records.row_ids({name: table[name] for name in table.column_names})
     first = dict(reversed([(row, i) for i, row in enumerate(ids)]))
-    table = table.take(pa.array(sorted(first.values())))
+    table = table.take(pa.array(sorted(first.values()), pa.int64()))
     return {name: table[name] for name in table.column_names}
 
 
@@ -135,6 +138,7 @@ def collect(directories: Sequence[Path], out: Path) -> str:
     members = runs(directories)
     stated = {"collected": [{"bundle_id": run.manifest["bundle_id"], "settings": dict(run.settings)} for run in members],
               "experiment": members[0].manifest["config"].get("experiment")}
+    rows = _once([renamed(run) for run in members])
     title = members[0].manifest.get("title", "")
     results = judged(members)
     claims = [{name: result[name] for name in result if name in FIELDS} for result in results]
@@ -142,7 +146,7 @@ def collect(directories: Sequence[Path], out: Path) -> str:
                              question=members[0].manifest.get("question", "")) as bundle:
         if bundle.state == "finished":
             return bundle.manifest["bundle_id"]
-        bundle.write_rows("collected", _once([renamed(run) for run in members]))
+        bundle.write_rows("collected", rows)
         bases = {base for run in members for base in run.manifest.get("bases", {}).values()}
         seeds = records.select(bundle.read_rows(), role="seed")["seed"].unique()
         return records.finish(bundle, metrics=_metrics(members), claims=results, papers=_papers(members),
@@ -161,13 +165,13 @@ def _papers(members: Sequence[Run]) -> list[Mapping]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.collect", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m experiments.collect", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIRECTORY")
     parser.add_argument("--out", type=Path, help="of the bundle; default: <first DIRECTORY>/collected")
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    out = options.out or options.directories[0] / "collected"
     try:
+        options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        out = options.out or options.directories[0] / "collected"
         bundle_id = collect(options.directories, out)
     except (UserError, BundleError) as error:
         return refuse(error)

@@ -1,6 +1,7 @@
 """The arms: each one's source, step and scalars, built from its stage."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -167,12 +168,18 @@ def _table(name: str, stage: Stage, task: Task, spec: training.StepSpec, demonst
     return made
 
 
+_OF_THE_ARM = ("name", "schedule", "warmup_steps", "steps", "final_share")  # fields of an arm's own table
+
+
 def _optimizer(stage: Stage) -> tuple:
     """Sorted (name, value) pairs of `training.optimizers.make`; what is its default is left out."""
     decays = stage.schedule != "constant"
     along = {"schedule": stage.schedule, "steps": stage.steps * stage.minibatches * stage.epochs} if decays else {}
     along |= {"warmup_steps": stage.warmup_steps} if stage.warmup_steps else {}
     along |= {"final_share": stage.final_share} if decays and stage.final_share else {}
+    known = [setting for setting in inspect.signature(training.optimizers.make).parameters if setting not in _OF_THE_ARM]
+    if unknown := [setting for setting in dict(stage.optimizer_settings) if setting not in known]:
+        raise ValueError(f"optimizer_settings: {unknown[0]!r} is not known{nearest(unknown[0], known)}")
     own = dict(ADAMW) if stage.optimizer == "adamw" else {"name": stage.optimizer}
     return tuple(sorted((own | dict(stage.optimizer_settings) | along).items(), key=lambda pair: (pair[0] != "name", pair[0])))
 

@@ -122,7 +122,9 @@ def _like_the_shipped(config: ConfigDict, name: str) -> None:
         elif key.partition(".")[0] not in OPEN and key not in named:
             raise UserError(f"config {name!r}: key {key!r} is not known{nearest(key, wanted)}")
     for key in wanted:
-        if key not in by_key and (key.partition(".")[0] not in OPEN or key.endswith(".name")):
+        section = key.partition(".")[0]
+        needed = section not in OPEN or key.endswith(".name") or (section == "model" and section not in config)
+        if key not in by_key and needed:
             start = ("defaults.study() or defaults.from_scratch()" if shipped == STUDY else
                      f"configs.module({shipped!r}).get_config()")
             raise UserError(f"config {name!r}: key {key!r} is missing; start from c = {start} (experiments.harness) and change "

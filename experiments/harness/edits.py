@@ -143,7 +143,7 @@ def make(name: str, stage: Stage, shapes: Callable[[], dict]) -> Edit | None:
         jax.eval_shape(lambda params: RULES[rule](jax.random.key(0), *[params] * len(stage.start), **dict(edit.settings)),
                        jax.eval_shape(shapes))
     except (ValueError, TypeError) as error:
-        raise UserError(f"arm {name!r}: edit {rule}: {error}") from error
+        raise UserError(f"arm {name!r}: edit {rule}, {dict(edit.settings)}: {error}") from error
     return edit
 
 

@@ -14,9 +14,13 @@ chains share is trained once. In a config:
 """
 
 import dataclasses
+import functools
 import itertools
+import math
 import re
 from collections.abc import Mapping
+
+from ml_collections import ConfigDict
 
 from experiments.harness import config as configs
 from experiments.harness.defaults import TRAIN_FIELDS
@@ -77,6 +81,8 @@ class Stage:
     keys: tuple = ()  # ((field, key of the config), ...) for messages: what was taken from another key
 
 
+_RANGES = {"prompts": (1, math.inf), "epochs": (1, math.inf), "answer_tokens": (0, math.inf), "final_share": (0, 1)}
+STORAGE_DTYPES = ("float32", "bfloat16", "float16")
 _FIELDS = {field.name: field.default for field in dataclasses.fields(Stage) if field.name != "keys"}
 
 
@@ -145,14 +151,18 @@ def one_rule(arm: str, field: str, given: tuple, known: Mapping) -> tuple[str, M
 def _grids(config) -> dict[str, dict]:
     """Tables with every `over` expanded; the braces of the name are filled with the positions in the grid."""
     tables = {}
+    if not isinstance(config.get("arm"), ConfigDict):
+        raise UserError(f"arm={config.get('arm')!r}: expected a table of arms, {{name: {{field: value}}}}")
     for name, table in config.arm.to_dict().items():
+        if not isinstance(table, dict):
+            raise UserError(f"arm.{name}={table!r} is {type(table).__name__}; expected {{field: value}}")
         over = table.pop("over", {})
         if not isinstance(over, Mapping):
             raise UserError(f"arm {name!r}: over={over!r} is {type(over).__name__}; expected {{field: (value, ...)}}")
         if not over:
             if "{}" in name:
                 raise UserError(f"arm {name!r} has braces in its name and no 'over' that fills them")
-            tables[name] = table
+            _add(tables, name, table)
             continue
         if name.count("{}") != len(over):
             raise UserError(f"arm {name!r} is a grid over {', '.join(over)}; its name needs {len(over)} pairs of braces, "
@@ -164,11 +174,18 @@ def _grids(config) -> dict[str, dict]:
         axes = [[(f"{over[field]}[{i}]" if isinstance(over[field], str) else x) for i, x in enumerate(values)]
                 for field, values in axes_of.items()]
         for place in itertools.product(*(range(len(axis)) for axis in axes)):
-            tables[name.format(*place)] = table | {field: axis[i] for field, axis, i in zip(over, axes, place)}
+            filled = functools.reduce(lambda text, position: text.replace("{}", str(position), 1), place, name)
+            _add(tables, filled, table | {field: axis[i] for field, axis, i in zip(over, axes, place)})
     if taken := [name for name in tables if name in (BASE, SCRATCH, START) or "/" in name]:
         raise UserError(f"arm {taken[0]!r}: {BASE}, {SCRATCH} and {START} are places where an arm starts, and a name holds no "
                         "slash; choose another")
     return tables
+
+
+def _add(tables: dict[str, dict], name: str, table: dict) -> None:
+    if name in tables:
+        raise UserError(f"arm {name!r} is named twice, by a grid and by another table; choose another name")
+    tables[name] = table
 
 
 def _inherited(name: str, tables: Mapping[str, dict], path: tuple[str, ...]) -> dict:
@@ -198,6 +215,9 @@ def _rules(name: str, given) -> tuple:
     if hasattr(given, "items"):
         order = list(curricula.RULES)
         rules = sorted(given.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else -1)
+    elif not isinstance(given, str | tuple | list):
+        raise UserError(f"arm {name!r}: curriculum={given!r} is {type(given).__name__}; expected a rule's name, a tuple of "
+                        "names, or {rule: settings}")
     else:
         rules = [(rule, {}) for rule in ((given,) if isinstance(given, str) else given)]
     for i, (rule, settings) in enumerate(rules):
@@ -227,6 +247,8 @@ def _stage(name: str, table: dict, config) -> Stage:
     values = {field: configs.value_of(f"arm.{name}.{field}", value, config) for field, value in table.items()}
     for field in ("start", "reference", "probes"):
         named = values.get(field, _FIELDS[field])
+        if not isinstance(named, str | tuple | list):
+            raise UserError(f"arm {name!r}: {field}={named!r} is {type(named).__name__}; expected a name or a tuple of names")
         values[field] = (named,) if isinstance(named, str) else tuple(named)
     if not isinstance(table.get("start", BASE), str):
         _require_several(name, values["start"], table.get("edit"))
@@ -254,6 +276,12 @@ def _stage(name: str, table: dict, config) -> Stage:
         good = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
         if not (good or value is default or (kind is float and type(value) is int)):
             raise UserError(f"arm {name!r}: {field}={value!r} takes {kind.__name__}, found {type(value).__name__}")
+    for field, (least, most) in _RANGES.items():
+        if not least <= values.get(field, least) <= most:
+            raise UserError(f"arm {name!r}: {field}={values[field]!r}: must be " + (
+                f"between {least} and {most}" if most < math.inf else f"at least {least}"))
+    if (dtype := values.get("storage_dtype", "float32")) not in STORAGE_DTYPES:
+        raise UserError(f"arm {name!r}: storage_dtype={dtype!r} is not known{nearest(dtype, STORAGE_DTYPES)}")
     if values.get("refresh_every", 0) < 0:
         raise UserError(f"arm {name!r}: refresh_every={values['refresh_every']}: a number of batches, or 0 (never)")
     if values.get("steps", 0) < (0 if len(values["start"]) > 1 else 1) or values.get("pool", 0) < 0:

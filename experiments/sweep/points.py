@@ -50,7 +50,7 @@ def grid(over: Sequence[str]) -> list[dict[str, str]]:
     for text in over:
         key, equals, values = text.partition("=")
         parts = _split(values)
-        if not equals or not re.fullmatch(r"[\w.{}-]+", key) or not all(parts):
+        if not equals or not re.fullmatch(r"[\w.{}-]+", key) or not parts or not all(parts):
             raise UserError(f"--over={text!r}: expected KEY=VALUE,VALUE,..., for example --over train.learning_rate=1e-5,1e-4")
         if key in axes:
             raise UserError(f"--over {key!r} is given twice; list all its values once")
@@ -78,12 +78,17 @@ def points(config: str, over: Sequence[Mapping[str, str]], fixed: Mapping[str, s
       UserError: a config, key or value that cannot be loaded, or two points that are the same run.
     """
     made: dict[str, Point] = {}
+    loaded: dict[str, Mapping] = {}
     differing = {key for one in over for key in one if len({other.get(key) for other in over}) > 1}
     for varied in over:
-        configs.load(config, {**fixed, **varied})
+        settings = configs.load(config, {**fixed, **varied}).to_dict()
         name = _name({key: value for key, value in varied.items() if key in differing})
+        if same := [dict(made[other].varied) for other, before in loaded.items() if before == settings]:
+            raise UserError(f"two points of the sweep are the same run: {same[0]} and {dict(varied)}; leave one out")
         if name in made:
-            raise UserError(f"two points of the sweep are the same run: {name}")
+            raise UserError(f"two points of the sweep have one name for a directory, {name!r}: {dict(made[name].varied)} and "
+                            f"{dict(varied)}; make two sweeps of them")
+        loaded[name] = settings
         made[name] = Point(name, config, tuple({**fixed, **varied}.items()), tuple(varied.items()))
     return list(made.values())
 

@@ -80,6 +80,9 @@ def _say(error: object) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    for name in ("out", "map", "expect"):
+        if getattr(options, name) == "":
+            raise CompareError(f"--{name} is empty; expected a path")
     expected = expect.read(options.expect) if options.expect else None
     rules = tuple(read_rules(options.map)) if options.map else ()
     settings = comparison.Settings(options.level, bytes_of(options.memory), options.allow_unpaired, rules)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from jaxpost import probes, records
 from jaxpost.compare import flags, passes, rows
 from jaxpost.compare.errors import CompareError
-from jaxpost.compare.pairing import Checkpoint, Pairing, labels, open_side, pair
+from jaxpost.compare.pairing import Checkpoint, Pairing, file_name, labels, open_side, pair
 from jaxpost.compare.result import Comparison
 from jaxpost.formats.names import read_rules
 from jaxpost.probes import catalog
@@ -71,7 +71,7 @@ def prepare(base: str | Path, tuned: Sequence[str | Path], settings: Settings) -
     if not tuned:
         raise CompareError("one base and at least one tuned checkpoint are compared; found no tuned one")
     first = open_side(base, "base", settings.rules)
-    names = labels([Path(path) for path in tuned])
+    names = labels(tuned)
     others = tuple(open_side(path, label, settings.rules, first) for path, label in zip(tuned, names))
     pairing = pair(first, others, settings.allow_unpaired)
     panel = _panel(settings.level, pairing)
@@ -185,6 +185,7 @@ def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path | None = 
     prepared = prepare(base, tuned, settings)
     config = _config(prepared)
     out = default_directory(prepared, config) if out is None else Path(out)
+    _require_apart(out, prepared)
     _require_unchanged(out, prepared)
     title = f"{' and '.join(side.label for side in prepared.job.tuned)} against {prepared.job.base.path.resolve().name}"
     devices = {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "count": jax.device_count()}
@@ -214,9 +215,17 @@ def run(base: str | Path, tuned: Sequence[str | Path], out: str | Path | None = 
 
 def default_directory(prepared: Prepared, config: Mapping) -> Path:
     """`reports/TUNED-against-BASE-<8 digits of the config's hash>`: the same pair and settings, the same directory."""
-    names = labels([prepared.job.base.path]) + [side.label for side in prepared.job.tuned]
+    names = [file_name(side.path) for side in (prepared.job.base, *prepared.job.tuned)]
     name = f"{'+'.join(names[1:])[:_NAME]}-against-{names[0][:_NAME]}"
     return Path("reports") / f"{name}-{records.config_hash(config)[:8]}"
+
+
+def _require_apart(out: Path, prepared: Prepared) -> None:
+    """Refuse to write into a checkpoint: it would look changed ever after. Raises: CompareError."""
+    place = Path(os.path.realpath(out))
+    for side in (prepared.job.base, *prepared.job.tuned):
+        if Path(os.path.realpath(side.path)) in (place, *place.parents):
+            raise CompareError(f"--out {str(out)!r} lies in the checkpoint {side.path}; expected a directory of its own")
 
 
 def _require_unchanged(out: Path, prepared: Prepared) -> None:

@@ -70,6 +70,7 @@ def moments(sizes_F: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     used = np.flatnonzero(sizes_F)
     ulp = 2.0 ** (np.maximum(np.arange(256), 1) - 134.0)[:, None]
     k, f = np.divmod(middle[used] / ulp, 1.0)
-    powers = [((k**p * (1 - f) + (k + 1) ** p * f) * ulp**p) @ sizes_F[used] / n for p in (2, 4)]
+    with np.errstate(over="ignore", invalid="ignore"):  # entries that are not finite leave no moment, and the rows say so
+        powers = [((k**p * (1 - f) + (k + 1) ** p * f) * ulp**p) @ sizes_F[used] / n for p in (2, 4)]
     exponent = np.arange(visibility.CLASSES) % 768 // 3
     return powers[0][exponent], powers[1][exponent]

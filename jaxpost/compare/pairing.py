@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,8 @@ from jaxpost.formats.names import Part, resolve
 
 VOCABULARY = ("embed", "head")  # kinds whose rows (as stored) may be padded
 FLOATS = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+RESERVED = ("base", "runs")  # what records and shards of rows are called beside the tuned checkpoints
+_LONGEST = 100  # letters of a checkpoint's name in a label, which names files
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,26 @@ def open_side(path: str | Path, label: str, rules: Sequence[Mapping] = (), base:
     return side
 
 
-def labels(paths: Sequence[Path]) -> list[str]:
-    """A short name for every tuned checkpoint: its directory's, with a number where two are alike."""
-    names = ["".join(c if c.isalnum() or c in "._+-" else "-" for c in Path(p).resolve().name).lstrip("._+-") or "tuned"
-             for p in paths]
-    return [f"{name}-{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+def file_name(path: str | Path) -> str:
+    """The checkpoint's own name as part of a file's name: ASCII, cut to `_LONGEST`; of a link, what it leads to."""
+    name = os.path.basename(os.path.realpath(path))
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in name)
+    return plain[:_LONGEST].lstrip("._+-") or "tuned"
+
+
+def labels(paths: Sequence[str | Path]) -> list[str]:
+    """A short name for every tuned checkpoint: its directory's, with a number where two are alike or it is `RESERVED`."""
+    names, taken = [file_name(path) for path in paths], set(RESERVED)
+    numbered = {name for name in names if names.count(name) > 1 or name in RESERVED}
+    taken |= set(names) - numbered
+    out = []
+    for name in names:
+        label = name
+        if name in numbered:
+            label = next(text for n in itertools.count(1) if (text := f"{name}-{n}") not in taken)
+            taken.add(label)
+        out.append(label)
+    return out
 
 
 def pair(base: Checkpoint, tuned: Sequence[Checkpoint], allow_unpaired: bool = False) -> Pairing:

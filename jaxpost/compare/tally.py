@@ -85,9 +85,11 @@ class Tally:
         tuned = as_float32(w1)
         self._general(full, codes0, tuned, *tolerances)
         if w1.dtype != BF16:
-            self._masters(tuned - full)
+            with np.errstate(invalid="ignore", over="ignore"):
+                update = tuned - full
+            self._masters(update)
             if w0.dtype != BF16:  # what is stored in bf16 lies in the middle of its cells
-                self._place(full, codes0, tuned - full)
+                self._place(full, codes0, update)
 
     def _take(self, sums: np.ndarray) -> None:
         update2, tuned2, largest, nonfinite, nonfinite_base, same, ulp2, update1 = sums

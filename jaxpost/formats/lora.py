@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ class Entry:
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+
+
+_SWITCHES = ("use_rslora", "use_dora", "fan_in_fan_out")
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,10 @@ def open_adapter(path: str | Path, base: object) -> LoraSource:
     if (kind := str(about.get("peft_type", "LORA")).upper()) != "LORA":
         raise FormatError(f"{path}: adapters of type {kind}; LoRA is read here: merge others with PEFT's merge_and_unload and "
                           "save_pretrained(OUT)")
+    for name in (name for name in _SWITCHES if not isinstance(about.get(name), bool | None)):  # the text "false" would be true
+        raise FormatError(f"{path}: {name} is {about[name]!r}; expected true or false")
+    if not isinstance(about.get("alpha_pattern"), dict | None):
+        raise FormatError(f"{path}: alpha_pattern is {str(about['alpha_pattern'])[:40]!r}; expected {{module: alpha}}")
     for name, why in _UNREAD.items():
         if about.get(name):
             raise FormatError(f"{path}: {name} is set ({why}): merge it with PEFT's merge_and_unload and save_pretrained(OUT)")
@@ -135,14 +143,22 @@ def _update(path: Path, base: object, about: Mapping, stored: Mapping, module: s
     module = module.removeprefix(PREFIX)
     target = _named(path, base, f"{module}.weight")
     transposed = factors["embedding"] or bool(about.get("fan_in_fan_out"))
+    for side in "AB":
+        factor = stored[factors[side]]
+        if len(factor.shape) != 2 or not factor.dtype.startswith(("F", "BF")):
+            raise FormatError(f"{path}: {factors[side]!r} is {factor.dtype} of shape {tuple(factor.shape)}; expected a matrix "
+                              "of floats")
     a, b = (tuple(stored[factors[side]].shape) for side in "AB")
     made = (a[1], b[0]) if transposed else (b[0], a[1])
     if a[0] != b[1] or made != tuple(base.tensors[target].shape):
         raise FormatError(f"{path}: lora_B {b} times lora_A {a} of {module!r} makes {made}; the base's matrix is "
                           f"{tuple(base.tensors[target].shape)}")
     rank = a[0]
+    if not about.get("rank_pattern") and about.get("r") not in (None, rank):
+        raise FormatError(f"{path}: r is {str(about['r'])[:40]!r}, and lora_A of {module!r} has rank {rank}: are the two of "
+                          "one adapter?")
     alpha = _of_module(path, about.get("alpha_pattern"), module, about.get("lora_alpha"))
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= sys.float_info.max:
         raise FormatError(f"{path}: lora_alpha of {module!r} is {str(alpha)[:40]!r}; expected a number")
     scale = alpha / (math.sqrt(rank) if about.get("use_rslora") else rank)
     return target, Update(factors["A"], factors["B"], scale, transposed)

@@ -230,7 +230,7 @@ def read_rules(path: str | Path) -> list[dict[str, Any]]:
     """
     try:
         rules = json.loads(Path(path).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not JSON ({str(error)[:80]})") from error
     if not isinstance(rules, list):
         raise FormatError(f"{path}: expected a list of rules, found {type(rules).__name__}")
@@ -243,6 +243,8 @@ def read_rules(path: str | Path) -> list[dict[str, Any]]:
             raise FormatError(f"{path}: rule {i}: {rule['pattern']!r} is no regular expression ({error})") from error
         if not isinstance(rule["name"], str | None):
             raise FormatError(f"{path}: rule {i}: the name is {rule['name']!r}; expected text, or null to leave the tensor out")
+        if not isinstance(rule.get("transpose", False), bool):  # the text "false" would be true
+            raise FormatError(f"{path}: rule {i}: transpose is {rule['transpose']!r}; expected true or false")
     return rules
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from jaxpost.records.headlines.show import headline
 from jaxpost.records.report import rerender
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if options.command == "report":
             rerender(options.dir)
-            print(f"{options.dir}/report.html")
+            print(Path(options.dir) / "report.html")
             return 0
         good, bad = verify(options.dir)
     except BrokenPipeError:  # the reader of a pipe has seen enough

@@ -235,11 +235,22 @@ def table_digest(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
+def _held(name: str, value: object, kind: pa.DataType) -> pa.Scalar:
+    """The value as the column holds it; not one near it, as Arrow makes the number 1 of 1.5. Raises: ValueError."""
+    try:
+        scalar = pa.scalar(value, kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        scalar = None
+    if scalar is None or (scalar.as_py() != value and value == value):
+        raise ValueError(f"column {name!r} holds {kind} values; found {value!r}")
+    return scalar
+
+
 def select(table: pa.Table, **wanted: object) -> pa.Table:
     """Rows that match every condition: a scalar is equality, a list or tuple membership, None is null.
 
     Raises:
-        ValueError: a column the table does not have.
+        ValueError: a column the table does not have, or a value that no row of the column can have.
     """
     mask = None
     for name, value in wanted.items():
@@ -249,8 +260,8 @@ def select(table: pa.Table, **wanted: object) -> pa.Table:
         if value is None:
             match = pc.is_null(column)
         elif isinstance(value, (list, tuple)):
-            match = pc.is_in(column, value_set=pa.array(value, column.type))
+            match = pc.is_in(column, value_set=pa.array([_held(name, one, column.type) for one in value], column.type))
         else:
-            match = pc.fill_null(pc.equal(column, pa.scalar(value, column.type)), False)
+            match = pc.fill_null(pc.equal(column, _held(name, value, column.type)), False)
         mask = match if mask is None else pc.and_(mask, match)
     return table if mask is None else table.filter(mask)

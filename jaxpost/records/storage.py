@@ -94,13 +94,16 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON file; BundleError names the file when it is missing or does not parse."""
+    """Read a JSON object; BundleError names the file when it is missing, does not parse or holds something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: is {path.parent} a measurement bundle?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"cannot read {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise BundleError(f"cannot read {path}: it holds a JSON {type(document).__name__}, expected an object")
+    return document
 
 
 OWN_DIGEST = "own_digest"  # key of a manifest: SHA-256 of the others

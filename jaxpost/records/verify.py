@@ -112,14 +112,14 @@ def verify(path: str | Path) -> tuple[list[str], list[str]]:
     """
     path = Path(path)
     manifest = storage.read_json(path / "manifest.json")
-    if manifest["status"] != "complete":
+    if "status" in manifest and manifest["status"] != "complete":
         raise BundleError(f"{path} is not finished (status {manifest['status']!r}): there is nothing to verify yet")
     good, bad = [], []
     for name, check in CHECKS.items():
         try:
             line, wrong = check(path, manifest)
-        except (BundleError, ValueError, KeyError) as error:  # a damaged file must not hide what the other checks find
-            line, wrong = "", [f"could not be checked: {error}"]
+        except (BundleError, ValueError, LookupError, TypeError, AttributeError) as error:
+            line, wrong = "", [f"could not be checked: {error}"]  # a damaged file must not hide what the other checks find
         good += [] if wrong else [f"{name:<11}{line}"]
         bad += [f"{name:<11}{text}" for text in wrong]
     return good, bad

@@ -53,7 +53,10 @@ def test_what_was_not_measured_or_is_not_unique_fails_and_says_so():
     (json.dumps({"figures": [FIGURE | {"tolerence": 1}]}), "may have"),
     (json.dumps({"figures": [FIGURE | {"expected": "53.8"}]}), "expected is '53.8', expected a number"),
     (json.dumps({"figures": [FIGURE | {"tolerance": float("nan")}]}), "tolerance is nan, expected a number"),
-    (json.dumps({"figures": [FIGURE | {"where": ["global"]}]}), "expected columns and values")])
+    (json.dumps({"figures": [FIGURE | {"where": ["global"]}]}), "expected columns and values"),
+    (json.dumps({"figures": [FIGURE | {"where": {"metric": "x"}}]}), "where names a metric"),
+    (json.dumps({"figures": [FIGURE | {"metric": 3}]}), "metric is 3"), ("[" * 99999, "not JSON"),
+    (json.dumps({"figures": [FIGURE | {"expected": 10**400}]}), "expected a number")])
 def test_a_file_that_is_wrong_is_refused_before_anything_is_read(tmp_path, text, message):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(CompareError, match=message):

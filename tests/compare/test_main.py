@@ -113,7 +113,9 @@ def test_mistakes_are_one_line(planted, tmp_path, capsys):
     cut = checkpoints.write(tmp_path / "cut", checkpoints.base_tensors()) / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-100])
     one_line(capsys, [base, tmp_path / "cut"], "claims bytes")
-    assert not list(tmp_path.glob("report*")) and not Path("report").exists()
+    one_line(capsys, [base, tuned, "--out", base / "report"], "lies in the checkpoint")
+    one_line(capsys, [base, tuned, "--out", ""], "--out is empty")
+    assert not list(tmp_path.glob("report*")) and not Path("report").exists() and not (base / "report").exists()
 
 
 def test_another_pair_in_the_directory_is_refused(report, planted, capsys):
@@ -182,3 +184,12 @@ def test_names_of_tensors_act_on_no_spreadsheet_and_no_terminal(tmp_path, capsys
     for file in (tmp_path / "report").rglob("*.[hct]*"):
         text = file.read_bytes() if file.suffix in (".html", ".csv", ".tex") else b""
         assert b"\x1b" not in text and "\u202e".encode() not in text
+
+
+def test_a_tuned_checkpoint_that_is_called_base_does_not_pass_for_the_base(planted, tmp_path):
+    base, tuned = (checkpoints.write(tmp_path / name, checkpoints.base_tensors()) for name in ("first", "base"))
+    checkpoints.write(tuned, checkpoints.changed(checkpoints.base_tensors(), lambda name, x: np.full_like(x, np.nan)
+                                                 if "up_proj" in name else x))
+    result = comparison.compare(base, tuned, level="element")
+    assert any(flag.startswith("base-1: NaN or Inf in") for flag in result.flags)
+    assert not any("not compared" in flag for flag in result.flags) and result.rows["arm"].unique().to_pylist() == ["base-1"]

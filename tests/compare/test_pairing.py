@@ -84,3 +84,11 @@ def test_integers_are_no_weights_and_labels_are_unique(tmp_path):
     with pytest.raises(CompareError, match="is I8; weights are one of BF16"):
         open_side(path, "int")
     assert labels([tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "my run"]) == ["x-1", "x-2", "my-run"]
+
+
+def test_labels_name_files_and_nothing_else(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    paths = [tmp_path / name for name in ("x", "base", "runs", "tüned ☃", "n" * 240, "x-1", "a/x")] + [loop]
+    names = labels(paths)
+    assert names == ["x-2", "base-1", "runs-1", "t-ned--", "n" * 100, "x-1", "x-3", "loop"]

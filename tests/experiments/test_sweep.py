@@ -57,6 +57,8 @@ def test_a_grid_is_every_combination_and_brackets_keep_their_commas():
     (["--over", "seeds.first=1,,2"], "expected KEY=VALUE"),
     (["--over", "seeds.frst=1"], "did you mean 'seeds.first'"),
     (["--over", "seeds.first=1,1"], "are the same run"),
+    (["--over", "seeds.first=1,0x1"], "are the same run: {'seeds.first': '1'} and {'seeds.first': '0x1'}; leave one out"),
+    (["--over", "seeds.first="], "expected KEY=VALUE"),
     (["--over", "seeds.first=1", "--over", "seeds.first=2"], "given twice"),
     (["--over", "seeds.first=1", "--executor=locl"], "did you mean 'local'"),
     (["--over", "seeds.first=1", "--workers=0"], "at least 1"),
@@ -124,7 +126,7 @@ def test_a_stopped_sweep_asks_its_runs_to_save_and_begins_no_other(tmp_path, fak
     assert {o.state for o in found.values()} == {worker.STOPPED} and (found["a"].attempts, found["b"].attempts) == (1, 0)
 
 
-def run_with(path, steps, seeds, base="b" * 16, experiment="objectives_tour"):
+def run_with(path, steps, seeds, base="b" * 16, experiment="objectives_tour", **extra):
     """A finished bundle of two arms: success grows with the steps."""
     config = {"experiment": experiment, "train": {"steps": steps}, "seeds": {"first": seeds[0], "count": len(seeds)}}
     rows = [{"metric": "policy.success", "arm": arm, "role": "seed", "step": step, "seed": seed, "granularity": "policy",
@@ -135,7 +137,7 @@ def run_with(path, steps, seeds, base="b" * 16, experiment="objectives_tour"):
     with records.Bundle.open(path, config, records.config_hash(config), [], title="t") as bundle:
         bundle.write_rows("rows", columns)
         bundle.write_rows("nulls", null)
-        return records.finish(bundle, metrics=probes.METRICS, extra={"n_seeds": len(seeds)})
+        return records.finish(bundle, metrics=probes.METRICS, extra={"n_seeds": len(seeds), **extra})
 
 
 def test_further_seeds_are_replicates_and_other_settings_are_arms(tmp_path):
@@ -162,6 +164,10 @@ def test_what_does_not_go_together_is_refused(tmp_path):
     run_with(tmp_path / "b", 10, (0, 1), experiment="study")
     with pytest.raises(UserError, match="different experiments"):
         collect.collect([tmp_path], tmp_path / "out")
+    run_with(tmp_path / "c", 10, (0, 1), kind="compare")
+    with pytest.raises(UserError, match="c is a comparison of checkpoints and has no seeds"):
+        collect.collect([tmp_path / "c"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_arms_name_with_settings_is_read_back():

@@ -95,6 +95,10 @@ def test_what_cannot_be_merged_is_refused_with_the_way_out(base, tmp_path):
     refused("prefix", "adapters of type PREFIX_TUNING; LoRA is read here: merge others", peft_type="PREFIX_TUNING")
     refused("dora", "use_dora is set .*merge_and_unload", use_dora=True)
     refused("alpha", "lora_alpha of .* is 'lots'; expected a number", lora_alpha="lots")
+    refused("huge", "lora_alpha of .*; expected a number", lora_alpha=10**400)
+    refused("text", "use_rslora is 'false'; expected true or false", use_rslora="false")
+    refused("list", "alpha_pattern is .*; expected {module: alpha}", alpha_pattern=["q_proj"])
+    refused("rank", "r is '77', and lora_A of .* has rank", r=77)
     refused("regex", r"alpha_pattern has the regular expression", alpha_pattern={"(a+)+$": 1})
     far = {f"{PRE}model.layers.9.self_attn.q_proj.lora_{side}.weight": np.ones(shape)
            for side, shape in (("A", (2, 32)), ("B", (32, 2)))}
@@ -103,6 +107,8 @@ def test_what_cannot_be_merged_is_refused_with_the_way_out(base, tmp_path):
     refused("half", "has only lora_A", tensors=half)
     shapes = {f"{PRE}{Q}.lora_A.weight": np.ones((2, 31)), f"{PRE}{Q}.lora_B.weight": np.ones((32, 2))}
     refused("shapes", r"makes \(32, 31\); the base's matrix is \(32, 32\)", tensors=shapes)
+    vector = {f"{PRE}{Q}.lora_A.weight": np.ones(2), f"{PRE}{Q}.lora_B.weight": np.ones((32, 2))}
+    refused("vector", r"lora_A.weight' is F32 of shape \(2,\); expected a matrix of floats", tensors=vector)
     path, _ = adapter(tmp_path / "pickled")
     (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
     with pytest.raises(FormatError, match="adapter_model.bin is a pickle"):

@@ -83,7 +83,8 @@ def test_the_users_rules_rename_transpose_and_leave_out(tmp_path):
 
 
 @pytest.mark.parametrize("rules", ["{", "{}", '[{"pattern": "("}]', '[{"pattern": "(", "name": "a"}]',
-                                   '[{"pattern": 3, "name": "a"}]', '[{"pattern": "a", "name": 3}]'])
+                                   '[{"pattern": 3, "name": "a"}]', '[{"pattern": "a", "name": 3}]', "[" * 99999,
+                                   '[{"pattern": "a", "name": "b", "transpose": "false"}]'])
 def test_a_map_that_is_no_map_is_one_line(tmp_path, rules):
     (tmp_path / "map.json").write_text(rules)
     with pytest.raises(FormatError) as error:

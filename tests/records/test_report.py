@@ -18,7 +18,7 @@ from jaxpost.records.drawing.figures import FIGURES
 from jaxpost.records.drawing.style import arm_styles
 from jaxpost.records.report import caveat, interval_drawing
 from jaxpost.records.rows import select
-from jaxpost.records.storage import read_json
+from jaxpost.records.storage import read_json, write_json
 from jaxpost.records.tabulating.cells import format_number
 from jaxpost.records.tabulating.latex import tex_escape, tex_number, tex_table
 from jaxpost.records.tabulating.tables import main_table, splits_table
@@ -291,6 +291,20 @@ def test_verify_says_when_there_is_nothing_to_verify(tmp_path, run, capsys):
     assert main(["verify", str(tmp_path / "none")]) == 1 and "does not exist" in capsys.readouterr().err
     run.open_bundle(tmp_path / "b")
     assert main(["verify", str(tmp_path / "b")]) == 1 and "not finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["status", "config", "claims", "config_exclude", "claim_results", "files"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_verify_finds_a_manifest_of_which_a_part_is_lost_or_something_else(copy, capsys, key, value):
+    manifest = read_json(copy / "manifest.json")
+    manifest.pop(key)
+    write_json(copy / "manifest.json", manifest | ({} if value is None else {key: value}))
+    assert main(["verify", str(copy)]) == 1
+    out, err = capsys.readouterr()
+    assert "WRONG manifest" in out or (key, value) == ("status", 3) and "not finished" in err
+    for text in ("[]", "null", "[" * 99999):
+        (copy / "manifest.json").write_text(text)
+        assert main(["verify", str(copy)]) == 1 and capsys.readouterr().err.startswith("cannot read")
 
 
 def test_report_draws_again_and_keeps_the_bundle_id(copy, monkeypatch, capsys):

@@ -121,6 +121,9 @@ def test_select_by_value_membership_and_null():
     assert len(select(table, tensor=None)) == 3 and len(select(table, tensor="q")) == 0
     with pytest.raises(ValueError, match="did you mean 'seed'"):
         select(table, sed=1)
+    for layer in (1.5, True, "three", 10**30, {"a": 1}, [0, 1.5], [[1]]):
+        with pytest.raises(ValueError, match="column 'layer' holds .* values; found"):
+            select(table, layer=layer)
 
 
 def test_params_are_sorted_text_both_ways():

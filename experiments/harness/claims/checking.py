@@ -12,6 +12,7 @@ from experiments.harness.errors import UserError
 from jaxpost import probes, stats
 from jaxpost.lookup import nearest
 from jaxpost.probes import trends
+from jaxpost.records.schema import ENUMS
 
 MOST_PRIMARY = 4
 FIELDS = ("id", "primary", "kind", "statement", "metric", "arms", "at", "direction", "threshold", "equivalence_margin")
@@ -26,27 +27,61 @@ _READ = {"after": ("arm", *_CURVE, "level"), "against": ("arm", *_CURVE),
          "term": ("arm", *_EVENT, "scale", "excess", "against", "window", "reading", "method"),
          ("order", "against"): _EVENT, ("rank_correlation", "against"): (*_CURVE, "column", "at", "after")}
 
+_NUMBER, _WHOLE = "a finite number", "a whole number"
+_TYPES = {"primary": "True or False", "params": "{name: value}", "arms": "a tuple of names", "threshold": _NUMBER,
+          "equivalence_margin": _NUMBER, "level": _NUMBER, "alpha": _NUMBER, "k": _WHOLE, "layer": _WHOLE,
+          **dict.fromkeys(("id", "statement", "metric", "arm", "kind", "at", "direction"), "text")}
+_HOLDS = {
+    "True or False": lambda x: isinstance(x, bool),
+    "{name: value}": lambda x: isinstance(x, Mapping),
+    "a tuple of names": lambda x: isinstance(x, tuple | list) and all(isinstance(one, str) for one in x),
+    _NUMBER: lambda x: isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < np.inf,
+    _WHOLE: lambda x: isinstance(x, int) and not isinstance(x, bool),
+    "text": lambda x: isinstance(x, str),
+}
+
 
 def fields(claims: Sequence[Mapping], metrics: Mapping = probes.METRICS) -> None:
-    """Refuse a claim that lacks a field, has one that is not known, or names a metric that is not one of `metrics`; the same of
-    the curves `against` and `after`, and of the terms of a sum.
+    """Refuse a claim that lacks a field, has one that is not known or holds another type, names a metric that is not one of
+    `metrics`, or has the id of another; the same of the curves `against` and `after`, and of the terms of a sum.
 
     Raises:
       UserError.
     """
+    if not isinstance(claims, tuple | list):
+        raise UserError(f"CLAIMS is {type(claims).__name__}; expected a tuple of claims, of none as ()")
+    taken = set()
     for position, claim in enumerate(claims):
+        if not isinstance(claim, Mapping):
+            raise UserError(f"claim number {position} is {claim!r}; expected {{'id': ..., 'metric': ..., ...}}")
         name = claim.get("id", f"number {position}")
         if missing := [field for field in FIELDS if field not in claim]:
             raise UserError(f"claim {name!r} lacks {missing[0]!r}; a claim has {', '.join(FIELDS)}")
         if unknown := [field for field in claim if field not in (*FIELDS, *_OPTIONAL)]:
             raise UserError(f"claim {name!r}: field {unknown[0]!r} is not known{nearest(unknown[0], (*FIELDS, *_OPTIONAL))}")
+        if not isinstance(claim.get("terms") or (), tuple | list):
+            raise UserError(f"claim {name!r}: terms={claim['terms']!r}; expected ((weight, {{'arm': ...}}), ...)")
         if bad := [pair for pair in claim.get("terms") or () if not (isinstance(pair, tuple | list) and len(pair) == 2)]:
             raise UserError(f"claim {name!r}: term {bad[0]!r} is no pair; expected (weight, {{'arm': ...}})")
         for field, stated in _parts(claim):
             _require_read(claim, field, stated)
+        for stated in (claim, *(part for _, part in _parts(claim))):
+            _require_types(name, stated)
+        if not name or set(name) & set("=;") or name in taken:
+            raise UserError(f"claim {name!r}: an id is text of its own, without '=' and ';', by which rows name the claim")
+        taken.add(name)
         for metric in [claim["metric"], *(other["metric"] for other in _others(claim))]:
             if metric not in metrics:
                 raise UserError(f"claim {name!r}: metric {metric!r} is not known{nearest(metric, metrics)}")
+
+
+def _require_types(name: str, stated: Mapping) -> None:
+    """Refuse values that no row could have, or that could not be compared. Raises: UserError."""
+    for field, value in stated.items():
+        if value is not None and field in _TYPES and not _HOLDS[_TYPES[field]](value):
+            raise UserError(f"claim {name!r}: {field}={value!r} is {type(value).__name__}; expected {_TYPES[field]}")
+        if value is not None and field in ENUMS and value not in ENUMS[field]:
+            raise UserError(f"claim {name!r}: {field}={value!r} is not known{nearest(str(value), ENUMS[field])}")
 
 
 def _parts(stated: Mapping) -> list[tuple[str, Mapping]]:

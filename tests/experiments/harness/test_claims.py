@@ -142,6 +142,27 @@ def test_bad_claims_are_refused_before_any_compute():
         claims.check([CLAIM] * 5, ["id"])
 
 
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("threshold", "x", "expected a finite number"), ("threshold", float("nan"), "expected a finite number"),
+    ("equivalence_margin", True, "expected a finite number"), ("primary", "yes", "expected True or False"),
+    ("params", "x", "expected {name: value}"), ("k", "x", "expected a whole number"), ("layer", 1.5, "expected a whole number"),
+    ("dtype", "fp8", "(valid: bf16, fp32)"), ("granularity", "tensr", "did you mean 'tensor'"),
+    ("arms", "ab", "tuple of names"), ("arms", (1, 2), "tuple of names"), ("id", "a=b", "without '=' and ';'"),
+    ("id", "", "an id is text"), ("id", 3, "expected text"),
+    ("statement", 3, "expected text"), ("terms", 3, "terms=3; expected"), ("kind", ("value",), "expected text")])
+def test_a_claim_holds_what_rows_can_have(field, value, message):
+    with pytest.raises(UserError) as error:
+        claims.fields([CLAIM | {field: value}])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stated", [None, {"id": "x"}, ("x",), [CLAIM, CLAIM]])
+def test_claims_are_a_tuple_of_different_claims(stated):
+    claims.fields([CLAIM, CLAIM | {"id": "another"}])
+    with pytest.raises(UserError, match="expected a tuple of claims|expected {'id'|an id is text of its own"):
+        claims.fields(stated)
+
+
 def test_where_no_seed_has_a_value_the_note_says_what_the_rows_say():
     rows = [{"metric": "weight.sparsity.bf16", "arm": arm, "seed": 0, "granularity": "global", "dtype": "bf16", "value": None,
              "step": step, "params": params, "conditional_on": BASE, "status": "absent", "status_reason": reason}

@@ -130,6 +130,7 @@ def get_config(argument="default"):
 @pytest.mark.parametrize(("body", "expected"), [
     ("    c.train.stepz = 1", "key 'train.stepz' is not known; did you mean 'train.steps'?"),
     ("    del c.train.steps", "key 'train.steps' is missing"),
+    ("    del c.model", "key 'model."),
     ("    with c.ignore_type(): c.train.steps = 'x'", "'train.steps' takes int"),
     ("    c.experiment = 'rlvr_sparsty'", "experiment='rlvr_sparsty' is not known; did you mean 'rlvr_sparsity'?"),
     ("    c.model.widht = 3", "config key 'model.widht' is not known; did you mean 'width'?"),

@@ -189,6 +189,16 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     ({"a": {}, "g{}": {"over": {"pool": "train.steps"}}}, "arm 'g{}': over.pool=150 is not several values"),
     ({"a": {}, "g{}": {"over": (1, 2)}}, "over=(1, 2) is tuple; expected {field: (value, ...)}"),
     ({"a": {}, "base": {}}, "are places where an arm starts"),
+    ({"a": 3}, "arm.a=3 is int; expected {field: value}"),
+    ({"a": {"start": 3}}, "start=3 is int; expected a name or a tuple of names"),
+    ({"a": {"curriculum": 3}}, "curriculum=3 is int; expected a rule's name"),
+    ({"a": {"prompts": -3}}, "prompts=-3: must be at least 1"),
+    ({"a": {"answer_tokens": -1}}, "answer_tokens=-1: must be at least 0"),
+    ({"a": {"final_share": 3.0}}, "final_share=3.0: must be between 0 and 1"),
+    ({"a": {"storage_dtype": "float8"}}, "storage_dtype='float8' is not known"),
+    ({"a": {"optimizer_settings": {"weight_deca": 1}}}, "did you mean 'weight_decay'?"),
+    ({"a": {}, "g0": {}, "g{}": {"over": {"pool": (1, 2)}}}, "arm 'g0' is named twice"),
+    ({"a": {}, "g{}{x}": {"over": {"poool": (1, 2)}}, "g0{x}": {}}, "arm 'g0{x}' is named twice"),
 ])
 def test_a_mistake_is_one_line_with_the_fix(table, expected):
     with pytest.raises(UserError) as error:
