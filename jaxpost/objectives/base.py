@@ -313,12 +313,14 @@ def _refuse_probabilities(name: str, field: str, x_NxT, mask_NxT) -> None:
 
 def widened(part):
     """A view or batch whose floating-point numbers are float32 at least: a loss, a count of tokens and a statistic of rewards
-    are sums, which bfloat16 rounds from 256 on. Gradients come back in the dtype of the array that was given."""
-    def wide(x):
-        narrow = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
-        return x.astype(jnp.float32) if narrow else x
+    are sums, which bfloat16 rounds from 256 on. Gradients come back in the dtype of the array that was given. A part with
+    none that is narrower is returned as it is."""
+    def narrow(x):
+        return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
 
-    return jax.tree.map(wide, part)
+    if not any(map(narrow, jax.tree.leaves(part))):
+        return part
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if narrow(x) else x, part)
 
 
 def masked(view: View, batch: Batch) -> tuple[View, Batch]:

@@ -34,7 +34,7 @@ def test_what_is_no_finished_benchmark_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("{", "cannot read"), ("[]", "no manifest of a benchmark"), ("{}", "KeyError: 'status'"),
+    ("{", "cannot read"), ("[]", "it holds a JSON list, expected an object"), ("{}", "KeyError: 'status'"),
     (json.dumps({key: value for key, value in MANIFEST.items() if key != "sessions"}), "KeyError: 'sessions'"),
     (json.dumps(MANIFEST | {"sessions": []}), "IndexError"), (json.dumps(MANIFEST | {"targets": [{}]}), "KeyError: 'spread'")])
 def test_a_broken_manifest_is_one_line_that_names_it(tmp_path, capsys, text, message):

@@ -27,7 +27,7 @@ from jaxpost.records.verify import verify
 
 # Of bundles of many arms or runs, of gradients, and of runs on whole tables.
 OF_OTHERS = ("changes", "responses", "coherence_layers", "pathway_trajectories", "fourier_progress",
-             "kernel_progress")
+             "kernel_progress", "reasoning")
 DRAWN = [name for name in FIGURES if name not in OF_OTHERS]
 
 
