@@ -114,10 +114,13 @@ def test_a_suite_gives_each_split_its_own_reasoning():
     model = dataclasses.replace(MODEL, vocab=task.vocab_size)
     suite = training.Suite(model, (("id", task, "id"), ("ood", task, "ood/length"), ("second", plain, "id")), 6, "id")
     params, key = models.init(model, jax.random.key(0)), jax.random.key(3)
-    found = suite.given_reasoning(params, key, (0.5, 1.0))
-    assert set(found) == {"id", "ood"} and found["ood"].reward_NxK.shape == (6, 2)
-    small = dataclasses.replace(suite, splits=suite.splits[1:2])
-    np.testing.assert_array_equal(small.given_reasoning(params, key, (1.0,))["ood"].conflict_N, found["ood"].conflict_N)
+    given = jax.jit(suite.given_reasoning, static_argnums=2)(params, key, (1.0,))
+    assert set(given) == {"id", "ood"} and given["ood"].reward_NxK.shape == (6, 1)
+    for split, label in (("id", "id"), ("ood/length", "ood")):  # the next problem of the same split, that of the last the first
+        drawn = tasks.examples(task, split, jnp.arange(6))
+        label_6 = np.asarray(jax.vmap(task.verify)(jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), drawn.problem),
+                                                   drawn.answer_NxT))
+        np.testing.assert_array_equal(given[label].conflict_N, label_6 == 0)
 
 
 @pytest.mark.parametrize(("splits", "problems", "expected"), [
