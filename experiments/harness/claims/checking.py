@@ -9,7 +9,7 @@ from experiments.harness.claims import across_arms, statistics
 from experiments.harness.claims.curves import SELECTORS
 from experiments.harness.claims.terms import KINDS, scale
 from experiments.harness.errors import UserError
-from jaxpost import probes, stats
+from jaxpost import kinds, probes, stats
 from jaxpost.lookup import nearest
 from jaxpost.probes import trends
 from jaxpost.records.schema import ENUMS
@@ -27,18 +27,9 @@ _READ = {"after": ("arm", *_CURVE, "level"), "against": ("arm", *_CURVE),
          "term": ("arm", *_EVENT, "scale", "excess", "against", "window", "reading", "method"),
          ("order", "against"): _EVENT, ("rank_correlation", "against"): (*_CURVE, "column", "at", "after")}
 
-_NUMBER, _WHOLE = "a finite number", "a whole number"
-_TYPES = {"primary": "True or False", "params": "{name: value}", "arms": "a tuple of names", "threshold": _NUMBER,
-          "equivalence_margin": _NUMBER, "level": _NUMBER, "alpha": _NUMBER, "k": _WHOLE, "layer": _WHOLE,
-          **dict.fromkeys(("id", "statement", "metric", "arm", "kind", "at", "direction"), "text")}
-_HOLDS = {
-    "True or False": lambda x: isinstance(x, bool),
-    "{name: value}": lambda x: isinstance(x, Mapping),
-    "a tuple of names": lambda x: isinstance(x, tuple | list) and all(isinstance(one, str) for one in x),
-    _NUMBER: lambda x: isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < np.inf,
-    _WHOLE: lambda x: isinstance(x, int) and not isinstance(x, bool),
-    "text": lambda x: isinstance(x, str),
-}
+_KINDS = {"primary": bool, "params": Mapping, "arms": tuple[str, ...], "k": int, "layer": int,
+          **dict.fromkeys(("threshold", "equivalence_margin", "level", "alpha"), float),
+          **dict.fromkeys(("id", "statement", "metric", "arm", "kind", "at", "direction"), str)}
 
 
 def fields(claims: Sequence[Mapping], metrics: Mapping = probes.METRICS) -> None:
@@ -78,8 +69,8 @@ def fields(claims: Sequence[Mapping], metrics: Mapping = probes.METRICS) -> None
 def _require_types(name: str, stated: Mapping) -> None:
     """Refuse values that no row could have, or that could not be compared. Raises: UserError."""
     for field, value in stated.items():
-        if value is not None and field in _TYPES and not _HOLDS[_TYPES[field]](value):
-            raise UserError(f"claim {name!r}: {field}={value!r} is {type(value).__name__}; expected {_TYPES[field]}")
+        if value is not None and field in _KINDS and (why := kinds.refusal(value, _KINDS[field])):
+            raise UserError(f"claim {name!r}: {field}={value!r}: {why}")
         if value is not None and field in ENUMS and value not in ENUMS[field]:
             raise UserError(f"claim {name!r}: {field}={value!r} is not known{nearest(str(value), ENUMS[field])}")
 

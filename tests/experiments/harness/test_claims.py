@@ -145,11 +145,11 @@ def test_bad_claims_are_refused_before_any_compute():
 @pytest.mark.parametrize(("field", "value", "message"), [
     ("threshold", "x", "expected a finite number"), ("threshold", float("nan"), "expected a finite number"),
     ("equivalence_margin", True, "expected a finite number"), ("primary", "yes", "expected True or False"),
-    ("params", "x", "expected {name: value}"), ("k", "x", "expected a whole number"), ("layer", 1.5, "expected a whole number"),
+    ("params", "x", "expected a table"), ("k", "x", "expected a whole number"), ("layer", 1.5, "expected a whole number"),
     ("dtype", "fp8", "(valid: bf16, fp32)"), ("granularity", "tensr", "did you mean 'tensor'"),
-    ("arms", "ab", "tuple of names"), ("arms", (1, 2), "tuple of names"), ("id", "a=b", "without '=' and ';'"),
-    ("id", "", "an id is text"), ("id", 3, "expected text"),
-    ("statement", 3, "expected text"), ("terms", 3, "terms=3; expected"), ("kind", ("value",), "expected text")])
+    ("arms", "ab", "expected a list (each a text)"), ("arms", (1, 2), "expected a list (each a text)"),
+    ("id", "a=b", "without '=' and ';'"), ("id", "", "an id is text"), ("id", 3, "expected a text"),
+    ("statement", 3, "expected a text"), ("terms", 3, "terms=3; expected"), ("kind", ("value",), "expected a text")])
 def test_a_claim_holds_what_rows_can_have(field, value, message):
     with pytest.raises(UserError) as error:
         claims.fields([CLAIM | {field: value}])
