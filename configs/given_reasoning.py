@@ -16,8 +16,9 @@ Reads:     an answer behind another problem's reasoning comes from that reasonin
 Differs from the paper in: parts of one written reasoning instead of plans, subproblems and facts that people wrote; a small
            transformer and one task; what is given stands in the answer, not in the prompt.
 Came out:  (bundle a0f21264bcc5, 5 seeds) half of the own reasoning is worth +0.141 [+0.062, +0.219] more than half of another
-           problem's, SUPPORTED, and after GRPO +0.592 [+0.439, +0.745] more than with permuted rewards, SUPPORTED. At equal
-           success GRPO follows another problem's reasoning as often as SFT, +0.005 [-0.015, +0.025], INCONCLUSIVE. Whole
+           problem's, SUPPORTED, and after GRPO +0.592 [+0.439, +0.745] more than with permuted rewards, SUPPORTED, where that
+           control has unlearned to answer (success 0.05, a guess has 0.5): the difference is its collapse. At equal success
+           GRPO follows another problem's reasoning as often as SFT, +0.005 [-0.015, +0.025], INCONCLUSIVE. Whole
            reasoning is carried out alike, +0.0026 [-0.0017, +0.0068]: within the margin, read from the bundle's rows, since
            the commit of that run read no statistic with several shares at equal success.
 Learning rate: the default of rlvr_sparsity's pilot, the same for all arms, not tuned here.

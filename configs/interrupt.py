@@ -17,8 +17,8 @@ Came out:  (bundle cbc01c33e46a, 5 seeds) after GRPO half of the reasoning is wo
            tokens in another order, SUPPORTED. SFT does not wait for more tokens at equal success, -0.22 [-0.55, +0.10] tokens,
            INCONCLUSIVE; beyond permuted rewards GRPO is +0.21 [+0.01, +0.40] under the cut, INCONCLUSIVE. GRPO under cuts lost
            success (-0.113 [-0.284, +0.059]), so that practice supports nothing; it is +0.23 [+0.06, +0.40] below GRPO without
-           cuts where nothing is cut, SUPPORTED. Not healthy as stated above: cut at 0 to 8 tokens no arm answers at all (success
-           0, not 1/2), so that what the controls lack is the form of an answer as much as its content.
+           cuts where nothing is cut, SUPPORTED. Not healthy as stated above: cut at 0 to 8 tokens no arm answers at all
+           (success 0, not 1/2), so that what the controls lack is the form of an answer as much as its content.
 Learning rate: the default of rlvr_sparsity's pilot, the same for all arms, not tuned here.
 """
 
