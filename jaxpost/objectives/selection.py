@@ -28,8 +28,8 @@ def largest_variance(value_N: jax.Array, present_N: jax.Array, count: jax.Array 
     order = jnp.argsort(jnp.where(present_N, value_N, jnp.inf))
     total = present_N.sum()
     count = jnp.minimum(count, total)
-    mean = jnp.where(present_N, value_N, 0.0).sum() / jnp.maximum(total, 1)
-    x_N = jnp.where(jnp.arange(N) < total, value_N[order] - mean, 0.0)  # centred: else squares cancel far from 0
+    centre = jnp.where(present_N, value_N, 0.0).sum() / jnp.maximum(total, 1)
+    x_N = jnp.where(jnp.arange(N) < total, value_N[order] - centre, 0.0)  # centred: else squares cancel far from 0
     sums, squares = (jnp.concatenate([jnp.zeros(1, x_N.dtype), jnp.cumsum(v)]) for v in (x_N, x_N * x_N))
     i = jnp.arange(N + 1)
     above = jnp.clip(total - (count - i), 0, N)  # the large ones start at this rank

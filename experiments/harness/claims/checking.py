@@ -55,7 +55,7 @@ def fields(claims: Sequence[Mapping], metrics: Mapping = probes.METRICS) -> None
         if bad := [pair for pair in claim.get("terms") or () if not (isinstance(pair, tuple | list) and len(pair) == 2)]:
             raise UserError(f"claim {name!r}: term {bad[0]!r} is no pair; expected (weight, {{'arm': ...}})")
         for field, stated in _parts(claim):
-            _require_read(claim, field, stated)
+            _require_known(claim, field, stated)
         for stated in (claim, *(part for _, part in _parts(claim))):
             _require_types(name, stated)
         if not name or set(name) & set("=;") or name in taken:
@@ -82,7 +82,7 @@ def _parts(stated: Mapping) -> list[tuple[str, Mapping]]:
     return parts + [part for _, inner in parts if isinstance(inner, Mapping) for part in _parts(inner)]
 
 
-def _require_read(claim: Mapping, field: str, stated: object) -> None:
+def _require_known(claim: Mapping, field: str, stated: object) -> None:
     """Refuse a curve or term that is no mapping, or of which something is not read. Raises: UserError."""
     name, kind = claim.get("id"), claim["kind"]
     if not isinstance(stated, Mapping):

@@ -5,9 +5,8 @@ Legend: S seeds, N prompts, K shares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -41,7 +40,7 @@ class Given(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GivenReasoning(of_suite.OfSuite):
+class GivenReasoning(of_suite.OfRecords):
     """Success by how much of the oracle's reasoning is given, and whether answers follow reasoning that is not theirs.
 
     `suite.given_reasoning(params, key, shares)` gives {label: Given} (`training.Suite`), of splits with reasoning.
@@ -61,6 +60,7 @@ class GivenReasoning(of_suite.OfSuite):
     needs: frozenset[base.Need] = frozenset({base.PARAMS})
     stream: str = "given_reasoning"
     at_base: bool = True
+    record: ClassVar[type] = Given
 
     def __post_init__(self):
         shares = list(self.shares)
@@ -72,17 +72,7 @@ class GivenReasoning(of_suite.OfSuite):
                              f"shares); {type(self.suite).__name__} has none")
 
     def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
-        by_label = self.suite.given_reasoning(params, key, self.shares)
-        return {f"{label}/{field}": x for label, given in by_label.items() for field, x in given._asdict().items()}
-
-    def finalize(self, values: Mapping[str, Any], state: dict, *, arm: str, step: int, seeds: Sequence[int],
-                 conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]], **meta: Any) -> dict[str, np.ndarray]:
-        """Rows of every split; values have a leading axis over seeds."""
-        del state, meta
-        table = example_rows.policy_table(arm=arm, step=step, seeds=seeds, conditional_on=conditional_on)
-        for label, fields in of_suite.by_label(values).items():
-            self._add(table, label, Given(**{field: x.astype(np.float64) for field, x in fields.items()}))
-        return table.columns(row_ids)
+        return of_suite.flat(self.suite.given_reasoning(params, key, self.shares))
 
     def _add(self, table, label: str, given: Given) -> None:
         def row(metric, own_SxN, null_kind, null_SxN, **more):

@@ -87,8 +87,7 @@ class InContext(of_suite.OfSuite):
 
     def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
         del key
-        return {f"{label}/{name}": x for label, answers in self.suite.strategies(params).items()
-                for name, x in answers._asdict().items()}
+        return of_suite.flat(self.suite.strategies(params))
 
     def finalize(self, values: Mapping[str, np.ndarray], state: dict, *, arm: str, step: int, seeds: Sequence[int],
                  conditional_on: str | None, row_ids: Callable, **meta: Any) -> dict[str, np.ndarray]:

@@ -5,9 +5,8 @@ Legend: S seeds, N prompts, K budgets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -43,7 +42,7 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Interrupted(of_suite.OfSuite):
+class Interrupted(of_suite.OfRecords):
     """Success under every budget, against a control that reasons as long and says nothing.
 
     `suite.interrupted(params, key, budgets, control)` gives {label: Cut} (`training.Suite`), of splits with reasoning.
@@ -64,6 +63,7 @@ class Interrupted(of_suite.OfSuite):
     needs: frozenset[base.Need] = frozenset({base.PARAMS})
     stream: str = "interrupted"
     at_base: bool = True
+    record: ClassVar[type] = Cut
 
     def __post_init__(self):
         if len(self.budgets) < 2 or self.budgets[0] != 0 or list(self.budgets) != sorted(set(self.budgets)):
@@ -74,17 +74,7 @@ class Interrupted(of_suite.OfSuite):
                              f"control); {type(self.suite).__name__} has none")
 
     def _measured(self, params: Any, key: jax.Array) -> dict[str, jax.Array]:
-        by_label = self.suite.interrupted(params, key, self.budgets, self.control)
-        return {f"{label}/{field}": x for label, cut in by_label.items() for field, x in cut._asdict().items()}
-
-    def finalize(self, values: Mapping[str, Any], state: dict, *, arm: str, step: int, seeds: Sequence[int],
-                 conditional_on: str | None, row_ids: Callable[[dict], Sequence[str]], **meta: Any) -> dict[str, np.ndarray]:
-        """Rows of every split; values have a leading axis over seeds."""
-        del state, meta
-        table = example_rows.policy_table(arm=arm, step=step, seeds=seeds, conditional_on=conditional_on)
-        for label, fields in of_suite.by_label(values).items():
-            self._add(table, label, Cut(**{field: x.astype(np.float64) for field, x in fields.items()}))
-        return table.columns(row_ids)
+        return of_suite.flat(self.suite.interrupted(params, key, self.budgets, self.control))
 
     def _add(self, table, label: str, cut: Cut) -> None:
         N = cut.free_N.shape[-1]

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxpost.records.drawing.style import INK, MUTED, arm_styles, legend_below, panels
+from jaxpost.records.drawing.style import INK, MUTED, NULL_LINE, arm_styles, legend_below, panels
 from jaxpost.records.rows import parse_params, select
 from jaxpost.records.tabulating.variants import last_steps, on_path, variant, variant_label
 
@@ -140,8 +140,6 @@ _AGAINST_NORM = (  # metric, label, variant, minus its null, scale
     ("policy.kl_forward", "forward KL (nats)", {}, False, "log"),
 )
 
-_NULL_LINE = {"linestyle": (0, (1, 1.5)), "linewidth": 0.9, "marker": "", "alpha": 0.9}
-
 
 def against_update_norm(table: pa.Table, arrays: dict) -> Drawn:
     """Geometry and policy statistics against the update norm: what is left of a difference at equal distance."""
@@ -170,12 +168,12 @@ def against_update_norm(table: pa.Table, arrays: dict) -> Drawn:
             lo, hi = ((curve[end] - shift)[order] for end in ("ci_lo", "ci_hi"))
             lo = np.where(lo <= 0, y / 10, lo) if scale == "log" else lo
             if not minus_null:
-                axis.plot(x, curve["null_value"][order], color=styles[arm]["color"], **_NULL_LINE)
+                axis.plot(x, curve["null_value"][order], color=styles[arm]["color"], **NULL_LINE)
             line(axis, x, y, lo, hi, styles[arm])
         if minus_null:
             axis.axhline(0, color=INK, linewidth=0.8)
         axis.set(xscale="log", yscale=scale, xlabel="update norm", title=label)
-    legend_below(figure, styles, [("null", {"color": MUTED, **_NULL_LINE})])
+    legend_below(figure, styles, [("null", {"color": MUTED, **NULL_LINE})])
     tables = [norm, *(rows for rows, *_ in drawn)]
     variants = "; ".join(f"{label}{variant_suffix(rows)}" for rows, label, *_ in drawn)
     return Drawn(

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jaxpost.records.drawing.curves import Drawn, Missing, line, null_kinds, replicates
-from jaxpost.records.drawing.style import MUTED, arm_styles, legend_below, panels
+from jaxpost.records.drawing.style import MUTED, NULL_LINE, arm_styles, legend_below, panels
 from jaxpost.records.rows import parse_params, select
 from jaxpost.records.tabulating.variants import last_steps
 
@@ -13,7 +13,6 @@ _PANELS = (  # metric, its param on the axis, title, label of the axis
     ("policy.interrupted_success", "budget", "reasoning is cut", "tokens of reasoning before the cut"),
     ("policy.success_given_reasoning", "share", "reasoning is given", "share of the oracle's reasoning that is given"),
 )
-_NULL_LINE = {"linestyle": (0, (1, 1.5)), "linewidth": 0.9, "marker": "", "alpha": 0.9}
 
 
 def reasoning(table: pa.Table, arrays: dict) -> Drawn:
@@ -37,10 +36,10 @@ def reasoning(table: pa.Table, arrays: dict) -> Drawn:
             y, lo, hi, null = (np.asarray([row[column] for *_, row in points], float)
                                for column in ("value", "ci_lo", "ci_hi", "null_value"))
             line(axis, x, y, lo, hi, style)
-            axis.plot(x, null, color=style["color"], **_NULL_LINE)
+            axis.plot(x, null, color=style["color"], **NULL_LINE)
         axis.set(title=title, xlabel=label, ylim=(-0.02, 1.02))
     axes[0].set_ylabel("success (share of prompts)")
-    legend_below(figure, styles, [("null", {"color": MUTED, **_NULL_LINE})])
+    legend_below(figure, styles, [("null", {"color": MUTED, **NULL_LINE})])
     tables = [rows for rows, *_ in drawn]
     return Drawn(figure, f"Success on fresh problems at the last step, by how much reasoning there is ({replicates(*tables)}). "
                  f"Dotted: the null of each point ({null_kinds(pa.concat_tables(tables))}).", tables)

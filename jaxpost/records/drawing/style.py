@@ -12,6 +12,7 @@ from jaxpost.records.tabulating.variants import arm_order
 WIDTH = 7.2  # inches: a full text width; the report shows it at the same size
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e4e8ec"
 ABSENT = "#c3cad2"  # a cell without a value
+NULL_LINE = {"linestyle": (0, (1, 1.5)), "linewidth": 0.9, "marker": "", "alpha": 0.9}
 RC = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
