@@ -45,7 +45,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.title, c.question = "Board games", __doc__.splitlines()[0]
     c.task = ConfigDict({"name": "connect_four", "rows": 4, "columns": 4, "depth": 0})
     c.tasks = ConfigDict({"ships": {"name": "battleship"}})
-    c.pretrain.update({"success_low": 0.5, "success_high": 0.7})  # a guess has 0.44
+    c.pretrain.update({"success_low": 0.58, "success_high": 0.78})  # a guess has 0.44
     c.train.learning_rate = 1e-4
     c.arm = ConfigDict({
         "sft": {"objective": "cross_entropy"},

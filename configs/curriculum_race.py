@@ -47,7 +47,7 @@ def get_config(argument: str = "default") -> ConfigDict:
                 "2504.03380")
     c.task = ConfigDict({"name": "chains", "nodes": (3, 5), "ood_nodes": (6, 6)})
     c.second.update({"nodes": (2, 2), "ood_nodes": (3, 3)})
-    c.pretrain.update({"success_low": 0.55, "success_high": 0.8})  # an answer is one of two labels: a guess has 0.5
+    c.pretrain.update({"success_low": 0.65, "success_high": 0.85})  # an answer is one of two labels: a guess has 0.5
     c.train.learning_rate = 1e-4
     c.arm = ConfigDict({
         "uniform": {"objective": "grpo", "pool": 64 if small else 256},

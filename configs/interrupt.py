@@ -57,7 +57,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.title, c.question = "Answers whose reasoning is cut", __doc__.splitlines()[0]
     c.papers = ("2510.11713",)
     c.task = ConfigDict({"name": "rasp", "problem": "parity", "style": "cot", "length": (3, 6), "ood_length": (7, 8)})
-    c.pretrain.update({"success_low": 0.6, "success_high": 0.8})  # a guess has 0.5
+    c.pretrain.update({"success_low": 0.6, "success_high": 0.8, "problems": 512})  # a guess has 0.5
     c.train.learning_rate = 1e-4
     c.arm = ConfigDict({
         "sft": {"objective": "cross_entropy"},

@@ -59,7 +59,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.task = ConfigDict({"name": "chains", "style": "backtrack(2)", **nodes})
     c.tasks = ConfigDict({"brief": {"name": "chains", "room": int(LAST), **nodes}})
     c.second.update({"nodes": (2, 2), "ood_nodes": (3, 3)})  # answered without reasoning
-    c.pretrain.update({"success_low": 0.55, "success_high": 0.8})  # an answer is one of two labels: a guess has 0.5
+    c.pretrain.update({"success_low": 0.65, "success_high": 0.85})  # an answer is one of two labels: a guess has 0.5
     c.train.update({"learning_rate": 1e-4, "steps": 120 if argument == "default" else 8})
     shrink = (LAST / FIRST) ** (1 / 3)
     c.arm = ConfigDict({

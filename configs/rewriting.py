@@ -45,7 +45,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.papers = ("2509.25004",)
     c.task = ConfigDict({"name": "chains", "nodes": (3, 4), "ood_nodes": (5, 5), "style": "cot"})
     c.second.update({"nodes": (2, 2), "ood_nodes": (3, 3)})  # answered without reasoning
-    c.pretrain.update({"success_low": 0.55, "success_high": 0.8})  # a guess has 0.5
+    c.pretrain.update({"success_low": 0.65, "success_high": 0.85})  # a guess has 0.5
     c.train.learning_rate, c.train.twice = 1e-4, 2 * c.train.group
     varied = {"diversify": {"order": SHUFFLED}}
     c.arm = ConfigDict({

@@ -63,6 +63,7 @@ class Setup(Checked):
             raise UserError(f"the config has no section {absent[0]!r}, and its arms start from a base; give them "
                             f"start={stages.SCRATCH!r}, or begin with defaults.study()")
         self.second = self.tasks["second"]
+        checks.competence(config.pretrain, self.task)
         self.model = programs.model_with(config, checks.model(config.model, tuple(self.tasks.values())))
         self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group, devices)
         self.arms = arm_table.build(config, self.model, self.tasks, trainable.of_stage(config))

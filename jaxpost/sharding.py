@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("ensemble", "data", "fsdp", "tensor")
@@ -36,6 +37,8 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
 def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence | None = None) -> Mesh:
     """A mesh over `devices` (default: all) with the axes of MESH_AXES; sizes not given are 1.
 
+    With a mesh of several CPU devices, the process compiles all programs anew from here on (`_without_compilation_cache`).
+
     Args:
       sizes: e.g. {"data": 2, "fsdp": 4}.
       devices: the devices to use, also abstract ones of an ahead-of-time topology.
@@ -52,7 +55,20 @@ def make_mesh(sizes: Mapping[str, int] | None = None, devices: Sequence | None =
     if math.prod(shape) != len(devices):
         raise ValueError(f"mesh {dict(zip(MESH_AXES, shape))} needs {math.prod(shape)} devices, found {len(devices)}; "
                          f"nearest valid: data={len(devices)}")
+    if len(devices) > 1 and devices[0].platform == "cpu":
+        _without_compilation_cache()
     return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _without_compilation_cache() -> None:
+    """Read no compiled program from disk any more: XLA for CPUs (jaxlib 0.10.2) loses the order of its collectives there.
+
+    A program as it was compiled runs its collectives one after the other; one that was read from JAX's persistent cache runs
+    those that are ready, so that devices wait for each other in different ones until XLA aborts the process after 40 s.
+    """
+    if jax.config.jax_enable_compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # JAX asks the option once
 
 
 def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:

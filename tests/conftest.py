@@ -17,6 +17,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # most
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 drop_context = quick_compilation.share_context()
@@ -26,9 +27,15 @@ MOST_MAPS = 20_000
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """After a file, drop what is compiled if it holds many memory maps; the compilation cache on disk has it again."""
+    """After a file, drop what is compiled if it holds many memory maps; the compilation cache on disk has it again.
+
+    A mesh of several devices turned the cache off for the rest of its file.
+    """
     yield
     drop_context()
+    if not jax.config.jax_enable_compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
     if MAPS.exists() and MAPS.read_text().count("\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()

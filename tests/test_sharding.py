@@ -157,6 +157,19 @@ def test_flops_count_what_is_sampled_filled_and_updated():
     assert flops("orpo_prompt_nll") == 3 * one + 3 * asked + sampled // 2
 
 
+def test_programs_of_several_cpu_devices_are_compiled_anew(request):
+    """One that is read from the cache has no order of its collectives, and its devices wait for each other."""
+    events = []
+    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+    request.addfinalizer(jax.monitoring.clear_event_listeners)
+    mesh = sharding.make_mesh({"data": 8})
+    for _ in range(2):
+        split = jax.jit(lambda x: x * 3, out_shardings=NamedSharding(mesh, PartitionSpec("data")))
+        np.testing.assert_array_equal(split(np.arange(8.0)), 3 * np.arange(8.0))
+        jax.clear_caches()
+    assert "/jax/compilation_cache/cache_hits" not in events
+
+
 def test_rules_are_ordered_and_strict():
     mesh = sharding.make_mesh({"fsdp": 4, "tensor": 2})
     assert sharding.partition(("embed", "heads"), (64, 64), mesh) == PartitionSpec("fsdp", "tensor")

@@ -63,6 +63,22 @@ def values(config: ConfigDict) -> None:
         raise UserError(f"wandb.mode={config.wandb.mode!r} is not known{nearest(config.wandb.mode, WANDB_MODES)}")
 
 
+def competence(section: ConfigDict, task: Task) -> None:
+    """A base that guesses is not partly competent: the range begins four binomial standard errors above a guess.
+
+    Four, because the first check inside the range ends pretraining, and hundreds of checks are made. A range from 0 takes any.
+
+    Raises:
+      UserError: it begins below.
+    """
+    guess = float(task.guess("id"))
+    least = guess + 4 * math.sqrt(guess * (1 - guess) / section.problems)
+    if 0 < section.success_low < least:
+        raise UserError(f"pretrain.success_low={section.success_low}: a guess at {task.name} has {guess:.3g}, and a check of "
+                        f"{section.problems} problems shows {least:.3g} by chance; expected at least "
+                        f"{math.ceil(100 * least) / 100}, or 0, which takes any base")
+
+
 def model(section: ConfigDict, used: Sequence[Task]) -> models.TransformerConfig:
     """The transformer of a config section; `vocab` is that of the tasks, or may be given and must cover every one.
 

@@ -86,7 +86,7 @@ def study() -> ConfigDict:
         "max_steps": 3000,  # of the mixture, before giving up
         "check_every": 5,  # steps between checks: competence comes suddenly
         "problems": 512,  # a check
-        "success_low": 0.3, "success_high": 0.6,  # of the new task, at temperature 1: partly competent
+        "success_low": 0.3, "success_high": 0.6,  # of the new task, at temperature 1: partly competent, and no guess
         "second_min": 0.9,  # success on the second task
     })
     c.train = ConfigDict({  # of every arm that does not say otherwise

@@ -45,6 +45,7 @@ class Setup:
             raise UserError(f"train.minibatches={train.minibatches} does not divide train.prompts={train.prompts}: an update "
                             f"takes whole groups; nearest valid: {near}")
         self.task, self.second = arm_table.make_task(config.task), arm_table.make_task(config.second)
+        checks.competence(config.pretrain, self.task)
         self.model = checks.model(config.model, (self.task, self.second))
         self.mesh = checks.mesh(config.mesh, train.prompts * train.group)
         self.rows = tour_rows.build(config, self.model, self.task)

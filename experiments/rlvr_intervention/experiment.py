@@ -45,6 +45,7 @@ class Setup:
         self.config = config
         checks.values(config)
         self.task, self.second = arm_table.make_task(config.task), arm_table.make_task(config.second)
+        checks.competence(config.pretrain, self.task)
         self.model = checks.model(config.model, (self.task, self.second))
         self.mesh = checks.mesh(config.mesh, config.train.prompts * config.train.group)
         self.symmetries = interventions.drawn(config.intervene, self.model)

@@ -53,8 +53,7 @@ class Sampling:
         planned = self._plan(curriculum_state, stream(seed, f"data/{self.task.name}", step), step,
                              lambda index_K: planning.prompt_states(self.task, self.spec, params, index_K))
         index_N, knobs_N = needs.planned_problems(self.task, planned.plan, self.spec.group)
-        # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration, and
-        # on CPU that collective can deadlock with another one (it does in executables from the compilation cache).
+        # Whole on every device: a redraw loop split over rows votes on its end with a collective an iteration.
         problems_N = sharding.constrain(tasks.problems(self.task, "train", index_N, knobs_N), ())
         share = planned.plan.knobs.get("hint_share")
         return problems_N, *self.answers(params, seed, step, problems_N, early_stop, share), planned

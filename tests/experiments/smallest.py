@@ -8,6 +8,6 @@ def shrink(c: ConfigDict) -> ConfigDict:
     c.task = ConfigDict({"name": "chains", "nodes": (2, 2), "ood_nodes": (3, 3)})
     c.second = ConfigDict({"name": "addition", "digits": 1})
     c.pretrain.update({"rows": 16, "learning_rate": 1e-2, "second_steps": 5, "max_steps": 100, "check_every": 10,
-                       "problems": 64, "success_low": 0.1, "success_high": 1.0, "second_min": 0.0})
+                       "problems": 64, "success_low": 0.0, "success_high": 1.0, "second_min": 0.0})
     c.train.update({"steps": 4, "prompts": 4, "group": 4, "steps_per_call": 2})
     return c

@@ -54,6 +54,8 @@ def nothing_is_computed(monkeypatch):
     ("--config.measure.probes=()", "needs at least one entry"),
     ("--config.measure.budget=-0.1", "measure.budget=-0.1: must be at least 0"),
     ("--config.pretrain.success_low=1.5", "between 0.0 and 1.0"),
+    ("--config.pretrain.success_low=0.74", "a guess at chains has 0.5, and a check of 64 problems shows 0.75 by chance; "
+                                           "expected at least 0.75, or 0, which takes any base"),
     ("--config.mesh.ensemble=16", "mesh.ensemble=16 needs 16 devices, found 8; set it to at most 8"),
     ("--config.mesh.ensemble=0", "at least 1"),
     ("--config.wandb.mode=of", "wandb.mode='of' is not known; did you mean 'offline'?"),
