@@ -13,14 +13,15 @@ import pytest
 from experiments import launch, tiny_hf
 from jaxpost import records
 from jaxpost.records.verify import verify
+from tests import quick_compilation
 
 from .conftest import ROOT
 
 pytestmark = pytest.mark.slow
 SUBJECT = ROOT / "experiments" / "faults" / "subject.py"
 QUOTIENTS = ("weight.spectral_kappa", "weight.spectral_shift_over_update")  # of small numbers: they show rounding enlarged
-# A device each, and compiled as users do: with the flags of other tests two processes once waited for each other in a probe.
-ENVIRONMENT = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+# A device each, compiled as quickly as in other tests.
+ENVIRONMENT = os.environ | {"XLA_FLAGS": " ".join(quick_compilation.FLAGS), "PYTHONPATH": str(ROOT)}
 TEXT = Path(__file__).resolve().parent / "tiny_text.py"
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import matplotlib
 import pyarrow as pa
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from safetensors.numpy import load_file
 
 from jaxpost.records import storage
@@ -75,10 +77,12 @@ def read_arrays(path: Path) -> dict[str, dict]:
 
 
 def _save(folder: Path, name: str, drawn: Drawn) -> None:
-    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
-        save = functools.partial(drawn.figure.savefig, format=kind, metadata=metadata)
-        storage.write_atomic(folder / f"{name}.{kind}", save)
-        drawn.figure.set_layout_engine("none")  # laid out once, and the same in both files
+    """Each canvas draws once; `Figure.savefig` would draw twice. The pdf is last, for its canvas leaves its resolution behind."""
+    png = functools.partial(FigureCanvasAgg(drawn.figure).print_png, metadata={"Software": None})
+    storage.write_atomic(folder / f"{name}.png", png)
+    drawn.figure.set_layout_engine("none")  # laid out once, and the same in both files
+    pdf = functools.partial(FigureCanvasPdf(drawn.figure).print_pdf, metadata={"CreationDate": None})
+    storage.write_atomic(folder / f"{name}.pdf", pdf)
 
 
 def _source(name: str, drawn: Drawn, bundle_id: str) -> dict:
