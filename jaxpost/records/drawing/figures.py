@@ -77,7 +77,7 @@ def read_arrays(path: Path) -> dict[str, dict]:
 
 
 def _save(folder: Path, name: str, drawn: Drawn) -> None:
-    """Each canvas draws once; `Figure.savefig` would draw twice. The pdf is last, for its canvas leaves its resolution behind."""
+    """Each canvas draws once; `Figure.savefig` would draw twice. The pdf is last: its canvas leaves its resolution behind."""
     png = functools.partial(FigureCanvasAgg(drawn.figure).print_png, metadata={"Software": None})
     storage.write_atomic(folder / f"{name}.png", png)
     drawn.figure.set_layout_engine("none")  # laid out once, and the same in both files
