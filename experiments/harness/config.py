@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 from experiments.harness.errors import UserError
-from jaxpost import sharding
+from jaxpost import kinds, sharding
 from jaxpost.lookup import nearest
 
 DIRECTORY = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -231,15 +231,8 @@ def _set(config: ConfigDict, key: str, value) -> None:
 
 def _typed(key: str, new, old, where: str):
     """`new` as the type of `old` (an int where a float is wanted, a list where a tuple is). Raises: UserError."""
-    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
-        new = float(new)
-    if isinstance(old, tuple) and isinstance(new, list):
-        new = tuple(new)
-    if type(new) is not type(old):
-        example = f" such as {old!r}" if isinstance(old, tuple) else f" (now {old!r})"
-        raise UserError(f"{where}config key {key!r} takes {type(old).__name__}{example}, found {type(new).__name__} {new!r}")
-    if isinstance(new, tuple) and old:
-        return tuple(_typed(f"{key}[{i}]", x, old[0], where) for i, x in enumerate(new))
-    if isinstance(new, float) and not math.isfinite(new):
-        raise UserError(f"{where}config key {key!r} is {new!r}; a finite number is needed")
-    return new
+    if refusal := kinds.refusal(new, type(old)):
+        raise UserError(f"{where}config key {key!r} is {new!r}: {refusal}, as in {old!r}")
+    if isinstance(old, tuple):
+        return tuple(_typed(f"{key}[{i}]", x, old[0], where) if old else x for i, x in enumerate(new))
+    return float(new) if isinstance(old, float) else new

@@ -1,13 +1,11 @@
 """What a stage says of its samples beside the objective: forced tokens, replay, a second pass, a composed reward, pairs."""
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 
 from experiments.harness.errors import UserError
 from experiments.harness.stages import ROLLOUTS, Stage, one_rule
-from jaxpost import training
+from jaxpost import kinds, training
 from jaxpost.lookup import nearest
 from jaxpost.objectives import rewards
 from jaxpost.training.forcing import Interrupt, Prefix
@@ -92,18 +90,8 @@ def _require_settings(name: str, where: str, kind: type, settings: Mapping) -> N
     for key, value in settings.items():
         if key not in known:
             raise UserError(f"arm {name!r}: {where} has no setting {key!r}{nearest(key, known)}")
-        if not _is_of(value, known[key]):
-            expected = getattr(known[key], "__name__", str(known[key]))
-            raise UserError(f"arm {name!r}: {where} setting {key}={value!r} takes {expected}, found {type(value).__name__}")
-
-
-def _is_of(value: object, annotated) -> bool:
-    """Whether a value is of an annotated type: a whole number may stand for a float, a list for a tuple."""
-    if isinstance(annotated, types.UnionType):
-        return any(_is_of(value, one) for one in typing.get_args(annotated))
-    kind = typing.get_origin(annotated) or annotated
-    accepted = {float: (float, int), tuple: (tuple, list)}.get(kind, (kind,))
-    return isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
+        if refusal := kinds.refusal(value, known[key]):
+            raise UserError(f"arm {name!r}: {where} setting {key}={value!r}: {refusal}")
 
 
 def _tuples(settings: Mapping) -> dict:

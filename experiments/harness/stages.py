@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from experiments.harness import config as configs
 from experiments.harness.defaults import TRAIN_FIELDS
 from experiments.harness.errors import UserError
-from jaxpost import curricula
+from jaxpost import curricula, kinds
 from jaxpost.lookup import nearest
 
 BASE = "base"
@@ -81,7 +81,8 @@ class Stage:
     keys: tuple = ()  # ((field, key of the config), ...) for messages: what was taken from another key
 
 
-_RANGES = {"prompts": (1, math.inf), "epochs": (1, math.inf), "answer_tokens": (0, math.inf), "final_share": (0, 1)}
+_RANGES = {"prompts": (1, math.inf), "epochs": (1, math.inf), "answer_tokens": (0, math.inf), "final_share": (0, 1),
+           "refresh_every": (0, math.inf), "pool": (0, math.inf)}  # 0: never a new reference, problems without end
 STORAGE_DTYPES = ("float32", "bfloat16", "float16")
 _FIELDS = {field.name: field.default for field in dataclasses.fields(Stage) if field.name != "keys"}
 
@@ -271,20 +272,16 @@ def _stage(name: str, table: dict, config) -> Stage:
     given = _resolved(f"arm.{name}.curriculum", given, config) if hasattr(given, "items") else given
     values["curriculum"] = _rules(name, given)
     for field, value in values.items():
-        default = _FIELDS[field]
-        kind = float if field == "kl_coef" else type(default)
-        good = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-        if not (good or value is default or (kind is float and type(value) is int)):
-            raise UserError(f"arm {name!r}: {field}={value!r} takes {kind.__name__}, found {type(value).__name__}")
+        kind = float if field == "kl_coef" else type(_FIELDS[field])
+        if value is not _FIELDS[field] and (refusal := kinds.refusal(value, kind)):
+            raise UserError(f"arm {name!r}: {field}={value!r}: {refusal}")
     for field, (least, most) in _RANGES.items():
         if not least <= values.get(field, least) <= most:
             raise UserError(f"arm {name!r}: {field}={values[field]!r}: must be " + (
                 f"between {least} and {most}" if most < math.inf else f"at least {least}"))
     if (dtype := values.get("storage_dtype", "float32")) not in STORAGE_DTYPES:
         raise UserError(f"arm {name!r}: storage_dtype={dtype!r} is not known{nearest(dtype, STORAGE_DTYPES)}")
-    if values.get("refresh_every", 0) < 0:
-        raise UserError(f"arm {name!r}: refresh_every={values['refresh_every']}: a number of batches, or 0 (never)")
-    if values.get("steps", 0) < (0 if len(values["start"]) > 1 else 1) or values.get("pool", 0) < 0:
-        raise UserError(f"arm {name!r}: steps={values.get('steps', 0)} and pool={values.get('pool', 0)}; an arm that starts "
-                        "from one place takes at least one step, and a pool is a number of problems or 0 (without end)")
+    if values.get("steps", 0) < (least := 0 if len(values["start"]) > 1 else 1):
+        raise UserError(f"arm {name!r}: steps={values.get('steps', 0)}: must be at least {least} in an arm that starts from "
+                        f"{'several places' if least == 0 else 'one place'}")
     return Stage(**values, keys=tuple(keys.items()))

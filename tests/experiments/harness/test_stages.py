@@ -73,7 +73,7 @@ def test_a_number_takes_the_place_of_a_reference():
     overrides = {"train.steps": "100", "arm.curry-1.steps": "7", "arm.curry-2.steps": "train.steps/4", "arms": "('curry-2',)"}
     found = stages.stages(configs.load("curry_dpo", overrides))
     assert (found["curry-1"].steps, found["curry-2"].steps) == (7, 25)
-    with pytest.raises(UserError, match="takes int"):
+    with pytest.raises(UserError, match="expected a whole number"):
         configs.load("curry_dpo", {"arm.curry-1.steps": "7.5"})
 
 
@@ -158,10 +158,10 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     ({"a": {"start": ()}}, "start=() names no place"),
     ({"a": {"start": ("b",), "edit": {"mix": {"share": 0.5}}}, "b": {}}, "and the edit mix is made of at least two"),
     ({"a": {"start": ("base", "b"), "steps": 3, "edit": {"mix": {"share": 0.5}}}, "b": {}}, "and steps=3"),
-    ({"a": {"learning_rate": "fast"}}, "learning_rate='fast' takes float, found str"),
+    ({"a": {"learning_rate": "fast"}}, "learning_rate='fast': expected a finite number"),
     ({"a": {"learning_rate": -1.0}}, "a learning rate must be greater than 0"),
-    ({"a": {"permute_rewards": 1}}, "permute_rewards=1 takes bool, found int"),
-    ({"a": {"steps": 0}}, "takes at least one step"),
+    ({"a": {"permute_rewards": 1}}, "permute_rewards=1: expected True or False; nearest valid: True"),
+    ({"a": {"steps": 0}}, "steps=0: must be at least 1"),
     ({"a": {"pool": -3}}, "pool=-3"),
     ({"a": {"task": "tsk"}}, "task='tsk' is not known; did you mean 'task'?"),
     ({"a": {"optimizer": "adamv"}}, "adamv"),
@@ -263,10 +263,10 @@ def test_a_task_with_turns_is_a_closed_loop_that_an_arm_samples_in():
     ({"objective": "grpo", "second_pass": {"capacity": 99}}, "nearest valid: 16"),
     ({"objective": "grpo", "replay": {"capacity": 3}}, "replay capacity=3 is below the 16 groups"),
     ({"objective": "grpo", "replay": {}}, "replay={}: expected {setting: value} with what differs"),
-    ({"objective": "grpo", "replay": {"shuffled": "no"}}, "replay setting shuffled='no' takes bool, found str"),
-    ({"objective": "grpo", "replay": {"groups": 1.5}}, "replay setting groups=1.5 takes int, found float"),
-    ({"objective": "grpo", "forcing": {"interrupt": {"at": 1, "words": 5}}}, "setting words=5 takes tuple, found int"),
-    ({"objective": "grpo", "second_pass": {"capacity": True}}, "setting capacity=True takes int | None, found bool"),
+    ({"objective": "grpo", "replay": {"shuffled": "no"}}, "replay shuffled='no': expected True or False; nearest valid: False"),
+    ({"objective": "grpo", "replay": {"groups": 1.5}}, "replay setting groups=1.5: expected a whole number; nearest valid: 2"),
+    ({"objective": "grpo", "forcing": {"interrupt": {"at": 1, "words": 5}}}, "words=5: expected a list (each a whole number)"),
+    ({"objective": "grpo", "second_pass": {"capacity": True}}, "capacity=True: expected a whole number or None; nearest valid: 1"),
     ({"objective": "grpo", "second_pass": {"rewrit": {}}}, "of one rule; did you mean 'rewrite'"),
     ({"objective": "grpo", "second_pass": {"rewrite": {"simplfy": {"digits": 1}}}}, "no setting 'simplfy'; did you mean"),
     ({"objective": "grpo", "second_pass": {"rewrite": {"simplify": {"digit": 1}}}}, "sets the knob 'digit', which task"),
