@@ -46,10 +46,16 @@ def t_interval(x_S, level: float = 0.95) -> Interval:
     n = x_S.shape[-1] if x_S.ndim else 0
     if n == 0:
         raise ValueError(f"t_interval: expected at least one replicate on the last axis; found shape {x_S.shape}")
-    mean = x_S.mean(-1)
     if n == 1:
-        return _no_interval(mean)
-    return _with_error(mean, x_S.std(-1, ddof=1) / np.sqrt(n), n - 1, level)
+        return _no_interval(x_S.mean(-1))
+    return _with_error(*_mean_and_error(x_S), n - 1, level)
+
+
+def _mean_and_error(x_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, standard error) over the last axis; of equal values that value and exactly 0, which sums miss by rounding."""
+    equal = np.ptp(x_S, axis=-1) == 0
+    error = x_S.std(-1, ddof=1) / np.sqrt(x_S.shape[-1])
+    return np.where(equal, x_S[..., 0], x_S.mean(-1))[()], np.where(equal, 0.0, error)[()]
 
 
 def paired_difference(a_S, b_S, level: float = 0.95) -> Interval:
@@ -74,8 +80,8 @@ def t_pvalue(x_S, threshold: float, direction: str, equivalence_margin: float = 
     n = x_S.shape[-1]
     if n < 2:
         return np.full(x_S.shape[:-1], np.nan)
-    distance = (x_S.mean(-1) - threshold) * (1.0 if direction == "greater" else -1.0)
-    error = x_S.std(-1, ddof=1) / np.sqrt(n)
+    mean, error = _mean_and_error(x_S)
+    distance = (mean - threshold) * (1.0 if direction == "greater" else -1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(error > 0, distance / error, np.where(distance == 0, 0.0, np.sign(distance) * np.inf))
     return scipy.stats.t.sf(t, n - 1)

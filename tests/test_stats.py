@@ -55,6 +55,9 @@ def test_t_pvalue_without_spread():
     assert stats.t_pvalue([1.0, 1.0], 0.0, "greater") == 0
     assert stats.t_pvalue([1.0, 1.0], 0.0, "less") == 1
     assert stats.t_pvalue([1.0, 1.0], 1.0, "less") == 0.5
+    for n in range(2, 20):  # the sum of n equal numbers is not n times the number
+        assert stats.t_pvalue([0.1] * n, 0.1, "greater") == 0.5
+        assert stats.t_interval([0.1] * n) == (0.1, 0.1, 0.1)
 
 
 def test_holm_is_the_closed_testing_procedure():

@@ -82,9 +82,10 @@ def scale(t_P: np.ndarray, d_P: np.ndarray, p: float) -> float:
 
 def r_squared(t_P: np.ndarray, d_P: np.ndarray) -> float:
     """R^2 of `log_law`; NaN for a constant distance."""
+    if np.ptp(d_P) == 0:
+        return np.nan
     level, slope = log_law(t_P, d_P)
-    spread = ((d_P - d_P.mean()) ** 2).sum()
-    return float(1 - ((d_P - level - slope * np.log(t_P)) ** 2).sum() / spread) if spread > 0 else np.nan
+    return float(1 - ((d_P - level - slope * np.log(t_P)) ** 2).sum() / ((d_P - d_P.mean()) ** 2).sum())
 
 
 def holdout_errors(t_P: np.ndarray, d_P: np.ndarray, held: int) -> dict[str, float]:

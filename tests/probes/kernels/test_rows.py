@@ -133,6 +133,10 @@ def test_the_null_of_labels_is_the_mean_over_all_orders():
     mean, lo, hi = statistics.permuted_alignment(k, y)
     assert mean == pytest.approx(np.mean(every), abs=1e-14)
     assert np.min(every) <= lo < np.quantile(every, 0.1) and np.quantile(every, 0.9) < hi <= np.max(every)
+    for n in range(2, 12):  # a constant matrix has no alignment, whatever rounding leaves of it
+        alike, x = np.full((n, n), 0.1), np.diag(np.arange(n) + 1.0)
+        assert np.isnan([statistics.alignment(x, alike), *statistics.permuted_alignment(x, alike)]).all()
+    assert statistics.alignment(1e-20 * k, 1e20 * y) == pytest.approx(statistics.alignment(k, y), rel=1e-12)
 
 
 def test_a_policy_takes_every_setting_by_name():

@@ -127,6 +127,7 @@ def test_short_runs_still_weights_rounding_and_broken_weights_are_said():
     assert row["status"] == "unresolved" and row["dtype"] == "bf16" and "below storage rounding" in row["status_reason"]
     exact = drift.fits(np.array(STEPS, float), np.full(8, 2.0), 2)
     assert exact["log_advantage"][0] == 0.0
+    assert all(np.isnan(drift.r_squared(np.arange(1.0, n), np.full(n - 1, 0.1))) for n in range(6, 20))
 
 
 def test_a_float32_matrix_that_starts_late_does_not_bury_the_others_under_rounding_of_bf16():
