@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.optimize
 
-_ROUNDING = 1e-12  # of values relative to the largest: below it two actions are equally good
+_ROUNDING = 1e-12  # of values relative to the largest: below it two actions, or all policies, are equally good
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +86,9 @@ def expected_return(mdp: FiniteMDP, reward_SxAxS: np.ndarray, policy_SxA: np.nda
 
 
 def spread(mdp: FiniteMDP, reward_SxAxS: np.ndarray) -> float:
-    """max J - min J over all policies; exactly 0 where it is rounding."""
+    """max J - min J over all policies; exactly 0 where it is rounding of the largest value that the reward can add up to."""
     low, high = (expected_return(mdp, reward_SxAxS, optimal(mdp, sign * reward_SxAxS)) for sign in (-1, 1))
-    return high - low if high - low > _ROUNDING * max(abs(low), abs(high)) else 0.0
+    return high - low if high - low > _ROUNDING * np.abs(reward_SxAxS).max() / (1 - mdp.discount) else 0.0
 
 
 def regret(mdp: FiniteMDP, true_SxAxS: np.ndarray, learned_SxAxS: np.ndarray) -> float:
