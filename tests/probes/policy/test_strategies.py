@@ -114,6 +114,8 @@ def test_rows_have_nulls_of_other_prompts_and_an_infinite_distance_is_none(urns)
     read = found["strategy.memorising_weight", "id"]
     assert read["value"] == pytest.approx(1, abs=1e-5) and read["null_kind"] == "other_prompts" and read["n_units"] == 16
     assert found["strategy.unexplained", "id"]["null_value"] > 1e-4 > found["strategy.unexplained", "id"]["value"]
+    alone = rows(probe, {name: x[:1] for name, x in values.items()})["strategy.unexplained", "id"]  # there is no other prompt
+    assert alone["status"] == "ok" and alone["null_kind"] is alone["null_value"] is None
     broken = rows(probe, values | {"id/logp_NxC": jnp.full((16, 3), jnp.nan)})
     assert {row["status"] for (_, split), row in broken.items() if split == "id"} == {"nan"}
 
