@@ -175,14 +175,15 @@ def smallest_effect(sd: float, seeds: int, power: float = 0.8, level: float = 0.
 
       P(T > t_{S-1, 1/2 + level/2}) = power,  T noncentral t with S - 1 degrees of freedom and noncentrality d sqrt(S) / sd
 
-    Returns: in the unit of sd; NaN for fewer than two seeds. Raises: ValueError for a power outside (0, 1).
+    Returns: in the unit of sd; NaN for fewer than two seeds.
+    Raises: ValueError for a power that is not between that at d = 0, (1 - level) / 2, and 1.
     """
-    if not 0 < power < 1:
-        raise ValueError(f"smallest_effect: power={power} must lie between 0 and 1")
+    if not (1 - level) / 2 < power < 1:
+        raise ValueError(f"smallest_effect: power={power} must lie between {(1 - level) / 2:g}, that of no effect, and 1")
     if seeds < 2:
         return np.nan
     limit = scipy.stats.t.ppf(0.5 + level / 2, seeds - 1)
-    shift = scipy.optimize.brentq(lambda x: scipy.stats.nct.sf(limit, seeds - 1, x) - power, 1e-6, 50 * limit)
+    shift = scipy.optimize.brentq(lambda x: scipy.stats.nct.sf(limit, seeds - 1, x) - power, 0, 50 * limit)
     return float(sd * shift / np.sqrt(seeds))
 
 

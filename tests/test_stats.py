@@ -150,6 +150,9 @@ def test_the_smallest_effect_is_resolved_with_the_stated_probability(seeds, powe
     x = np.random.default_rng(0).normal(effect, 2.0, (20_000, seeds))
     assert abs(np.mean(stats.t_interval(x).lo > 0) - power) < 4 * np.sqrt(power * (1 - power) / 20_000)
     assert np.isnan(stats.smallest_effect(2.0, 1))
+    assert 0 < stats.smallest_effect(2.0, seeds, 0.0251) < 0.01
+    with pytest.raises(ValueError, match=r"power=0.01 must lie between 0.025, that of no effect, and 1"):
+        stats.smallest_effect(2.0, seeds, 0.01)
 
 
 def test_rank_correlations_are_scipys_and_absent_where_all_tie():
