@@ -206,6 +206,8 @@ def _add_laws(table: RowTable, t_P: np.ndarray, distance_PxSxC, edge_PxSxC, stat
         own, why = status.copy(), reason.copy()
         exact = (own == "ok") & (metric == "log_advantage") & (np.fmax(out[3, 0], out[4, 0]) < _EXACT)
         own[exact], why[exact] = "unresolved", "both laws predict to the precision of the distances"
+        still = (own == "ok") & (metric == "log_r2") & (np.ptp(distance_PxSxC, axis=0) == 0)
+        own[still], why[still] = "degenerate", "the distance is the same at every step"
         kind, further = ("equal", "random_walk") if metric == "log_advantage" else ("random_walk", "straight_line")
         floor = edge_PxSxC[-1] if metric == "log_slope" else None
         row = table.add(f"weight.drift.{metric}", value, own, why, null=(kind, walk, None, None), floor=floor, dtype=dtype,

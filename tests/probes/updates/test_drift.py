@@ -122,6 +122,8 @@ def test_short_runs_still_weights_rounding_and_broken_weights_are_said():
     rows = over_time(PROBE, INFOS, W0, series)
     assert value(rows, "log_r2", tensor="embed")["status"] == "degenerate"
     assert value(rows, "power_exponent", tensor="embed", seed=2)["status"] == "nan"
+    still = value(over_time(PROBE, INFOS, W0, moved(lambda t: 0.5)), "log_r2")
+    assert still["status"] == "degenerate" and still["status_reason"] == "the distance is the same at every step"
     rounded = {t: {n: grid(x) for n, x in w.items()} for t, w in moved(lambda t: 1.2e-2 * (1 + np.log(t))).items()}
     row = value(over_time(PROBE, INFOS, W0, rounded), "log_slope")
     assert row["status"] == "unresolved" and row["dtype"] == "bf16" and "below storage rounding" in row["status_reason"]
