@@ -74,5 +74,6 @@ def weight(h: np.ndarray, memorising: np.ndarray, generalising: np.ndarray, roun
     without_SxN = np.clip(w_S[:, None] + left_SxN / (curvature_S[:, None] - curvature_SxN), 0, 1)
     kl_SxN = (h * np.log(h / mixed)).sum(-1)
     off_S = (2 * rounding_SxN * (h * (np.abs(np.log(h / mixed)) + 1)).sum(-1)).mean(-1)
-    return (Found(example_rows.delete_one(w_S, without_SxN), moved_S),
+    known_S = np.where(curvature_S > 0, w_S, np.nan)  # any weight gives the mixture of two predictors that are one
+    return (Found(example_rows.delete_one(known_S, without_SxN), moved_S),
             Found(example_rows.jackknife(lambda x: x, kl_SxN), off_S))

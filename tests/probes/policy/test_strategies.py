@@ -40,6 +40,13 @@ def test_the_weight_is_that_of_a_plain_search_and_what_it_leaves_is_the_divergen
     np.testing.assert_allclose((found.interval.hi - found.interval.value) / 2.02269, spread, rtol=0.1, atol=1e-6)
 
 
+def test_two_predictors_that_are_one_have_no_weight_and_one_divergence():
+    h, both = np.random.default_rng(0).dirichlet(np.ones(3), (2, 1, 6))
+    weight, left = strategies.weight(h, both, both, np.zeros((1, 6)))
+    assert np.isnan(weight.interval.value[0])
+    assert left.interval.value[0] == pytest.approx((h * np.log(h / both)).sum(-1).mean(), rel=1e-12)
+
+
 def test_the_relative_distance_is_the_definition_and_its_interval_the_delete_one_jackknife():
     h = RNG.dirichlet(np.ones(C), (1, N))
 
