@@ -31,7 +31,7 @@ class FiniteMDP:
         if transition.ndim != 3 or transition.shape[0] != transition.shape[2] or start.shape != transition.shape[:1]:
             raise ValueError(f"FiniteMDP: expected transition [S, A, S] and start [S]; found {transition.shape}, {start.shape}")
         for name, rows in (("transition", transition), ("start", start)):
-            if (rows < 0).any() or np.abs(rows.sum(-1) - 1).max() > 1e-9:
+            if not ((rows >= 0).all() and (np.abs(rows.sum(-1) - 1) <= 1e-9).all()):
                 raise ValueError(f"FiniteMDP: {name} has a row that is no distribution; expected entries >= 0 with sum 1")
         if not 0 <= self.discount < 1:
             raise ValueError(f"FiniteMDP: discount={self.discount} must lie in [0, 1)")

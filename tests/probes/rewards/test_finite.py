@@ -88,8 +88,9 @@ def test_shaping_makes_all_policies_equally_good_also_where_their_returns_are_ze
 
 def test_what_is_no_process_is_refused():
     mdp = process()
-    with pytest.raises(ValueError, match="transition has a row that is no distribution"):
-        rewards.FiniteMDP(2 * mdp.transition_SxAxS, mdp.start_S, GAMMA)
+    for scale in (2, -1, np.nan):
+        with pytest.raises(ValueError, match="transition has a row that is no distribution"):
+            rewards.FiniteMDP(scale * mdp.transition_SxAxS, mdp.start_S, GAMMA)
     with pytest.raises(ValueError, match=r"discount=1.0 must lie in \[0, 1\)"):
         rewards.FiniteMDP(mdp.transition_SxAxS, mdp.start_S, 1.0)
     with pytest.raises(ValueError, match=r"found \(3, 2\)"):
