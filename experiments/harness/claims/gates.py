@@ -137,7 +137,7 @@ def runs_reached(metric: str, level: float, never: Sequence[str] = ()) -> Callab
                         curves(table, {"metric": metric, "split": split, "arm": arm}).items()} for split in ("train", "id")}
         counted = {run for run, x in best["train"].items() if x >= level}
         if claim["metric"] != metric:
-            counted = {run for run in counted if (best["id"][run] >= level) != (arm in never)}
+            counted = {run for run in counted & best["id"].keys() if (best["id"][run] >= level) != (arm in never)}
         spans = {split: f"{min(by_run.values()):.2f} to {max(by_run.values()):.2f}" if by_run else "absent"
                  for split, by_run in best.items()}
         text = (f"{arm}: {len(counted)} of {len(best['train'])} seeds count, best train accuracy {spans['train']}, "

@@ -139,6 +139,14 @@ def test_the_test_over_bases_is_that_of_their_means():
     assert (result["n_units"], result["estimate"]) == (3, pytest.approx(np.mean(means)))
 
 
+def test_a_run_that_is_not_measured_on_the_test_split_does_not_count():
+    rows = [{"metric": "fit.accuracy", "arm": "a", "step": 9, "seed": seed, "granularity": "experiment", "split": split,
+             "value": 1.0} for seed in range(3) for split in ("train", "id")[:1 + (seed < 2)]]
+    gate = claims.gates.runs_reached("fit.accuracy", 0.9)
+    found = gate(measurement_table({name: [r[name] for r in rows] for name in rows[0]} | {"role": "seed"}), CLAIM, "a")
+    assert found.counted == {(None, 0), (None, 1)} and "2 of 3 seeds count" in found.note
+
+
 def test_a_fall_is_known_over_bases_not_over_all_their_seeds():
     rows = [{"metric": "fit.loss", "arm": "a", "step": step, "seed": seed, "granularity": "global", "value": x,
              "conditional_on": base * 16} for base, last in zip("bcd", (0.9, 0.5, 0.1)) for seed in range(5)
