@@ -70,11 +70,11 @@ def _judge(claim: Mapping, table: pa.Table, last: Mapping[str, int], gate: Calla
     unit = randomised(counted)
     if len({base for base, _ in counted}) > 1:
         result |= {"n_units": len(unit), "unit": "base"}
-    interval, threshold = mean_interval(counted), claim["threshold"]
+    interval, limits = mean_interval(counted), (claim["threshold"], claim["equivalence_margin"])
     if claim["kind"] == "value" and scale(claim) == "fisher":
-        interval, threshold = stats.Interval(*(np.tanh(end) for end in interval)), float(trends.fisher(threshold))
+        interval, limits = stats.Interval(*(np.tanh(end) for end in interval)), trends.fisher(limits)
     result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
-               "p": float(stats.t_pvalue(unit, threshold, claim["direction"], claim["equivalence_margin"]))}
+               "p": float(stats.t_pvalue(unit, limits[0], claim["direction"], limits[1]))}
     gated = _gated(result, interval, gates)
     return across_arms.permuted(gated, sample, counted) if sample else gated
 
