@@ -104,6 +104,14 @@ def test_where_nothing_moved_a_distance_is_not_resolved(rich):
     assert found["kernel.drift"]["status"] == "unresolved" and found["kernel.linearised"]["status"] == "degenerate"
 
 
+def test_constant_labels_are_degenerate_and_broken_kernels_not_finite(rich):
+    params, later, batch, _ = rich
+    alike = rows_of(EXACT, params, later, batch | {"y": np.full_like(batch["y"], 0.1)})
+    assert (alike["kernel.alignment.labels"]["status"], alike["kernel.drift"]["status"]) == ("degenerate", "ok")
+    broken = rows_of(EXACT, params, {name: np.full_like(x, np.nan) for name, x in later.items()}, batch)
+    assert {row["status"] for row in broken.values()} == {"nan"}
+
+
 def test_sketched_kernels_are_off_by_no_more_than_they_say(rich):
     params, later, batch, full = rich
     probe = NeuralTangentKernel(read, rows=ROWS, held=0.0, sketches=8, width=128)
