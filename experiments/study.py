@@ -235,7 +235,7 @@ def _rescaled(setup: Setup, measure: Measurement, finals: dict, runs: matched.Tr
     for arm in setup.arms:
         if arm.name not in compared.arms or arm.spec.storage_dtype != "float32":
             continue  # W0 + c dW of bf16 masters leaves their grid
-        norm_S = np.asarray([matched.update_norm(series[arm.name, seed])[-1] for seed in setup.seeds])
+        norm_S = np.asarray([matched.update_norm(series[arm.name, seed])[1][-1] for seed in setup.seeds])
         parts.append(matched.at_rescaled_norm(
             lambda params_S, arm=arm: measure.rows(measure.named("weight"), arm.name, arm.steps, setup.seeds, params_S),
             measure.base.params, finals[arm.name], setup.seeds, norm_S, compared.norm, compared.among))

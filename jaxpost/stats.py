@@ -1,9 +1,9 @@
-"""Intervals, tests and verdicts at the unit that was randomised: the seed, and above it the base.
+"""Intervals, tests and verdicts at the unit that was randomised.
 
 Host side, float64 numpy and scipy. Replicates lie on the last axis; leading axes are independent statistics. One
 replicate has a mean and no interval: the ends are NaN, which row writers store as absent.
 
-Legend: S seeds, B bases, A arms, T points of a trajectory.
+Legend: S seeds, A arms, T points of a trajectory.
 """
 
 from __future__ import annotations
@@ -46,10 +46,16 @@ def t_interval(x_S, level: float = 0.95) -> Interval:
     n = x_S.shape[-1] if x_S.ndim else 0
     if n == 0:
         raise ValueError(f"t_interval: expected at least one replicate on the last axis; found shape {x_S.shape}")
-    mean = x_S.mean(-1)
     if n == 1:
-        return _no_interval(mean)
-    return _with_error(mean, x_S.std(-1, ddof=1) / np.sqrt(n), n - 1, level)
+        return _no_interval(x_S.mean(-1))
+    return _with_error(*_mean_and_error(x_S), n - 1, level)
+
+
+def _mean_and_error(x_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, standard error) over the last axis; of equal values that value and exactly 0, which sums miss by rounding."""
+    equal = np.ptp(x_S, axis=-1) == 0
+    error = x_S.std(-1, ddof=1) / np.sqrt(x_S.shape[-1])
+    return np.where(equal, x_S[..., 0], x_S.mean(-1))[()], np.where(equal, 0.0, error)[()]
 
 
 def paired_difference(a_S, b_S, level: float = 0.95) -> Interval:
@@ -74,8 +80,8 @@ def t_pvalue(x_S, threshold: float, direction: str, equivalence_margin: float = 
     n = x_S.shape[-1]
     if n < 2:
         return np.full(x_S.shape[:-1], np.nan)
-    distance = (x_S.mean(-1) - threshold) * (1.0 if direction == "greater" else -1.0)
-    error = x_S.std(-1, ddof=1) / np.sqrt(n)
+    mean, error = _mean_and_error(x_S)
+    distance = (mean - threshold) * (1.0 if direction == "greater" else -1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(error > 0, distance / error, np.where(distance == 0, 0.0, np.sign(distance) * np.inf))
     return scipy.stats.t.sf(t, n - 1)
@@ -119,18 +125,6 @@ def jackknife_pairs(pairs_SxS, level: float = 0.95) -> Interval:
     without = np.stack([upper[..., (i != s) & (j != s)].mean(-1) for s in range(n)])
     error = np.sqrt((n - 1) / n * ((without - without.mean(0)) ** 2).sum(0))
     return _with_error(mean, error, n - 1, level)
-
-
-def hierarchical_interval(x_BxS, level: float = 0.95) -> Interval:
-    """Interval that generalises to new bases: t over the B base means (seeds averaged first), df = B - 1.
-
-    Args: x_BxS float[B, S], seeds nested in bases. Returns: Interval; ends NaN for one base, because seeds alone
-    say nothing about another base.
-    """
-    x_BxS = np.asarray(x_BxS, np.float64)
-    if x_BxS.ndim != 2:
-        raise ValueError(f"hierarchical_interval: expected [bases, seeds]; found shape {x_BxS.shape}")
-    return t_interval(x_BxS.mean(-1), level)
 
 
 def verdict(interval: Interval, direction: str, threshold: float, equivalence_margin: float = 0.0) -> str:
@@ -181,14 +175,15 @@ def smallest_effect(sd: float, seeds: int, power: float = 0.8, level: float = 0.
 
       P(T > t_{S-1, 1/2 + level/2}) = power,  T noncentral t with S - 1 degrees of freedom and noncentrality d sqrt(S) / sd
 
-    Returns: in the unit of sd; NaN for fewer than two seeds. Raises: ValueError for a power outside (0, 1).
+    Returns: in the unit of sd; NaN for fewer than two seeds.
+    Raises: ValueError for a power that is not between that at d = 0, (1 - level) / 2, and 1.
     """
-    if not 0 < power < 1:
-        raise ValueError(f"smallest_effect: power={power} must lie between 0 and 1")
+    if not (1 - level) / 2 < power < 1:
+        raise ValueError(f"smallest_effect: power={power} must lie between {(1 - level) / 2:g}, that of no effect, and 1")
     if seeds < 2:
         return np.nan
     limit = scipy.stats.t.ppf(0.5 + level / 2, seeds - 1)
-    shift = scipy.optimize.brentq(lambda x: scipy.stats.nct.sf(limit, seeds - 1, x) - power, 1e-6, 50 * limit)
+    shift = scipy.optimize.brentq(lambda x: scipy.stats.nct.sf(limit, seeds - 1, x) - power, 0, 50 * limit)
     return float(sd * shift / np.sqrt(seeds))
 
 

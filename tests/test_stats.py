@@ -55,6 +55,9 @@ def test_t_pvalue_without_spread():
     assert stats.t_pvalue([1.0, 1.0], 0.0, "greater") == 0
     assert stats.t_pvalue([1.0, 1.0], 0.0, "less") == 1
     assert stats.t_pvalue([1.0, 1.0], 1.0, "less") == 0.5
+    for n in range(2, 20):  # the sum of n equal numbers is not n times the number
+        assert stats.t_pvalue([0.1] * n, 0.1, "greater") == 0.5
+        assert stats.t_interval([0.1] * n) == (0.1, 0.1, 0.1)
 
 
 def test_holm_is_the_closed_testing_procedure():
@@ -92,16 +95,6 @@ def test_jackknife_covers_on_correlated_pairs():
     jackknife, as_if_independent = stats.jackknife_pairs(shared), stats.t_interval(shared[:, *np.triu_indices(10, 1)])
     coverage = [np.mean((i.lo < 0) & (i.hi > 0)) for i in (jackknife, as_if_independent)]
     assert coverage[0] > 0.9 > 0.75 > coverage[1]
-
-
-def test_hierarchical_interval_generalises_over_bases():
-    x = RNG.normal(size=(4, 1)) + 0.01 * RNG.normal(size=(4, 5))
-    found = stats.hierarchical_interval(x)
-    np.testing.assert_allclose(found, stats.t_interval(x.mean(1)))
-    assert found.hi - found.lo > 5 * (stats.t_interval(x.ravel()).hi - x.mean()) / 5
-    assert np.isnan(stats.hierarchical_interval(x[:1]).lo)
-    with pytest.raises(ValueError, match=r"\[bases, seeds\]"):
-        stats.hierarchical_interval(x[0])
 
 
 @pytest.mark.parametrize(
@@ -157,6 +150,9 @@ def test_the_smallest_effect_is_resolved_with_the_stated_probability(seeds, powe
     x = np.random.default_rng(0).normal(effect, 2.0, (20_000, seeds))
     assert abs(np.mean(stats.t_interval(x).lo > 0) - power) < 4 * np.sqrt(power * (1 - power) / 20_000)
     assert np.isnan(stats.smallest_effect(2.0, 1))
+    assert 0 < stats.smallest_effect(2.0, seeds, 0.0251) < 0.01
+    with pytest.raises(ValueError, match=r"power=0.01 must lie between 0.025, that of no effect, and 1"):
+        stats.smallest_effect(2.0, seeds, 0.01)
 
 
 def test_rank_correlations_are_scipys_and_absent_where_all_tie():

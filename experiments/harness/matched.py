@@ -62,14 +62,20 @@ def _values(rows: Sequence[Mapping]) -> list[float]:
     return [_number(row["value"]) for row in rows]
 
 
-def update_norm(series: Mapping) -> np.ndarray:
-    """||dW||_F of all 2-D weights along the run, from the masters."""
-    return path(series, metric="weight.update_norm", granularity="global", dtype="fp32")[1]
+def update_norm(series: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, ||dW||_F of all 2-D weights) along the run, from the masters."""
+    return path(series, metric="weight.update_norm", granularity="global", dtype="fp32")
 
 
-def kl(series: Mapping) -> np.ndarray:
-    """KL(base || policy) of whole answers along the run, the distance that fits of forgetting read."""
-    return path(series, metric="policy.kl_forward", params="reduce=sequence_sum")[1]
+def kl(series: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, KL(base || policy) of whole answers) along the run, the distance that fits of forgetting read."""
+    return path(series, metric="policy.kl_forward", params="reduce=sequence_sum")
+
+
+def _at(points: Sequence[Mapping], steps: np.ndarray) -> list[Mapping]:
+    """The rows of a series at these steps; [] where it was not measured at each of them."""
+    by_step = {row["step"]: row for row in points}
+    return [by_step[step] for step in steps] if by_step.keys() >= set(steps) else []
 
 
 def tag(params: str | None, **more: str) -> str:
@@ -98,7 +104,7 @@ def _row(first: Mapping, at: Mapping[str, str], numbers: Mapping[str, float]) ->
 
 
 def at_matched_distance(collected: Trajectories, arms: Sequence[str], base: str, among: str, *, place: str = "matched_norm",
-                        distance: Callable[[Mapping], np.ndarray] = update_norm) -> tuple[dict, float]:
+                        distance: Callable[[Mapping], tuple[np.ndarray, np.ndarray]] = update_norm) -> tuple[dict, float]:
     """Every global weight statistic and KL where each run was first as far from the base, log-linear between steps.
 
     Args:
@@ -109,16 +115,17 @@ def at_matched_distance(collected: Trajectories, arms: Sequence[str], base: str,
     """
     runs = collected.of(arms, base)
     reached = {run: distance(series) for run, series in runs.items()}
-    target = min((float(x[-1]) for x in reached.values() if x[-1] > 0), default=np.nan)
+    target = min((float(x[-1]) for _, x in reached.values() if x[-1] > 0), default=np.nan)
     rows = []
     for run, series in runs.items():
+        steps, far = reached[run]
         for key, points in series.items():
             of_policy = key[0].startswith(("weight.", "policy.")) and key[0] != "policy.loss_tokens"
-            if not of_policy or len(points) < len(reached[run]):
-                continue  # of other things than where the policy is, or measured at the last step only
-            numbers = {n: stats.log_interp([target], reached[run], [_number(p[n]) for p in points])[0]
+            if not of_policy or not (there := _at(points, steps)):
+                continue  # of other things than where the policy is, or measured at other steps, such as the last one only
+            numbers = {n: stats.log_interp([target], far, [_number(p[n]) for p in there])[0]
                        if target > 0 else np.nan for n in _NUMBERS}
-            rows.append(_row(points[-1], {"at": place, "among": among}, numbers))
+            rows.append(_row(there[-1], {"at": place, "among": among}, numbers))
     return _columns(rows), target
 
 
@@ -148,9 +155,9 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
         return start[before.get(arm, "base"), seed]
 
     def success(series):
-        return path(series, metric=metric, split=on)[1]
+        return path(series, metric=metric, split=on)
 
-    reached = {run: np.concatenate([success(began(run))[-1:], success(series)]) for run, series in runs.items()}
+    reached = {run: np.concatenate([success(began(run))[1][-1:], success(series)[1]]) for run, series in runs.items()}
     target = min(float(level(values)) for values in reached.values())
     place = {"at": "matched_success", "among": among} | ({"on": on} if on != "id" else {})
     rows = []
@@ -158,10 +165,10 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
         for key, points in series.items():
             if (key[0], key[_KEY.index("split")]) not in read or key not in began(run):
                 continue
-            new, old = reached[run], np.asarray(_values([began(run)[key][-1], *points]), float)
-            if len(new) == len(old):
+            if there := _at(points, success(series)[0]):
+                new, old = reached[run], np.asarray(_values([began(run)[key][-1], *there]), float)
                 value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear: the logarithm undoes the exp
-                rows.append(_row(points[-1], place, {"value": value, "null_value": _number(points[-1]["null_value"])}))
+                rows.append(_row(there[-1], place, {"value": value, "null_value": _number(there[-1]["null_value"])}))
     return _columns(rows), target
 
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from experiments.harness.claims import statistic
 from experiments.harness.claims.curves import AmbiguousError
-from experiments.harness.claims.gates import stacked
+from experiments.harness.claims.gates import randomised
 from experiments.harness.errors import UserError
 from jaxpost import records, stats
 
@@ -51,8 +51,7 @@ def smallest_effects(claims: Sequence[Mapping], table: pa.Table, seeds: int, bas
             units = {run: x for run, x in statistic(claim, table, last).items() if np.isfinite(x)}
         except (AmbiguousError, KeyError):  # the pilot has other variants, or lacks an arm
             units = {}
-        x_BxS = stacked(units) if units else np.zeros((1, 0))
-        unit = x_BxS.mean(axis=1) if len(x_BxS) > 1 else x_BxS[0]
+        unit = randomised(units) if units else np.zeros(0)
         sd = float(np.std(unit, ddof=1)) if len(unit) > 1 else np.nan
         effects.append(Power(claim["id"], len(unit), sd, stats.smallest_effect(sd, replicates) if np.isfinite(sd) else np.nan))
     return effects

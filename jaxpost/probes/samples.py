@@ -86,12 +86,18 @@ def expected_distinct(grams: np.ndarray, kinds: float) -> np.ndarray:
 
 
 def _variance(grams: np.ndarray, kinds: float) -> np.ndarray:
-    """Variance of the distinct outcomes: V (V - 1) (1 - 2/V)^C + V (1 - 1/V)^C - V^2 (1 - 1/V)^2C."""
+    """Variance of the distinct outcomes: V (V - 1) (1 - 2/V)^C + V (1 - 1/V)^C - V^2 (1 - 1/V)^2C.
+
+    With a = (1 - 1/V)^C and b = (1 - 2/V)^C it is V (a - b) - V^2 (a^2 - b), both differences from logarithms: they are small.
+    """
     grams = np.asarray(grams, np.float64)
-    if kinds > 1e6:  # the terms cancel: to first order in 1 / V the repeats are Poisson
+    if kinds > 1e6:  # also these terms cancel: to first order in 1 / V the repeats are Poisson
         return grams * (grams - 1) / (2 * kinds)
-    one, two = (1 - 1 / kinds) ** grams, np.maximum(1 - 2 / kinds, 0.0) ** grams
-    return np.maximum(kinds * (kinds - 1) * two + kinds * one - (kinds * one) ** 2, 0.0)
+    if kinds == 1:
+        return np.zeros(grams.shape)
+    one = (1 - 1 / kinds) ** grams
+    apart, pairs = (-np.expm1(grams * np.log1p(-((kinds - 1.0) ** -n))) if kinds > 2 else 1.0 for n in (1, 2))
+    return np.maximum(kinds * one * apart - (kinds * one) ** 2 * pairs, 0.0)
 
 
 def grams_of(words_x: np.ndarray) -> np.ndarray:

@@ -164,6 +164,14 @@ def half(x):
     return 2.200985160082949 * np.std(x, ddof=1) / np.sqrt(12)  # t, 11 degrees of freedom
 
 
+@pytest.mark.parametrize("kinds", [1, 2, 3, 30, 810_000, 10**6, 10**7])
+def test_the_variance_of_distinct_outcomes_is_that_of_exact_fractions(kinds):
+    one, two = 1 - Fraction(1, kinds), max(1 - Fraction(2, kinds), Fraction(0))
+    drawn = np.asarray([0, 1, 2, 10, 60])
+    exact = [float(kinds * (kinds - 1) * two**c + kinds * one**c - (kinds * one**c) ** 2) for c in drawn.tolist()]
+    np.testing.assert_allclose(samples._variance(drawn, float(kinds)), exact, rtol=1e-4, atol=1e-15)
+
+
 def test_rows_are_means_over_prompts_with_intervals_and_nulls(given):
     reward, tokens, word = given
     found = rows(*given)

@@ -92,5 +92,7 @@ def test_rows_are_means_over_steps_and_say_what_is_missing():
     assert found[0]["ci_hi"] == pytest.approx(0.3 + half)
     assert (found[0]["null_kind"], found[0]["null_value"]) == ("independence", 0)
     assert found[1]["value"] == 0.4 and found[1]["n_units"] == 1 and "no interval" in found[1]["status_reason"]
+    for row in rows({"advantage_covariance": np.asarray([[0.1, np.inf], [-np.inf, np.nan]])}):
+        assert row["status"] == "nan" and row["status_reason"] == "the covariance of a step is not finite"
     for row in rows({"loss": np.zeros((2, 3))}):
         assert row["status"] == "absent" and "no advantages" in row["status_reason"]

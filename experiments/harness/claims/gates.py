@@ -137,7 +137,7 @@ def runs_reached(metric: str, level: float, never: Sequence[str] = ()) -> Callab
                         curves(table, {"metric": metric, "split": split, "arm": arm}).items()} for split in ("train", "id")}
         counted = {run for run, x in best["train"].items() if x >= level}
         if claim["metric"] != metric:
-            counted = {run for run in counted if (best["id"][run] >= level) != (arm in never)}
+            counted = {run for run in counted & best["id"].keys() if (best["id"][run] >= level) != (arm in never)}
         spans = {split: f"{min(by_run.values()):.2f} to {max(by_run.values()):.2f}" if by_run else "absent"
                  for split, by_run in best.items()}
         text = (f"{arm}: {len(counted)} of {len(best['train'])} seeds count, best train accuracy {spans['train']}, "
@@ -154,7 +154,7 @@ def fell(metric: str, share: float) -> Callable:
         by_run = curves(table, {"metric": metric, "arm": arm})
         if not by_run:
             return Gate(False, f"{arm}: {metric} is not in the rows")
-        interval = stats.t_interval([1 - x.value[-1] / x.value[0] for _, x in sorted(by_run.items(), key=str)])
+        interval = mean_interval({run: 1 - x.value[-1] / x.value[0] for run, x in by_run.items()})
         text = f"{arm}: {metric} fell by {interval.value:.2f} of its first value [{interval.lo:.2f}, {interval.hi:.2f}]"
         return Gate(bool(interval.lo > share), text)
 
@@ -166,13 +166,14 @@ _SUCCESS = "policy.success"
 _ACCURACIES = ("fit.accuracy", _SUCCESS)
 
 
-def stacked(by_run: Mapping[Run, float]) -> np.ndarray:
-    """[bases, seeds] of {(base, seed): value}."""
-    bases = sorted({base for base, _ in by_run}, key=str)
-    return np.asarray([[x for (b, _), x in sorted(by_run.items(), key=lambda item: item[0][1]) if b == base] for base in bases])
+def randomised(by_run: Mapping[Run, float]) -> np.ndarray:
+    """The units of {(base, seed): value}: the mean of each base over its seeds, however many, or of one base the seeds."""
+    of_base: dict[str | None, list[float]] = {}
+    for (base, _), x in sorted(by_run.items(), key=str):
+        of_base.setdefault(base, []).append(x)
+    return np.asarray([np.mean(x_S) for x_S in of_base.values()] if len(of_base) > 1 else [*of_base.values()][0])
 
 
 def mean_interval(by_run: Mapping[Run, float]) -> stats.Interval:
     """The mean over runs and its interval: over bases where there are several, else over seeds."""
-    x_BxS = stacked(by_run)
-    return stats.hierarchical_interval(x_BxS) if len(x_BxS) > 1 else stats.t_interval(x_BxS[0])
+    return stats.t_interval(randomised(by_run))

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from experiments.harness.claims import across_arms, statistics
 from experiments.harness.claims.curves import AmbiguousError, Run
-from experiments.harness.claims.gates import FEWEST, Gate, mean_interval, stacked
+from experiments.harness.claims.gates import FEWEST, Gate, mean_interval, randomised
 from experiments.harness.claims.terms import contrast, scale, terms
 from jaxpost import stats
 from jaxpost.probes import trends
@@ -67,15 +67,14 @@ def _judge(claim: Mapping, table: pa.Table, last: Mapping[str, int], gate: Calla
     if not counted:
         none = f"no seed has the value in every term and counts{_absent(claim, table)}"
         return result | {"note": f"{ambiguous or none}; {note}"}
-    x_BxS = stacked(counted)
-    unit = x_BxS.mean(axis=1) if len(x_BxS) > 1 else x_BxS[0]
-    if len(x_BxS) > 1:
-        result |= {"n_units": len(x_BxS), "unit": "base"}
-    interval, threshold = mean_interval(counted), claim["threshold"]
+    unit = randomised(counted)
+    if len({base for base, _ in counted}) > 1:
+        result |= {"n_units": len(unit), "unit": "base"}
+    interval, limits = mean_interval(counted), (claim["threshold"], claim["equivalence_margin"])
     if claim["kind"] == "value" and scale(claim) == "fisher":
-        interval, threshold = stats.Interval(*(np.tanh(end) for end in interval)), float(trends.fisher(threshold))
+        interval, limits = stats.Interval(*(np.tanh(end) for end in interval)), trends.fisher(limits)
     result |= {"estimate": float(interval.value), "ci_lo": float(interval.lo), "ci_hi": float(interval.hi),
-               "p": float(stats.t_pvalue(unit, threshold, claim["direction"], claim["equivalence_margin"]))}
+               "p": float(stats.t_pvalue(unit, limits[0], claim["direction"], limits[1]))}
     gated = _gated(result, interval, gates)
     return across_arms.permuted(gated, sample, counted) if sample else gated
 

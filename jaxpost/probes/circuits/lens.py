@@ -41,7 +41,8 @@ def tolerance(logits_JxNxV: jax.Array, width: int) -> jax.Array:
 def ranks(logits_JxNxV: jax.Array, token_N: jax.Array, width: int, draws: int) -> Ranks:
     """Reciprocal ranks of a target in every state, their rounding, and those of the targets of other prompts.
 
-    A draw of the null takes the target of the prompt that lies d N / (draws + 1) further in the fixed order, d = 1, 2, ...
+    A draw of the null takes the target of the prompt that lies d N / (draws + 1) further in the fixed order, d = 1, 2, ...; of
+    one prompt it is NaN.
     """
     N = len(token_N)
     margin_JxN = tolerance(logits_JxNxV, width)
@@ -61,4 +62,5 @@ def ranks(logits_JxNxV: jax.Array, token_N: jax.Array, width: int, draws: int) -
     reciprocals = jax.lax.map(reciprocal, (jnp.concatenate([own_3xN, others_MxN]), margins))
     value_JxN, low_JxN, high_JxN = reciprocals[:3]
     error_JxN = jnp.maximum(value_JxN - low_JxN, high_JxN - value_JxN)
-    return Ranks(value_JxN, error_JxN.mean(axis=1), reciprocals[3:].mean(axis=-1))
+    others_MxJ = reciprocals[3:].mean(axis=-1)
+    return Ranks(value_JxN, error_JxN.mean(axis=1), jnp.where(N > 1, others_MxJ, jnp.nan))

@@ -127,5 +127,6 @@ def conditioned(gram_TxRxR: np.ndarray, whole_RxR: np.ndarray, slope_TxKxR: np.n
     outside = (whole_RxR - gram_TxRxR) / r
     size_T = damping * np.trace(outside, axis1=1, axis2=2) / r
     a = slope_TxKxR / r**0.5
-    answer = np.linalg.solve(outside + size_T[:, None, None] * np.eye(r), a.swapaxes(1, 2)).swapaxes(1, 2)
-    return (a**2).sum(-1), size_T[:, None] * (a * answer).sum(-1)
+    sized = np.divide(outside, size_T[:, None, None], out=np.zeros_like(outside), where=size_T[:, None, None] != 0)
+    answer = np.linalg.solve(sized + np.eye(r), a.swapaxes(1, 2)).swapaxes(1, 2)  # a itself where nothing outside can answer
+    return (a**2).sum(-1), (a * answer).sum(-1)

@@ -167,10 +167,10 @@ def share_above(rule: Quadrature, threshold: jax.Array) -> tuple[jax.Array, jax.
     above_R = rule.nodes_R >= threshold  # False for NaN
     upper = jnp.where(above_R, rule.weights_R, 0.0)
     nearest_above = jnp.argmin(jnp.where(above_R, rule.nodes_R, jnp.inf))
-    nearest_below = jnp.argmax(jnp.where(rule.nodes_R < threshold, rule.nodes_R, -jnp.inf))
-    share = upper.sum()
-    return share, jnp.maximum(jnp.where(share > 0, rule.weights_R[nearest_above], 0.0),
-                              jnp.where(share < 1, rule.weights_R[nearest_below], 0.0))
+    below_R = rule.nodes_R < threshold
+    nearest_below = jnp.argmax(jnp.where(below_R, rule.nodes_R, -jnp.inf))
+    return upper.sum(), jnp.maximum(jnp.where(above_R.any(), rule.weights_R[nearest_above], 0.0),
+                                    jnp.where(below_R.any(), rule.weights_R[nearest_below], 0.0))
 
 
 def trace_draws(product: Product, like: Any, draws: int, key: jax.Array, of: Callable[[Any, Any], jax.Array]) -> jax.Array:

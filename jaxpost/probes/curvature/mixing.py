@@ -22,7 +22,7 @@ def _halves(x_CxN: np.ndarray) -> np.ndarray:
 def _variances(x_CxN: np.ndarray) -> tuple[float, float]:
     """(W, (N - 1)/N W + B/N): the mean variance within chains, and the pooled estimate."""
     n = x_CxN.shape[1]
-    within = x_CxN.var(1, ddof=1).mean()
+    within = np.where(np.ptp(x_CxN, axis=1) > 0, x_CxN.var(1, ddof=1), 0.0).mean()  # a constant's own variance may be rounding
     return within, (n - 1) / n * within + x_CxN.mean(1).var(ddof=1)
 
 

@@ -177,6 +177,7 @@ class CurvatureSpectrum:
         n_C = scopes.member_CxT @ np.asarray([np.prod(info.shape) for info in infos], np.float64)
         kinds = scopes.columns["granularity"]
         model, matrix = kinds == "global", f"matrix={self.matrix}"
+        broken_Sx1 = ~(np.isfinite(v["trace_DxT"]) & np.isfinite(v["adam_trace_DxT"])).all((1, 2))[:, None]
 
         def parts(name):
             return np.einsum("sdt,ct->scd", v[name], scopes.member_CxT.astype(np.float64))
@@ -191,11 +192,11 @@ class CurvatureSpectrum:
                 if x is not None:
                     whole[name][:, only] = x
             finite = np.isfinite(whole["value"])
-            status = np.where(finite, "ok", "nan").astype(object)
+            status = np.where(finite, "ok", np.where(broken_Sx1, "nan", "absent")).astype(object)
             buried = finite & (np.abs(whole["value"]) <= whole["floor"])  # False where there is no floor
             status[buried] = "unresolved"
             reason = np.where(finite, np.where(buried, "not above the rounding of float32 products", None),
-                              "not finite, or beyond the rank of the matrix").astype(object)
+                              np.where(broken_Sx1, "a product is not finite", "beyond the rank of the matrix")).astype(object)
             table.add(metric, whole["value"], status, reason, null=null, floor=whole["floor"], only=only, k=k, params=params,
                       num_err=whole["error"], ci_lo=whole["lo"], ci_hi=whole["hi"], unit=unit, n_units=count, dtype="fp32")
 

@@ -119,7 +119,8 @@ class Fourier:
         squares about that mean; train [S, N, C], in the order of (a, b); largest [S], the largest |logit|.
         """
         wide = fourier_basis.centred(values["logits_PxPxC"])
-        mean = wide.mean(axis=(1, 2))
+        first = wide[:, 0, 0]  # differences to it are exactly 0 where logits do not depend on the problem
+        mean = first + (wide - first[:, None, None]).mean(axis=(1, 2))
         return {"coefficients": np.stack([fourier_basis.sum_coefficients(x) for x in wide]), "mean": mean,
                 "variance": ((wide - mean[:, None, None]) ** 2).sum(axis=(1, 2, 3)),
                 "train": np.asarray(values["logits_PxPxC"], np.float32)[:, self.problems.train_PxP],

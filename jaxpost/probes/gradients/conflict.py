@@ -122,7 +122,9 @@ def finalize(values: Mapping[str, Any], *, names: tuple[str, str], infos: Sequen
     lo, hi = interval(value, *dropped(*sums, sample["a"], sample["b"]))
     m = min(x.shape[-1] for x in square.values())
     pair = {"losses": "+".join(names)}
-    rows.add("conflict.cosine", _judged(value, lo, hi, _rounding(rows, v, square)), m, pair, isotropic)
+    broken = {x: ~np.isfinite(v[f"{x}{x}_T"]) for x in "ab"}
+    either = broken["a"] | broken["b"]
+    rows.add("conflict.cosine", _judged(value, lo, hi, _rounding(rows, v, square), either), m, pair, isotropic)
     whole, without = {}, {}
     for x, name in zip("ab", names, strict=True):
         sums = v[f"{x}0{x}1_T"], v[f"{x}0{x}0_T"], v[f"{x}1{x}1_T"]
@@ -130,24 +132,23 @@ def finalize(values: Mapping[str, Any], *, names: tuple[str, str], infos: Sequen
         left = dropped(*sums, *((v[f"{x}.{x}{h}_mxT"][..., h::2], v[f"{x}.{x}{1 - h}_mxT"][..., h::2], square[x][..., h::2])
                                 for h in (0, 1)))
         whole[x], without[x] = reliability(half), [reliability(c_m) for c_m in left]
-        estimate = _judged(half, *interval(half, *left), np.full(half.shape, np.nan))
+        estimate = _judged(half, *interval(half, *left), np.full(half.shape, np.nan), broken[x])
         rows.add("conflict.split_half", estimate, square[x].shape[-1], {"loss": name}, isotropic)
     top = ceiling(whole["a"], whole["b"])
     left = [ceiling(r_m, whole[y][..., None]) for x, y in (("a", "b"), ("b", "a")) for r_m in without[x]]
-    estimate = _judged(top, *interval(top, *left), np.full(top.shape, np.nan))
-    gone = np.isnan(top)
+    estimate = _judged(top, *interval(top, *left), np.full(top.shape, np.nan), either)
+    gone = np.isnan(top) & ~either
     estimate.status[gone] = "absent"
     estimate.reason[gone] = "a split-half cosine is not positive: the sample is too small for a ceiling"
     rows.add("conflict.ceiling", estimate, m, pair)
     return rows.columns(row_ids)
 
 
-def _judged(value, lo, hi, error) -> Estimate:
-    """Zero gradients have no cosine ("degenerate")."""
-    estimate = gradient_rows.bare(value, error)._replace(lo=np.where(np.isnan(value), np.nan, lo),
-                                                         hi=np.where(np.isnan(value), np.nan, hi))
+def _judged(value, lo, hi, error, broken) -> Estimate:
+    """Zero gradients have no cosine ("degenerate"), and those that are not finite (`broken`) neither ("nan")."""
     gone = np.isnan(value)
-    estimate.status[gone], estimate.reason[gone] = "degenerate", "a mean gradient is zero or not finite"
+    estimate = gradient_rows.bare(value, error)._replace(lo=np.where(gone, np.nan, lo), hi=np.where(gone, np.nan, hi))
+    gradient_rows.without_value(estimate, broken, "a mean gradient is not finite", "a mean gradient is zero")
     estimate.reason[~gone & np.isfinite(lo)] = None
     return estimate
 

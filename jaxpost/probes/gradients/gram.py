@@ -128,8 +128,8 @@ class GradientGram:
             if left is not None:
                 lo, hi = statistics.jackknife(left[name], value)
                 estimate = estimate._replace(lo=lo, hi=hi, reason=np.where(np.isfinite(lo), None, estimate.reason))
-            gone = np.isnan(value)
-            estimate.status[gone], estimate.reason[gone] = "degenerate", "a gradient is zero or not finite"
+            broken = ~np.isfinite(pooled).all((-2, -1))
+            gradient_rows.without_value(estimate, broken, "a gradient is not finite", "a gradient is zero")
             rows.add(f"gram.{name}", estimate, m, params, self._null(name, rows, pooled, m))
         return rows.columns(row_ids)
 

@@ -160,6 +160,13 @@ def bare(value: np.ndarray, error=np.nan, reason: str = "no interval") -> Estima
     return Estimate(value, nothing, nothing, np.broadcast_to(error, value.shape), status, reasons)
 
 
+def without_value(estimate: Estimate, broken: np.ndarray, why_broken: str, why_not: str) -> None:
+    """Mark in place what has no value (NaN): "nan" where something is not finite (`broken`), else "degenerate"."""
+    gone = np.isnan(estimate.value)
+    for where, status, why in ((gone & broken, "nan", why_broken), (gone & ~broken, "degenerate", why_not)):
+        estimate.status[where], estimate.reason[where] = status, why
+
+
 def coherence(rows: Rows, s1_SxT, square_SxTxm, dot_SxTxm=None, *, permuted=None, params=None, chunk: int = 1) -> None:
     """Append every statistic of the sums.
 

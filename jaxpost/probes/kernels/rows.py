@@ -115,8 +115,10 @@ def add(table: RowTable, metric: str, members: Sequence[Member], params: str | N
 def _status(metric: str, value: float, error: float, member: Member) -> tuple[str, str | None]:
     if metric == "kernel.linearised" and not member.policy.moved.any():
         return "degenerate", "the outputs are the initial ones"
+    if not all(np.isfinite(x).all() for x in member.policy):
+        return "nan", "a kernel or an output is not finite"
     if not np.isfinite(value):
-        return "nan", "not finite, or a kernel or the labels are constant"
+        return "degenerate", "a kernel or the labels are constant"
     if metric in DISTANCES and value <= error:
         return "unresolved", "not above its numerical error"
     return "ok", None

@@ -21,6 +21,7 @@ from jaxpost.stats import Interval
 
 GROUPS = 8  # of rows in the jackknife
 PERMUTATIONS = 199  # fixed draws of the labels' order
+_ROUNDING = 1e-13  # of a centred matrix, relative to the matrix: below it the matrix is constant
 
 
 def drift(k: np.ndarray, k0: np.ndarray) -> float:
@@ -30,8 +31,9 @@ def drift(k: np.ndarray, k0: np.ndarray) -> float:
 
 
 def centred(k: np.ndarray) -> np.ndarray:
-    """H K H."""
-    return k - k.mean(0, keepdims=True) - k.mean(1, keepdims=True) + k.mean()
+    """H K H; exactly 0 where only rounding is left of it."""
+    left = k - k.mean(0, keepdims=True) - k.mean(1, keepdims=True) + k.mean()
+    return left if np.linalg.norm(left) > _ROUNDING * np.linalg.norm(k) else np.zeros_like(left)
 
 
 def alignment(k: np.ndarray, other: np.ndarray) -> float:

@@ -43,7 +43,7 @@ def interval(confidence_N: np.ndarray, right_N: np.ndarray, rng: np.random.Gener
 
 def _member(confidence_N: np.ndarray, bins: int) -> np.ndarray:
     """One column a bin, [N, B]; a confidence of 1 is in the last."""
-    if not confidence_N.size or confidence_N.min() < 0 or confidence_N.max() > 1:
+    if not confidence_N.size or not ((confidence_N >= 0) & (confidence_N <= 1)).all():
         raise ValueError(f"{confidence_N.size} confidences, expected at least one and all in [0, 1]"
                          + (f"; found {confidence_N.min():g} to {confidence_N.max():g}" if confidence_N.size else ""))
     return np.eye(bins)[np.minimum((confidence_N * bins).astype(int), bins - 1)]

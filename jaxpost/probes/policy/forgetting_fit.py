@@ -113,10 +113,9 @@ def predict(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def r2(x: np.ndarray, y: np.ndarray) -> float:
     """1 - residual over total sum of squares of the quadratic fit; NaN where x or y does not vary."""
-    total = np.sum((y - y.mean()) ** 2)
-    if total == 0 or np.ptp(x) == 0:
+    if np.ptp(y) == 0 or np.ptp(x) == 0:
         return np.nan
-    return 1 - np.sum((y - predict(x, y, x)) ** 2) / total
+    return 1 - np.sum((y - predict(x, y, x)) ** 2) / np.sum((y - y.mean()) ** 2)
 
 
 def left_out_error(p: Points) -> tuple[float, float]:

@@ -101,7 +101,8 @@ class InContext(of_suite.OfSuite):
                      for d in range(1, self.draws + 1)]
             for i, (metric, one) in enumerate(zip(METRICS, _statistics(h, known, answers.rounding_N), strict=True)):
                 band = pooling.prediction_band(np.stack([draw[i].interval.value for draw in drawn], axis=-1), 0.0)
-                example_rows.add(table, metric.id, one.interval, N, null=("other_prompts", *band), split=label, unit="prompt",
+                null = ("other_prompts", *band) if N > 1 else None
+                example_rows.add(table, metric.id, one.interval, N, null=null, split=label, unit="prompt",
                                  num_err=one.error[:, None], dtype="fp32")
         return table.columns(row_ids)
 

@@ -49,12 +49,15 @@ UNIT_ROUNDOFF = 2.0**-24
 
 
 def divergence(logits_TxV: jax.Array, other_TxV: jax.Array, mask_T: jax.Array) -> jax.Array:
-    """sum_t KL(softmax(logits) || softmax(other)), as sum_v p (e^x - 1 - x), x = log q - log p: no term is negative."""
+    """sum_t KL(softmax(logits) || softmax(other)), as sum_v p (e^x - 1 - x), x = log q - log p: no term is negative.
+
+    Where x > 1 the term is q - p (1 + x), so that e^x cannot overflow beside a p that is 0 in float32.
+    """
     logp, logq = jax.nn.log_softmax(logits_TxV), jax.nn.log_softmax(other_TxV)
     x = logq - logp
     series = x * x * (0.5 + x * (1 / 6 + x * (1 / 24 + x / 120)))
-    term = jnp.where(jnp.abs(x) < 0.05, series, jnp.expm1(x) - x)
-    return ((jnp.exp(logp) * term).sum(axis=-1) * mask_T).sum()
+    p, factor = jnp.exp(logp), jnp.where(jnp.abs(x) < 0.05, series, jnp.expm1(jnp.minimum(x, 1.0)) - x)
+    return (jnp.where(x > 1, jnp.exp(logq) - p * (1 + x), p * factor).sum(axis=-1) * mask_T).sum()
 
 
 def clip_bound(low: float, high: float) -> float:

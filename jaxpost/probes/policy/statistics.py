@@ -188,8 +188,9 @@ class AdvantageCovariance(OfHistory):
         known = np.isfinite(interval.value)
         status = np.asarray([["ok" if ok else "nan" if x.size else "absent"]
                              for ok, x in zip(known, each, strict=True)], object)
-        reason = np.asarray([[None if x.size > 1 else "one step: no interval" if x.size else
-                              "the objective has no advantages, or no token counted"] for x in each], object)
+        reason = np.asarray([["the objective has no advantages, or no token counted" if not x.size else
+                              "the covariance of a step is not finite" if not ok else
+                              None if x.size > 1 else "one step: no interval"] for ok, x in zip(known, each)], object)
         example_rows.add(table, _COVARIANCE.id, interval, np.asarray([[x.size] for x in each]), unit="step",
                          null=("independence", 0.0, None, None), status=status, reason=reason,
                          floor=np.asarray([x.std(ddof=1) / np.sqrt(x.size) if x.size > 1 else np.nan for x in each]))

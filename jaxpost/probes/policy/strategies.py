@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpost.probes.policy import example_rows
+from jaxpost.probes.rows.pooling import divide
 from jaxpost.stats import Interval
 
 _HALVINGS = 60  # of the interval that holds the weight: below its rounding
@@ -69,10 +70,11 @@ def weight(h: np.ndarray, memorising: np.ndarray, generalising: np.ndarray, roun
     mixed = generalising + w_S[:, None, None] * step
     curvature_SxN = (h * step**2 / mixed**2).sum(-1)
     curvature_S, slope = curvature_SxN.sum(-1), slope_SxN(w_S)
-    moved_S = (2 * rounding_SxN * (h * np.abs(step) / mixed).sum(-1)).sum(-1) / curvature_S
+    moved_S = divide((2 * rounding_SxN * (h * np.abs(step) / mixed).sum(-1)).sum(-1), curvature_S)
     left_SxN = slope.sum(-1, keepdims=True) - slope  # of the others: not 0 in sum where the weight is at an end
-    without_SxN = np.clip(w_S[:, None] + left_SxN / (curvature_S[:, None] - curvature_SxN), 0, 1)
+    without_SxN = np.clip(w_S[:, None] + divide(left_SxN, curvature_S[:, None] - curvature_SxN), 0, 1)
     kl_SxN = (h * np.log(h / mixed)).sum(-1)
     off_S = (2 * rounding_SxN * (h * (np.abs(np.log(h / mixed)) + 1)).sum(-1)).mean(-1)
-    return (Found(example_rows.delete_one(w_S, without_SxN), moved_S),
+    known_S = np.where(curvature_S > 0, w_S, np.nan)  # any weight gives the mixture of two predictors that are one
+    return (Found(example_rows.delete_one(known_S, without_SxN), moved_S),
             Found(example_rows.jackknife(lambda x: x, kl_SxN), off_S))

@@ -74,6 +74,11 @@ class TeacherForced:
         kept_M = counts_SxMxT[0].any(1)  # the batch is the same for every seed
         x_SxM = _shares(values["right"], counts_SxMxT)[:, kept_M]
         x_SxM = np.where(values["finite"][:, kept_M], x_SxM, np.nan)
+        if not kept_M.any():
+            unknown = example_rows.stack([example_rows.UNKNOWN] * len(seeds))
+            example_rows.add(table, ACCURACY.id, unknown, 0, status=np.full(len(seeds), "absent", object),
+                             reason=np.full(len(seeds), "no demonstration has a target token", object))
+            return table.columns(row_ids)
         null = _shares(_commonest(values["target"][0], counts_SxMxT[0]), counts_SxMxT[0])[kept_M].mean()
         example_rows.add(table, ACCURACY.id, stats.t_interval(x_SxM), int(kept_M.sum()), null=("constant", null, None, None),
                          floor=example_rows.standard_error(x_SxM), num_err=0.0, broken="the policy's logits are not finite")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.optimize
 
-_ROUNDING = 1e-12  # of values relative to the largest: below it two actions are equally good
+_ROUNDING = 1e-12  # of values relative to the largest: below it two actions, or all policies, are equally good
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class FiniteMDP:
         if transition.ndim != 3 or transition.shape[0] != transition.shape[2] or start.shape != transition.shape[:1]:
             raise ValueError(f"FiniteMDP: expected transition [S, A, S] and start [S]; found {transition.shape}, {start.shape}")
         for name, rows in (("transition", transition), ("start", start)):
-            if (rows < 0).any() or np.abs(rows.sum(-1) - 1).max() > 1e-9:
+            if not ((rows >= 0).all() and (np.abs(rows.sum(-1) - 1) <= 1e-9).all()):
                 raise ValueError(f"FiniteMDP: {name} has a row that is no distribution; expected entries >= 0 with sum 1")
         if not 0 <= self.discount < 1:
             raise ValueError(f"FiniteMDP: discount={self.discount} must lie in [0, 1)")
@@ -86,9 +86,9 @@ def expected_return(mdp: FiniteMDP, reward_SxAxS: np.ndarray, policy_SxA: np.nda
 
 
 def spread(mdp: FiniteMDP, reward_SxAxS: np.ndarray) -> float:
-    """max J - min J over all policies; exactly 0 where it is rounding."""
+    """max J - min J over all policies; exactly 0 where it is rounding of the largest value that the reward can add up to."""
     low, high = (expected_return(mdp, reward_SxAxS, optimal(mdp, sign * reward_SxAxS)) for sign in (-1, 1))
-    return high - low if high - low > _ROUNDING * max(abs(low), abs(high)) else 0.0
+    return high - low if high - low > _ROUNDING * np.abs(reward_SxAxS).max() / (1 - mdp.discount) else 0.0
 
 
 def regret(mdp: FiniteMDP, true_SxAxS: np.ndarray, learned_SxAxS: np.ndarray) -> float:

@@ -33,7 +33,7 @@ def shape_groups(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[str, ..
     for name in sorted(shapes):
         shape = tuple(shapes[name])
         if len(shape) != 2 or min(shape) < 2:
-            raise ValueError(f"weight probes read matrices; {name!r} has shape {shape}")
+            raise ValueError(f"weight probes read matrices; {name!r} has shape {shape}, expected [m, n] with m, n >= 2")
         groups.setdefault(f"{max(shape)}x{min(shape)}", []).append(name)
     return {group: tuple(names) for group, names in groups.items()}
 

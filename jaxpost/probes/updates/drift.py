@@ -82,9 +82,10 @@ def scale(t_P: np.ndarray, d_P: np.ndarray, p: float) -> float:
 
 def r_squared(t_P: np.ndarray, d_P: np.ndarray) -> float:
     """R^2 of `log_law`; NaN for a constant distance."""
+    if np.ptp(d_P) == 0:
+        return np.nan
     level, slope = log_law(t_P, d_P)
-    spread = ((d_P - d_P.mean()) ** 2).sum()
-    return float(1 - ((d_P - level - slope * np.log(t_P)) ** 2).sum() / spread) if spread > 0 else np.nan
+    return float(1 - ((d_P - level - slope * np.log(t_P)) ** 2).sum() / ((d_P - d_P.mean()) ** 2).sum())
 
 
 def holdout_errors(t_P: np.ndarray, d_P: np.ndarray, held: int) -> dict[str, float]:
@@ -205,6 +206,8 @@ def _add_laws(table: RowTable, t_P: np.ndarray, distance_PxSxC, edge_PxSxC, stat
         own, why = status.copy(), reason.copy()
         exact = (own == "ok") & (metric == "log_advantage") & (np.fmax(out[3, 0], out[4, 0]) < _EXACT)
         own[exact], why[exact] = "unresolved", "both laws predict to the precision of the distances"
+        still = (own == "ok") & (metric == "log_r2") & (np.ptp(distance_PxSxC, axis=0) == 0)
+        own[still], why[still] = "degenerate", "the distance is the same at every step"
         kind, further = ("equal", "random_walk") if metric == "log_advantage" else ("random_walk", "straight_line")
         floor = edge_PxSxC[-1] if metric == "log_slope" else None
         row = table.add(f"weight.drift.{metric}", value, own, why, null=(kind, walk, None, None), floor=floor, dtype=dtype,

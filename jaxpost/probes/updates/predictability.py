@@ -51,10 +51,12 @@ def leave_one_out(x_TxM: np.ndarray, y_T: np.ndarray) -> float:
 
     NaN for a constant outcome.
     """
+    if np.ptp(y_T) == 0:
+        return np.nan
     rest = [np.arange(len(y_T)) != i for i in range(len(y_T))]
     missed = sum((y_T[i] - pls_predict(x_TxM[kept], y_T[kept], x_TxM[i])) ** 2 for i, kept in enumerate(rest))
     alone = sum((y_T[i] - y_T[kept].mean()) ** 2 for i, kept in enumerate(rest))
-    return 1 - missed / alone if alone > 0 else np.nan
+    return 1 - missed / alone
 
 
 def time_alone(step_T: np.ndarray, y_T: np.ndarray) -> float:

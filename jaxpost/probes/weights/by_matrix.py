@@ -35,7 +35,7 @@ def each(measure: Callable[..., Any], *trees: Mapping[str, Any]) -> dict[str, An
     for name in sorted(first):
         shape = tuple(np.shape(first[name]))
         if len(shape) != 2 or min(shape) < 2:
-            raise ValueError(f"weight probes read matrices; {name!r} has shape {shape}")
+            raise ValueError(f"weight probes read matrices; {name!r} has shape {shape}, expected [m, n] with m, n >= 2")
         groups.setdefault(shape, []).append(name)
     for other in trees[1:]:
         _check_same(first, other)

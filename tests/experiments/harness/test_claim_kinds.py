@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from experiments.harness import claims, defaults
 from experiments.harness.claims import terms
@@ -77,6 +78,15 @@ def test_equivalence_has_a_direction_of_its_own(gap, verdict):
     rows = rows.set_column(rows.schema.get_field_index("value"), "value", [values])
     result = judged(rows, direction="equivalent", threshold=0.0, equivalence_margin=0.05)
     assert result["verdict"] == verdict and (result["p"] < 0.05) == (verdict == "supported")
+
+
+def test_the_margin_of_a_correlation_is_tested_on_its_own_scale():
+    rows = table({"a": np.full(len(STEPS), 0.85)})
+    found = judged(rows, kind="value", arms=("a",), scale="fisher", direction="equivalent", threshold=0.0,
+                   equivalence_margin=0.86)
+    z = np.arctanh(0.85 + np.asarray(NOISE))
+    assert found["p"] == pytest.approx(scipy.stats.ttest_1samp(z, np.arctanh(0.86), alternative="less").pvalue, rel=1e-9)
+    assert found["verdict"] == "supported" and found["p"] < 0.025
 
 
 def test_a_run_in_which_the_event_does_not_happen_is_not_dropped():

@@ -131,6 +131,30 @@ def test_the_test_over_bases_is_that_of_their_means():
     assert result["p"] == pytest.approx(scipy.stats.ttest_1samp(means, CLAIM["threshold"], alternative="greater").pvalue)
     interval = scipy.stats.t.interval(0.95, 2, np.mean(means), scipy.stats.sem(means))
     assert (result["ci_lo"], result["ci_hi"]) == pytest.approx(interval)
+    uneven = measurement_table({name: rows[name] for name in rows.column_names if name != "row_id"} | {"value": pa.array(
+        [None if (r["metric"], r["arm"], r["seed"], r["conditional_on"]) == (CLAIM["metric"], "a", 0, BASE) else r["value"]
+         for r in rows.to_pylist()])})
+    result = judged([CLAIM], uneven)[0]  # one seed of one base has no value: its base has the mean of the others
+    means[0] = shift[BASE] + 2 * NOISE[1:].mean()
+    assert (result["n_units"], result["estimate"]) == (3, pytest.approx(np.mean(means)))
+
+
+def test_a_run_that_is_not_measured_on_the_test_split_does_not_count():
+    rows = [{"metric": "fit.accuracy", "arm": "a", "step": 9, "seed": seed, "granularity": "experiment", "split": split,
+             "value": 1.0} for seed in range(3) for split in ("train", "id")[:1 + (seed < 2)]]
+    gate = claims.gates.runs_reached("fit.accuracy", 0.9)
+    found = gate(measurement_table({name: [r[name] for r in rows] for name in rows[0]} | {"role": "seed"}), CLAIM, "a")
+    assert found.counted == {(None, 0), (None, 1)} and "2 of 3 seeds count" in found.note
+
+
+def test_a_fall_is_known_over_bases_not_over_all_their_seeds():
+    rows = [{"metric": "fit.loss", "arm": "a", "step": step, "seed": seed, "granularity": "global", "value": x,
+             "conditional_on": base * 16} for base, last in zip("bcd", (0.9, 0.5, 0.1)) for seed in range(5)
+            for step, x in ((0, 1.0), (9, last))]
+    gate = claims.gates.fell("fit.loss", 0.1)
+    found = gate(measurement_table({name: [r[name] for r in rows] for name in rows[0]} | {"role": "seed"}), CLAIM, "a")
+    lo, hi = scipy.stats.t.interval(0.95, 2, 0.5, scipy.stats.sem([0.1, 0.5, 0.9]))
+    assert not found.passed and f"[{lo:.2f}, {hi:.2f}]" in found.note
 
 
 def test_bad_claims_are_refused_before_any_compute():

@@ -70,6 +70,22 @@ def test_matched_kl_reads_where_each_run_first_had_the_smallest_final_kl(two_arm
     assert {parse_params(p)["at"] for p in columns["params"]} == {"matched_kl"}
 
 
+def test_statistics_with_steps_of_their_own_are_paired_by_step_or_left_out(two_arms):
+    def more(metric, steps):
+        return [{"metric": metric, "arm": arm, "role": "seed", "seed": 1, "conditional_on": BASE, "step": step,
+                 "granularity": "policy", "split": "id", "value": float(step)} for arm in ("base", "a", "b")
+                for step in (steps if arm != "base" else [0])]
+
+    runs = matched.Trajectories(table(two_arms.to_pylist(), more("policy.often", [1, 2, 3, 4]),
+                                      more("policy.elsewhere", [1, 3, 4])))
+    columns = matched.at_matched_distance(runs, ("a", "b"), BASE, "a+b")[0]
+    assert {arm: x[0] for arm, x in values(columns, "policy.often", "id").items()} == pytest.approx({"a": 4, "b": 2})
+    read = (("policy.often", "id"), ("policy.elsewhere", "id"))
+    at_success = matched.at_matched_success(runs, ("a", "b"), BASE, "a+b", read=read)[0]
+    assert {arm: x[0] for arm, x in values(at_success, "policy.often", "id").items()} == pytest.approx({"a": 2, "b": 4})
+    assert "policy.elsewhere" not in {*columns["metric"], *at_success["metric"]}
+
+
 def test_outside_the_range_of_a_run_the_value_is_absent(two_arms):
     small = table([r for r in rows("c", 1, [1, 2, 4], [0.1, 0.2, 0.5], [1, 1, 1], [0.4] * 3, [0.9] * 3)])
     both = matched.Trajectories(pa.concat_tables([two_arms, small]))

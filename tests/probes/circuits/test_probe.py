@@ -134,6 +134,7 @@ def test_a_shuffled_unembedding_ranks_at_random():
     logits = jnp.asarray(RNG.normal(size=(1, 400, V)), jnp.float32)
     found = jax.jit(lens.ranks, static_argnums=(2, 3))(logits, jnp.arange(400) % V, 16, 64)
     np.testing.assert_allclose(found.others.mean(), lens.random_rank(V), rtol=0.02)
+    assert np.isnan(lens.ranks(logits[:, :1], jnp.arange(1), 16, 2).others).all()  # one prompt: there is no other
 
 
 def planted(params, tokens, edit):

@@ -101,6 +101,9 @@ def test_the_conditioned_form_is_the_damped_schur_complement():
     schur = f[:4, :4] - f[:4, 4:] @ np.linalg.inv(f[4:, 4:] + damping * np.eye(5)) @ f[4:, :4]
     np.testing.assert_allclose(plain[0], np.einsum("ki,ij,kj->k", v, f[:4, :4], v), rtol=1e-12)
     np.testing.assert_allclose(found[0], np.einsum("ki,ij,kj->k", v, schur, v), rtol=1e-10)
+    for rows in (w, 0 * w):  # nothing outside W can answer; no gradient at all
+        plain, found = gate.conditioned((rows @ rows.T)[None], rows @ rows.T, (v @ rows.T)[None], 0.3)
+        np.testing.assert_array_equal(found, plain)
 
 
 def test_what_does_not_fit_is_refused():

@@ -97,3 +97,6 @@ def test_the_density_is_bracketed_for_its_own_start_and_right_on_average():
         assert (np.abs(true - np.asarray(share[:, i])) <= np.asarray(bound[:, i]) + 1e-5).all()
         expected = (values >= threshold).mean()
         assert abs(float(share[:, i].mean()) - expected) < 4 * own[:, values >= threshold].sum(1).std() / 8 + 0.1 * expected
+    top = krylov.Quadrature(jnp.asarray([2.0, 1.0]), jnp.asarray([0.9, 0.1 - 6e-8]))  # weights of sum 1 but for rounding
+    for threshold, share, bound in ((0.5, 1.0, 0.1), (1.5, 0.9, 0.9), (3.0, 0.0, 0.9)):
+        assert krylov.share_above(top, threshold) == pytest.approx((share, bound), abs=1e-6)

@@ -29,5 +29,8 @@ def test_chains_that_disagree_or_drift_are_seen():
     drift = x + np.linspace(-2, 2, x.shape[1])  # the mean over whole chains is the same
     assert mixing.split_r_hat(drift) > 1.3
     assert np.isnan(mixing.split_r_hat(np.ones((2, 10)))) and np.isnan(mixing.effective_draws(np.ones((2, 10))))
+    for n in range(8, 60):  # the variance of equal numbers may be rounding
+        still = np.full((2, n), 0.1) + np.asarray([[0.0], [0.2]])
+        assert np.isnan(mixing.split_r_hat(still)) and np.isnan(mixing.effective_draws(still))
     with pytest.raises(ValueError, match=r"draws >= 8\]; found shape \(2, 7\)"):
         mixing.split_r_hat(np.ones((2, 7)))

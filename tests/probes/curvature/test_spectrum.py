@@ -85,6 +85,22 @@ def test_adams_sharpness_is_that_of_the_scaled_matrix():
     assert row["params"] == "chunk=2;eps=0.01;matrix=ggn" and row["num_err"] < 1e-3 * wanted
 
 
+def test_a_direction_that_does_not_exist_is_absent_and_a_broken_product_not_finite():
+    rng = np.random.default_rng(0)
+    shapes = {"value_K": (2,), "residual_K": (2,), "quadratic_KxM": (2, 4), "adam_1": (1,), "adam_residual_1": (1,),
+              "adam_quadratic_1xM": (1, 4), "trace_DxT": (3, 1), "adam_trace_DxT": (3, 1), "share_DxC": (3, 2),
+              "share_error_DxC": (3, 2)}
+    values = {name: rng.random((2, *shape)) for name, shape in shapes.items()}
+    values["value_K"][:, 1] = np.nan  # a matrix of rank 1
+    values["trace_DxT"][1] = np.nan
+    probe = spectrum.CurvatureSpectrum(predict, k=2, draws=3)
+    columns = probe.finalize(values, {}, infos=gradient_sums.inventory({"c": np.zeros(5)}), arm="a", step=3, seeds=(0, 1),
+                             conditional_on="base", row_ids=records.row_ids)
+    rows = records.measurement_table(columns).to_pylist()
+    found = {r["seed"]: (r["status"], r["status_reason"]) for r in rows if (r["metric"], r["k"]) == ("curvature.eigenvalue", 2)}
+    assert found == {0: ("absent", "beyond the rank of the matrix"), 1: ("nan", "a product is not finite")}
+
+
 def test_settings_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="found 'fisher'"):
         spectrum.CurvatureSpectrum(predict, matrix="fisher")

@@ -125,7 +125,7 @@ def test_answers_without_a_rule_are_scored_as_they_are():
 def test_broken_flat_and_unequal_seeds_have_rows_with_a_status():
     broken = planted().copy()
     broken[0, 0, 0] = np.nan
-    flat = np.zeros((P, P, P))
+    flat = np.broadcast_to(0.1 * np.arange(P), (P, P, P))  # answers that do not read the problem
     rows = across((noise(1),) * 4, (planted(keys=(1, 3)), broken, flat, planted(keys=(2,))))
     found = {seed: one(rows, "fourier.restricted_loss", role="seed", step=1, seed=seed) for seed in range(4)}
     assert [found[s]["status"] for s in range(4)] == ["ok", "nan", "degenerate", "ok"]

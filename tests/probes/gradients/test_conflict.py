@@ -120,8 +120,13 @@ def test_no_gradient_has_no_cosine_and_noise_no_ceiling():
         rows = rows_of(*values_of(np.zeros_like(a), b))
         opposed = np.concatenate([b[:1], -b[:1]] * 4)
         ceiling = row(rows_of(*values_of(opposed[:8], opposed[:8])), "ceiling")
+        a[3, 1] = np.nan
+        broken = rows_of(*values_of(a, b))
     found = row(rows, "cosine")
     assert found["status"] == "degenerate" and found["value"] is None and found["status_reason"]
+    for name in ("cosine", "ceiling"):
+        found = row(broken, name)
+        assert (found["status"], found["status_reason"], found["value"]) == ("nan", "a mean gradient is not finite", None)
     assert ceiling["status"] == "absent" and "too small" in ceiling["status_reason"]
 
 

@@ -104,6 +104,14 @@ def test_where_nothing_moved_a_distance_is_not_resolved(rich):
     assert found["kernel.drift"]["status"] == "unresolved" and found["kernel.linearised"]["status"] == "degenerate"
 
 
+def test_constant_labels_are_degenerate_and_broken_kernels_not_finite(rich):
+    params, later, batch, _ = rich
+    alike = rows_of(EXACT, params, later, batch | {"y": np.full_like(batch["y"], 0.1)})
+    assert (alike["kernel.alignment.labels"]["status"], alike["kernel.drift"]["status"]) == ("degenerate", "ok")
+    broken = rows_of(EXACT, params, {name: np.full_like(x, np.nan) for name, x in later.items()}, batch)
+    assert {row["status"] for row in broken.values()} == {"nan"}
+
+
 def test_sketched_kernels_are_off_by_no_more_than_they_say(rich):
     params, later, batch, full = rich
     probe = NeuralTangentKernel(read, rows=ROWS, held=0.0, sketches=8, width=128)
@@ -133,6 +141,10 @@ def test_the_null_of_labels_is_the_mean_over_all_orders():
     mean, lo, hi = statistics.permuted_alignment(k, y)
     assert mean == pytest.approx(np.mean(every), abs=1e-14)
     assert np.min(every) <= lo < np.quantile(every, 0.1) and np.quantile(every, 0.9) < hi <= np.max(every)
+    for n in range(2, 12):  # a constant matrix has no alignment, whatever rounding leaves of it
+        alike, x = np.full((n, n), 0.1), np.diag(np.arange(n) + 1.0)
+        assert np.isnan([statistics.alignment(x, alike), *statistics.permuted_alignment(x, alike)]).all()
+    assert statistics.alignment(1e-20 * k, 1e20 * y) == pytest.approx(statistics.alignment(k, y), rel=1e-12)
 
 
 def test_a_policy_takes_every_setting_by_name():

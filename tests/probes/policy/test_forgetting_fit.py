@@ -93,6 +93,7 @@ def test_r2_does_not_depend_on_the_scale_or_origin_of_the_predictor(planted):
     p = fits.points(planted, KL)
     for scale, shift in ((1e-7, 0.0), (1e6, 0.0), (-3.0, 100.0)):
         assert fits.r2(scale * p.x + shift, p.y) == pytest.approx(fits.r2(p.x, p.y), rel=1e-8)
+    assert all(np.isnan(fits.r2(p.x[:n], np.full(n, 0.1))) for n in range(5, 20))  # forgetting that is the same everywhere
 
 
 def test_the_planted_predictor_is_told_from_one_that_knows_only_the_step(planted):

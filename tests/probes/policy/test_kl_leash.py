@@ -53,6 +53,14 @@ def test_divergence_keeps_its_relative_precision_however_small(size):
     assert abs(narrow - float(wanted)) <= np.sqrt(2 * float(wanted) * 3) * 2.0**-22 * (1 + np.abs(logp).max()) + 1e-6 * narrow
 
 
+def test_divergence_of_policies_that_are_sure_of_other_tokens_is_finite():
+    for size in (3.0, 90.0, 1e4):
+        z = jnp.asarray([[0.0, size, -size]])
+        logp, logq = (x - np.logaddexp.reduce(x) for x in np.asarray([z[0], -z[0]], np.float64))
+        wanted = (np.exp(logp) * (logp - logq)).sum()
+        assert float(kl_leash.divergence(z, -z, jnp.ones(1))) == pytest.approx(wanted, rel=1e-6)
+
+
 def test_leash_rows_are_the_closed_forms_and_the_ratio_is_one_for_small_steps(case):
     base, d, rows = case
     probe = kl_leash.KLLeash(policy.predict, clip=(0.2, 0.28), microbatch=4)

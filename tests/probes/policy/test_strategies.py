@@ -40,6 +40,13 @@ def test_the_weight_is_that_of_a_plain_search_and_what_it_leaves_is_the_divergen
     np.testing.assert_allclose((found.interval.hi - found.interval.value) / 2.02269, spread, rtol=0.1, atol=1e-6)
 
 
+def test_two_predictors_that_are_one_have_no_weight_and_one_divergence():
+    h, both = np.random.default_rng(0).dirichlet(np.ones(3), (2, 1, 6))
+    weight, left = strategies.weight(h, both, both, np.zeros((1, 6)))
+    assert np.isnan(weight.interval.value[0])
+    assert left.interval.value[0] == pytest.approx((h * np.log(h / both)).sum(-1).mean(), rel=1e-12)
+
+
 def test_the_relative_distance_is_the_definition_and_its_interval_the_delete_one_jackknife():
     h = RNG.dirichlet(np.ones(C), (1, N))
 
@@ -114,6 +121,8 @@ def test_rows_have_nulls_of_other_prompts_and_an_infinite_distance_is_none(urns)
     read = found["strategy.memorising_weight", "id"]
     assert read["value"] == pytest.approx(1, abs=1e-5) and read["null_kind"] == "other_prompts" and read["n_units"] == 16
     assert found["strategy.unexplained", "id"]["null_value"] > 1e-4 > found["strategy.unexplained", "id"]["value"]
+    alone = rows(probe, {name: x[:1] for name, x in values.items()})["strategy.unexplained", "id"]  # there is no other prompt
+    assert alone["status"] == "ok" and alone["null_kind"] is alone["null_value"] is None
     broken = rows(probe, values | {"id/logp_NxC": jnp.full((16, 3), jnp.nan)})
     assert {row["status"] for (_, split), row in broken.items() if split == "id"} == {"nan"}
 

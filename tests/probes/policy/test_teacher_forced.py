@@ -38,3 +38,5 @@ def test_accuracy_is_that_of_a_loop_and_its_null_knows_places_only():
     null = [np.mean([target[i, t] == best[t] for t in range(4) if mask[i, t]]) for i in range(5)]
     assert whole["null_kind"] == "constant" and whole["null_value"] == pytest.approx(np.mean(null))
     assert broken["status"] == "nan" and "not finite" in broken["status_reason"]
+    for row in read(batch | {"mask": jnp.zeros((6, 4))}, [0.0, 0.0]):
+        assert (row["status"], row["status_reason"]) == ("absent", "no demonstration has a target token")

@@ -76,10 +76,21 @@ def test_a_reward_costs_nothing_under_itself_and_everything_reversed():
     assert rewards.regret(mdp, np.ones_like(of), of) == 0 == finite.spread(mdp, np.ones_like(of))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_shaping_makes_all_policies_equally_good_also_where_their_returns_are_zero(seed):
+    mdp = rewards.FiniteMDP(process(seed).transition_SxAxS, np.eye(S)[0], GAMMA)
+    phi_S = 1e3 * np.random.default_rng(seed).normal(size=S) * (np.arange(S) > 0)  # 0 at the only first state, as J then is
+    shaping = np.broadcast_to(GAMMA * phi_S - phi_S[:, None, None], (S, A, S))
+    assert finite.spread(mdp, shaping) == rewards.regret(mdp, shaping, reward(seed)) == 0
+    assert rewards.worst_regret(mdp, shaping, reward(seed)) == 0 and rewards.regret_bound(mdp, shaping, 1.0) == np.inf
+    assert finite.spread(mdp, 1e-20 * reward(seed)) == pytest.approx(1e-20 * finite.spread(mdp, reward(seed)), rel=1e-12)
+
+
 def test_what_is_no_process_is_refused():
     mdp = process()
-    with pytest.raises(ValueError, match="transition has a row that is no distribution"):
-        rewards.FiniteMDP(2 * mdp.transition_SxAxS, mdp.start_S, GAMMA)
+    for scale in (2, -1, np.nan):
+        with pytest.raises(ValueError, match="transition has a row that is no distribution"):
+            rewards.FiniteMDP(scale * mdp.transition_SxAxS, mdp.start_S, GAMMA)
     with pytest.raises(ValueError, match=r"discount=1.0 must lie in \[0, 1\)"):
         rewards.FiniteMDP(mdp.transition_SxAxS, mdp.start_S, 1.0)
     with pytest.raises(ValueError, match=r"found \(3, 2\)"):

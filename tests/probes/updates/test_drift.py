@@ -122,11 +122,14 @@ def test_short_runs_still_weights_rounding_and_broken_weights_are_said():
     rows = over_time(PROBE, INFOS, W0, series)
     assert value(rows, "log_r2", tensor="embed")["status"] == "degenerate"
     assert value(rows, "power_exponent", tensor="embed", seed=2)["status"] == "nan"
+    still = value(over_time(PROBE, INFOS, W0, moved(lambda t: 0.5)), "log_r2")
+    assert still["status"] == "degenerate" and still["status_reason"] == "the distance is the same at every step"
     rounded = {t: {n: grid(x) for n, x in w.items()} for t, w in moved(lambda t: 1.2e-2 * (1 + np.log(t))).items()}
     row = value(over_time(PROBE, INFOS, W0, rounded), "log_slope")
     assert row["status"] == "unresolved" and row["dtype"] == "bf16" and "below storage rounding" in row["status_reason"]
     exact = drift.fits(np.array(STEPS, float), np.full(8, 2.0), 2)
     assert exact["log_advantage"][0] == 0.0
+    assert all(np.isnan(drift.r_squared(np.arange(1.0, n), np.full(n - 1, 0.1))) for n in range(6, 20))
 
 
 def test_a_float32_matrix_that_starts_late_does_not_bury_the_others_under_rounding_of_bf16():

@@ -71,6 +71,8 @@ def test_too_few_steps_constant_outcomes_and_broken_weights_are_said():
     assert one(rows, "weight.rank_one.linearity", tensor="l0/q", role="seed", seed=0)["status"] == "ok"
     flat = one(rows, "weight.rank_one.linearity", tensor="l0/q", role="seed", seed=1)
     assert flat["status"] == "absent" and flat["status_reason"] == "the outcome is constant"
+    assert all(np.isnan(predictability.leave_one_out(np.random.default_rng(n).normal(size=(n, 4)), np.full(n, 0.1)))
+               for n in range(5, 20))
     few = one(rows_of(u[:, :4], y[:, :4]), "weight.rank_one.linearity", tensor="l0/q", role="seed", seed=0)
     assert few["status"] == "absent" and "fewer than 5" in few["status_reason"]
     for kw, status in (({"broken": (4,)}, "nan"), ({"norm": 0.0}, "degenerate")):
