@@ -49,13 +49,15 @@ def make(problem="expression", modulus=11, size=None, ood_size=None, style="answ
     Args:
         problem: a name of the table above.
         modulus: p, one of 5, 7, 11, 13.
-        size, ood_size: (low, high) of train and id, and of ood/depth; at most 12. None: small ones of the problem.
+        size, ood_size: (low, high) of train and id, and of ood/depth; at most 12. None: small ones of the problem. `high` of
+            `size` is at least 2 for increasing, as a single number leaves too few problems.
         style, room: see `traces`.
     """
     if problem not in PROBLEMS:
         raise ValueError(f"unknown problem of task {NAME!r} {problem!r}{nearest(problem, PROBLEMS)}")
     base.require(modulus in PRIMES, NAME, "modulus", modulus, f"one of {PRIMES}")
     low, high = base.length_range(NAME, "size", size or SIZES[problem][0], 1, 12)
+    base.require(high > (problem == "increasing"), NAME, "size", size, "(low, high) with high at least 2 for increasing")
     ood_low, M = base.length_range(NAME, "ood_size", ood_size or SIZES[problem][1], high + 1, 12)
     ids = max(modulus, M + 1)
     kind = {"expression": _expression, "equations": _equations, "increasing": _increasing}[problem](M, modulus)

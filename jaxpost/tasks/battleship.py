@@ -71,7 +71,7 @@ def make(fleet=FLEET, other_fleet=OTHER_FLEET, shots=10, style="answer", room=0)
     """Battleship.
 
     Args:
-        fleet: lengths of the ships of train, in descending order, at most four ships of 1 to 5 cells.
+        fleet: lengths of the ships of train, in descending order, at most four ships of 1 to 5 cells, two cells at least.
         other_fleet: of ood/fleet, another one.
         shots: most shots of train, 3 to 16; ood/shots has more, up to six.
         style, room: see `traces`; answers only.
@@ -81,6 +81,7 @@ def make(fleet=FLEET, other_fleet=OTHER_FLEET, shots=10, style="answer", room=0)
         good = isinstance(value, tuple) and 0 < len(value) <= LONGEST_FLEET and all(
             isinstance(x, int) and 1 <= x <= SIDE for x in value) and list(value) == sorted(value, reverse=True)
         base.require(good, NAME, option, value, f"1 to {LONGEST_FLEET} lengths from 1 to {SIDE}, in descending order")
+        base.require(value != (1,), NAME, option, value, "at least two cells, as every place of a single one is as likely")
         base.require(len(fleets(value)) > 1, NAME, option, value, "ships that fit on 5 x 5 cells without touching")
         kinds.append(fleets(value))
     base.require(fleet != other_fleet, NAME, "other_fleet", other_fleet, f"another one than fleet={fleet}")

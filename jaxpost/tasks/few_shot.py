@@ -48,16 +48,18 @@ def make(classes=4, attributes=6, flips=1, style="answer", room=0):
     """Classification among options.
 
     Args:
-        classes: 2 to 8.
+        classes: 2 to 8, with 4 attributes up to 7.
         attributes: of an item, 4 to 12.
-        flips: attributes of an item that differ from its prototype's, 0 to (attributes - 2) // 2; ood/flips has one more.
+        flips: attributes of an item that differ from its prototype's, 1 to (attributes - 2) // 2 (without any, a class has
+            one item only); ood/flips has one more.
         style, room: see `traces`; answers only.
     """
     base.require(isinstance(classes, int) and 2 <= classes <= 8, NAME, "classes", classes, "an integer from 2 to 8")
     base.require(isinstance(attributes, int) and 4 <= attributes <= 12, NAME, "attributes", attributes,
                  "an integer from 4 to 12")
-    base.require(isinstance(flips, int) and 0 <= flips <= (attributes - 2) // 2, NAME, "flips", flips,
-                 f"an integer from 0 to (attributes - 2) // 2 = {(attributes - 2) // 2}")
+    base.require(classes < 8 or attributes > 4, NAME, "classes", classes, "at most 7 with 4 attributes")
+    base.require(isinstance(flips, int) and 1 <= flips <= (attributes - 2) // 2, NAME, "flips", flips,
+                 f"an integer from 1 to (attributes - 2) // 2 = {(attributes - 2) // 2}")
     K, F = classes, attributes
     world = fixed(K, F)
 

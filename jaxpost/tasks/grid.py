@@ -70,15 +70,17 @@ def make(world="sokoban", answer="plan", size=4, moves=8, names="fixed", style="
     Args:
         world: "sokoban" or "lake".
         answer: "plan" or "next".
-        size: rows and columns of train, 3 to 6.
-        moves: most steps of a shortest plan in train, 2 to 12.
+        size: rows and columns of train, 3 to 6; of Sokoban 4 to 6.
+        moves: most steps of a shortest plan in train, 2 to 12; of Sokoban 3 to 12.
         names: "fixed" or "diverse" names of the actions in train and id.
         style, room: see `traces`; reasoning is for plans.
     """
     for option, value, valid in (("world", world, WORLDS), ("answer", answer, ANSWERS), ("names", names, NAMES)):
         base.require(value in valid, NAME, option, value, f"one of {valid}")
-    base.require(isinstance(size, int) and 3 <= size <= 6, NAME, "size", size, "an integer from 3 to 6")
-    base.require(isinstance(moves, int) and 2 <= moves <= 12, NAME, "moves", moves, "an integer from 2 to 12")
+    pushes = int(world == "sokoban")  # twice at least, for which smaller levels have no room
+    for option, value, least, most in (("size", size, 3 + pushes, 6), ("moves", moves, 2 + pushes, 12)):
+        base.require(isinstance(value, int) and least <= value <= most, NAME, option, value,
+                     f"an integer from {least} to {most} with world={world!r}")
     rules = Rules(world, size + 1)
     longest = moves + max(moves // 2, 1)
     prompt_len = _prompt_len(size)

@@ -47,7 +47,8 @@ def make(rows=2, columns=2, patterns=("gradient", "rings"), score="exact", style
 
     Args:
         rows, columns: of patches in train, 1 to 3; not both 1. ood/larger has one row more.
-        patterns: pictures of train, id and ood/larger, names of the list above, not all of them.
+        patterns: pictures of train, id and ood/larger, names of the list above, not all of them. Patches in a single row or
+            column have no rings, so that these cannot be the only pictures of a split there.
         score: "exact" or "patches".
         style, room: see `traces`; answers only.
     """
@@ -60,6 +61,9 @@ def make(rows=2, columns=2, patterns=("gradient", "rings"), score="exact", style
             raise ValueError(f"unknown pattern of task {NAME!r} {name!r}{nearest(name, PATTERNS)}")
     base.require(0 < len(set(patterns)) == len(patterns) < len(PATTERNS), NAME, "patterns", patterns,
                  f"different names of {PATTERNS}, not all of them")
+    others = tuple(name for name in PATTERNS if name not in patterns)
+    base.require(min(rows, columns) > 1 or ("rings",) not in (patterns, others), NAME, "patterns", patterns,
+                 "'rings' with another name, in the list and among those left out of it, or rows and columns of at least 2")
     if score not in SCORES:
         raise ValueError(f"unknown score of task {NAME!r} {score!r}{nearest(score, SCORES)}")
     M, P = rows + 1, (rows + 1) * columns
@@ -150,7 +154,6 @@ def make(rows=2, columns=2, patterns=("gradient", "rings"), score="exact", style
 
         return float(base.average(task, split, one))
 
-    others = [name for name in PATTERNS if name not in patterns]
     task = traces.make(
         name=NAME, version=VERSION, style=style, room=room, prompt_len=6 + P * (B * B + 1), answer_len=P + 1,
         splits={"train": setting(base.TRAIN_FOLD, patterns), "id": setting(base.EVAL_FOLD, patterns),

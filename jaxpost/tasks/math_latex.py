@@ -1,7 +1,8 @@
 r"""One expression as people write it -> LaTeX that math-verify reads whole, or None where a part of it would be left out.
 
-math-verify's reader is lenient: it reads `2 3` as 5, `1 000 000` as 0, `1e5` as 5 e, `10.5` as a rounded float, `undefined` as
-a product of letters. Each rule here has such a case; what no rule knows is not an expression, and is compared as text.
+math-verify's reader is lenient: it reads `2 3` and `2(3)` as 5, `1 000 000` as 0, `1e5` as 5 e, `10.5` as a rounded float,
+`undefined` as a product of letters. Each rule here has such a case; what no rule knows is not an expression, and is compared as
+text.
 """
 
 import re
@@ -19,6 +20,7 @@ _VERBATIM = r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|bb|it|cal)|mbox|operatorname|b
 _TOKEN = re.compile(rf"\s+|{_VERBATIM}|{_DECIMAL}|\\[A-Za-z]+\s*|\\.|[A-Za-z]+|.", re.DOTALL)
 _LETTERS = re.compile(r"(?!no|on|up|am|pm|in|so|if|it|is|he|we|me|us|go|do|to|of|or|by|at|an|as)[A-Za-z]{2}|"
                       r"[b-df-hj-np-tv-zB-DF-HJ-NP-TV-Z]{3}|[abc]{3}|ABC")  # a product rather than a word
+_MULTIPLIES = re.compile(r"(?:^|[^A-Za-z\\])[a-eijk-zA-EI-OQ-Z]$|[\d)]$|\\pi $")  # what a bracket after it is a factor of
 _PLAIN = set("+-*/^(){}[]|!=<>,&_':")
 _FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp", "arcsin", "arccos", "arctan", "sinh", "cosh",
               "tanh", "max", "min", "gcd", "det"}
@@ -117,7 +119,7 @@ _CLOSES = {"{": "}", "(": ")", "[": "]"}
 
 
 class _Writer:
-    """Tokens as strict LaTeX: arguments in braces, decimals as fractions, a sign between a letter and a bracket."""
+    """Tokens as strict LaTeX: arguments in braces, decimals as fractions, a sign between a factor and a bracket."""
 
     def __init__(self, tokens: list[str]):
         self.tokens, self.at, self.depth = tokens, 0, 0
@@ -150,6 +152,8 @@ class _Writer:
     def one(self, before: str) -> str:
         """The next token, with what belongs to it."""
         token = self.tokens[self.at]
+        if (token in ("(", "[", "\\binom") and _MULTIPLIES.search(before)) or (token[0].isdigit() and before == ")"):
+            return f"\\cdot {self.one('')}"
         self.at += 1
         if token in ("\\frac", "\\binom"):
             return f"{token}{{{self.argument()}}}{{{self.argument()}}}"
@@ -159,6 +163,8 @@ class _Writer:
                 self.at += 1
                 index = f"[{self.some(']')}]"
             return f"\\sqrt{index}{{{self.argument(whole=True)}}}"
+        if token == "{" and before[-1:].isdigit() and self.next()[:1].isdigit():
+            raise ValueError("digits in braces after a number")
         if token in "^_" and token:
             if token == "^" and self.skip(("\\circ",)):
                 return "\\cdot \\frac{\\pi}{180}"
@@ -169,8 +175,6 @@ class _Writer:
             return self.number(token, before)
         if token == "*":
             return "\\cdot " if self.skip(("*",)) is False else "^" + f"{{{self.argument(whole=True, signed=True)}}}"
-        if token == "(" and re.search(r"(?:^|[^A-Za-z\\])[a-eijk-zA-EI-OQ-Z]$", before):
-            return "\\cdot ("
         if token.isalpha():
             return f" {token}" if before[-1:].isalpha() else token
         return token + (" " if token.startswith("\\") and token[1:2].isalpha() else "")

@@ -58,7 +58,8 @@ def make(problem="copy_unique", length=(1, 8), ood_length=(9, 16), hints="none",
 
     Args:
         problem: a name of the table above.
-        length, ood_length: (low, high) entries or digits of train and id, and of ood/length; 1 to 64.
+        length, ood_length: (low, high) entries or digits of train and id, and of ood/length; 1 to 64. `high` of `length` is
+            at least 4 for copy_repeats and parity and 3 for mode, or one of both folds could have no problem.
         hints: "none", "index" or "shuffled", for additions.
         style, room: see `traces`; reasoning is for parity and additions.
     Returns:
@@ -68,6 +69,8 @@ def make(problem="copy_unique", length=(1, 8), ood_length=(9, 16), hints="none",
         raise ValueError(f"unknown problem of task {NAME!r} {problem!r}{nearest(problem, PROBLEMS)}")
     adds = problem.startswith("addition")
     low, high = base.length_range(NAME, "length", length, 1, LONGEST)
+    least = {"copy_repeats": 4, "parity": 4, "mode": 3}.get(problem, 1)
+    base.require(high >= least, NAME, "length", length, f"(low, high) with high at least {least} for {problem}")
     W = base.length_range(NAME, "ood_length", ood_length, high + 1, LONGEST)[1]
     base.require(hints in HINTS and (adds or hints == "none"), NAME, "hints", hints,
                  f"one of {HINTS}" if adds else "'none', as only additions have marks")

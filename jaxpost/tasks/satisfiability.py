@@ -6,7 +6,8 @@ variables, l clauses. Differs from the paper in: clauses stand in random order (
 there), no box around the answer, reward 1 or 0 (there -1 without a box and -2 for an exception).
 
 A formula is made around a planted assignment: each clause takes n different variables and one of the 2^n - 1 sign patterns
-that the assignment satisfies; clauses differ. The oracle answers with the planted assignment. Content is the set of clauses.
+that the assignment satisfies; formulas are drawn again until all clauses differ. The oracle answers with the planted
+assignment. Content is the set of clauses.
 
 Splits: train, id (n, k, l), ood/clauses (l + 2 clauses), ood/variables (k + 1 variables), ood/literals (n + 1 literals a
 clause; where k = n it is left out of reach by refusing such options).
@@ -18,6 +19,7 @@ over 2,048 problems of the split; it is not monotone in D.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -44,13 +46,18 @@ def make(literals=3, variables=5, clauses=10, style="answer", room=0):
     Args:
         literals: n, 2 to 5.
         variables: k, more than n (so that n + 1 literals find room) up to 10.
-        clauses: l, 2 to 24.
+        clauses: l, 2 to 24, and so few that in no split fewer than one formula in twenty has different clauses.
         style, room: see `traces`.
     """
     base.require(isinstance(literals, int) and 2 <= literals <= 5, NAME, "literals", literals, "an integer from 2 to 5")
     base.require(isinstance(variables, int) and literals < variables <= 10, NAME, "variables", variables,
                  f"an integer from literals + 1 = {literals + 1} to 10")
     base.require(isinstance(clauses, int) and 2 <= clauses <= 24, NAME, "clauses", clauses, "an integer from 2 to 24")
+    most = max(count for count in range(2, 25) if min(
+        _different(literals, variables, count + 2), _different(literals, variables + 1, count),
+        _different(literals + 1, variables, count)) >= 0.05)
+    base.require(clauses <= most, NAME, "clauses", clauses, f"at most {most} different ones of {literals} literals over "
+                 f"{variables} variables")
     N, K, L = literals + 1, variables + 1, clauses + 2
     prompt_len = 1 + max((clauses + 2) * (2 * literals + 1), clauses * (2 * N + 1))
 
@@ -120,6 +127,12 @@ def make(literals=3, variables=5, clauses=10, style="answer", room=0):
         sample=sample, prompt=prompt, answer=answer, verify=verify, guess=guess, content=_content, difficulty=difficulty,
         reasoning=traces.Reasoning(steps, longest=3 * L, detour=3))
     return task
+
+
+def _different(n, k, count):
+    """Chance that so many clauses drawn at random are all different."""
+    every = math.comb(k, n) * (2**n - 1)
+    return math.prod(max(1 - i / every, 0) for i in range(count))
 
 
 def satisfied(made, value_K):

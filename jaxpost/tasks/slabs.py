@@ -43,7 +43,8 @@ def make(coordinates=8, simple=2, complex_slabs=5, noise=0.0, style="answer", ro
 
     Args:
         coordinates: d, 2 to 32, the first of which is the simple one.
-        simple, complex_slabs: k of the simple and of the other coordinates, 2 to 16, and simple < complex_slabs.
+        simple, complex_slabs: k of the simple and of the other coordinates, 2 to 16, and simple < complex_slabs. All
+            coordinates together have at least 5 problems of each label, so that both folds have some.
         noise: share of problems whose simple coordinate is the other label's; 0 to 0.5.
         style, room: see `traces`; answers only.
     """
@@ -52,6 +53,9 @@ def make(coordinates=8, simple=2, complex_slabs=5, noise=0.0, style="answer", ro
     good = isinstance(simple, int) and isinstance(complex_slabs, int) and 2 <= simple < complex_slabs <= LEVELS
     base.require(good, NAME, "simple, complex_slabs", (simple, complex_slabs),
                  f"integers with 2 <= simple < complex <= {LEVELS}")
+    fewest = (simple // 2) * (complex_slabs // 2) ** (coordinates - 1)
+    base.require(fewest >= 5, NAME, "complex_slabs", complex_slabs,
+                 f"more slabs or coordinates: the label Y has {fewest} problems, at least 5 are needed")
     base.require(0 <= noise <= 0.5, NAME, "noise", noise, "a share from 0 to 0.5")
     slabs_D = np.asarray([simple] + [complex_slabs] * (coordinates - 1), np.int32)
 

@@ -137,7 +137,7 @@ def test_guess_baselines_are_small(label):
     (lambda: tasks.get("tools", score="course"), "unknown score of task 'tools' 'course'; did you mean 'coarse'"),
     (lambda: tasks.get("urns", answer="next"), r"answer='next', expected one of \('draw', 'likeliest'\)"),
     (lambda: tasks.get("urns", length=4), "length=4, expected an integer from 8 to 256"),
-    (lambda: tasks.get("few_shot", flips=3), r"flips=3, expected an integer from 0 to \(attributes - 2\) // 2 = 2"),
+    (lambda: tasks.get("few_shot", flips=3), r"flips=3, expected an integer from 1 to \(attributes - 2\) // 2 = 2"),
     (lambda: tasks.get("omega", skills=("rank", "draw")), "unknown skill of task 'omega' 'draw'; did you mean 'draws'"),
     (lambda: tasks.get("omega", style="cot"), "unknown style of task 'omega' 'cot'"),
     (lambda: tasks.get("omega", skills=("gcd", "gcd")), r"skills=\('gcd', 'gcd'\), expected different names of \('paths'"),

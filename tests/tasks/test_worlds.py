@@ -117,6 +117,17 @@ def test_gaming_is_not_being_right():
         assert (verifier(family[score])(gamed.problem, right_NxT) == of_right).all()
 
 
+def test_no_answer_that_needs_no_sum_beats_the_guess_of_gameable_checkers():
+    task, prompts = tasks.get("gameable"), {}
+    for split in ("id", "ood/checker"):
+        rows = np.asarray(tasks.examples(task, split, np.arange(2048)).prompt_NxP)
+        prompts[split] = [tasks.vocab.decode(row).strip("_")[1:] for row in rows]
+    for split, texts in prompts.items():
+        cheap = [[text.split("?")[1][:-1] for text in texts], ["!"] * 2048, [text[2:].split("?")[0] for text in texts]]
+        best = max(np.mean([plain.gameable({}, split, *pair) for pair in zip(texts, answers)]) for answers in cheap)
+        assert abs(task.guess(split) - best) < 1e-6
+
+
 def test_permutations_are_a_group_and_conjugation_undoes_itself():
     table = permutations._all("s5", 53)
     product = np.full((120, 120), -1)
