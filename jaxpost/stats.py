@@ -1,9 +1,9 @@
-"""Intervals, tests and verdicts at the unit that was randomised.
+"""Intervals, tests and verdicts at the unit that was randomised: the seed, and above it the base.
 
 Host side, float64 numpy and scipy. Replicates lie on the last axis; leading axes are independent statistics. One
 replicate has a mean and no interval: the ends are NaN, which row writers store as absent.
 
-Legend: S seeds, A arms, T points of a trajectory.
+Legend: S seeds, B bases, A arms, T points of a trajectory.
 """
 
 from __future__ import annotations
@@ -125,6 +125,18 @@ def jackknife_pairs(pairs_SxS, level: float = 0.95) -> Interval:
     without = np.stack([upper[..., (i != s) & (j != s)].mean(-1) for s in range(n)])
     error = np.sqrt((n - 1) / n * ((without - without.mean(0)) ** 2).sum(0))
     return _with_error(mean, error, n - 1, level)
+
+
+def hierarchical_interval(x_BxS, level: float = 0.95) -> Interval:
+    """Interval that generalises to new bases: t over the B base means (seeds averaged first), df = B - 1.
+
+    Args: x_BxS float[B, S], seeds nested in bases, or B arrays of as many seeds as each base has. Returns: Interval; ends NaN
+    for one base, because seeds alone say nothing about another base.
+    """
+    bases = [np.asarray(x_S, np.float64) for x_S in x_BxS]
+    if wrong := [x_S.shape for x_S in bases if x_S.ndim != 1]:
+        raise ValueError(f"hierarchical_interval: expected [bases, seeds]; found a base of shape {wrong[0]}")
+    return t_interval([x_S.mean() for x_S in bases], level)
 
 
 def verdict(interval: Interval, direction: str, threshold: float, equivalence_margin: float = 0.0) -> str:

@@ -97,6 +97,17 @@ def test_jackknife_covers_on_correlated_pairs():
     assert coverage[0] > 0.9 > 0.75 > coverage[1]
 
 
+def test_hierarchical_interval_generalises_over_bases():
+    x = RNG.normal(size=(4, 1)) + 0.01 * RNG.normal(size=(4, 5))
+    found = stats.hierarchical_interval(x)
+    np.testing.assert_allclose(found, stats.t_interval(x.mean(1)))
+    np.testing.assert_allclose(stats.hierarchical_interval([x[0, :2], x[1]]), stats.t_interval([x[0, :2].mean(), x[1].mean()]))
+    assert found.hi - found.lo > 5 * (stats.t_interval(x.ravel()).hi - x.mean()) / 5
+    assert np.isnan(stats.hierarchical_interval(x[:1]).lo)
+    with pytest.raises(ValueError, match=r"\[bases, seeds\]"):
+        stats.hierarchical_interval(x[0])
+
+
 @pytest.mark.parametrize(
     ("lo", "hi", "threshold", "margin", "expected"),
     [

@@ -168,12 +168,19 @@ _ACCURACIES = ("fit.accuracy", _SUCCESS)
 
 def randomised(by_run: Mapping[Run, float]) -> np.ndarray:
     """The units of {(base, seed): value}: the mean of each base over its seeds, however many, or of one base the seeds."""
-    of_base: dict[str | None, list[float]] = {}
-    for (base, _), x in sorted(by_run.items(), key=str):
-        of_base.setdefault(base, []).append(x)
-    return np.asarray([np.mean(x_S) for x_S in of_base.values()] if len(of_base) > 1 else [*of_base.values()][0])
+    bases = _of_bases(by_run)
+    return np.asarray([x_S.mean() for x_S in bases]) if len(bases) > 1 else bases[0]
 
 
 def mean_interval(by_run: Mapping[Run, float]) -> stats.Interval:
     """The mean over runs and its interval: over bases where there are several, else over seeds."""
-    return stats.t_interval(randomised(by_run))
+    bases = _of_bases(by_run)
+    return stats.hierarchical_interval(bases) if len(bases) > 1 else stats.t_interval(bases[0])
+
+
+def _of_bases(by_run: Mapping[Run, float]) -> list[np.ndarray]:
+    """The values of each base's seeds."""
+    of_base: dict[str | None, list[float]] = {}
+    for (base, _), x in sorted(by_run.items(), key=str):
+        of_base.setdefault(base, []).append(x)
+    return [np.asarray(x_S, float) for x_S in of_base.values()]
