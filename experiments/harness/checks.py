@@ -24,7 +24,8 @@ RANGES = {
     "mesh.ensemble": (1, None), "mesh.data": (-1, None), "mesh.fsdp": (-1, None), "mesh.tensor": (-1, None),  # -1: what is left
     "checkpoint.every_seconds": (0.0, None), "train.minibatches": (1, None), "train.optimization_level": (0, 3),
     "margins.improved": (0.0, 1.0), "margins.held": (0.0, 1.0), "measure.reevaluations": (2, None),
-    **{f"model.{name}": (1, None) for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "ff")},
+    **{f"model.{name}": (1, None) for name in ("vocab", "width", "heads", "kv_heads", "head_dim", "ff")},
+    "model.layers": (1, 1024),  # the deepest published models have 1,000, and each costs tracing
 }
 POSITIVE = ("pretrain.learning_rate", "train.learning_rate", "train.learning_rates", "train.sgd_learning_rate",
             "train.adapter_learning_rate",

@@ -20,6 +20,7 @@ STUDY = "study"  # the experiment whose arms, stages and claims are data
 # Sections whose reader refuses unknown keys itself, and has defaults.
 OPEN = ("model", "task", "second", "mesh", "arm", "tasks", "tune", "gate", "trend", "probe", "ood")
 NAMED = ("ood",)  # sections of files by name, to which a command may add: --config.ood.hard=hard.jsonl
+OF_STUDIES = ("model", "task", "second", "tasks", "arm")  # to whose tables a command may add: --config.task.reverse=True
 # Cannot change a row: the config hash leaves them out.
 EXCLUDED = ("title", "question", "papers", "pilot", "wandb", "tensorboard", "checkpoint", "seeds.count", "measure.budget",
             "measure.completions", "memory.report")
@@ -196,16 +197,25 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
         with config.unlocked():
             config[section][name] = text
         return
+    table = key.rpartition(".")[0]
+    if key not in known and config.experiment == STUDY and section in OF_STUDIES and table not in ("tasks", "arm") and any(
+            other.startswith(f"{table}.") for other in known):
+        with config.unlocked():
+            _set(config, key, _literal(text))
+        return
     if key not in known:
         raise UserError(f"config key {key!r} is not known{nearest(key, known)}")
     old = known[key]
     if key.startswith("arm.") and key_of(old) in known and key_of(text) not in known:  # takes what the key that it names takes
         old = value_of(key, re.split(r"[*/]", old)[0], config)
+    _set(config, key, _typed(key, text if isinstance(old, str) else _literal(text), old, ""))
+
+
+def _literal(text: str):
     try:
-        new = text if isinstance(old, str) else ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        new = text
-    _set(config, key, _typed(key, new, old, ""))
+        return text
 
 
 def mesh_axes(text: str) -> dict[str, int]:

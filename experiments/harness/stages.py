@@ -94,6 +94,10 @@ def stages(config) -> dict[str, Stage]:
       UserError: an arm, field or start that is not known, a circle, or a value of another type.
     """
     tables = _grids(config)
+    for name, table in tables.items():  # also of arms that do not run, where a misspelt field would be silent
+        for field in table:
+            if field not in (*_FIELDS, "like"):
+                raise UserError(f"arm {name!r}: field {field!r} is not known{nearest(field, (*_FIELDS, 'like', 'over'))}")
     out: dict[str, Stage] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -241,9 +245,6 @@ def _require_several(name: str, start: tuple, edit) -> None:
 
 
 def _stage(name: str, table: dict, config) -> Stage:
-    for field in table:
-        if field not in _FIELDS:
-            raise UserError(f"arm {name!r}: field {field!r} is not known{nearest(field, (*_FIELDS, 'like', 'over'))}")
     keys = {field: re.sub(r"\[.*?\]", "", value) for field, value in table.items() if configs.key_of(value)}
     values = {field: configs.value_of(f"arm.{name}.{field}", value, config) for field, value in table.items()}
     for field in ("start", "reference", "probes"):

@@ -76,7 +76,7 @@ def rows(path, **wanted):
     ("--config.overrides=('grpo.clip_high=0.3',)", "row 'grpo' of 'grpo.clip_high=0.3' is not trained in this run; did you "
      "mean 'dr_grpo'?"),
     ("--config.overrides=('clip_high=0.3',)", "is not of the form 'row.part=value'"),
-    ("--config.overrides=(3,)", "'overrides[0]' takes str"),
+    ("--config.overrides=(3,)", "'overrides[0]' is 3: expected a text"),
     ("--config.overrides=('rloo.learning_rate=0',)", "rloo.learning_rate=0: a learning rate must be a number greater than 0"),
     ("--config.overrides=('rloo.learning_rate=fast',)", "rloo.learning_rate='fast'"),
     ("--config.margins.held=-0.1", "margins.held=-0.1: must be between 0.0 and 1.0"),

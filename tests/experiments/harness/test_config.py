@@ -38,6 +38,11 @@ def nothing_is_computed(monkeypatch):
     ("--config.arms=('rlvr-lr1','rlvr-lr1')", "none twice"),
     ("--config.task.name=chain", "task 'chain' is not known; did you mean 'chains'?"),
     ("--config.task.nodes=(5,2)", "nodes"),
+    ("--config.task.nodess=(2,2)", "option 'nodess' is not known; did you mean 'nodes'?"),
+    ("--config.model.widht=3", "config key 'model.widht' is not known; did you mean 'width'?"),
+    ("--config.arm.raft.lerning_rate=3", "field 'lerning_rate' is not known; did you mean 'learning_rate'?"),
+    ("--config.arm.rafft.learning_rate=3", "config key 'arm.rafft.learning_rate' is not known"),
+    ("--config.model.layers=99999", "model.layers=99999: must be between 1 and 1024"),
     ("--config.model.kv_heads=0", "model.kv_heads=0: must be at least 1"),
     ("--config.model.heads=3", "error: "),
     ("--config.model.head_dim=15", "head_dim=15 is odd"),
@@ -104,6 +109,11 @@ def test_no_two_places_of_a_config_hold_one_object(name):
     for key, section in sections(loaded):
         assert owner.setdefault(id(section), key) == key
     assert loaded.to_dict() == configs.module(name).get_config("default").to_dict()
+
+
+def test_a_command_may_add_to_the_tables_of_a_study():
+    loaded = configs.load("rlvr_sparsity", {"task.reverse": "True", "model.experts": "4", "arm.raft.weight_decay": "0.1"})
+    assert (loaded.task.reverse, loaded.model.experts, loaded.arm.raft.weight_decay) == (True, 4, 0.1)
 
 
 def test_an_override_of_one_arm_leaves_the_others():
