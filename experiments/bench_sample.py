@@ -40,7 +40,7 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
                 return model.generate(**inputs, max_new_tokens=config.tokens, pad_token_id=0, **options)
 
         sample = jax.jit(lambda params, key: models.sample(c, params, jnp.asarray(prompt), key, length=config.tokens,
-                                                           eos=benchmark.NEVER, common_noise=False))
+                                                           eos=benchmark.NEVER))
         agree(c, params, prompt, theirs(do_sample=False)[:, config.prompt:].numpy())
         ours_s, theirs_s = benchmark.by_turns(lambda: sample(params, jax.random.key(2)),
                                               lambda: theirs(do_sample=True, top_k=0), config.turns)

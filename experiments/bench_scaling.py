@@ -66,8 +66,7 @@ def _sample(config: ConfigDict, rows: int) -> tuple[Callable, float]:
     """Sampling as many answers, and its operations."""
     c = models.TransformerConfig(**config.model)
     params, prompt = models.init(c, jax.random.key(0)), jnp.ones((rows, 16), jnp.int32)
-    sample = jax.jit(lambda key: models.sample(c, params, prompt, key, length=config.tokens, eos=benchmark.NEVER,
-                                               common_noise=False))
+    sample = jax.jit(lambda key: models.sample(c, params, prompt, key, length=config.tokens, eos=benchmark.NEVER))
     return lambda: sample(jax.random.key(0)), benchmark.operations(c, rows, 16, config.tokens)
 
 

@@ -38,13 +38,13 @@ def answers(model: models.TransformerConfig, params: dict, task: Task, problems_
 
 
 def play(model: models.TransformerConfig, params: dict, task: Task, problems_N, prompt_NxP: jax.Array, key: jax.Array,
-         temperature: float | jax.Array = 1.0, **more) -> models.Completions:
+         temperature: float | jax.Array = 1.0, early_stop: bool = False) -> models.Completions:
     """One episode of each problem, in one context; a turn is a call of the sampler on all that came before.
 
     Observations are forced tokens. Every turn reads as wide a context, left-padded, so that one program serves all of them: its
     size does not grow with U, and sampling reads about twice the tokens that the turns have before them.
 
-    Args: task: a closed loop, `tasks.closed`; more: as in models.sample.
+    Args: task: a closed loop, `tasks.closed`; early_stop: as in models.sample.
     """
     action, environment = task.episodes.action, task.episodes.environment
     N, P = prompt_NxP.shape
@@ -53,7 +53,7 @@ def play(model: models.TransformerConfig, params: dict, task: Task, problems_N, 
     def turn(carry, u):
         state_N, done_N, context_NxW = carry
         made = models.sample(model, params, context_NxW, jax.random.fold_in(key, u), length=action.completion_len,
-                             temperature=temperature, eos=task.ends, pad=task.pad, **more)
+                             temperature=temperature, eos=task.ends, pad=task.pad, early_stop=early_stop)
         live_Nx1 = (~done_N)[:, None]
         acted = models.Completions(jnp.where(live_Nx1, made.tokens_NxT, task.pad), made.logp_NxT * live_Nx1,
                                    made.mask_NxT * live_Nx1, jnp.zeros(made.mask_NxT.shape, jnp.float32))

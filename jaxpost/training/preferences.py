@@ -120,8 +120,7 @@ class Preferences:
             problems, prompt_NxP = jax.tree.map(lambda x: jnp.repeat(x, R, axis=0), (problems, prompt_NxP))
         made = models.sample(self.spec.model, reference, sharding.constrain(prompt_NxP, ("batch",)),
                              stream(member.seed, "rollout", state.step), length=self.task.completion_len,
-                             temperature=self.spec.temperature, eos=self.task.ends, pad=self.task.pad, common_noise=False,
-                             **self.spec.truncation)
+                             temperature=self.spec.temperature, eos=self.task.ends, pad=self.task.pad, **self.spec.truncation)
         reward_N = jax.vmap(self.task.verify)(problems, made.tokens_NxT)
         if self.ranked is None:
             return made, reward_N

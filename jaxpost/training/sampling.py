@@ -75,7 +75,7 @@ class Sampling:
         key, forced_NxT = stream(seed, "rollout", step), None
         if self.task.episodes is not None:
             return prompt_NxP, closed_loop.play(self.spec.model, params, self.task, problems_N, prompt_NxP, key,
-                                                self.spec.temperature, early_stop=early_stop, common_noise=False)
+                                                self.spec.temperature, early_stop)
         if self.forcing is not None:
             more = {} if hint_share is None else {"share": hint_share}
             forced_NxT = self.forcing.tokens(self.task, self._groups(problems_N)[0], stream(seed, "forcing", step), step,
@@ -88,8 +88,7 @@ class Sampling:
     def _sample(self, params: dict, prompt_NxP: jax.Array, key: jax.Array, temperature: float, **more) -> models.Completions:
         """Answers of the task's length and ends; `more` as in models.sample."""
         return models.sample(self.spec.model, params, prompt_NxP, key, length=self.task.completion_len,
-                             temperature=temperature, eos=self.task.ends, pad=self.task.pad, common_noise=False,
-                             **self.spec.truncation, **more)
+                             temperature=temperature, eos=self.task.ends, pad=self.task.pad, **self.spec.truncation, **more)
 
     def _groups(self, tree):
         """(sampled, demonstrated) rows of a tree with a leading axis of whole groups."""

@@ -31,20 +31,6 @@ def test_the_distribution_is_the_one_by_hand(top_k, top_p):
     np.testing.assert_allclose(found, [by_hand(list(row), top_k, top_p) for row in p], atol=2e-6)
 
 
-@pytest.mark.parametrize("draw, size", [(sampler._largest, 16), *((sampler._inverted, size) for size in (1, 5, 16, 37))])
-def test_tokens_are_drawn_with_their_probabilities_and_none_that_was_cut_off(draw, size):
-    rng = np.random.default_rng(size)
-    weight = np.where(rng.random(size) < 0.4, 0.0, rng.exponential(size=size) ** 4)
-    weight[rng.integers(size)] = 1.0
-    p = weight / weight.sum()
-    logp = jnp.broadcast_to(jnp.log(jnp.asarray(p, jnp.float32)), (100_000, size))
-    drawn = np.bincount(jax.jit(draw)(jax.random.key(3), logp), minlength=size)
-    assert len(drawn) == size and drawn[p == 0].sum() == 0
-    likely = p * len(logp) > 5
-    observed, expected = (np.append(x[likely], x[~likely].sum()) for x in (drawn, p * len(logp)))
-    assert ((observed - expected) ** 2 / np.maximum(expected, 5)).sum() < likely.sum() + 4 * np.sqrt(2 * likely.sum())
-
-
 def test_tokens_as_probable_as_the_last_one_stay():
     logp = jnp.log(jnp.asarray([[0.4, 0.2, 0.2, 0.1, 0.1]]))
     np.testing.assert_allclose(np.exp(sampler.truncated(logp, top_k=2)), [[0.5, 0.25, 0.25, 0, 0]], atol=1e-6)

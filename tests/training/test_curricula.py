@@ -78,8 +78,7 @@ def test_scaled_advantages_scale_the_loss_of_their_groups(feed):
     scale = ((0.5,) * 4,) * 2 + ((2.0,) * 4,) * 2
     objective = objectives.get("grpo", aggregation="constant", aggregation_length=4)
     run, state = fresh(feed(objective, make=rolled(Fixed(scale=scale, wants=("scale",)))))
-    member = run.member._replace(seed=jnp.uint32(3))  # whose rewards differ in both halves
-    batch, _, _ = run.batch(member, state, None)
+    batch, _, _ = run.batch(run.member, state, None)
     np.testing.assert_array_equal(batch.weight_N, np.repeat([0.5, 2], 8))
     train = jax.jit(lambda batch: run.update(state, batch)[1]["loss"][0])
     first, second, both = (float(train(batch._replace(weight_N=jnp.asarray(np.repeat(np.float32(x), 8)))))

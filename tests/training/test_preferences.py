@@ -30,7 +30,7 @@ def test_pairs_are_an_answer_and_a_wrong_sample_of_the_reference(feed, other, na
     np.testing.assert_array_equal(first.completion_NxT, shown.answer_NxT)
     np.testing.assert_array_equal(first.prompt_NxP, shown.prompt_NxP)
     made = compiled.sample(run.model, reference, shown.prompt_NxP, training.stream(run.member.seed, "rollout", 0), length=4,
-                           temperature=0.8, eos=tasks.vocab.EOS, common_noise=False)
+                         temperature=0.8, eos=tasks.vocab.EOS)
     np.testing.assert_array_equal(second.completion_NxT, made.tokens_NxT)
     right = second.completion_NxT[:, 0] % 2 == 1  # the NOISY verifier
     assert 0 < right.sum() < 16
@@ -91,8 +91,7 @@ def test_a_ranked_pair_takes_the_sample_of_its_rank(feed, other):
     index = jax.random.bits(training.stream(run.member.seed, f"data/{run.task.name}", 0), (16,), "uint32")
     shown = tasks.examples(run.task, "train", index)
     made = compiled.sample(run.model, reference, np.repeat(shown.prompt_NxP, R, axis=0),
-                           training.stream(run.member.seed, "rollout", 0), length=4, temperature=0.8, eos=tasks.vocab.EOS,
-                           common_noise=False)
+                           training.stream(run.member.seed, "rollout", 0), length=4, temperature=0.8, eos=tasks.vocab.EOS)
     tokens, logp = np.asarray(made.tokens_NxT).reshape(16, R, -1), np.asarray(made.logp_NxT).sum(1).reshape(16, R)
     right = tokens[:, :, 0] % 2 == 1  # the NOISY verifier
     order = [sorted(range(R), key=lambda r, k=k: (right[k, r], logp[k, r])) for k in range(16)]
