@@ -112,8 +112,8 @@ def test_no_two_places_of_a_config_hold_one_object(name):
 
 
 def test_a_command_may_add_to_the_tables_of_a_study():
-    loaded = configs.load("rlvr_sparsity", {"task.reverse": "True", "model.experts": "4", "arm.raft.weight_decay": "0.1"})
-    assert (loaded.task.reverse, loaded.model.experts, loaded.arm.raft.weight_decay) == (True, 4, 0.1)
+    loaded = configs.load("rlvr_sparsity", {"task.reverse": "True", "model.experts": "4", "arm.raft.prompts": "8"})
+    assert (loaded.task.reverse, loaded.model.experts, loaded.arm.raft.prompts) == (True, 4, 8)
 
 
 def test_an_override_of_one_arm_leaves_the_others():
