@@ -55,7 +55,7 @@ def resumed(place):
     return "harmless" if step == 2 else "detected" if said else "unsaid"
 
 
-@pytest.mark.parametrize("count", [24, MANY])
+@pytest.mark.parametrize("count", [60, MANY])
 def test_a_flipped_bit_of_a_checkpoint_is_found_or_changes_nothing(saved, tmp_path, count):
     seen = tried(saved, tmp_path / "run", count, resumed)
     assert set(seen) <= {"detected", "harmless"} and seen["detected"]

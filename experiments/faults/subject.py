@@ -22,7 +22,7 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.model = ConfigDict({"width": 16, "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 16, "ff": 16})
     c.task = ConfigDict({"name": "chains", "nodes": (2, 2), "ood_nodes": (3, 3)})
     c.second = ConfigDict({"name": "addition", "digits": 1})
-    c.pretrain.update({"rows": 16, "learning_rate": 1e-2, "second_steps": 5, "max_steps": 200, "check_every": 10,
+    c.pretrain.update({"rows": 16, "learning_rate": 1e-2, "second_steps": 5, "max_steps": 200, "check_every": 20,
                        "problems": 64, "success_low": 0.0, "success_high": 1.0, "second_min": 0.0})
     c.train.update({"steps": 4, "prompts": 4, "group": 4, "steps_per_call": 1})
     c.arm = ConfigDict({"rlvr": {"objective": "grpo", "learning_rate": 1e-3}, "sft": {"learning_rate": 1e-3}})
