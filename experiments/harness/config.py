@@ -197,14 +197,14 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
         with config.unlocked():
             config[section][name] = text
         return
-    table = key.rpartition(".")[0]
-    if key not in known and config.experiment == STUDY and section in OF_STUDIES and table not in ("tasks", "arm") and any(
-            other.startswith(f"{table}.") for other in known):
+    if key not in known:
+        table = key.rpartition(".")[0]
+        if config.experiment != STUDY or section not in OF_STUDIES or table in ("tasks", "arm") or not any(
+                other.startswith(f"{table}.") for other in known):
+            raise UserError(f"config key {key!r} is not known{nearest(key, known)}")
         with config.unlocked():
             _set(config, key, _literal(text))
         return
-    if key not in known:
-        raise UserError(f"config key {key!r} is not known{nearest(key, known)}")
     old = known[key]
     if key.startswith("arm.") and key_of(old) in known and key_of(text) not in known:  # takes what the key that it names takes
         old = value_of(key, re.split(r"[*/]", old)[0], config)

@@ -157,7 +157,8 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
     def success(series):
         return path(series, metric=metric, split=on)
 
-    reached = {run: np.concatenate([success(began(run))[1][-1:], success(series)[1]]) for run, series in runs.items()}
+    measured = {run: success(series) for run, series in runs.items()}
+    reached = {run: np.concatenate([success(began(run))[1][-1:], values]) for run, (_, values) in measured.items()}
     target = min(float(level(values)) for values in reached.values())
     place = {"at": "matched_success", "among": among} | ({"on": on} if on != "id" else {})
     rows = []
@@ -165,7 +166,7 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
         for key, points in series.items():
             if (key[0], key[_KEY.index("split")]) not in read or key not in began(run):
                 continue
-            if there := _at(points, success(series)[0]):
+            if there := _at(points, measured[run][0]):
                 new, old = reached[run], np.asarray(_values([began(run)[key][-1], *there]), float)
                 value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear: the logarithm undoes the exp
                 rows.append(_row(there[-1], place, {"value": value, "null_value": _number(there[-1]["null_value"])}))

@@ -23,6 +23,13 @@ def fits(k: int | None, shape: Sequence[int]) -> bool:
     return k is None or k <= min(shape) - 1
 
 
+def matrix_shape(name: str, shape: Sequence[int]) -> tuple[int, int]:
+    """The shape of a tensor that a weight probe reads. Raises: ValueError for anything that is not a matrix."""
+    if len(shape) != 2 or min(shape) < 2:
+        raise ValueError(f"weight probes read matrices; {name!r} has shape {tuple(shape)}, expected [m, n] with m, n >= 2")
+    return tuple(shape)
+
+
 def shape_groups(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[str, ...]]:
     """Tensor names by shape: one program a group, mapped over its tensors. "256x128" -> sorted names.
 
@@ -31,9 +38,7 @@ def shape_groups(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[str, ..
     """
     groups: dict[str, list[str]] = {}
     for name in sorted(shapes):
-        shape = tuple(shapes[name])
-        if len(shape) != 2 or min(shape) < 2:
-            raise ValueError(f"weight probes read matrices; {name!r} has shape {shape}, expected [m, n] with m, n >= 2")
+        shape = matrix_shape(name, shapes[name])
         groups.setdefault(f"{max(shape)}x{min(shape)}", []).append(name)
     return {group: tuple(names) for group, names in groups.items()}
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost.probes.rows import pooling
-from jaxpost.probes.rows.inventory import TensorInfo
+from jaxpost.probes.rows.inventory import TensorInfo, matrix_shape
 from jaxpost.probes.rows.pooling import ABSENT, DEGENERATE, NAN, OK
 from jaxpost.probes.weights import visibility
 
@@ -33,10 +33,7 @@ def each(measure: Callable[..., Any], *trees: Mapping[str, Any]) -> dict[str, An
     first = trees[0]
     groups: dict[tuple[int, ...], list[str]] = {}
     for name in sorted(first):
-        shape = tuple(np.shape(first[name]))
-        if len(shape) != 2 or min(shape) < 2:
-            raise ValueError(f"weight probes read matrices; {name!r} has shape {shape}, expected [m, n] with m, n >= 2")
-        groups.setdefault(shape, []).append(name)
+        groups.setdefault(matrix_shape(name, np.shape(first[name])), []).append(name)
     for other in trees[1:]:
         _check_same(first, other)
     out = {}
