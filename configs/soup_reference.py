@@ -58,5 +58,6 @@ def get_config(argument: str = "default") -> ConfigDict:
         "free": {"objective": "grpo", "steps": "train.steps/2", "start": "sft-a"},
         "permuted": {"like": "own", "permute_rewards": True},
     })
+    c.gate.since = "start"  # RL itself has to move success, not SFT before it
     c.arms = ("own", "soup", "other", "from-soup", "free", "permuted")
     return c

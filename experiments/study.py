@@ -83,11 +83,15 @@ class Setup(Checked):
 
     @property
     def ends(self) -> dict[str, claim_rules.End]:
-        """arm -> its last step, the split of the task that it trains on, and the ends that it is made of where it is not."""
-        label = {"task": "id"}
-        return {arm.name: claim_rules.End(arm.steps, label.get(task := self.stages[arm.name].task, task),
-                                          () if arm.steps else tuple(name for name in arm.start if name in self.stages))
-                for arm in self.arms}
+        """arm -> where it ends and starts, and the split of the task that it trains on."""
+        label, last = {"task": "id"}, {arm.name: arm.steps for arm in self.arms}
+
+        def start(arm: Arm) -> claim_rules.Start:
+            name = arm.start[0] if len(arm.start) == 1 else arm.name
+            return claim_rules.Start(name, 0 if name == arm.name else last.get(name, 0))
+
+        return {arm.name: claim_rules.End(arm.steps, label.get(task := self.stages[arm.name].task, task), self.made_of(arm),
+                                          start(arm)) for arm in self.arms}
 
     def measured(self, arm: Arm) -> tuple[int, ...]:
         """The steps at which an arm is measured; the last is its end."""
@@ -177,8 +181,10 @@ def _one_base(setup: Setup, index: int, bundle: records.Bundle, session: Session
 
 def _one_arm(setup: Setup, arm: Arm, finals: Mapping, plan: ensemble.Plan, directory: Path, bundle, session: Session) -> dict:
     """The final parameters of an arm's seeds, leading axis S: trained, or the average that it starts from."""
-    if not arm.steps:
-        return one_arm.combined(arm, plan, setup.seeds, finals, bundle, session)
+    if len(arm.start) > 1:
+        average_S = one_arm.combined(arm, plan, setup.seeds, finals, bundle, session)
+        if not arm.steps:
+            return average_S
     own = dataclasses.replace(plan, grid=setup.measured(arm))
     blocks = one_arm.train(arm, own, setup.seeds, finals, directory / "arms", setup.config.mesh.ensemble, bundle, session)
     return one_arm.final_params(arm, blocks, own)

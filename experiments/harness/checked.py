@@ -64,8 +64,14 @@ class Checked:
 
     @property
     def ends(self) -> dict[str, claim_rules.End]:
-        """arm -> its last step, and the split on which its success has to move."""
-        return {arm.name: claim_rules.End(arm.steps) for arm in self.arms}
+        """arm -> where it ends and starts; without a base every arm is measured at step 0, the first of a chain too."""
+        first = {arm.name: claim_rules.Start(stages.chain(arm.name, self.stages)[0]) for arm in self.arms}
+        return {arm.name: claim_rules.End(arm.steps, made_of=self.made_of(arm), start=claim_rules.Start(arm.name),
+                                          origin=first[arm.name]) for arm in self.arms}
+
+    def made_of(self, arm: arm_table.Arm) -> tuple[str, ...]:
+        """The arms that one which is not trained is an average or edit of."""
+        return () if arm.steps else tuple(name for name in arm.start if name in self.stages)
 
     @property
     def last(self) -> dict[str, int]:

@@ -141,7 +141,8 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
     Args:
       on: the split on which the runs are matched; read: what is read there, (metric, split or None), every variant of it that
         a run and its start have at the steps of success.
-      before: arm -> the arm whose end it starts from; those that are not there start from the base.
+      before: arm -> the arm whose end it starts from; those that are not there start from the base, or where their own rows of
+        step 0 say.
       metric: what success is. level: a run's curve of it -> what the run can do, its last value or its best.
 
     Returns:
@@ -150,24 +151,22 @@ def at_matched_success(collected: Trajectories, arms: Sequence[str], base: str, 
     runs = collected.of(arms, base)
     start = collected.of([*{before.get(arm, "base") for arm in arms}], base)
 
-    def began(run):
-        arm, seed = run
-        return start[before.get(arm, "base"), seed]
-
     def success(series):
         return path(series, metric=metric, split=on)
 
     measured = {run: success(series) for run, series in runs.items()}
-    reached = {run: np.concatenate([success(began(run))[1][-1:], values]) for run, (_, values) in measured.items()}
+    began = {(arm, seed): {} if measured[arm, seed][0][0] == 0 else start[before.get(arm, "base"), seed] for arm, seed in runs}
+    reached = {run: np.concatenate([success(began[run])[1][-1:], values]) if began[run] else values
+               for run, (_, values) in measured.items()}
     target = min(float(level(values)) for values in reached.values())
     place = {"at": "matched_success", "among": among} | ({"on": on} if on != "id" else {})
     rows = []
     for run, series in runs.items():
         for key, points in series.items():
-            if (key[0], key[_KEY.index("split")]) not in read or key not in began(run):
+            if (key[0], key[_KEY.index("split")]) not in read or (began[run] and key not in began[run]):
                 continue
             if there := _at(points, measured[run][0]):
-                new, old = reached[run], np.asarray(_values([began(run)[key][-1], *there]), float)
+                new, old = reached[run], np.asarray(_values([*began[run].get(key, ())[-1:], *there]), float)
                 value = stats.log_interp([np.exp(target)], np.exp(new), old)[0]  # linear: the logarithm undoes the exp
                 rows.append(_row(there[-1], place, {"value": value, "null_value": _number(there[-1]["null_value"])}))
     return _columns(rows), target

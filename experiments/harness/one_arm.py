@@ -73,13 +73,14 @@ def final_params(arm: Arm, trained: Sequence[ensemble.Block], plan: ensemble.Pla
 
 
 def combined(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, bundle: Bundle, session: Session) -> dict:
-    """An arm of no steps: the average or edit of what it starts from, measured at step 0; its parameters, leading axis S."""
+    """The average or edit of what an arm starts from, measured at step 0; its parameters, leading axis S."""
     starts = ends(arm.start, finals, arm, plan.base.params, seeds)
     params_S = jax.tree.map(lambda *x: np.stack(x), *map(starts, seeds))
     standing = concatenate(*plan.measure.standing(arm.name, seeds, params_S))
     bundle.write_rows(f"{plan.prefix}{arm.name}-00000", standing)
     session.telemetry.measured(arm.name, 0, standing)
-    session.telemetry.ended(arm.name, seeds)
+    if not arm.steps:
+        session.telemetry.ended(arm.name, seeds)
     what = arm.edit.rule if arm.edit else "the average"
     session.say(f"{arm.name}: {what} of {', '.join(arm.start)}, measured")
     return params_S

@@ -54,14 +54,15 @@ def test_an_arm_that_cannot_move_ends_where_it_starts(done):
     assert len(before) > 20 and before == after and any(v for v in before.values())
 
 
-def test_an_average_is_measured_as_the_mean_of_its_ends(done):
+@pytest.mark.parametrize(("end", "average"), [(("ppo", 4), "average"), (("warm-up", 2), "ppo")])
+def test_an_average_is_measured_as_the_mean_of_its_ends_also_where_an_arm_goes_on_from_it(end, average, done):
     """The update of the average of the base and an arm is half the arm's."""
     def norms(arm, step):
         found = rows(done, arm=arm, step=step, role="seed", metric="weight.update_norm", dtype="fp32").to_pylist()
         return {(r["tensor"], r["granularity"], r["module_kind"], r["layer"], r["seed"]): r["value"] for r in found
                 if "at=" not in (r["params"] or "")}
 
-    whole, half = norms("ppo", 4), norms("average", 0)
+    whole, half = norms(*end), norms(average, 0)
     assert whole.keys() == half.keys() and whole
     np.testing.assert_allclose([half[k] for k in whole], [whole[k] / 2 for k in whole], rtol=1e-4)
 
@@ -79,7 +80,7 @@ def test_the_critic_is_no_part_of_what_is_measured(done):
 
 
 @pytest.mark.parametrize(("override", "expected"), [
-    ("arm.ppo.start=warmup", "arm 'ppo' needs the end of 'warmup', which is not known; did you mean 'warm-up'?"),
+    ("arm.still.start=warmup", "arm 'still' needs the end of 'warmup', which is not known; did you mean 'warm-up'?"),
     ("arm.ppo.objective=refd", "did you mean 'reft'?"),
     ("tasks.later.nodes=(9,2)", "nodes"),
 ])
@@ -115,10 +116,16 @@ def test_a_claim_of_a_paper_is_one_file_of_eighty_lines(name):
     assert all(isinstance(arm.spec.model, models.TransformerConfig) for arm in setup.arms)
 
 
+def test_an_arm_that_goes_on_starts_at_the_end_of_the_one_before_and_one_from_an_average_at_its_own_step_0():
+    setup = Setup(configs.load("soup_reference", {}), ())
+    starts = {name: end.start for name, end in setup.ends.items()}
+    assert starts["sft-a"] == ("base", 0) and starts["own"] == ("sft-a", 75) and starts["from-soup"] == ("from-soup", 0)
+
+
 def test_a_sum_of_added_skills_is_gated_on_its_adapters():
     """Each has its own task's split, and every claim is about their sum."""
     setup = Setup(configs.load("added_skills", {}), configs.module("added_skills").CLAIMS)
-    assert {name: end[1:] for name, end in setup.ends.items()} == {
+    assert {name: (end.split, end.made_of) for name, end in setup.ends.items()} == {
         "sums": ("id", ()), "copying": ("copying", ()), "in-turn": ("copying", ()), "added": ("id", ("sums", "copying")),
         "averaged": ("id", ("sums", "copying"))}
     assert len(setup.claims) == 4 and all("added" in claim["arms"] for claim in setup.claims)

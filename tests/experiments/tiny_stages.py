@@ -1,4 +1,4 @@
-"""Stages at their smallest: a warm-up that two arms share, an arm that cannot move, an average."""
+"""Stages at their smallest: a warm-up that two arms share, an arm that cannot move, one from an average, an average."""
 
 from ml_collections import ConfigDict
 
@@ -21,8 +21,8 @@ def get_config(argument: str = "default"):
     c.arm = ConfigDict({
         "warm-up": {"objective": "cross_entropy", "steps": 2, "pool": 8},
         "still": {"start": "warm-up", "objective": "cross_entropy", "learning_rate": 1e-30, "task": "later"},
-        "ppo": {"start": "warm-up", "objective": "reft", "task": "later", "reference": ("base", "still"), "schedule": "cosine",
-                "optimizer_settings": {"weight_decay": 0.1}},
+        "ppo": {"start": ("base", "warm-up"), "steps": "train.steps", "objective": "reft", "task": "later",
+                "reference": ("base", "still"), "schedule": "cosine", "optimizer_settings": {"weight_decay": 0.1}},
         "average": {"start": ("base", "ppo")},
     })
     c.arms = ("still", "ppo", "average")

@@ -31,9 +31,9 @@ from experiments.harness.claims.checking import (
     require_read,
 )
 from experiments.harness.claims.curves import curves, values
-from experiments.harness.claims.gates import End
+from experiments.harness.claims.gates import End, Start
 from experiments.harness.claims.judging import judge, judging, statistic
 from experiments.harness.claims.terms import among, contrast, target
 
-__all__ = ["End", "among", "check", "check_strength", "contrast", "curves", "fields", "gates", "judge", "judgeable", "judging",
-           "placed", "require_arms", "require_curves", "require_read", "statistic", "target", "values"]
+__all__ = ["End", "Start", "among", "check", "check_strength", "contrast", "curves", "fields", "gates", "judge", "judgeable",
+           "judging", "placed", "require_arms", "require_curves", "require_read", "statistic", "target", "values"]

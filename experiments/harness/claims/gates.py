@@ -30,12 +30,21 @@ class Gate(NamedTuple):
     counted: frozenset[Run] | None = None
 
 
+class Start(NamedTuple):
+    """Where the success that an arm starts with stands in the rows."""
+
+    arm: str = "base"
+    step: int = 0
+
+
 class End(NamedTuple):
     """Where an arm ends, and what it had to learn."""
 
     step: int
     split: str = "id"  # on which its success has to move
     made_of: tuple[str, ...] = ()  # the ends that an arm which is not trained is an average or edit of: these had to learn
+    start: Start = Start()  # of its own stage
+    origin: Start = Start()  # of its first stage: the base, or initial parameters
 
 
 def named(section: Mapping, ends: Mapping[str, End], metrics: Collection[str], splits: Collection[str]) -> Callable:
@@ -63,6 +72,8 @@ def named(section: Mapping, ends: Mapping[str, End], metrics: Collection[str], s
             raise UserError(f"gate.{name}={settings[name]!r} is not measured{nearest(settings[name], known)}")
     if kind == "success_moved" and _SUCCESS not in metrics:
         raise UserError(f"gate.kind={kind!r} reads {_SUCCESS}, which no probe of measure.probes gives{nearest(kind, GATES)}")
+    if settings.get("since", "base") not in SINCE:
+        raise UserError(f"gate.since={settings['since']!r} is not known{nearest(settings['since'], SINCE)}")
     if settings.get("metric") in _ACCURACIES and not 0 < settings.get("level", 1) <= 1:
         raise UserError(f"gate.level={settings['level']}: an accuracy, greater than 0 and at most 1")
     return GATES[kind](**settings, **({"ends": ends} if kind == "success_moved" else {}))
@@ -73,21 +84,27 @@ def unconditional() -> Callable:
     return lambda table, claim, arm: Gate(True, f"{arm}: no gate")
 
 
-def success_moved(ends: Mapping[str, End], first_only: bool = False) -> Callable:
-    """Success on the arm's split moved by at least LEARNED since step 0, with an interval that leaves out 0; with `first_only`
-    in the first arm of a claim alone: the others are controls that are not meant to learn. An arm that is made of other ends
-    may be a control or not: each of those ends had to learn, on the split of its own task.
+def success_moved(ends: Mapping[str, End], first_only: bool = False, since: str = "base") -> Callable:
+    """Success on the arm's split moved by at least LEARNED, with an interval that leaves out 0; with `first_only` in the first
+    arm of a claim alone: the others are controls that are not meant to learn. An arm that is made of other ends may be a
+    control or not: each of those ends had to learn, on the split of its own task.
+
+    Args:
+      since: "base": an arm that goes on from another is judged by all its stages, since the base or where there is none since
+        initial parameters; "start": by its own stage alone. The note of such an arm says both.
     """
     def moved_of(table: pa.Table, arm: str) -> Gate:
-        of = {"metric": _SUCCESS, "split": ends[arm].split}
-        success = values(table, of | {"arm": arm}, ends[arm].step)
-        start = values(table, of | {"arm": "base"}, 0)
-        moved = {run: value - start[run] for run, value in success.items() if run in start}
-        if not moved:
-            return Gate(False, f"{arm}: {_SUCCESS} ({ends[arm].split}) is not in the rows")
-        interval = mean_interval(moved)
-        within = f"[{interval.lo:+.3f}, {interval.hi:+.3f}]" if np.isfinite(interval.lo) else "(one run, no interval)"
-        text = f"{arm}: success moved by {interval.value:+.3f} {within}"
+        end = ends[arm]
+        starts = {"base": end.origin, "start": end.start}
+        moved = {name: _moved(table, arm, end, start) for name, start in starts.items()}
+        if not moved[since]:
+            return Gate(False, f"{arm}: {_SUCCESS} ({end.split}) is not in the rows")
+        interval = mean_interval(moved[since])
+        text = f"{arm}: success moved by {_in_words(interval)}"
+        if end.start != end.origin:
+            other = next(name for name in SINCE if name != since)
+            text += f" since {_place(arm, starts[since])}"
+            text += f", by {_in_words(mean_interval(moved[other]))} since {_place(arm, starts[other])}" if moved[other] else ""
         return Gate(bool(abs(interval.value) >= LEARNED and not interval.lo <= 0 <= interval.hi), text)
 
     def gate(table: pa.Table, claim: Mapping, arm: str) -> Gate:
@@ -99,6 +116,22 @@ def success_moved(ends: Mapping[str, End], first_only: bool = False) -> Callable
         return moved_of(table, arm)
 
     return gate
+
+
+def _moved(table: pa.Table, arm: str, end: End, start: Start) -> dict[Run, float]:
+    """{run: success at the arm's end less that at a start}."""
+    of = {"metric": _SUCCESS, "split": end.split}
+    before = values(table, of | {"arm": start.arm}, start.step)
+    return {run: value - before[run] for run, value in values(table, of | {"arm": arm}, end.step).items() if run in before}
+
+
+def _in_words(interval: stats.Interval) -> str:
+    within = f"[{interval.lo:+.3f}, {interval.hi:+.3f}]" if np.isfinite(interval.lo) else "(one run, no interval)"
+    return f"{interval.value:+.3f} {within}"
+
+
+def _place(arm: str, start: Start) -> str:
+    return "its start" if start.arm == arm else start.arm
 
 
 def _trained(arm: str, ends: Mapping[str, End]) -> list[str]:
@@ -163,6 +196,7 @@ def fell(metric: str, share: float) -> Callable:
 
 GATES = {gate.__name__: gate for gate in (unconditional, success_moved, mean_reached, runs_reached, fell)}
 _SUCCESS = "policy.success"
+SINCE = ("base", "start")
 _ACCURACIES = ("fit.accuracy", _SUCCESS)
 
 

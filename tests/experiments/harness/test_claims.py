@@ -1,5 +1,7 @@
 """Claims: verdicts on synthetic rows with known answers, the learning gate, Holm, refusals."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -60,9 +62,9 @@ def test_a_control_that_is_not_meant_to_learn_may_stay_flat():
 
 
 def rising(moved):
-    """Success of a base is 0.4 on every split; moved: (arm, split) -> by how much more an arm ends with at step 9."""
+    """Success of a base is 0.4 on every split; moved: (arm, split[, step 9]) -> by how much more an arm has there."""
     flat = [{"arm": "base", "split": split, "step": 0, "value": 0.4} for split in ("id", "copying")]
-    flat += [{"arm": arm, "split": split, "step": 9, "value": 0.4 + x} for (arm, split), x in moved.items()]
+    flat += [{"arm": arm, "split": split, "step": (*at, 9)[0], "value": 0.4 + x} for (arm, split, *at), x in moved.items()]
     rows = [row | {"seed": seed, "value": row["value"] + NOISE[seed]} for row in flat for seed in range(5)]
     return measurement_table({n: [row[n] for row in rows] for n in rows[0]} | {
         "role": "seed", "metric": "policy.success", "granularity": "policy", "conditional_on": BASE})
@@ -83,6 +85,18 @@ def test_an_arm_that_is_made_of_others_needs_each_to_learn_its_own_task(arm, fir
     found = claims.gates.success_moved(MADE, first_only=True)
     assert found(rows, claim, arm).passed is passed and found(rows, {"arms": ("sums", "control")}, "control").passed
     assert claims.gates.success_moved(MADE)(rows, claim, arm).passed is passed
+
+
+@pytest.mark.parametrize(("since", "start", "passed", "words"), [
+    ("base", claims.Start("sft", 9), True, r"by \+0.160 \[.*\] since base, by \+0.010 \[.*\] since sft"),
+    ("start", claims.Start("sft", 9), False, r"by \+0.010 \[.*\] since sft, by \+0.160 \[.*\] since base"),
+    ("start", claims.Start("rl", 3), True, r"by \+0.060 \[.*\] since its start, by \+0.160 \[.*\] since base"),
+    ("start", claims.Start(), True, r"by \+0.160 \[.*\]$"),
+])
+def test_an_arm_that_goes_on_from_another_is_judged_with_it_or_by_its_own_stage(since, start, passed, words):
+    rows = rising({("sft", "id"): 0.15, ("rl", "id", 3): 0.1, ("rl", "id"): 0.16})
+    gate = claims.gates.success_moved({"rl": claims.End(9, start=start)}, since=since)(rows, {"arms": ("rl",)}, "rl")
+    assert gate.passed is passed and re.search(words, gate.note)
 
 
 def test_one_run_has_no_interval_and_supports_nothing():

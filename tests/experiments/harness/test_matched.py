@@ -156,3 +156,13 @@ def test_rescaling_has_the_target_norm_and_keeps_the_direction():
     columns = matched.at_rescaled_norm(rows_of, w0, w1, [1, 2], norm_S, 0.5, "a")
     np.testing.assert_allclose([np.linalg.norm(w - w0["w"]) for w in seen["w"]], 0.5, rtol=1e-6)
     assert columns["params"] == ["among=a;at=rescaled_norm"] and columns["metric"] == ["m"]
+
+
+def test_an_arm_that_was_measured_at_step_0_begins_there_and_not_at_the_base():
+    """By hand: from 0.6 at step 0 to 0.8 at step 1 the target 0.7 is halfway."""
+    base = [r for r in rows("base", 1, [0], [1.0], [1.0], [0.2], [0.9]) if r["metric"] == "policy.success"]
+    a = rows("a", 1, [0, 1], [1.0, 2.0], [0.9, 0.8], [0.6, 0.8], [0.5, 0.3])
+    b = rows("b", 1, [1], [2.0], [0.6], [0.7], [0.8])
+    columns, target = matched.at_matched_success(matched.Trajectories(table(base, a, b)), ("a", "b"), BASE, "a+b")
+    got = values(columns, "policy.success", "second")
+    assert target == 0.7 and got["a"][0] == pytest.approx(0.4) and got["b"][0] == pytest.approx(0.8)
