@@ -12,10 +12,10 @@ Command:   python -m experiments.run --config=soup_reference          (5 seeds, 
 Healthy:   SFT raises success on fresh problems, RL goes beyond it, the permuted control does not.
 Differs from the paper in: GRPO instead of PPO; a small transformer and a verifier instead of a reward model; the two SFT stages
            start from one base and differ in their batches. The paper's coefficient was not found; 0.05 is ours.
-Came out:  (bundle 42aa6d8d511d, 5 seeds) none of it: on fresh problems -0.0008 [-0.0263, +0.0247], INCONCLUSIVE at 0.02, and as
-           far from the other model, +0.002 [-0.014, +0.017], and with carries, +0.008 [+0.003, +0.013], PRACTICALLY EQUIVALENT.
-           Not healthy: RL did not go beyond SFT in 75 steps (0.445 after 0.455 on fresh problems, permuted rewards 0.391, no
-           penalty 0.448), so that no reference had anything to hold back. bf16 weights unchanged: equivalent, +0.0002.
+Came out:  (bundle 96f0cd91f775, 5 seeds) nothing can be said: RL itself moved success on fresh problems by +0.026
+           [-0.005, +0.057] after SFT had moved it by +0.116, so that no reference had anything to hold back, and the gate (the
+           arm's own stage) makes all five INCONCLUSIVE: on fresh problems -0.002 [-0.014, +0.009], with carries +0.004 [-0.008,
+           +0.016], against the other model -0.005 [-0.024, +0.015], bf16 weights unchanged +0.0001 [-0.0003, +0.0004].
 Learning rate: the default of rlvr_sparsity's pilot, not tuned here.
 """
 
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "6 min on one CPU core"
+RUN_TIME = "6 min on one idle CPU core"
 PAIR = ("soup", "own")
 
 # Written before the run; their hash enters the manifest before the first arm.

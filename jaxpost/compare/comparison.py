@@ -133,7 +133,7 @@ def _all_rows(prepared: Prepared, measured: Mapping) -> dict[str, list[dict]]:
 def all_flags(prepared: Prepared, measured: Mapping) -> list[str]:
     """Everything a reader must be told first."""
     sides = (prepared.job.base, *prepared.job.tuned)
-    notes = [note for side in sides for note in flags.of_source(side)]
+    notes = [*flags.of_rules(prepared.settings.rules, sides), *(note for side in sides for note in flags.of_source(side))]
     notes += [*prepared.pairing.notes, *flags.of_base(measured)]
     if prepared.pairing.unpaired:
         notes.append(f"{len(prepared.pairing.unpaired)} parameters are unpaired and left out: "

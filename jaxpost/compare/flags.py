@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,16 @@ def of_source(side: Checkpoint) -> list[str]:
     if left := [tensor for tensor in side.source.tensors if tensor not in read]:
         notes.append(f"{side.label}: {len(left)} tensors are left out by --map: {_some(left)}")
     return notes
+
+
+def of_rules(rules: Sequence[Mapping], sides: Sequence[Checkpoint]) -> list[str]:
+    """Rules of a user's name map that are the first to match no tensor of any side: mostly a slip in the pattern."""
+    tensors = list(dict.fromkeys(tensor for side in sides for tensor in side.source.tensors))
+    used = {names.first_rule(tensor, rules) for tensor in tensors}
+    idle = [(i, rule["pattern"]) for i, rule in enumerate(rules) if i not in used]
+    near = {pattern: difflib.get_close_matches(pattern.replace("\\", ""), tensors, 1, 0.4) for _, pattern in idle}
+    return [f"--map: rule {i}, {pattern!r}, is the first to match none of the {len(tensors)} tensors, so it does nothing"
+            + (f"; the nearest is {near[pattern][0]!r}" if near[pattern] else "") for i, pattern in idle]
 
 
 def of_tensors(label: str, records: Mapping[str, Mapping]) -> list[str]:

@@ -250,15 +250,20 @@ def read_rules(path: str | Path) -> list[dict[str, Any]]:
 
 def _by_rule(tensor: str, shape: tuple[int, ...], rules: Sequence[Mapping]) -> list[Part] | None:
     """Parts by the first rule that matches: none for one that is left out, None where no rule matches."""
-    for rule in rules:
-        if match := re.fullmatch(rule["pattern"], tensor):
-            if rule["name"] is None:
-                return []
-            try:
-                name = match.expand(rule["name"])
-            except (re.error, IndexError) as error:
-                raise FormatError(f"--map: {rule['name']!r} does not fit {rule['pattern']!r} ({error})") from error
-            if name.startswith("layers/") and not _OURS.fullmatch(name):
-                raise FormatError(f"--map: {tensor!r} becomes {name!r}; expected layers/<number>/<parameter>")
-            return [_part(name, tensor, shape, transpose=bool(rule.get("transpose", False)))]
-    return None
+    if (i := first_rule(tensor, rules)) is None:
+        return None
+    rule = rules[i]
+    if rule["name"] is None:
+        return []
+    try:
+        name = re.fullmatch(rule["pattern"], tensor).expand(rule["name"])
+    except (re.error, IndexError) as error:
+        raise FormatError(f"--map: {rule['name']!r} does not fit {rule['pattern']!r} ({error})") from error
+    if name.startswith("layers/") and not _OURS.fullmatch(name):
+        raise FormatError(f"--map: {tensor!r} becomes {name!r}; expected layers/<number>/<parameter>")
+    return [_part(name, tensor, shape, transpose=bool(rule.get("transpose", False)))]
+
+
+def first_rule(tensor: str, rules: Sequence[Mapping]) -> int | None:
+    """Which rule of a user's map names a tensor: the first whose pattern is the whole of its name; None where none is."""
+    return next((i for i, rule in enumerate(rules) if re.fullmatch(rule["pattern"], tensor)), None)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpost.compare import CompareError
+from jaxpost.compare.flags import of_rules
 from jaxpost.compare.pairing import labels, open_side, pair
 from jaxpost.formats import FormatError
 from jaxpost.formats.names import read_rules
@@ -76,6 +77,17 @@ def test_names_that_no_map_knows_need_a_map_and_a_map_can_leave_out(tmp_path):
     np.testing.assert_array_equal(other.parts["layers/0/up"].read(other.source).astype(np.float32),
                                   checkpoints.ours(tensors)["layers/0/up"])
     assert len(found.pairs) == len(base.parts)
+
+
+def test_a_rule_that_names_nothing_is_told_with_the_nearest_tensor(tmp_path):
+    """Also one that an earlier rule leaves nothing; each rule needs one side alone."""
+    base = open_side(checkpoints.write(tmp_path / "base", checkpoints.base_tensors()), "base")
+    other = open_side(checkpoints.write(tmp_path / "other", {"head": np.ones((2, 2), np.float32)}, config=None), "other",
+                      [{"pattern": "head", "name": "head"}])
+    patterns = (r"model\.layers\..*", "head", r"model\.layers\.0\..*", r"model\.nrm\.weight")
+    rules = [{"pattern": pattern, "name": None} for pattern in patterns]
+    shadowed, typo = of_rules(rules, (base, other))
+    assert "rule 2, 'model" in shadowed and "rule 3" in typo and "the nearest is 'model.norm.weight'" in typo
 
 
 def test_integers_are_no_weights_and_labels_are_unique(tmp_path):
