@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpost import jacobi
+from jaxpost import gram_schmidt, jacobi
 
 HIGHEST = jax.lax.Precision.HIGHEST
 EPS = 2.0**-23  # of float32
@@ -90,6 +90,11 @@ def _exact(a_MxN: jax.Array, native: Callable, by_rotations: Callable):
     return jax.lax.platform_dependent(a_MxN, tpu=by_rotations, default=native)
 
 
+def qr(y_NxB: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Thin QR of a tall block: that of `jnp.linalg`, but `gram_schmidt.qr` on a TPU."""
+    return jax.lax.platform_dependent(y_NxB, tpu=gram_schmidt.qr, default=lambda y_NxB: tuple(jnp.linalg.qr(y_NxB)))
+
+
 def residuals(a_MxN: jax.Array, u_MxK: jax.Array, s_K: jax.Array, v_NxK: jax.Array) -> jax.Array:
     """max(||a'u_i - s_i v_i||, ||a v_i - s_i u_i||) for each triplet: f32[K], in the unit of s."""
     right = jnp.linalg.norm(matmul(a_MxN.T, u_MxK) - v_NxK * s_K[None, :], axis=0)
@@ -150,7 +155,7 @@ def _krylov_triplets(a_MxN, block, depth, start_NxB) -> tuple[jax.Array, jax.Arr
     def orthonormal(y_NxB, basis_NxR):
         for _ in range(3):  # twice is enough, once more when the block is numerically dependent on the basis
             y_NxB = y_NxB - matmul(basis_NxR, matmul(basis_NxR.T, y_NxB))
-            y_NxB = jnp.linalg.qr(y_NxB)[0]
+            y_NxB = qr(y_NxB)[0]
         return y_NxB
 
     def grow(i, carry):
@@ -162,11 +167,11 @@ def _krylov_triplets(a_MxN, block, depth, start_NxB) -> tuple[jax.Array, jax.Arr
         return basis_NxR, image_MxR, following_NxB
 
     m, n = a_MxN.shape
-    first_NxB = jnp.linalg.qr(start_NxB)[0]
+    first_NxB = qr(start_NxB)[0]
     basis_NxR = jnp.zeros((n, block * depth), a_MxN.dtype).at[:, :block].set(first_NxB)
     carry = basis_NxR, jnp.zeros((m, block * depth), a_MxN.dtype), first_NxB
     basis_NxR, image_MxR, last_NxB = jax.lax.fori_loop(1, depth, grow, carry)
-    q_MxR, r_RxR = jnp.linalg.qr(image_MxR.at[:, (depth - 1) * block :].set(matmul(a_MxN, last_NxB)))
+    q_MxR, r_RxR = qr(image_MxR.at[:, (depth - 1) * block :].set(matmul(a_MxN, last_NxB)))
     small = svd(r_RxR)
     return matmul(q_MxR, small.u_MxQ[:, :block]), small.s_Q[:block], matmul(basis_NxR, small.v_NxQ[:, :block])
 

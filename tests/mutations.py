@@ -628,6 +628,8 @@ WORLDS_AND_ROLES = [
           "best_SxM = drawn_SxMxPx2[..., 1].argmax(-1)", "tests/probes/circuits/test_induction.py"),
     Fault("wrong sign", "jaxpost/jacobi.py", "c * (left - tangent * right), c", "c * (left + tangent * right), c",
           "tests/test_jacobi.py"),
+    Fault("once instead of three times", "jaxpost/gram_schmidt.py", "for _ in range(3):", "for _ in range(1):",
+          "tests/test_gram_schmidt.py"),
     Fault("dropped refinement", "jaxpost/jacobi.py", "v = v - v @ (v.T @ v - jnp.eye(len(v), dtype=v.dtype)) / 2", "v = v + 0",
           "tests/test_jacobi.py"),
     Fault("wrong total", "jaxpost/probes/policy/strategies.py", "slope.sum(-1, keepdims=True) - slope  #", "-slope  #",

@@ -16,7 +16,7 @@ from jaxpost.curricula.base import Curriculum, Feedback, Weights
 def nuclear_norm(x_TxV: jax.Array) -> jax.Array:
     """Sum of the singular values: those of the triangular factor of the longer side, whose small ones are not squared."""
     tall = x_TxV if x_TxV.shape[0] >= x_TxV.shape[1] else x_TxV.T
-    return linalg.singular_values(jnp.linalg.qr(tall, mode="r")).sum()
+    return linalg.singular_values(linalg.qr(tall)[1]).sum()
 
 
 def project(key: jax.Array, x_BxTxV: jax.Array, rows: int, columns: int) -> jax.Array:
