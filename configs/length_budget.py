@@ -13,8 +13,10 @@ Gate:      the first arm of a claim solves half of the problems within the final
 Healthy:   `reward_triangular_length` in the events rises in every arm with a length term; success on `id`, with all the room,
            does not fall below the base's.
 Differs from the paper in: a small transformer and one task; the budget is not written into the prompt; no format term.
-Came out:  not run with the base that it has now. A first run (bundle 11aaefc7a13e) took a base from success 0.55 on: it guessed
-           in two tokens, no budget had anything to cut, and every claim was about rounding.
+Came out:  (bundle cc3144c87af2, 3 seeds) all INCONCLUSIVE at 0.02: within the final budget the decaying one against that budget
+           from the start -0.037 [-0.107, +0.034], against a late drop +0.020 [-0.041, +0.080], against reversed targets +0.022
+           [+0.002, +0.042], against no length term -0.012 [-0.037, +0.014]; with all the room against a late drop +0.018
+           [-0.021, +0.057]. Seeds end at 0.68 to 0.74: three do not resolve 0.02.
 Learning rate: the default of rlvr_sparsity's pilot, not tuned here.
 """
 
@@ -22,7 +24,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness import defaults
 
-RUN_TIME = "about 10 min on one CPU core"
+RUN_TIME = "15 min on one busy CPU core"
 FIRST, LAST = 32.0, 18.0  # tokens of the first and of the final budget
 
 
