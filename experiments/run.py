@@ -34,6 +34,7 @@ from experiments.harness.session import StopSignals
 from jaxpost.checkpoint import CheckpointError
 from jaxpost.lookup import nearest
 from jaxpost.records import BundleError, config_hash
+from jaxpost.terminal import show
 
 # Tracing makes many objects that live long; to look for garbage among them less often saves a sixth of it (five programs of
 # rlvr_sparsity:smoke are traced and lowered in 4.7 CPU seconds with Python's own thresholds, in 4.0 with these).
@@ -113,7 +114,7 @@ def _outcome(arguments: list[str] | None) -> int:
 def _run(arguments: list[str], signals: StopSignals) -> None:
     options, overrides = parse(arguments)
     if options.list:
-        print(listing())
+        show(listing())
         return
     if options.config is None:
         raise UserError(f"--config is missing{nearest('', configs.names())}")

@@ -1,10 +1,10 @@
 """`python -m jaxpost.records show DIR`: what a finished bundle found. `verify DIR` checks it, `report DIR` draws it again."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
+from jaxpost import terminal
 from jaxpost.records.headlines.show import headline
 from jaxpost.records.report import rerender
 from jaxpost.records.storage import BundleError
@@ -24,16 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "show":
-            print("\n".join(headline(options.dir)), flush=True)
+            terminal.show("\n".join(headline(options.dir)))
             return 0
         if options.command == "report":
             rerender(options.dir)
             print(Path(options.dir) / "report.html")
             return 0
         good, bad = verify(options.dir)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except BundleError as error:
         print(error, file=sys.stderr)
         return 1
