@@ -19,7 +19,12 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
+from jaxpost.records.drawing.style import RC  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Fonts as outlines instead of embedded ones, and few pixels: a report in 2.1 instead of 3.8 CPU seconds.
+USERS_RC = RC | {}
+RC.update({"pdf.fonttype": 3, "figure.dpi": 100})
 drop_context = quick_compilation.share_context()
 MAPS = Path("/proc/self/maps")  # compiled programs hold memory maps; Linux kills a process with more than 65,530 of them
 MOST_MAPS = 20_000
@@ -39,6 +44,13 @@ def few_programs():
     if MAPS.exists() and MAPS.read_text().count("\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def users_figures(monkeypatch):
+    """Figures as users have them."""
+    for name, value in USERS_RC.items():
+        monkeypatch.setitem(RC, name, value)
 
 
 @pytest.fixture

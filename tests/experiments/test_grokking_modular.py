@@ -121,6 +121,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, tmp_path,
     assert bundle_id(tmp_path / "run") == bundle_id(finished[0])
 
 
+@pytest.mark.slow  # of a study with a base: test_run.py
 def test_seeds_are_added_and_finished_ones_kept(finished, tmp_path, capsys):
     few = ("--config.arms=('grok',)",)
     assert run.main(arguments(tmp_path, *few)) == 0

@@ -187,7 +187,7 @@ def test_a_cache_that_grows_while_decoding_keeps_every_position(early_stop, monk
     np.testing.assert_allclose(made.logp_NxT, chosen, atol=2e-5)
 
 
-@pytest.mark.parametrize("early_stop", [False, True])
+@pytest.mark.parametrize("early_stop", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_decoding_updates_its_cache_in_place(early_stop):
     """XLA's own account: a longer completion costs its keys, values and results, and no second copy of them."""
     c, rows = config(layers=3), 16

@@ -90,6 +90,7 @@ def test_blind_runs_read_the_magnitude_conditioned_null_and_not_independence(bli
         assert row["null_lo"] <= row["value"] <= row["null_hi"]
 
 
+@pytest.mark.slow  # 30 ensembles; one of them by default, above
 def test_the_band_of_a_blind_ensemble_covers():
     inside = []
     for seed in range(30):

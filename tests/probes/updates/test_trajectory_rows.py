@@ -16,6 +16,7 @@ W0 = make_base(INFOS)
 PROBES = (
     stripes.Stripes(), consensus.Consensus(), rank_one.RankOne(k=3, draws=2), fixed_spectrum.FixedSpectrum(), drift.Drift(),
 )
+SECONDS = ("weight.stripes", "weight.consensus")  # to compile
 STEPS = (1, 2, 4, 8, 16, 32)
 SEEDS = [5, 6, 7]
 
@@ -37,7 +38,8 @@ def columns_of(probe):
     return parts + ([probe.across(series, **common)] if hasattr(probe, "across") else [])
 
 
-@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.id)
+@pytest.mark.parametrize("probe", [pytest.param(probe, marks=[pytest.mark.slow] * (probe.id in SECONDS)) for probe in PROBES],
+                         ids=lambda probe: probe.id)
 def test_a_bundle_takes_the_rows(probe):
     tables = [records.measurement_table(part) for part in columns_of(probe) if len(part["metric"])]
     rows = [row for table in tables for row in table.to_pylist()]

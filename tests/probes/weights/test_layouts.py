@@ -15,7 +15,7 @@ from jaxpost.probes.weights.panel import LEVELS
 def test_members_spread_over_devices_read_the_same_values(level):
     panel = weights.Panel(ks=(2,), alphas=(0.5,), null_draws=1, null_norms=(1e-3, 1e-1), spectra=level)
     rng = np.random.default_rng(0)
-    base = {f"layers/{i}/q": jnp.asarray(rng.normal(size=(80, 64)), jnp.bfloat16).astype(jnp.float32) for i in range(2)}
+    base = {f"layers/{i}/q": jnp.asarray(rng.normal(size=(80, 64)), jnp.bfloat16).astype(jnp.float32) for i in range(1)}
     tuned_S = {n: jnp.stack([w + s * 1e-3 * jnp.asarray(rng.normal(size=w.shape), jnp.float32) for s in range(1, 9)])
                for n, w in base.items()}
     references = weights.prepare(panel, base, jax.random.key(0))
