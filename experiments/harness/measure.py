@@ -226,10 +226,15 @@ def _without(columns: dict, table: pa.Table) -> dict:
     return {name: [values[i] for i in keep] for name, values in columns.items()}
 
 
+def unmeasured(bundle: Bundle, arm: str, base: str, seeds: Sequence[int]) -> list[int]:
+    """The seeds of which the bundle has no rows of an arm at step 0."""
+    rows = select(follower.read_rows(bundle), arm=arm, step=0, conditional_on=base, role="seed")
+    return sorted(set(seeds) - set(rows["seed"].to_pylist()))
+
+
 def write_base_rows(bundle: Bundle, prefix: str, measure: Measurement, seeds: Sequence[int]) -> None:
     """What the base does with each seed's sampling noise, for the seeds that do not have it yet."""
-    rows = select(follower.read_rows(bundle), arm="base", conditional_on=measure.base.digest)
-    if missing := sorted(set(seeds) - set(rows["seed"].to_pylist())):
+    if missing := unmeasured(bundle, "base", measure.base.digest, seeds):
         bundle.write_rows(f"{prefix}base-seeds-{missing[0]}-{missing[-1]}", measure.base_rows(missing))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.harness import ensemble, stages
 from experiments.harness.arms import Arm
-from experiments.harness.measure import concatenate
+from experiments.harness.measure import concatenate, unmeasured
 from experiments.harness.session import Session
 from jaxpost import models, training
 from jaxpost.records import Bundle
@@ -73,12 +73,16 @@ def final_params(arm: Arm, trained: Sequence[ensemble.Block], plan: ensemble.Pla
 
 
 def combined(arm: Arm, plan: ensemble.Plan, seeds: Sequence[int], finals: Mapping, bundle: Bundle, session: Session) -> dict:
-    """The average or edit of what an arm starts from, measured at step 0; its parameters, leading axis S."""
+    """The average or edit of what an arm starts from; its parameters, leading axis S. Seeds that have no rows of it yet are
+    measured at step 0.
+    """
     starts = ends(arm.start, finals, arm, plan.base.params, seeds)
     params_S = jax.tree.map(lambda *x: np.stack(x), *map(starts, seeds))
-    standing = concatenate(*plan.measure.standing(arm.name, seeds, params_S))
-    bundle.write_rows(f"{plan.prefix}{arm.name}-00000", standing)
-    session.telemetry.measured(arm.name, 0, standing)
+    if missing := unmeasured(bundle, arm.name, plan.base.digest, seeds):
+        places = np.asarray([list(seeds).index(seed) for seed in missing])
+        standing = concatenate(*plan.measure.standing(arm.name, missing, jax.tree.map(lambda x: x[places], params_S)))
+        bundle.write_rows(f"{plan.prefix}{arm.name}-start-{missing[0]}-{missing[-1]}", standing)
+        session.telemetry.measured(arm.name, 0, standing)
     if not arm.steps:
         session.telemetry.ended(arm.name, seeds)
     what = arm.edit.rule if arm.edit else "the average"

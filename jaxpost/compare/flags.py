@@ -65,12 +65,12 @@ def of_source(side: Checkpoint) -> list[str]:
 
 
 def of_rules(rules: Sequence[Mapping], sides: Sequence[Checkpoint]) -> list[str]:
-    """Rules of a user's name map that are the first to match no tensor of any side: mostly a slip in the pattern."""
+    """Rules of a user's name map by which no tensor of any side is named: mostly a slip in the pattern."""
     tensors = list(dict.fromkeys(tensor for side in sides for tensor in side.source.tensors))
     used = {names.first_rule(tensor, rules) for tensor in tensors}
     idle = [(i, rule["pattern"]) for i, rule in enumerate(rules) if i not in used]
     near = {pattern: difflib.get_close_matches(pattern.replace("\\", ""), tensors, 1, 0.4) for _, pattern in idle}
-    return [f"--map: rule {i}, {pattern!r}, is the first to match none of the {len(tensors)} tensors, so it does nothing"
+    return [f"--map: rule {i}, {pattern!r}, matches none of the {len(tensors)} tensors that the rules before it leave"
             + (f"; the nearest is {near[pattern][0]!r}" if near[pattern] else "") for i, pattern in idle]
 
 

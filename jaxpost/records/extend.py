@@ -16,12 +16,16 @@ from jaxpost.records.storage import BundleError
 _OF_THE_SEAL = ("bundle_id", "n_rows", "arrays", "claim_results", "papers", "closed", "files")
 
 
-def replicates(table: pa.Table, derived: Sequence[str] = ("at",)) -> pa.Table:
+# Keys in `params` of rows that are made of other rows: at a matched point, and of a sequence of stages.
+DERIVED = ("at", "stages")
+
+
+def replicates(table: pa.Table, derived: Sequence[str] = DERIVED) -> pa.Table:
     """The rows that a further seed leaves as they are: role "seed", and the nulls that belong to them.
 
     Args:
         table: measurement rows [N].
-        derived: keys in `params` that mark the result of a comparison between runs; such rows are left out.
+        derived: keys in `params` that mark rows made of others, which are left out.
     """
     texts = [text for text in table["params"].unique().to_pylist() if set(parse_params(text)) & set(derived)]
     compared = pc.is_in(table["params"], value_set=pa.array(texts, pa.string()))
@@ -31,7 +35,7 @@ def replicates(table: pa.Table, derived: Sequence[str] = ("at",)) -> pa.Table:
     return pa.concat_tables([seeds, nulls])
 
 
-def reopen(bundle: Bundle, derived: Sequence[str] = ("at",)) -> None:
+def reopen(bundle: Bundle, derived: Sequence[str] = DERIVED) -> None:
     """Turn a finished directory back into a running one that holds its replicates; open it again to go on.
 
     Rows of single seeds (`replicates`) go into one shard; `has_rows` stays true for the shards they came in, and

@@ -42,6 +42,19 @@ def test_the_bundle_verifies_and_a_shared_stage_is_trained_once(done):
     assert [e["step"] for e in events] == [1, 2]
 
 
+@pytest.mark.slow  # two runs each; of a study without averages and sequences: test_run.py
+@pytest.mark.parametrize("name", ["tiny_stages", "tiny_scratch"])
+def test_seeds_that_are_added_give_the_bundle_of_a_run_with_all_of_them(name, tmp_path):
+    """Averages are measured and sequences of stages read for the new seeds alone, and everything is one bundle again."""
+    config = TINY.parent / f"{name}.py"
+    count = configs.load(str(config), {}).seeds.count
+    calls = (("grown", count), ("grown", count + 1), ("whole", count + 1))
+    assert [run.main([f"--config={config}", f"--workdir={tmp_path / path}", f"--config.seeds.count={n}"])
+            for path, n in calls] == [0, 0, 0]
+    grown, whole = (storage.read_json(tmp_path / path / "manifest.json")["bundle_id"] for path in ("grown", "whole"))
+    assert grown == whole and not verify(tmp_path / "grown")[1]
+
+
 def test_an_arm_that_cannot_move_ends_where_it_starts(done):
     """Every statistic of the weights of `still` is that of the end of `warm-up`, bit for bit."""
     def of(arm, step):

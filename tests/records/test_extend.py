@@ -26,15 +26,16 @@ def bundle_copy(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "b")
 
 
-def test_replicates_are_seed_rows_and_their_nulls_without_comparisons(run):
+def test_replicates_are_seed_rows_and_their_nulls_without_what_is_made_of_others(run):
     columns = run.measurement("sft-lr1", 10, 2)
     table = records.measurement_table(columns)
     at = records.measurement_table({"metric": "weight.update_norm", "arm": "sft-lr1", "role": "seed", "granularity": "global",
-                                    "seed": [0, 1], "value": [1.0, 2.0], "params": ["at=matched_norm", "alpha=0.5;at=x"]})
+                                    "seed": [0, 1, 0], "value": [1.0, 2.0, 3.0],
+                                    "params": ["at=matched_norm", "alpha=0.5;at=x", "stages=sft+rl"]})
     both = records.summarise(table)
     mixed = pa.concat_tables([table, at, both])
     assert records.measurement_table(extend.replicates(mixed)).equals(table)
-    assert len(extend.replicates(mixed, derived=())) == len(table) + 2
+    assert len(extend.replicates(mixed, derived=())) == len(table) + 3
 
 
 def test_reopening_keeps_the_rows_and_costs_and_drops_what_follows_from_them(bundle_copy, run):
