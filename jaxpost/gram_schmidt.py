@@ -10,8 +10,6 @@ Legend: N rows, B <= N columns.
 import jax
 import jax.numpy as jnp
 
-from jaxpost import sharding
-
 
 @jax.default_matmul_precision("highest")
 def qr(y_NxB: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -20,7 +18,6 @@ def qr(y_NxB: jax.Array) -> tuple[jax.Array, jax.Array]:
     A column that is zero, or a copy of what stands before it to the last bit, may give a zero column of q. r is q'y: below its
     diagonal stand roundings.
     """
-    y_NxB = sharding.constrain(y_NxB, ("matrix_rows",))  # over the chips, which send each other sums alone
     size_1xB = jnp.max(jnp.abs(y_NxB), axis=0, keepdims=True)
     unit_NxB = y_NxB / jnp.where(size_1xB == 0, 1.0, size_1xB)  # so that no square vanishes or overflows
 
