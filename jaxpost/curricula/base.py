@@ -21,7 +21,7 @@ NEEDS = {
     "advantage": "advantages of rollouts",
     "length": "lengths of rollouts, in tokens",
     "loss": "the loss of each example before the update",
-    "length_reward": "a term triangular_length or band_length of the reward, which reads the length budget",
+    "length_reward": "a term triangular_length, band_length or refusal of the reward, which reads the length budget",
     "scale": "a policy-gradient objective, whose advantages can be scaled, or demonstrations",
     "length_limit": "sampled answers alone, in one pass, that can be cut at a limit",
     "hints": "rollouts whose answers begin with a hint: forcing a prefix of role 'hint'",

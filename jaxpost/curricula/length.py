@@ -18,7 +18,7 @@ def budget(step: jax.Array | int, first: float, factor: float, every: int) -> ja
 class LengthBudget(Curriculum):
     """Train long, think short: the target length of the reward's length term falls, B(t) = max(1, B_0 factor^floor(t / every)).
 
-    The terms `triangular_length` and `band_length` of the reward take it in place of their own length.
+    The terms `triangular_length`, `band_length` and `refusal` of the reward take it in place of their own length.
 
     Raises:
       ValueError: numbers out of range.

@@ -17,7 +17,7 @@ class Quota(Pooled):
       budget_b = least + (average - least) B need_b / sum need,   by largest remainders
       need: an exponential average at `rate` of the mean length of its rollouts; `average` before the first visit
 
-    The terms `triangular_length` and `band_length` of the reward take it in place of their own length.
+    The terms `triangular_length`, `band_length` and `refusal` of the reward take it in place of their own length.
 
     Raises:
       ValueError: no pool, or numbers out of range.

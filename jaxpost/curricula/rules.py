@@ -24,6 +24,7 @@ from jaxpost.curricula.orders import Curry, Cyclical, CyclicalLosses, Ordered
 from jaxpost.curricula.progressive import ProgressiveContext, Sari
 from jaxpost.curricula.quota import Quota
 from jaxpost.curricula.randomised import Adr
+from jaxpost.curricula.refusals import AutoCei
 from jaxpost.curricula.replay import Replay
 from jaxpost.curricula.rescored import Adcl
 from jaxpost.curricula.riac import Riac
@@ -88,6 +89,7 @@ RULES = {
     "ghpo_next_visit": Row(NextVisit),
     "scaffold": Row(Scaffold),
     "length_budget": Row(LengthBudget),
+    "auto_cei": Row(AutoCei),
     "reasoning_quota": Row(Quota),
     "staged_length": Row(StagedLength),
     "interaction_horizon": Row(Horizon),

@@ -81,13 +81,12 @@ def unread(o) -> None:
         o.unread(f"with baseline={o.baseline!r}, which compares with no other sample of the group", "lone_reward")
     if o.baseline in OWN_SCALE:
         o.unread(f"with baseline={o.baseline!r}", "scale")
-    if o.baseline in ("accepted", "positive") or (o.baseline, o.whiten) == ("best_gap", "none"):
-        o.unread(f"with baseline={o.baseline!r}, whose advantages are not negative", "clip_low", "dual_clip",
-                 "off_policy_limit")
+    if o.never_negative:
+        o.unread("where advantages are not negative", "clip_low", "dual_clip", "off_policy_limit")
     if o.baseline == "accepted":
         o.unread("with baseline='accepted', which asks for a score of 1", "reward_low")
-    if o.baseline not in ("accepted", "positive"):
-        o.unread(f"with baseline={o.baseline!r}, which rejects no row (choose 'accepted' or 'positive')", "rejected")
+    if not o.rejects:
+        o.unread("where no row is rejected (choose baseline='accepted' or 'positive')", "rejected")
     if o.baseline == "ignored":
         o.unread("with baseline='ignored', which reads no reward", "scale", "reward_low", "informative_only", "overlong_limit")
     if o.compares:

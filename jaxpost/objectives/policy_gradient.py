@@ -84,6 +84,16 @@ class PolicyGradient(Objective):
         return self.scale in ("group", "batch")
 
     @property
+    def rejects(self) -> bool:
+        """Whether some rows have advantage 0 because they are rejected."""
+        return self.baseline in ("accepted", "positive")
+
+    @property
+    def never_negative(self) -> bool:
+        """Whether no advantage can be below 0."""
+        return self.rejects or (self.baseline, self.whiten) == ("best_gap", "none")
+
+    @property
     def corrects_sampler(self) -> bool:
         """Whether the loss of a token is weighted for a sampler that is not quite the trainer."""
         return self.sampler_cap is not None or self.sampler_floor is not None

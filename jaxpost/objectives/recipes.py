@@ -23,6 +23,7 @@ from jaxpost.objectives import (
     preference,
     prefix,
     replayed,
+    reward_weighted,
     reward_weighting,
     selection,
     soft_clipping,
@@ -34,8 +35,8 @@ from jaxpost.objectives import (
 from jaxpost.objectives.base import Objective
 
 _FAMILIES = (supervised, one_token, implicit_reward, intuitive, preference, unpaired, policy_gradient, group_credit,
-             reward_weighting, turn_credit, actor_critic, soft_clipping, trust_region, selection, entropy_control, replayed,
-             hybrid, prefix, gradient_mixing, distillation, flow)
+             reward_weighting, turn_credit, reward_weighted, actor_critic, soft_clipping, trust_region, selection,
+             entropy_control, replayed, hybrid, prefix, gradient_mixing, distillation, flow)
 RECIPES = {o.name: o for module in _FAMILIES for o in module.ROWS}
 
 _IDENTITY = ("name", "family", "paper", "batch")

@@ -7,6 +7,7 @@ A term of one's own is a function of these, registered under a name:
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -70,6 +71,21 @@ def dynamic_length(correct_N: jax.Array, length_N: jax.Array, group: int, target
     return jnp.where(correct_N >= 1, 0.0, jnp.where(some_N, near_N, alone_N))
 
 
+def refusal(correct_N: jax.Array, length_N: jax.Array, target: jax.Array | float, spread: float) -> jax.Array:
+    """Auto-CEI's reward (arXiv:2410.07627), in [-1, 1]: a refusal is worth more the longer the policy has tried before.
+
+      score 1: 1    score 0: -1    between, which is a refusal (task `refusals`): 2 / (1 + exp(-slope (n - target))) - 1
+      slope = ln(10) / (4 spread)
+
+    so that it is 0 at `target` tokens, and -9/11 and 9/11 four spreads before and after it. In the released code the spread is
+    the standard deviation of how long the initial policy's refusals are.
+
+    Differs from the released code in: n counts tokens of the answer in place of steps of the reasoning.
+    """
+    late_N = jnp.tanh(math.log(10) / (8 * spread) * (length_N - target))
+    return jnp.where(correct_N >= 1, 1.0, jnp.where(correct_N <= 0, -1.0, late_N))
+
+
 @dataclasses.dataclass(frozen=True)
 class Reward:
     """One term: weight(step) * value.
@@ -81,6 +97,7 @@ class Reward:
       band_length        the same, flat up to the target
       soft_overlong      `soft_overlong` with limit `length` and cache `cache`
       dynamic_length     `dynamic_length` with target `length`
+      refusal            `refusal` with target `length`, or the length budget of the curriculum, and `spread`
 
     and those that were registered. The weight moves from `weight` to `end_weight` over `horizon` batches (0: constant),
     linearly or, with shape "cosine", by half a cosine (from format to content: Datarus, arXiv:2508.13382, recalled). With
@@ -96,6 +113,7 @@ class Reward:
     stages: tuple[float, ...] = ()
     length: int | None = None  # tokens
     cache: int | None = None  # tokens
+    spread: float | None = None  # tokens, of refusal
     right: tuple[float, float] = (1.0, 0.5)  # cosine_length: values of a right answer, empty and of `length` tokens
     wrong: tuple[float, float] = (-0.5, 0.0)
 
@@ -109,6 +127,8 @@ class Reward:
         if (self.kind == "soft_overlong") != (self.cache is not None and self.cache > 0):
             raise ValueError(f"reward {self.kind!r}: cache={self.cache}; 'soft_overlong' needs one above 0, "
                              "the others take None")
+        if (self.kind == "refusal") != (self.spread is not None and self.spread > 0):
+            raise ValueError(f"reward {self.kind!r}: spread={self.spread}; 'refusal' needs one above 0, the others take None")
         if (self.end_weight is None and not self.stages) != (self.horizon == 0) or self.stages and self.end_weight is not None:
             raise ValueError(f"reward {self.kind!r}: end_weight={self.end_weight}, stages={self.stages} with "
                              f"horizon={self.horizon}; a schedule needs a horizon and one of the two")
@@ -143,9 +163,10 @@ PARTS: dict[str, Callable[[Answer, Reward], jax.Array]] = {
     "band_length": lambda answer, term: triangular_length(answer.length_N, _target(answer, term), flat=True),
     "soft_overlong": lambda answer, term: soft_overlong(answer.length_N, term.length, term.cache),
     "dynamic_length": lambda answer, term: dynamic_length(answer.correct_N, answer.length_N, answer.group, term.length),
+    "refusal": lambda answer, term: refusal(answer.correct_N, answer.length_N, _target(answer, term), term.spread),
 }
-BUDGETED = ("triangular_length", "band_length")
-_LENGTHS = ("cosine_length", "triangular_length", "band_length", "soft_overlong", "dynamic_length")
+BUDGETED = ("triangular_length", "band_length", "refusal")
+_LENGTHS = ("cosine_length", "soft_overlong", "dynamic_length", *BUDGETED)
 
 
 def register(kind: str, value: Callable[[Answer, Reward], jax.Array]) -> None:

@@ -86,11 +86,20 @@ class TurnCredit(PolicyGradient):
 
     def advantage_formula(self) -> list[str]:
         """As `PolicyGradient.advantage_formula`."""
+        moved = ["r_u of the row's turns in a random order"] if self.shuffled else []
+        return [f"A = {self.compared_formula()}", "R_u = r_u + turn_discount R_(u+1)", *moved]
+
+    def compared_formula(self) -> str:
+        """What `compare_turns` makes of the return of a token's turn."""
         over = {"group": "all turns of the group's rows", "turn": "the group's rows at turn u"}[self.compared]
         centre = {"mean": "R_u - mean", "none": "R_u"}[self.baseline]
         scaled = f"({centre}) / (std + eps)" if self.scale == "group" else centre
-        moved = ["r_u of the row's turns in a random order"] if self.shuffled else []
-        return [f"A = {scaled} of the token's turn u, over {over}", "R_u = r_u + turn_discount R_(u+1)", *moved]
+        return f"{scaled} of the token's turn u, over {over}"
+
+    def compare_turns(self, return_KxM: jax.Array) -> jax.Array:
+        """advantage_KxM of K sets of returns that are compared with each other, NaN where there is no turn."""
+        return advantages.advantage(return_KxM, baseline=self.baseline, scale=self.scale, ddof=self.ddof, eps=self.eps,
+                                    lone=self.lone_reward)
 
     def compare(self, batch: Batch, score_N: jax.Array, group: int) -> Batch:
         """As `PolicyGradient.compare`, turn by turn."""
@@ -106,8 +115,7 @@ class TurnCredit(PolicyGradient):
         known_BxGxU = jnp.where(live_NxU, return_NxU, jnp.nan).reshape(-1, group, U)
         compared = {"group": known_BxGxU.reshape(-1, group * U),
                     "turn": known_BxGxU.swapaxes(1, 2).reshape(-1, group)}[self.compared]
-        A = advantages.advantage(compared, baseline=self.baseline, scale=self.scale, ddof=self.ddof, eps=self.eps,
-                                 lone=self.lone_reward)
+        A = self.compare_turns(compared)
         A_NxU = (A.reshape(-1, group, U) if self.compared == "group" else A.reshape(-1, U, group).swapaxes(1, 2)).reshape(-1, U)
         order_NxU = jnp.cumsum(live_NxU.reshape(-1)).reshape(live_NxU.shape)
         kept_NxU = live_NxU & (order_NxU <= live_NxU.sum() // self.multiple * self.multiple)

@@ -35,6 +35,7 @@ from jaxpost.tasks import (
     permutations,
     ranking,
     rasp,
+    refusals,
     satisfiability,
     slabs,
     spatial,
@@ -173,4 +174,5 @@ def _loop(loop, turns, options):
     return loop(dict(options), turns)
 
 
-register(mixture.NAME, mixture.family(get))
+for _combined in (mixture, refusals):
+    register(_combined.NAME, _combined.family(get))

@@ -16,14 +16,14 @@ for code and formulas for puzzles. Content is the member and its content.
 Difficulty: the member's own. Guess baseline: the members' in these weights.
 """
 
-import ast
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.tasks import base, traces, vocab
+from jaxpost.tasks import base, traces
+from jaxpost.tasks.members import FORM, task_of
 
 NAME, VERSION = "mixture", 1
 PAPER, VERIFIER = "after Can One Domain Help Others? (see the module)", "the member's"
@@ -49,16 +49,12 @@ def family(get):
         Raises: ValueError: as `get` for a member; a member with a vocabulary or a host verifier of its own; weights.
         """
         base.require(isinstance(members, tuple) and 2 <= len(members) <= 6, NAME, "members", members,
-                     "two to six of NAME or NAME(OPTION=VALUE, ...)")
+                     f"two to six of {FORM}")
         weights = (1,) * len(members) if weights is None else weights
         good = isinstance(weights, tuple) and all(isinstance(w, int) and 0 <= w <= 1000 for w in weights)
         base.require(good and len(weights) == len(members) and any(weights), NAME, "weights", weights,
                      f"{len(members)} whole numbers from 0 to 1000, not all 0")
-        parts = [get(name, **options) for name, options in map(_call, members)]
-        for text, part in zip(members, parts):
-            shared = part.words is None and (part.pad, part.eos, part.other_ends) == (vocab.PAD, vocab.EOS, ())
-            base.require(shared and part.verify_host is None, NAME, "members", text,
-                         "a family in the shared vocabulary whose verifier runs on device")
+        parts = [task_of(get, NAME, "members", text) for text in members]
         return _mixed(parts, _labels(parts), weights)
 
     return make
@@ -125,17 +121,3 @@ def _labels(parts):
     """Names of members in splits."""
     names = [part.name for part in parts]
     return [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
-
-
-def _call(text):
-    """(name, options) of `NAME` or `NAME(OPTION=VALUE, ...)`. Raises: ValueError for another text."""
-    expected = ValueError(f"member {text!r} of task {NAME!r}: expected NAME or NAME(OPTION=VALUE, ...)")
-    try:
-        node = ast.parse(str(text), mode="eval").body
-        if isinstance(node, ast.Name):
-            return node.id, {}
-        if not isinstance(node, ast.Call) or node.args or not isinstance(node.func, ast.Name):
-            raise expected
-        return node.func.id, {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
-    except (SyntaxError, ValueError) as error:
-        raise expected from error

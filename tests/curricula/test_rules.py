@@ -33,7 +33,7 @@ COMPILED_ELSEWHERE = {"covar_gmm": WIDTHS, "riac": WIDTHS, "adr": WIDTHS, "spdl"
                       "masked_spans": LEVELS, "sari": {}, "progressive_context": {}, "designer": {},
                       "active_self_paced": {}, "pcl": {"width": 2}, "d3s_tokens": {}, "clpo": {}, "uds": {"among": 3},
                       "ghpo_next_visit": {}, "scaffold": {}, "reasoning_quota": {}, "staged_length": {"tokens": (2, 3)},
-                      "interaction_horizon": {}}
+                      "interaction_horizon": {}, "auto_cei": {}}
 
 
 def rule_of(name, **settings):

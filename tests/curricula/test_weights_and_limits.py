@@ -145,3 +145,37 @@ def test_mistakes_are_one_line(name, settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         curricula.get(name, **settings)
     assert "\n" not in str(caught.value)
+
+
+def climbed(worth, first, reach, balance=0.2):
+    """The targets of a hill climb that keeps a dictionary of what it has seen, until it stops; as its paper words it."""
+    at, heading, seen, path, before = 0, 1, {}, [], None
+    while True:
+        path.append(first + at)
+        right, refused = worth(first + at)
+        seen[at] = (1 - balance) * right / (22 - refused) + balance * (22 - refused) / 22
+        if before is not None and seen[at] < seen[before]:
+            heading = -heading
+        before, onward = at, at + heading
+        if abs(onward) > reach or onward in seen and seen[onward] < seen[at]:
+            return path
+        at = onward
+
+
+@pytest.mark.parametrize("peak, reach", [(12, 16), (3, 16), (8, 16), (7, 16), (14, 2), (1, 3)])
+def test_the_target_of_refusals_climbs_to_where_they_are_most_useful(peak, reach):
+    """22 rollouts a target in two steps of 11 that count; a twelfth has no score."""
+    def worth(target):  # (right answers, refusals) of 22
+        return 14 - abs(round(target) - peak), 4
+
+    rule = curricula.get("auto_cei", first=8.0, step=1.0, every=22, reach=reach)
+    observe, used = jax.jit(rule.observe), jnp.ones((B, G)).at[0, 0].set(0)
+    state, path = rule.init(jax.random.key(0)), []
+    while not state["settled"]:
+        path.append(float(knob(rule, state, "length_budget")))
+        right, refused = worth(path[-1])
+        for score in np.repeat([1, 0.5, 0], [right, refused, 22 - right - refused]).reshape(2, 11):
+            seen = feedback(np.r_[np.nan, score].reshape(B, G))._replace(used_BxG=used)
+            state, weights = observe(state, seen, Weights())
+    assert path == climbed(worth, 8, reach) and all(x is None for x in weights)
+    assert path[-1] == np.clip(peak, 8 - reach, 8 + reach)

@@ -290,7 +290,7 @@ def test_sums_and_counts_are_those_of_a_loop_over_rows(mode, empty):
     ("dapo", {"overlong_cache": 0}, "must lie in 1"),
     ("grpo", {"sampler_rule": "mask"}, "without sampler_cap or sampler_floor"),
     ("grpo", {"sampler_floor": 1.5}, "must lie between 0 and 1"), ("grpo", {"off_policy_limit": 0.0}, "greater than 0"),
-    ("grpo", {"rejected": "left_out"}, "rejects no row"), ("opo", {"informative_only": True}, "equal rewards advantage 0"),
+    ("grpo", {"rejected": "left_out"}, "no row is rejected"), ("opo", {"informative_only": True}, "equal rewards advantage 0"),
     ("ppo", {"baseline": "mean"}, "the critic is the baseline"),
     ("ppo", {"lam": 1.5}, "must lie in"),
 ])

@@ -41,6 +41,18 @@ def test_the_dynamic_length_of_wrong_answers():
     np.testing.assert_allclose(Reward("dynamic_length", length=8).value(answer), wanted, atol=1e-6)
 
 
+def test_a_refusal_is_worth_more_the_later_it_comes():
+    """2 / (1 + exp(-c2 (x - c1))) - 1 with c2 = ln(10) / (4 spread), as its paper writes it; right and wrong are 1 and -1."""
+    n = np.asarray([0.0, 2, 6, 10, 14, 400, 3, 3])
+    score = jnp.asarray([0.5, 0.5, 0.5, 0.3, 0.5, 0.5, 1, 0])
+    expected = 2 / (1 + np.exp(-np.log(10) / 8 * (n[:6] - 6))) - 1
+    assert expected[4] == pytest.approx(9 / 11) and expected[1] == pytest.approx(2 / (1 + 10 ** 0.5) - 1)
+    term = Reward("refusal", length=6, spread=2.0)
+    np.testing.assert_allclose(term.value(Answer(score, jnp.asarray(n), score)), [*expected, 1, -1], atol=1e-6)
+    later = term.value(Answer(score, jnp.asarray(n), score, budget=jnp.asarray(10.0)))
+    np.testing.assert_allclose(later[3], 0, atol=1e-6)
+
+
 def test_weights_along_training():
     cosine = Reward("correct", 1.0, 0.2, horizon=10, shape="cosine")
     np.testing.assert_allclose([cosine.at(t) for t in (0, 2.5, 5, 10, 99)],
@@ -52,6 +64,7 @@ def test_weights_along_training():
 @pytest.mark.parametrize("parts, message", [
     ({"kind": "right"}, "did you mean|valid: band_length, correct"), ({"kind": "band_length"}, "need one above 0"),
     ({"kind": "correct", "length": 3}, "take None"), ({"kind": "soft_overlong", "length": 3}, "needs one"),
+    ({"kind": "refusal", "length": 3}, "'refusal' needs one above 0"), ({"kind": "correct", "spread": 1.0}, "others take None"),
     ({"kind": "correct", "end_weight": 0.1}, "needs a horizon and one of the two"),
     ({"kind": "correct", "stages": (1.0,), "horizon": 4, "end_weight": 0.1}, "one of the two"),
     ({"kind": "correct", "end_weight": 0.1, "horizon": 4, "shape": "cubic"}, "valid: linear, cosine")])

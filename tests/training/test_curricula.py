@@ -153,7 +153,7 @@ def test_a_length_budget_is_the_target_of_the_length_term(feed):
     ("grpo", Fixed(wants=("gradient_norm",)), {}, "needs 'gradient_norm', which no source gives"),
     ("grpo", curricula.get("self_paced"), {}, r"needs the loss .* Rollouts does not give it \(Demonstrations does"),
     ("grpo", curricula.get("sec", **POOL), {"oversample": 2}, "needs advantages .* with oversample=2; set it to 1"),
-    ("grpo", curricula.get("length_budget"), {}, "needs a term triangular_length or band_length"),
+    ("grpo", curricula.get("length_budget"), {}, "needs a term triangular_length, band_length or refusal"),
     ("grpo", curricula.get("alp_gmm", knobs=(("widht", 1, 2),)), {}, "knob 'widht', which task 'addition' .* mean 'width'"),
     ("grpo", curricula.get("alp_gmm", knobs=(("width", 1, 9),)), {}, "up to 9, and the splits .* nearest valid: 2"),
     ("dpo", curricula.get("pods"), {}, "Preferences does not give it"),

@@ -92,7 +92,7 @@ def test_utility_is_of_the_logits_of_counted_tokens(make):
     ("scaffold", {"steps": 9}, "grpo", {}, "needs rollouts whose answers begin with a hint"),
     ("d3s_tokens", {"steps": 9}, "grpo", {"oversample": 2}, "with oversample=2; set it to 1"),
     ("uds", {}, "grpo", {}, "logits on demonstrations, and Rollouts does not give it \\(Demonstrations does\\)"),
-    ("reasoning_quota", {"pool": 8}, "grpo", {}, "needs a term triangular_length or band_length"),
+    ("reasoning_quota", {"pool": 8}, "grpo", {}, "needs a term triangular_length, band_length or refusal"),
     ("pcl", {"width": 9}, "grpo", {}, "states of prompts have 16 numbers; set width to 16")])
 def test_what_a_run_does_not_give_is_refused_before_it(feed, rule, settings, objective, options, message):
     with pytest.raises(ValueError, match=message) as caught:
