@@ -1,7 +1,7 @@
 """Does paying for late refusals make answers more precise than training that has no use for a refusal, without refusing most?
 
-Question: "Automatic Curriculum Expert Iteration" (arXiv:2410.07627) rewards a refusal by how much was tried before it, moves the
-length from which it is worth something to where precision and answering are balanced best, and reports more precision at a
+Question: "Automatic Curriculum Expert Iteration" (arXiv:2410.07627) rewards a refusal by how much was tried before it, moves
+the length from which it is worth something to where precision and answering are balanced best, and reports more precision at a
 moderate rate of refusals. Here a base solves short expressions step by step and partly the longer ones, half of which it was
 taught to refuse after any part of the steps. Arms: expert iteration with that reward and a target that climbs (`auto_cei`), the
 same with the target where it began (`fixed`), with refusals worth 0 whenever they come (`flat`), and with only right answers
@@ -12,8 +12,8 @@ Command:   python -m experiments.run --config=refusals          (5 seeds, 5 arms
            python -m experiments.run --config=refusals:smoke    (2 seeds, tiny)
 Controls:  `flat` has the reward without its term of length; `fixed` the reward without the curriculum.
 Healthy:   the base refuses some of the problems and is wrong on some; some arm moves a share by 0.05.
-Differs from the paper in: a small transformer and expressions modulo 11; refusals were demonstrated (*reconstructed*), not tuned on
-           the policy's own errors; tokens in place of steps; one run in place of one for every target.
+Differs from the paper in: a small transformer and expressions modulo 11; refusals were demonstrated (*reconstructed*), not
+           tuned on the policy's own errors; tokens in place of steps; one run in place of one for every target.
 Came out:  not run yet.
 Learning rate: the default of rlvr_sparsity's pilot, not tuned here.
 """

@@ -48,7 +48,8 @@ def test_scores_are_those_of_the_text(member):
             refused = np.asarray([refuses(row) for row in tokens])
             assert not right[refused].any()
             for score, (of_right, of_refused) in refusals.VALUES.items():
-                np.testing.assert_array_equal(judge(task(member, score))(problem, tokens), right * of_right + refused * of_refused)
+                found = judge(task(member, score))(problem, tokens)
+                np.testing.assert_array_equal(found, right * of_right + refused * of_refused)
             seen |= set(zip(right.tolist(), refused.tolist()))
     assert seen == {(1.0, False), (0.0, True), (0.0, False)}
 
