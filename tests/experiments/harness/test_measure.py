@@ -301,6 +301,7 @@ def test_added_seeds_extend_a_users_trajectories(own, tmp_path, capsys):
 
 def test_over_budget_is_one_line_before_anything_is_trained(mine, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("experiments.study._one_base", lambda *given: pytest.fail("trained"))
+    monkeypatch.setattr("experiments.harness.probing.step_seconds", lambda *given: 0.01)
     code = run.main([f"--config={mine}", f"--workdir={tmp_path}/run", "--config.measure.budget=1e-9"])
     err = capsys.readouterr().err
     assert code == 2 and err.count("\n") == 1 and "the most expensive is" in err and "raise the budget" in err
