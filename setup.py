@@ -32,7 +32,7 @@ setup(
         "matplotlib>=3.10",
         "rich>=14",
         "Jinja2>=3.1",
-        "zstandard>=0.23; python_version < '3.14'",  # JAX compresses what it compiled with it; else with zlib, more slowly
+        "zstandard>=0.23",  # JAX packs the programs that it keeps with it; without it with zlib, more slowly
     ],
     extras_require={
         "test": [*TEST, *TEXT, *FAST, "tensorboardX>=2.6", "pandas>=2.2"],

@@ -26,7 +26,9 @@ from jaxpost.formats.safetensors import FormatError
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(?:\.default)?(?:\.weight)?")
-_UNREAD = {"use_dora": "DoRA rescales the columns of the merged matrix", "use_qalora": "QA-LoRA pools its inputs"}
+_UNREAD = {"use_dora": "DoRA rescales the columns of the merged matrix", "use_qalora": "QA-LoRA pools its inputs",
+           "layer_replication": "layers of the base stand in the model several times"}
+_MOVED = ("pissa", "olora", "corda", "loftq", "lora_ga")  # beginnings that take what the factors begin with out of the base
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ def open_adapter(path: str | Path, base: object) -> LoraSource:
     for name, why in _UNREAD.items():
         if about.get(name):
             raise FormatError(f"{path}: {name} is set ({why}): merge it with PEFT's merge_and_unload and save_pretrained(OUT)")
+    if any(str(begun := about.get("init_lora_weights")).lower().startswith(name) for name in _MOVED):
+        raise FormatError(f"{path}: init_lora_weights is {str(begun)[:40]!r}, which takes the factors' first product out of "
+                          "the base: save the adapter again with path_initial_model_for_weight_conversion, or set it to true "
+                          "where the base that is given is what was left of it")
     if not (path / WEIGHTS).is_file():
         raise FormatError(f"{path}: {CONFIG} and no {WEIGHTS}; adapter_model.bin is a pickle: save the adapter again with "
                           "safe_serialization=True")

@@ -65,13 +65,14 @@ def config_of(document: Mapping[str, Any], where: str = "config.json") -> Transf
     rope = document.get("rope_parameters") or document.get("rope_scaling") or {}
     theta = rope.get("rope_theta")
     theta = document.get("rope_theta") if theta is None else theta
+    ff, mixture = _width_of_one(document, family, where), _mixture(document, where) if family in _EXPERT_WIDTH else {}
     try:
         return TransformerConfig(
             vocab=document["vocab_size"], width=width, layers=document["num_hidden_layers"], heads=heads, kv_heads=kv,
-            head_dim=head_dim, ff=_width_of_one(document, family, where),
+            head_dim=head_dim, ff=ff,
             norm_eps=float(document.get("rms_norm_eps", _NORM_EPS.get(family, 1e-6))),
             rope_theta=10_000.0 if theta is None else float(theta), tied=document.get("tie_word_embeddings", False),
-            **FAMILIES[family][1], **(_mixture(document, where) if family in _EXPERT_WIDTH else {}))
+            **FAMILIES[family][1], **mixture)
     except ValueError as error:  # what the architecture itself refuses
         raise FormatError(f"{where}: {error}") from error
 

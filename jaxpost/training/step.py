@@ -274,10 +274,11 @@ def update(spec: StepSpec, state: TrainState, batch: Batch, scalars: Scalars,
         grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), grads)
     params, updates, opt_state, trainable = optimizers.advance(spec.transform(), state.trainable, state.params, grads,
                                                                state.opt_state, scalars.learning_rate)
-    probed |= inline.measure(grads, updates, state.params, params)
+    changes = ever_changed.changes(state.params, params)
+    probed |= inline.measure(grads, updates, ever_changed.how_many(changes))
     metrics = {"loss": (total, count), "loss_tokens": batch.mask_NxT.sum(), **aux,
                **{name: (value, jnp.ones_like(value)) for name, value in probed.items()}}
-    seen = ever_changed.mark(state.probe_state, state.params, params)
+    seen = ever_changed.mark(state.probe_state, changes)
     return state._replace(params=params, opt_state=opt_state, probe_state=seen, trainable=trainable), metrics
 
 

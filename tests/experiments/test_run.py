@@ -138,7 +138,7 @@ def test_another_config_in_the_directory_is_refused(copy, refused):
 
 @pytest.mark.parametrize("budgets", [(57,), pytest.param((6, 30, 57, 85), marks=pytest.mark.slow)])
 def test_a_kill_at_any_write_loses_nothing(finished, tmp_path, monkeypatch, budgets):
-    """Killed again and again, each time some writes later, before or after the write: the rows of the undisturbed run."""
+    """Killed at a write, before or after it, as often as there are budgets: the rows of the undisturbed run."""
     path, real, left = tmp_path / "run", storage.write_atomic, [0, ""]
 
     def write(target, writer):

@@ -94,6 +94,8 @@ def test_what_cannot_be_merged_is_refused_with_the_way_out(base, tmp_path):
 
     refused("prefix", "adapters of type PREFIX_TUNING; LoRA is read here: merge others", peft_type="PREFIX_TUNING")
     refused("dora", "use_dora is set .*merge_and_unload", use_dora=True)
+    refused("copies", "layer_replication is set .*merge_and_unload", layer_replication=[[0, 1], [0, 1]])
+    refused("pissa", "init_lora_weights is 'pissa_niter_4', which takes .* out of the base", init_lora_weights="pissa_niter_4")
     refused("alpha", "lora_alpha of .* is 'lots'; expected a number", lora_alpha="lots")
     refused("huge", "lora_alpha of .*; expected a number", lora_alpha=10**400)
     refused("text", "use_rslora is 'false'; expected true or false", use_rslora="false")

@@ -89,7 +89,8 @@ def test_inline_probes_change_no_bit_in_50_steps(feed, monkeypatch, users_emitte
     monkeypatch.setattr(step_module.inline, "chunk_sums", lambda *a: {})
     monkeypatch.setattr(step_module, "advantage_covariance", lambda *a: (jnp.zeros(()), jnp.ones(())))
     monkeypatch.setattr(step_module, "effective_rows", lambda batch: jnp.zeros(()))
-    monkeypatch.setattr(step_module.ever_changed, "mark", lambda state, before, after: state)
+    monkeypatch.setattr(step_module.ever_changed, "changes", lambda before, after: {})
+    monkeypatch.setattr(step_module.ever_changed, "mark", lambda state, changes: state)
     without = final()
     chex.assert_trees_all_equal(with_probes, without)
 
@@ -166,7 +167,8 @@ def test_inline_values_against_numpy():
     rng = np.random.default_rng(0)
     g, u, w = ({"a": rng.normal(size=(4, 5)).astype(np.float32)} for _ in range(3))
     after = {"a": w["a"] + np.where(rng.random((4, 5)) < 0.5, 0, 0.1).astype(np.float32)}
-    got = inline.measure(*(jax.tree.map(jnp.asarray, x) for x in (g, u, w, after)))
+    moved = ever_changed.how_many(ever_changed.changes(*(jax.tree.map(jnp.asarray, x) for x in (w, after))))
+    got = inline.measure(*(jax.tree.map(jnp.asarray, x) for x in (g, u)), moved)
     assert float(got["descent_cosine"]) == pytest.approx(
         -(g["a"] * u["a"]).sum() / np.linalg.norm(g["a"]) / np.linalg.norm(u["a"]), rel=1e-5)
     assert float(got["step_sparsity"]) == pytest.approx((after["a"] == w["a"]).mean(), rel=1e-6)

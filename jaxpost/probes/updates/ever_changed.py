@@ -80,11 +80,24 @@ def start(params: Any, step: jax.Array | int = 0) -> dict:
     return {ITEM: {"mask": jax.tree.map(zeros, params), "since": jnp.asarray(step, jnp.int32)}}
 
 
-def mark(state: dict, before: Any, after: Any) -> dict:
-    """The probe state after one optimizer step."""
+def changes(before: Any, after: Any) -> Any:
+    """Packed bits of every tensor: the entries whose bf16 cast a step changed.
+
+    What counts them counts bits: comparing casts within a sum takes ten times as long on CPU (28M entries: 100, not 10 ms).
+    """
+    return jax.tree.map(lambda x, y: pack(changed(x, y)), before, after)
+
+
+def how_many(packed: Any) -> jax.Array:
+    """Bits set in all tensors, float32."""
+    return sum(jax.lax.population_count(x).sum(axis=-1, dtype=jnp.int32).astype(jnp.float32).sum()
+               for x in jax.tree.leaves(packed))
+
+
+def mark(state: dict, changed_in_step: Any) -> dict:
+    """The probe state after one optimizer step with these `changes`."""
     seen = state[ITEM]
-    mask = jax.tree.map(lambda m, x, y: m | pack(changed(x, y)), seen["mask"], before, after)
-    return {**state, ITEM: {**seen, "mask": mask}}
+    return {**state, ITEM: {**seen, "mask": jax.tree.map(jnp.bitwise_or, seen["mask"], changed_in_step)}}
 
 
 def _count(packed: Any) -> jax.Array:

@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 
 from jaxpost.probes.gradients import inline, sums
+from jaxpost.probes.updates import ever_changed
 
 _SPEC = importlib.util.spec_from_file_location("gradient_models", Path(__file__).parents[1] / "gradient_models.py")
 small = importlib.util.module_from_spec(_SPEC)
@@ -139,7 +140,7 @@ def test_what_only_rounding_moves_does_not_vary(m):
 def test_the_cosine_of_a_step_survives_small_norms():
     """|g|^2 |u|^2 = 1e-44 is below float32; |g| |u| is not."""
     tree = {"w": jnp.asarray([3e-11, 4e-11])}
-    found = inline.measure(tree, jax.tree.map(lambda x: -x, tree), tree, tree)
+    found = inline.measure(tree, jax.tree.map(lambda x: -x, tree), jnp.float32(0))
     assert float(found["descent_cosine"]) == pytest.approx(1, rel=1e-6)
 
 
@@ -167,5 +168,5 @@ def test_the_damped_gsnr_counts_coordinates_that_do_not_vary():
 def test_a_step_of_more_entries_than_an_int32_is_traced():
     """A model of 7B parameters; nothing of it is made."""
     tree = {"w": jax.ShapeDtypeStruct((3, 2**15, 2**15), jnp.float32)}
-    found = jax.eval_shape(inline.measure, tree, tree, tree, tree)
+    found = jax.eval_shape(lambda x, y: inline.measure(x, y, ever_changed.how_many(ever_changed.changes(x, y))), tree, tree)
     assert set(found) == {"grad_norm", "update_norm", "descent_cosine", "step_sparsity"}

@@ -46,7 +46,7 @@ def planted(seed=0):
 def rows_of(base, path, since=0, seeds=(0,)):
     state = ever_changed.start(path[0], since)
     for before, after in zip(path, path[1:], strict=False):
-        state = ever_changed.mark(state, before, after)
+        state = ever_changed.mark(state, ever_changed.changes(before, after))
     probe = ever_changed.EverChanged()
     ctx = probes.Context({probes.PARAMS0: base, probes.PARAMS: path[-1], ever_changed.EVER: state["ever_changed"]})
     values = jax.jit(probe.measure)(ctx, probe.init(ctx, KEY), KEY)[1]

@@ -11,7 +11,7 @@ from jaxpost.probes.weights.panel import LEVELS
 
 
 @pytest.mark.parametrize("level", [
-    level if level == "masks" else pytest.param(level, marks=pytest.mark.slow) for level in LEVELS])
+    level if level == "exact" else pytest.param(level, marks=pytest.mark.slow) for level in LEVELS])
 def test_members_spread_over_devices_read_the_same_values(level):
     panel = weights.Panel(ks=(2,), alphas=(0.5,), null_draws=1, null_norms=(1e-3, 1e-1), spectra=level)
     rng = np.random.default_rng(0)
