@@ -172,9 +172,10 @@ _OF_THE_ARM = ("name", "schedule", "warmup_steps", "steps", "final_share")  # fi
 
 
 def _optimizer(stage: Stage) -> tuple:
-    """Sorted (name, value) pairs of `training.optimizers.make`; what is its default is left out."""
-    decays = stage.schedule != "constant"
-    along = {"schedule": stage.schedule, "steps": stage.steps * stage.minibatches * stage.epochs} if decays else {}
+    """Sorted (name, value) pairs of `training.optimizers.make`; what is its default is left out. Raises: ValueError."""
+    decays, steps = stage.schedule != "constant", stage.steps * stage.minibatches * stage.epochs
+    training.optimizers.relative_rate(stage.schedule, stage.warmup_steps, steps, stage.final_share)
+    along = {"schedule": stage.schedule, "steps": steps} if decays else {}
     along |= {"warmup_steps": stage.warmup_steps} if stage.warmup_steps else {}
     along |= {"final_share": stage.final_share} if decays and stage.final_share else {}
     known = [setting for setting in inspect.signature(training.optimizers.make).parameters if setting not in _OF_THE_ARM]

@@ -21,6 +21,7 @@ RANGES = {
     "train.steps": (1, None), "train.prompts": (1, None), "train.group": (2, None), "train.microbatches": (1, None),
     "train.steps_per_call": (1, None), "measure.grid_points": (2, None), "measure.problems": (1, None),
     "measure.budget": (0.0, None), "measure.completions": (0, None), "measure.even_points": (0, None),
+    "measure.text_tokens": (2, None),  # the first of a text is given
     "mesh.ensemble": (1, None), "mesh.data": (-1, None), "mesh.fsdp": (-1, None), "mesh.tensor": (-1, None),  # -1: what is left
     "checkpoint.every_seconds": (0.0, None), "train.minibatches": (1, None), "train.optimization_level": (0, 3),
     "margins.improved": (0.0, 1.0), "margins.held": (0.0, 1.0), "measure.reevaluations": (2, None),

@@ -35,7 +35,7 @@ class FileVerifier(Verifier):
         call = f"verifier {self.name}: {FUNCTION}({', '.join(repr(part[:60]) for part in given)})"
         try:
             value = self.function(*given)
-        except Exception as error:  # a user's code raises anything
+        except (Exception, SystemExit) as error:  # a user's code raises anything, and a script exits
             raise VerifierError(f"{call} raised {type(error).__name__}: {error}") from error
         value = value.item() if isinstance(value, np.generic) else value
         if not isinstance(value, numbers.Real) or not math.isfinite(value) or not 0 <= value <= 1:
@@ -63,7 +63,7 @@ def load(path: str | Path) -> FileVerifier:
     sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's code raises anything
+    except (Exception, SystemExit) as error:  # a user's code raises anything, and a script exits
         del sys.modules[spec.name]
         raise ValueError(f"verifier {str(path)!r} does not load: {type(error).__name__}: {error}") from error
     function = getattr(module, FUNCTION, None)

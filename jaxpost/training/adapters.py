@@ -74,8 +74,11 @@ def lora(params: Mapping, kinds: Sequence[str], rank: int, key: jax.Array, *, al
         1/m, the same but for a factor of three (the paper says Gaussian and not its variance: *reconstructed*).
 
     Raises:
-      ValueError: an unknown kind or init, or a rank that a matrix has not (the largest is named).
+      ValueError: an unknown kind or init, an alpha that is not above 0, or a rank that a matrix has not (the largest is
+        named).
     """
+    if alpha is not None and not alpha > 0:
+        raise ValueError(f"lora: alpha={alpha} must be greater than 0, for example {rank}, the rank; at 0 nothing is trained")
     if init not in INITS:
         raise ValueError(f"lora: init={init!r} is unknown; choose one of {', '.join(INITS)}")
     frozen, factors = _chosen("lora", params, kinds, rank), {}

@@ -21,8 +21,16 @@ def make(name: str, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, we
     and d is multiplied by the share of the learning rate that `relative_rate` gives at the optimizer step.
 
     Raises:
-      ValueError: unknown name, or as `relative_rate`.
+      ValueError: unknown name, a number out of its range, or as `relative_rate`.
     """
+    below_1 = "at least 0 and below 1"
+    for setting, value, valid, expected in (
+            ("clip_norm", clip_norm, clip_norm > 0, "greater than 0; 1e9 clips nothing"),
+            ("eps", eps, eps > 0, "greater than 0"), ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
+            ("b1", b1, 0 <= b1 < 1, below_1), ("b2", b2, 0 <= b2 < 1, below_1),
+            ("momentum", momentum, 0 <= momentum < 1, below_1)):
+        if not valid:
+            raise ValueError(f"{setting}={value}: must be {expected}")
     clip = optax.clip_by_global_norm(clip_norm)
     if name == "adamw":
         parts = [clip, optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay)]

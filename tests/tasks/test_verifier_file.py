@@ -42,6 +42,7 @@ def test_it_sees_prompt_answer_and_target_and_its_guess_is_by_problem(tmp_path):
     ("def reward(prompt, answer, target):\n    return float('nan')", "returned nan"),
     ("def reward(prompt, answer, target):\n    return 'yes'", "returned 'yes'"),
     ("def reward(prompt, answer, target):\n    return 1 / 0", "reward('2+2', 'x', '4') raised ZeroDivisionError"),
+    ("def reward(prompt, answer, target):\n    raise SystemExit(0)", "raised SystemExit: 0"),  # ended a run in silence
 ])
 def test_what_is_no_reward_is_named_and_not_taken_for_zero(tmp_path, code, message):
     verifier = verifier_file.load(written(tmp_path, code))
@@ -50,7 +51,8 @@ def test_what_is_no_reward_is_named_and_not_taken_for_zero(tmp_path, code, messa
 
 
 @pytest.mark.parametrize("code, message", [
-    ("x = 1", "has no function reward"), ("import nothing_of_this_name", "does not load"), (None, "no such file")])
+    ("x = 1", "has no function reward"), ("import nothing_of_this_name", "does not load"),
+    ("import sys\nsys.exit(0)", "does not load: SystemExit: 0"), (None, "no such file")])
 def test_files_that_hold_no_verifier_are_refused(tmp_path, code, message):
     path = tmp_path / "absent.py" if code is None else written(tmp_path, code)
     with pytest.raises(ValueError, match=message):

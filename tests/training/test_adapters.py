@@ -151,3 +151,5 @@ def test_what_cannot_be_adapted_says_why(run, which, kinds, rank, message):
         made(run.params, which, rank, kinds)
     with pytest.raises(ValueError, match="init='he' is unknown; choose one of kaiming, gaussian"):
         made(run.params, "lora", init="he")
+    with pytest.raises(ValueError, match="alpha=0.0 must be greater than 0, for example 2"):
+        adapters.lora(run.params, ("q",), 2, jax.random.key(0), alpha=0.0)

@@ -40,3 +40,14 @@ def test_the_direction_is_scaled_by_the_share_and_nothing_else():
 def test_what_is_no_schedule_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         optimizers.make("adamw", **settings)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"clip_norm": 0.0}, "clip_norm=0.0: must be greater than 0; 1e9 clips nothing"),  # 0 clips every gradient away
+    ({"clip_norm": -1.0}, "clip_norm=-1.0"),  # ascent
+    ({"weight_decay": -0.1}, "at least 0"), ({"eps": 0.0}, "eps=0.0"), ({"b1": -0.1}, "b1=-0.1"),
+    ({"b2": 1.0}, "b2=1.0: must be at least 0 and below 1"), ({"momentum": float("nan")}, "momentum=nan"),
+])
+def test_numbers_with_which_no_optimizer_descends_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.make("adamw", **settings)

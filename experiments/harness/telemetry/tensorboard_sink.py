@@ -2,7 +2,8 @@
 
     tensorboard --logdir results/NAME/<config hash>/telemetry/tensorboard
 
-A run that is resumed purges, in what is shown, the steps that it computes again.
+A run that is resumed purges, in what is shown, the steps that it computes again. What was told is on disk within a second, so
+that a kill loses no step before the checkpoint that the run goes on from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ class TensorBoardSink:
         if (arm, seed) not in self._writers:
             place = self._folder / arm / f"seed-{seed}"
             begun = place.is_dir() and any(place.iterdir())
-            self._writers[arm, seed] = self._package.SummaryWriter(str(place), purge_step=step if begun else None)
+            self._writers[arm, seed] = self._package.SummaryWriter(str(place), purge_step=step if begun else None, flush_secs=1)
         return self._writers[arm, seed]
 
 

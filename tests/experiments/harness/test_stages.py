@@ -140,6 +140,8 @@ def test_arms_that_differ_in_scalars_and_starts_share_a_program():
     ({"a": {"start": "warmup"}, "warm-up": {}}, "needs the end of 'warmup', which is not known; did you mean 'warm-up'?"),
     ({"a": {"schedule": "cosin"}}, "did you mean 'cosine'?"),
     ({"a": {"schedule": "linear", "warmup_steps": 150}}, "a warm-up leaves at least one step"),
+    ({"a": {"warmup_steps": 150}}, "warmup_steps=150 of steps=150"),  # a constant rate too would never be reached
+    ({"a": {"optimizer_settings": {"clip_norm": 0.0}}}, "clip_norm=0.0: must be greater than 0"),
     ({"a": {"optimizer_settings": {"weight_decya": 0.1}}}, "weight_decya"),
     ({"a": {"refresh_every": -1}}, "refresh_every=-1"),
     ({"a": {"temperature": 0}}, "temperature"),

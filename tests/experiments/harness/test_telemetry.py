@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -130,6 +131,16 @@ def test_tensorboard_has_the_same_through_the_same_sink(tmp_path):
     rows = {tag: value for _, tag, value in events(folder / "grpo" / "seed-0") if tag.startswith("probe/")}
     assert rows["probe/policy.success/id/null"] == pytest.approx(0.1) and len(rows) == 3
     assert any("supported" in text and r"changes \| less" in text for _, _, text in events(folder / "study"))
+
+
+def test_tensorboard_has_on_disk_what_was_told_before_a_kill(tmp_path):
+    found = telemetry.opened({"tensorboard": True}, "tiny", tmp_path, print)
+    found.steps("grpo", [0], 0, {"loss": np.asarray([[3.0, 2.0, 1.0]])})
+    folder, until = tmp_path / "telemetry" / "tensorboard" / "grpo" / "seed-0", time.monotonic() + 10
+    while len(seen := events(folder)) < 3 and time.monotonic() < until:  # nothing is closed
+        time.sleep(0.1)
+    found.close(failed=True)
+    assert [(step, value) for step, _, value in seen] == [(1, 3), (2, 2), (3, 1)]
 
 
 def test_rows_of_single_matrices_and_without_a_value_are_no_curves():
