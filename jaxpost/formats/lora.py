@@ -26,9 +26,11 @@ from jaxpost.formats.safetensors import FormatError
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(?:\.default)?(?:\.weight)?")
+_LINEAR = re.compile(r"(?:model\.layers\..+_proj|lm_head)\.weight")  # stored as [out, in], whatever fan_in_fan_out says
 _UNREAD = {"use_dora": "DoRA rescales the columns of the merged matrix", "use_qalora": "QA-LoRA pools its inputs",
+           "alora_invocation_tokens": "aLoRA acts on the tokens behind an invocation alone",
            "layer_replication": "layers of the base stand in the model several times"}
-_MOVED = ("pissa", "olora", "corda", "loftq", "lora_ga")  # beginnings that take what the factors begin with out of the base
+_OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # init_lora_weights that take what they begin from off the base
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Update:
     a: str
     b: str
     scale: float
-    transposed: bool  # the matrix is stored as [in, out]: embeddings, and Linear layers with fan_in_fan_out
+    transposed: bool  # the matrix is stored as [in, out]: embeddings, and Conv1D layers with fan_in_fan_out
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class LoraSource:
     base: object
     stored: Mapping[str, safetensors.Stored]  # of the adapter
     updates: Mapping[str, Update]  # name in the base -> its update
-    replaced: Mapping[str, str]  # name in the base -> name in the adapter, of modules that were trained whole
+    replaced: Mapping[str, str]  # name in the base -> name in the adapter, of what is stored whole
     tensors: Mapping[str, object]
     metadata: Mapping[str, str]
     config: Mapping
@@ -70,9 +72,8 @@ class LoraSource:
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         """A tensor, or a range of its leading axis: float32 where an update is added."""
-        if name in self.replaced:
-            return safetensors.read(self.stored[self.replaced[name]], rows)
-        weight = self.base.read(name, rows)
+        whole = self.replaced.get(name)
+        weight = self.base.read(name, rows) if whole is None else safetensors.read(self.stored[whole], rows)
         if name not in self.updates:
             return weight
         update = self.updates[name]
@@ -109,10 +110,10 @@ def open_adapter(path: str | Path, base: object) -> LoraSource:
     for name, why in _UNREAD.items():
         if about.get(name):
             raise FormatError(f"{path}: {name} is set ({why}): merge it with PEFT's merge_and_unload and save_pretrained(OUT)")
-    if any(str(begun := about.get("init_lora_weights")).lower().startswith(name) for name in _MOVED):
-        raise FormatError(f"{path}: init_lora_weights is {str(begun)[:40]!r}, which takes the factors' first product out of "
-                          "the base: save the adapter again with path_initial_model_for_weight_conversion, or set it to true "
-                          "where the base that is given is what was left of it")
+    if (start := str(about.get("init_lora_weights")).lower()).startswith(_OTHER_BASE):
+        raise FormatError(f"{path}: init_lora_weights is {start[:40]!r}, which changes the base before the adapters are added: "
+                          "merge it with PEFT's merge_and_unload and save_pretrained(OUT), or set it to true where the base "
+                          "that is given is what was left of it")
     if not (path / WEIGHTS).is_file():
         raise FormatError(f"{path}: {CONFIG} and no {WEIGHTS}; adapter_model.bin is a pickle: save the adapter again with "
                           "safe_serialization=True")
@@ -133,12 +134,11 @@ def open_adapter(path: str | Path, base: object) -> LoraSource:
     updates = dict(_update(path, base, about, stored, module, factors) for module, factors in pairs.items())
     if not updates and not replaced:
         raise FormatError(f"{path / WEIGHTS}: holds no lora_A and lora_B")
-    tensors = dict(base.tensors)
+    tensors = {**base.tensors, **{name: stored[part] for name, part in replaced.items()}}
     for name in updates:
         shape = tuple(base.tensors[name].shape)
         tensors[name] = Entry("F32", shape, 4 * math.prod(shape))
-    tensors |= {name: stored[part] for name, part in replaced.items()}
-    notes = _notes(path, base, about, len(updates), len(replaced))
+    notes = _notes(path, base, about, len(updates), len(set(replaced) - set(updates)))
     return LoraSource(path, base, stored, updates, replaced, tensors, metadata, base.config, notes)
 
 
@@ -148,7 +148,7 @@ def _update(path: Path, base: object, about: Mapping, stored: Mapping, module: s
         raise FormatError(f"{path}: {module!r} has only lora_{'A' if 'A' in factors else 'B'}")
     module = module.removeprefix(PREFIX)
     target = _named(path, base, f"{module}.weight")
-    transposed = factors["embedding"] or bool(about.get("fan_in_fan_out"))
+    transposed = factors["embedding"] or (bool(about.get("fan_in_fan_out")) and not _LINEAR.fullmatch(target))
     for side in "AB":
         factor = stored[factors[side]]
         if len(factor.shape) != 2 or not factor.dtype.startswith(("F", "BF")):

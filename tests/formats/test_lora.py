@@ -62,6 +62,24 @@ def test_embeddings_transposed_layers_and_modules_trained_whole(base, tmp_path):
     assert "1 tensors were trained whole" in found.notes[0]
 
 
+def test_an_adapted_embedding_that_is_stored_whole_as_well_is_adapted(base, tmp_path):
+    """PEFT stores the embedding itself beside its factors (save_embedding_layers)."""
+    rng = np.random.default_rng(1)
+    a, b, whole = (rng.standard_normal(shape) for shape in ((2, 48), (32, 2), (48, 32)))
+    path, made = adapter(tmp_path / "adapter", tensors={
+        f"{PRE}{EMBED}.lora_embedding_A": a, f"{PRE}{EMBED}.lora_embedding_B": b, f"{PRE}{EMBED}.base_layer.weight": whole})
+    found = lora.open_adapter(path, open_checkpoint(base))
+    np.testing.assert_allclose(found.read(f"{EMBED}.weight"), 0.02 * whole + 4 * (0.02 * b @ (0.02 * a)).T, atol=1e-7)
+    assert found.tensors[f"{EMBED}.weight"].dtype == "F32" and "trained whole" not in found.notes[0]
+
+
+def test_linear_layers_are_not_transposed_whatever_is_said_of_them(base, tmp_path):
+    source = open_checkpoint(base)
+    said, plain = (lora.open_adapter(adapter(tmp_path / str(fan), fan_in_fan_out=fan)[0], source) for fan in (True, False))
+    for module in (Q, DOWN):  # a square one too
+        np.testing.assert_array_equal(said.read(f"{module}.weight"), plain.read(f"{module}.weight"))
+
+
 def test_adapters_are_compared_like_the_model_that_they_make(base, tmp_path):
     path, made = adapter(tmp_path / "adapter", rank=2)
     plain = checkpoints.base_tensors()
@@ -95,7 +113,9 @@ def test_what_cannot_be_merged_is_refused_with_the_way_out(base, tmp_path):
     refused("prefix", "adapters of type PREFIX_TUNING; LoRA is read here: merge others", peft_type="PREFIX_TUNING")
     refused("dora", "use_dora is set .*merge_and_unload", use_dora=True)
     refused("copies", "layer_replication is set .*merge_and_unload", layer_replication=[[0, 1], [0, 1]])
-    refused("pissa", "init_lora_weights is 'pissa_niter_4', which takes .* out of the base", init_lora_weights="pissa_niter_4")
+    refused("alora", "alora_invocation_tokens is set .*merge_and_unload", alora_invocation_tokens=[3, 4])
+    for start in ("pissa_niter_16", "OLoRA", "corda", "loftq"):
+        refused(start, f"init_lora_weights is '{start.lower()}', which changes the base", init_lora_weights=start)
     refused("alpha", "lora_alpha of .* is 'lots'; expected a number", lora_alpha="lots")
     refused("huge", "lora_alpha of .*; expected a number", lora_alpha=10**400)
     refused("text", "use_rslora is 'false'; expected true or false", use_rslora="false")
