@@ -164,12 +164,23 @@ def save(path: str | Path, config: TransformerConfig, params: Mapping, *, like: 
     if "value" in params:
         raise FormatError("a value head has no place in the format: save the parameters without 'value'")
     about = describe(config, like, dtype or str(jax.tree.leaves(dict(params))[0].dtype))
+    wanted, found = _shapes(declare.parameter_table(config)), _shapes(params)
+    for name in sorted((set(wanted) | set(found)) - {"value"}):
+        if wanted.get(name) != found.get(name):
+            raise FormatError(f"parameter {name!r} is {found.get(name, 'absent')}; the architecture makes it "
+                              f"{wanted.get(name, 'absent')}")
     shards = _shards(dict(_stored_tensors(config, params, dtype)), shard_bytes)
     with hf_files.whole(path) as temporary:
         for file, tensors in shards.items():
             hf_files.write(temporary / file, tensors)
         if jax.process_index() == 0:
             _finish(temporary, shards, about, like)
+
+
+def _shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every array, or declaration, of the tree of parameters."""
+    flat = {name: x for name, x in tree.items() if name != "layers"} | {f"layers/{n}": x for n, x in tree["layers"].items()}
+    return {name: tuple(x.shape) for name, x in flat.items()}
 
 
 def _finish(place: Path, shards: Mapping[str, Mapping], about: dict, like: str | Path | None) -> None:

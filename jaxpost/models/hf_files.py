@@ -55,8 +55,8 @@ def pending(x: jax.Array, index: tuple[int, ...], transpose: bool, dtype: str | 
 
 def require_new(path: Path, dtype: str | None) -> None:
     """Refuse a directory that is not empty, and a dtype that is none of DTYPES. Raises: FormatError."""
-    if jax.process_index() == 0 and path.exists() and any(path.iterdir()):
-        raise FormatError(f"{path}: is not empty; nothing is overwritten")
+    if jax.process_index() == 0 and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FormatError(f"{path}: is {'not empty' if path.is_dir() else 'no directory'}; nothing is overwritten")
     if dtype is not None and dtype not in DTYPES:
         raise FormatError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
 

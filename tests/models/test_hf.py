@@ -153,6 +153,8 @@ def test_saving_refuses_what_would_lose_something(saved, tmp_path):
     c, p = config(), params(config())
     with pytest.raises(FormatError, match="not empty"):
         hf.save(saved, c, p)
+    with pytest.raises(FormatError, match="config.json: is no directory; nothing is overwritten"):
+        hf.save(saved / "config.json", c, p)
     with pytest.raises(FormatError, match="value head"):
         hf.save(tmp_path / "a", c, p | {"value": jnp.zeros((16, 1))})
     with pytest.raises(FormatError, match="int8"):
@@ -162,6 +164,14 @@ def test_saving_refuses_what_would_lose_something(saved, tmp_path):
     both = models.TransformerConfig(vocab=24, qkv_bias=True, qk_norm=True)
     with pytest.raises(FormatError, match="no family"):
         hf.save(tmp_path / "a", both, p)
+    layers = p["layers"]
+    for other, message in ((dataclasses.replace(c, layers=4), r"'layers/attention_norm' is \(3, 16\); .* makes it \(4, 16\)"),
+                           (dataclasses.replace(c, vocab=25), r"'embed' is \(24, 16\); .* makes it \(25, 16\)"),
+                           (dataclasses.replace(c, qk_norm=True), "'layers/k_norm' is absent; .* makes it")):
+        with pytest.raises(FormatError, match=message):
+            hf.save(tmp_path / "a", other, p)
+    with pytest.raises(FormatError, match="'layers/lora' is .*; .* makes it absent"):
+        hf.save(tmp_path / "a", c, p | {"layers": layers | {"lora": layers["q"]}})
     assert not (tmp_path / "a").exists()
 
 
