@@ -44,8 +44,8 @@ def load(path: str | Path, *, mesh: jax.sharding.Mesh | None = None, dtype: str 
 
     Raises:
       FormatError: not a whole checkpoint, an architecture or a tensor that the decoder does not have, a missing or
-        misshapen tensor, one that is no bf16, fp16, fp32 or fp64, a tied head that differs from the embedding, or with
-        dtype=None a stack of several dtypes.
+        misshapen tensor, one that is no bf16, fp16, fp32 or fp64, a tied head that differs from the embedding, with
+        dtype=None a stack of several dtypes, or float64 where JAX has none.
 
     Files beside the model that are left out, and links out of the directory, are warned of.
     """
@@ -63,6 +63,8 @@ def load(path: str | Path, *, mesh: jax.sharding.Mesh | None = None, dtype: str 
         lead, places = _places(at, declared)
         stored = [parts[place] for place in places]
         kept = np.dtype(dtype) if dtype else _one_dtype(at, stored, source)
+        if (made := jax.dtypes.canonicalize_dtype(kept)) != kept:
+            raise FormatError(f'{path}: {at!r} as {kept} would become {made}; load with dtype="float32", or set jax_enable_x64')
         read = _reader(stored, source, declared.shape, lead, kept)
         if shardings is None:
             return jnp.asarray(read((slice(None),) * len(declared.shape)))

@@ -154,7 +154,7 @@ class Block(nnx.Module):
         y, kv, score = self.attention(x_BxTxD, valid_BxS, kv, start, reader)
         x = x_BxTxD + y
         h = self._norm(reader, "mlp_norm", x).reshape(B * T, D)
-        y, router = self._feed_forward(reader, h, None if counts_BxT is None else counts_BxT.reshape(B * T))
+        y, router = self._feed_forward(reader, h, None if counts_BxT is None else counts_BxT.reshape(B * T) > 0)
         taps = {kind: values.reshape(B, T, -1) for kind, values in router.items()}
         return x + y.reshape(B, T, D), kv, taps | ({"attention": score.reshape(B, -1, *score.shape[3:])} if scores else {})
 

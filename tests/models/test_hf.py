@@ -42,6 +42,16 @@ def saved(tmp_path):
     return tmp_path / "model"
 
 
+def test_float64_is_kept_or_refused(saved):
+    source = formats.open_checkpoint(saved)
+    safetensors.write(saved / "model.safetensors", {n: np.asarray(source.read(n), np.float64) for n in source.tensors})
+    with pytest.raises(FormatError, match='as float64 would become float32; load with dtype="float32"'):
+        hf.load(saved, dtype=None)
+    identical(hf.load(saved)[1], params(config()))
+    with jax.enable_x64(True):
+        assert {x.dtype for x in jax.tree.leaves(hf.load(saved, dtype=None)[1])} == {jnp.dtype("float64")}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_round_trip_is_bitwise(tmp_path, family, dtype):

@@ -201,6 +201,17 @@ def test_padding_takes_no_room_and_its_place_changes_nothing():
     assert not np.asarray(plain.router["kept"]).all()
 
 
+def test_segments_take_room_as_their_tokens_do():
+    """Segment numbers are no numbers of tokens."""
+    c = config(capacity=0.5)
+    params, tokens = models.init(c, jax.random.key(0)), jax.random.randint(jax.random.key(1), (2, 8), 1, 17)
+    segment = jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 0], [3, 3, 3, 3, 4, 4, 4, 4]])
+    found, wanted = (compiled.apply(c, params, tokens, valid_BxS=segment, counts_BxT=x) for x in (None, segment > 0))
+    chex.assert_trees_all_equal(found, wanted)
+    stream = models.residual_stream(c, params, tokens, valid_BxS=segment)
+    np.testing.assert_allclose(stream.logits_BxTxV, wanted.logits, atol=2e-5)
+
+
 def test_tokens_off_the_mask_take_no_room():
     c = config(capacity=0.5)
     params = models.init(c, jax.random.key(0))
