@@ -34,12 +34,13 @@ class Stated:
 
 
 @contextlib.contextmanager
-def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals: StopSignals
-           ) -> Iterator[tuple[records.Bundle, Session] | None]:
+def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals: StopSignals,
+           unchanged: Callable[[], None] = lambda: None) -> Iterator[tuple[records.Bundle, Session] | None]:
     """(bundle, session) of a run that has something left to do; None, said in one line, when it is finished.
 
     Args:
       config: the run's; its hash leaves out `config.EXCLUDED`.
+      unchanged: called before the report of a finished run is taken away to add seeds; raises where the run cannot go on.
 
     Raises:
       UserError, BundleError: seeds that cannot be added, another config or other claims in the directory.
@@ -66,6 +67,7 @@ def opened(config: ConfigDict, stated: Stated, workdir: Path, name: str, signals
             ensemble.require(workdir / f"base-{index}" / "arms", arm, stated.seeds, stated.seeds[:done], config.mesh.ensemble)
         if done:
             session.say(f"adding seeds: {done} are finished, {len(stated.seeds)} are asked for")
+            unchanged()
             processes.agreed(lambda: records.reopen(bundle), follower.ERRORS)
             bundle = claim()
         session.say(f"{bundle.state} run in {workdir}")

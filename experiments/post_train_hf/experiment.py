@@ -1,6 +1,7 @@
 """SFT and RLVR with probes on a Hugging Face directory and text data: load, train arm by arm and seed by seed, export."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -168,13 +169,16 @@ def run(config: ConfigDict, claims: Sequence[dict], workdir: Path, name: str, si
     """
     setup = Setup(config, claims)
     stated = Stated(TITLE, QUESTION, setup.claims, config.arms, setup.seeds)
-    with opened(config, stated, workdir, name, signals) as running:
+    load, kept = functools.cache(lambda: _load(setup)), workdir / "inputs.json"
+    with opened(config, stated, workdir, name, signals, unchanged=lambda: _require_same(load()[1], kept)) as running:
         if running is None:
             return
         bundle, session = running
         if config.memory.report:
             program_report.print_report(session, setup.listed())
-        base, about = _load(setup, bundle, session)
+        base, about, rounded = load()
+        processes.agreed(lambda: _keep(about, kept), follower.ERRORS)
+        _tell(setup, base, rounded, session)
         try:
             _train(setup, base, bundle, session)
         except verifiers.VerifierError as error:
@@ -216,20 +220,18 @@ def _compare(setup: Setup, base: str, bundle: records.Bundle) -> None:
     bundle.write_rows("matched", concatenate(*(part for compared in sets for part in compared.columns)))
 
 
-def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_runs.Loaded, dict]:
-    """(base, what the run is about): weights on the mesh and on the bf16 grid; digests of everything that was read.
+def _load(setup: Setup) -> tuple[hf_runs.Loaded, dict, bool]:
+    """(base, what the run is about, whether weights were rounded): weights on the mesh and on the bf16 grid; digests of all
+    that was read.
 
     Raises:
-      UserError: something differs from what this run began with, or the weights do not fit config.json.
+      UserError: the weights do not fit config.json.
     """
-    directory = setup.config.model.directory
     try:
-        _, read = hf.load(directory, mesh=setup.mesh)
+        _, read = hf.load(setup.config.model.directory, mesh=setup.mesh)
     except FormatError as error:
         raise UserError(str(error)) from error
     params = training.bf16_grid(read)
-    if digest(read) != digest(params):
-        session.say(f"{directory}: weights are not on the bf16 grid; they were rounded once, all arms start there")
     about = {"base": digest(params), "train": setup.train.digest, "evaluate": setup.held.digest,
               "tokenizer": setup.tokenizer.digest, "verifier": setup.verifier.name, "train_problems": len(setup.train),
               "train_dropped": dict(setup.train.dropped), "train_also_evaluated": setup.overlap,
@@ -237,19 +239,30 @@ def _load(setup: Setup, bundle: records.Bundle, session: Session) -> tuple[hf_ru
               "guess": setup.task.guess("id")}
     about |= {"ood": {suite.label: suite.digest for suite in setup.others}} if setup.others else {}
     about |= {} if setup.general is None else {"text": setup.general.digest}
-    processes.agreed(lambda: _keep(about, bundle.path / "inputs.json"), follower.ERRORS)
-    session.say(f"base {about['base']}: {models.count_parameters(setup.model):,} parameters")
+    return hf_runs.Loaded(params, about["base"]), about, digest(read) != about["base"]
+
+
+def _tell(setup: Setup, base: hf_runs.Loaded, rounded: bool, session: Session) -> None:
+    """What was read, on the terminal."""
+    if rounded:
+        session.say(f"{setup.config.model.directory}: weights are not on the bf16 grid; they were rounded once, all arms start "
+                    "there")
+    session.say(f"base {base.digest}: {models.count_parameters(setup.model):,} parameters")
     for key, data, also in (("train", setup.train, f", {setup.overlap} left out because they are evaluated"),
                             ("evaluate", setup.held, "")):
         session.say(f"{key} {data.digest[:16]}: {len(data)} problems; dropped: {text_data.dropped_label(data.dropped)}{also}")
-    return hf_runs.Loaded(params, about["base"]), about
+
+
+def _require_same(about: dict, path: Path) -> None:
+    """Compare what the run is about with what it began with. Raises: UserError: it is another."""
+    before = storage.read_json(path)
+    if changed := [key for key in about if before.get(key) != about[key]]:
+        raise UserError(f"{changed[0]} is not what this run began with ({before.get(changed[0])}, now {about[changed[0]]}): "
+                        "put it back, or choose another --workdir")
 
 
 def _keep(about: dict, path: Path) -> None:
     """Write what the run is about, or compare it with what it began with. Raises: UserError: it is another."""
     if path.exists():
-        before = storage.read_json(path)
-        if changed := [key for key in about if before.get(key) != about[key]]:
-            raise UserError(f"{changed[0]} is not what this run began with ({before.get(changed[0])}, now "
-                            f"{about[changed[0]]}): put it back, or choose another --workdir")
+        _require_same(about, path)
     storage.write_json(path, about)

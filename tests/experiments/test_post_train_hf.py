@@ -238,6 +238,8 @@ def test_other_weights_than_the_run_began_with_are_refused(finished, place, tmp_
     storage.write_json(path / "inputs.json", {**about, "evaluate": "0" * 64})
     line = refused(place, capsys, "--config.seeds.count=2", workdir=path)
     assert "evaluate is not what this run began with" in line and "choose another --workdir" in line
+    assert (path / "report.html").is_file()  # the finished run stays as it was
+    assert (path / "manifest.json").read_bytes() == (finished[0] / "manifest.json").read_bytes()
 
 
 def test_the_tiny_directory_is_what_its_command_says(place, tmp_path, capsys):
