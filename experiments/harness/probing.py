@@ -201,8 +201,9 @@ def require(measured: Sequence[probes.Probe], wanted: Sequence[str], claims: Seq
     for claim in claims:
         if claim["metric"] not in metrics:
             owner = next((row.id for row in catalog.CATALOG.values() if claim["metric"] in catalog.example(row).metrics), None)
-            hint = f"; add {owner!r}" if owner else ""
-            raise UserError(f"claim {claim['id']!r} needs {claim['metric']!r}, which no probe of measure.probes gives{hint}")
+            fix = f"; {owner!r} leaves it out with the settings that it has here" if owner in have else f"; add {owner!r}"
+            raise UserError(f"claim {claim['id']!r} needs {claim['metric']!r}, which no probe of measure.probes gives"
+                            f"{fix if owner else ''}")
 
 
 def metrics_of(measured: Sequence[probes.Probe]) -> set[str]:

@@ -198,13 +198,14 @@ def _segments(run: Run, setup, base, state, measure, bundle, session, saves) -> 
 
 
 def _save(run: Run, path: Path, setup, state: training.TrainState) -> None:
-    """The policy, after its adapters: where it is, they are, unless they are `inexpressible`."""
+    """The policy, without a critic's head, after its adapters: where it is, they are, unless they are `inexpressible`."""
     base, dtype, tuned = setup.config.model.directory, setup.config.export.dtype, run.arm.trainable
     _remove(path)
     if tuned and tuned.name == "lora" and not inexpressible(setup.model, tuned.modules):
         adapter = state.trainable
         save_adapter(adapter_of(path), setup.model, adapter.factors, float(adapter.scale), base=base, dtype=dtype)
-    hf.save(path, setup.model, state.params, like=base, dtype=dtype)
+    policy = {name: x for name, x in state.params.items() if name != "value"}
+    hf.save(path, setup.model, policy, like=base, dtype=dtype)
 
 
 def _remove(path: Path) -> None:

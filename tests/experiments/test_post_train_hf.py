@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -127,6 +128,15 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
+def test_the_head_of_a_critic_is_not_exported(place, tmp_path):
+    c, params = hf.load(place / "model")
+    setup = SimpleNamespace(model=c, config=SimpleNamespace(model=SimpleNamespace(directory=place / "model"),
+                                                            export=SimpleNamespace(dtype="float32")))
+    state = SimpleNamespace(params={**params, "value": np.zeros((c.width, 1), np.float32)})
+    hf_runs._save(SimpleNamespace(arm=SimpleNamespace(trainable=None)), tmp_path / "out", setup, state)
+    jax.tree.map(np.testing.assert_array_equal, hf.load(tmp_path / "out")[1], params)
+
+
 def test_a_kill_changes_nothing_of_what_comes_out(finished, place, tmp_path, monkeypatch):
     whole, path = finished[0], tmp_path / "run"
     stepper, left = hf_runs.stepper, [2]

@@ -203,6 +203,13 @@ def test_claims_are_checked_before_the_run(tmp_path, capsys):
         assert expected in capsys.readouterr().err
 
 
+def test_a_metric_that_a_measured_probe_leaves_out_is_not_asked_for_again(tmp_path, capsys):
+    path = own_config(tmp_path / "no_ranks.py", '    c.probe.weight = {"spectra": "none"}')
+    path.write_text(path.read_text() + "\nCLAIMS = ({**tiny.CLAIMS[0], 'metric': 'weight.rank.stable', 'dtype': 'fp32'},)\n")
+    assert run.main([f"--config={path}", f"--workdir={tmp_path}/run"]) == 2
+    assert "gives; 'weight' leaves it out with the settings that it has here" in capsys.readouterr().err
+
+
 def test_the_pilot_sweep_loads_and_keeps_off_the_test_seeds():
     shipped = configs.load("rlvr_sparsity", {})
     test_seeds = set(range(shipped.seeds.first, shipped.seeds.first + shipped.seeds.count))
