@@ -43,9 +43,12 @@ CLAIMS = (
 )
 
 
-def _over(size: tuple[int, int], score: str) -> str:
-    world = f"arithmetic(style='cot', size={size}, ood_size=(4, 4))"
-    return f"refusals(member={world!r}, score={score!r})"
+def _world(low: int, high: int) -> str:
+    return f"arithmetic(style='cot', size={(low, high)}, ood_size=(4, 4))"
+
+
+def _refusing(low: int, high: int, score: str) -> str:
+    return f"refusals(member={_world(low, high)!r}, score={score!r})"
 
 
 def get_config(argument: str = "default") -> ConfigDict:
@@ -55,8 +58,9 @@ def get_config(argument: str = "default") -> ConfigDict:
     c.papers = ("2410.07627",)
     easy, hard = ((1, 2), (3, 3)) if argument == "default" else ((1, 1), (2, 3))
     c.task = ConfigDict({"name": "mixture", "weights": (2, 1, 1),
-                         "members": (_over(easy, "right"), _over(hard, "right"), _over(hard, "refused"))})
-    both = {"name": "refusals", "member": f"arithmetic(style='cot', size={(easy[0], hard[1])}, ood_size=(4, 4))"}
+                         "members": (
+        _refusing(*easy, "right"), _refusing(*hard, "right"), _refusing(*hard, "refused"))})
+    both = {"name": "refusals", "member": _world(easy[0], hard[1])}
     c.tasks = ConfigDict({score: {**both, "score": score} for score in ("graded", "right", "refused", "not_wrong")})
     c.pretrain.update({"success_low": 0.5, "success_high": 0.75})  # of the mixture, where a guess has 0.34
     c.train.learning_rate = 1e-4

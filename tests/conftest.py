@@ -54,12 +54,6 @@ def users_figures(monkeypatch):
 
 
 @pytest.fixture
-def no_figures(monkeypatch):
-    """Reports of what the test finishes have none: they are a third of the time of a tiny run."""
-    monkeypatch.setattr("jaxpost.records.report.write_figures", lambda *given: [])
-
-
-@pytest.fixture
 def users_emitters(monkeypatch):
     """`jax.jit` with the loop emitters that users have: that two programs give equal bits is a law about those."""
     if quick_compilation.OLD_EMITTERS:

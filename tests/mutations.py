@@ -150,8 +150,8 @@ OBJECTIVES = [
     Fault("sign", "jaxpost/curricula/refusals.py", "jnp.where(before > f, -heading, heading)",
           "jnp.where(before < f, -heading, heading)",
           "tests/curricula/test_weights_and_limits.py::test_the_target_of_refusals_climbs_to_where_they_are_most_useful"),
-    Fault("dropped mask", "jaxpost/tasks/refusals.py", "& ~jnp.any((place_T < start) & (tokens_T == vocab.EOS))",
-          "", "tests/tasks/test_refusals.py::test_scores_are_those_of_the_text"),
+    Fault("dropped mask", "jaxpost/tasks/refusals.py", "traces.answer_part(live_T, 2)", "traces.answer_part(tokens_T, 2)",
+          "tests/tasks/test_refusals.py::test_scores_are_those_of_the_text"),
     Fault("off by one", "jaxpost/objectives/rewards.py", "jnp.clip((limit - cache - length_N) / cache",
           "jnp.clip((limit - length_N) / cache", "tests/objectives/test_rewards.py::test_length_terms_at_known_points"),
 ]

@@ -33,6 +33,10 @@ def weights(reward_BxG: jax.Array, temperature: float, over: str = "group", floo
     return raised * rows / jnp.where(total > 0, total, 1.0)
 
 
+def _require_temperature(o) -> None:
+    o.require(o.reward_temperature > 0, f"reward_temperature={o.reward_temperature} must be above 0, e.g. 1")
+
+
 @dataclasses.dataclass(frozen=True)
 class RewardWeighted(PolicyGradient):
     """Maximum likelihood of samples with weights that grow exponentially with their reward, and are never negative.
@@ -52,7 +56,7 @@ class RewardWeighted(PolicyGradient):
     def __post_init__(self):
         super().__post_init__()
         self.choose(over=tuple(OVER))
-        self.require(self.reward_temperature > 0, f"reward_temperature={self.reward_temperature} must be above 0, e.g. 1")
+        _require_temperature(self)
         self.unread("where rows are weighted by the exponential of their reward", "baseline", "scale", "informative_only")
 
     @property
@@ -91,7 +95,7 @@ class RewardWeightedTurns(TurnCredit):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self.reward_temperature > 0, f"reward_temperature={self.reward_temperature} must be above 0, e.g. 1")
+        _require_temperature(self)
         self.unread("where turns are weighted by the exponential of their reward", "baseline", "scale", "compared")
 
     @property

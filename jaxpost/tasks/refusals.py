@@ -2,8 +2,8 @@
 
     completion         without reasoning `?`; with it `[3+4=7]?`: any part of the reasoning, then the refusal
 
-A policy that may refuse can be wrong less often than one that has to answer; the rule AUTO_CEI moves how much reasoning a
-refusal has to have before it is rewarded. `score` says what `verify` returns:
+A policy that may refuse can be wrong less often than one that has to answer; the curriculum `auto_cei` moves how much reasoning
+a refusal has to have before it is rewarded. `score` says what `verify` returns:
 
     score      right answer  refusal  anything else
     graded     1             1/2      0
@@ -35,7 +35,6 @@ NAME, VERSION = "refusals", 1
 PAPER, VERIFIER = "arXiv:2410.07627", "the member's, and whether the answer is a refusal"
 REFUSED = vocab.TOKEN["?"]
 VALUES = {"graded": (1.0, 0.5), "right": (1.0, 0.0), "refused": (0.0, 1.0), "not_wrong": (1.0, 1.0)}  # right, refused
-GUESSES = {"graded": 0.5, "right": 0.0, "refused": 1.0, "not_wrong": 1.0}  # of a refusal for every problem
 
 
 def family(get):
@@ -57,7 +56,6 @@ def family(get):
 
 
 def _with_refusals(member, score):
-    T = member.completion_len
     of_right, of_refused = VALUES[score]
 
     def verify(problem, tokens_T):
@@ -69,29 +67,27 @@ def _with_refusals(member, score):
 
     @functools.cache
     def guess(split):
-        return max(GUESSES[score], member.guess(split))
+        return max(of_refused, member.guess(split))
 
     return base.Task(
-        name=NAME, version=VERSION, prompt_len=member.prompt_len, completion_len=T, splits=member.splits, sample=member.sample,
-        prompt=member.prompt, oracle=oracle, verify=verify, guess=guess, vocab_size=max(member.vocab_size, vocab.MARKED),
-        roles=member.roles, role=member.role, content=member.content, difficulty=member.difficulty)
+        name=NAME, version=VERSION, prompt_len=member.prompt_len, completion_len=member.completion_len, splits=member.splits,
+        sample=member.sample, prompt=member.prompt, oracle=oracle, verify=verify, guess=guess,
+        vocab_size=max(member.vocab_size, vocab.MARKED), roles=member.roles, role=member.role, content=member.content,
+        difficulty=member.difficulty)
 
 
 def refused(tokens_T):
     """bool[]: a refusal and EOS are all of the completion, or all that comes after its reasoning."""
-    place_T = jnp.arange(tokens_T.shape[0])
-    start = jnp.where(tokens_T[0] == traces.BEGIN, jnp.argmax(tokens_T == traces.END) + 1, 0)
-    ended = (tokens_T[0] != traces.BEGIN) | jnp.any(tokens_T == traces.END)
-    whole = jnp.any((place_T == start) & (tokens_T == REFUSED)) & jnp.any((place_T == start + 1) & (tokens_T == vocab.EOS))
-    return ended & whole & ~jnp.any((place_T < start) & (tokens_T == vocab.EOS))
+    live_T = jnp.where(base.through(tokens_T, vocab.EOS) > 0, tokens_T, vocab.PAD)
+    return base.exact(traces.answer_part(live_T, 2), jnp.asarray([REFUSED, vocab.EOS])) > 0
 
 
 def refusal(answer_T, word):
     """i32[T]: a refusal after a part of the answer's reasoning, at least one token where it has any; `word` draws how much."""
     place_T = jnp.arange(answer_T.shape[0])
     thought = answer_T[0] == traces.BEGIN
-    tokens = jnp.maximum(jnp.argmax(answer_T == traces.END) - 1, 0)  # of the reasoning
-    kept = jnp.where(thought, 1 + base.span(word, jnp.minimum(tokens, 1), tokens), 0)
-    mark = kept + thought
-    tail_T = jnp.where(place_T < mark, traces.END, jnp.where(place_T == mark, REFUSED, vocab.EOS))
-    return jnp.where(place_T < kept, answer_T, jnp.where(place_T <= mark + 1, tail_T, vocab.PAD))
+    reasoning = jnp.maximum(jnp.argmax(answer_T == traces.END) - 1, 0)  # tokens
+    kept = jnp.where(thought, 1 + base.span(word, jnp.minimum(reasoning, 1), reasoning), 0)
+    begun_T = jnp.where(place_T < kept, answer_T, vocab.PAD)
+    tokens = traces.joined(begun_T, jnp.where(thought, traces.END, vocab.PAD), REFUSED, vocab.EOS)
+    return vocab.pack(tokens, tokens != vocab.PAD, answer_T.shape[0], "left")

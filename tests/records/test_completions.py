@@ -14,7 +14,8 @@ def answers(arm, step, seed, count=4, prompt="1+2="):
             "parts": "correct=1;length=0.25", "logp": -1.25, "tokens": 3, "finished": [i % 2 == 0 for i in range(count)]}
 
 
-def test_answers_are_in_the_page_and_in_one_file_and_change_no_number(tmp_path, run, finished, no_figures):
+def test_answers_are_in_the_page_and_in_one_file_and_change_no_number(tmp_path, run, finished, monkeypatch):
+    monkeypatch.setattr("jaxpost.records.report.write_figures", lambda *given: [])  # none is looked at
     bundle = run.open_bundle(tmp_path / "b")
     run.fill(bundle)
     for arm, step in (("rlvr-lr1", 10), ("rlvr-lr1", 100), ("base", 0)):

@@ -264,12 +264,12 @@ def test_unlucky_draws_fall_back_to_a_plain_sum():
 def test_guess_is_the_best_template():
     problems = [(numbers, target) for numbers, target, _ in shown("ood/numbers", countdown.GUESS_PROBLEMS)]
 
+    @functools.cache
     def values(ops):  # of the first numbers, joined from the left
         before = values(ops[:-1]) if ops else None
         first = [Fraction(numbers[0]) for numbers, _ in problems]
         return [SYMBOLS[ops[-1]](x, numbers[len(ops)]) for x, (numbers, _) in zip(before, problems)] if ops else first
 
-    values = functools.cache(values)
     hits = [sum(value == target for value, (_, target) in zip(values(ops), problems, strict=True))
             for ops in itertools.product("+-*/", repeat=3)]
     assert TASK.guess("ood/numbers") == pytest.approx(max(hits) / len(problems), abs=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpost import tasks
-from jaxpost.tasks import refusals, vocab
+from jaxpost.tasks import members, refusals, vocab
 from tests.tasks.test_worlds import fuzzed
 
 COUNT = 256
@@ -22,8 +22,8 @@ def task(member, score):
 
 
 @functools.cache
-def drawn(member, score, split="train"):
-    return tasks.examples(task(member, score), split, np.arange(COUNT, dtype=np.uint32))
+def drawn(member, score):
+    return tasks.examples(task(member, score), "train", np.arange(COUNT, dtype=np.uint32))
 
 
 @functools.cache
@@ -38,8 +38,7 @@ def refuses(tokens):
 
 @pytest.mark.parametrize("member", list(MEMBERS))
 def test_scores_are_those_of_the_text(member):
-    own = tasks.get(*{"reasons": ("chains",), "answers": ("addition",)}[member],
-                    **{"reasons": {"style": "cot"}, "answers": {"digits": 2}}[member])
+    own = members.task_of(tasks.get, "refusals", "member", MEMBERS[member])
     problem = drawn(member, "right").problem
     rng, seen = np.random.default_rng(0), set()
     for answer in (drawn(member, "right").answer_NxT, drawn(member, "refused").answer_NxT):
